@@ -1,0 +1,304 @@
+"""The settings of a run: typed fields, TOML in and out, checks with one clear line each.
+
+Torch-free: the app's form and every viewer use it too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from trainer.errors import ConfigError
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+NAME_LIMIT = 80
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every table: immutable, keyword only, unknown keys refused."""
+
+
+class ModelSettings(Settings):
+    """Table ``[model]``."""
+
+    name: str = "dws-late"
+    """A name from the registry, or ``file.py:Class``."""
+    norm: Literal["batch", "layer", "group"] = "batch"
+    """Normalisation after each convolution, where the net takes one."""
+    options: dict[str, int | float | bool | str] = {}
+    """Further keyword arguments of the net's builder."""
+
+
+class AugmentSettings(Settings):
+    """Table ``[augment]``. Applied to training batches on the device; never to the test split."""
+
+    flip: Literal["none", "random", "alternating"] = "random"
+    """Horizontal flip: a coin per image and epoch, or alternating: each image every other epoch."""
+    shift: Annotated[int, Meta(ge=0, le=16)] = 0
+    """Random shift by up to so many pixels, borders filled by reflection."""
+    shift_scale_rotate: Share = 0.0
+    """Probability of a random shift, scale and rotation of an image."""
+    shift_limit: Annotated[float, Meta(ge=0, le=0.5)] = 0.0625
+    """Largest shift of shift-scale-rotate, as a share of the image's side."""
+    scale_limit: Annotated[float, Meta(ge=0, le=0.9)] = 0.1
+    """Largest relative change of size of shift-scale-rotate."""
+    rotate_limit: Annotated[float, Meta(ge=0, le=180)] = 15.0
+    """Largest rotation of shift-scale-rotate, in degrees."""
+    dropout: Share = 0.0
+    """Probability of coarse dropout: one square hole filled with the data set's mean."""
+    dropout_size: Annotated[int, Meta(ge=1, le=32)] = 16
+    """Side of the hole in pixels."""
+    grayscale: Share = 0.0
+    """Probability that an image becomes gray."""
+
+
+class OptimizerSettings(Settings):
+    """Table ``[optimizer]``."""
+
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """sgd (Nesterov unless momentum is 0), adam, adamw, or muon (for matrices, sgd for the rest)."""
+    lr: Positive = 0.1
+    """Peak learning rate."""
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """Momentum of sgd and muon; beta1 of adam and adamw."""
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    """Second-moment decay of adam and adamw."""
+    weight_decay: NotNegative = 0.0
+    """L2 penalty: coupled in sgd and adam, decoupled in adamw and muon. Weights only, no biases
+    and no norm parameters."""
+    l1: NotNegative = 0.0
+    """L1 penalty on the weights of convolutions and linear layers."""
+    aux_lr: NotNegative = 0.0
+    """muon: learning rate of the parameters that are not matrices; 0 means ``lr``."""
+
+
+class ScheduleSettings(Settings):
+    """Table ``[schedule]``: the learning rate as a pure function of the step."""
+
+    name: Literal["constant", "step", "cosine", "onecycle", "triangular", "linear"] = "onecycle"
+    """The schedule's shape."""
+    warmup: Share = 0.2
+    """Share of the run until the peak (onecycle, triangular); linear warm-up for the others."""
+    start_factor: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """Learning rate at the first step as a share of the peak, where there is a warm-up."""
+    end_factor: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Learning rate at the last step as a share of the peak (not for constant and step)."""
+    step_epochs: Count = 10
+    """step: epochs between two reductions."""
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """step: factor of each reduction."""
+
+
+class TrainSettings(Settings):
+    """Table ``[train]``."""
+
+    epochs: Count = 20
+    """Passes over the training split."""
+    batch_size: Count = 128
+    """Images per optimizer step."""
+    label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Szegedy et al. 2016."""
+    grad_clip: NotNegative = 0.0
+    """Largest norm of the gradient over all parameters; 0 means no clipping."""
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Decay per step of the exponential moving average of the weights; 0 means none."""
+    early_stop: Annotated[int, Meta(ge=0)] = 0
+    """Stop after so many evaluations without a better test accuracy; 0 means never."""
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    """Seed of weights, order and augmentation."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of convolutions and matrix products; auto measures what is fastest."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    channels_last: bool = True
+    """Memory layout NHWC, faster for most nets."""
+    compile: bool = False
+    """torch.compile the net: slow to start, faster after."""
+
+
+class EvaluateSettings(Settings):
+    """Table ``[evaluate]``."""
+
+    every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    tta: Literal["none", "flip", "flip+shift"] = "none"
+    """Test-time augmentation of a second evaluation after the last epoch, reported apart."""
+    batch_size: Count = 1000
+    """Images per evaluation batch."""
+
+
+class LimitSettings(Settings):
+    """Table ``[limits]``: the coursework's requirements, shown as ticks and crosses."""
+
+    max_parameters: int | None = None
+    """Fewer parameters than this."""
+    min_receptive_field: int | None = None
+    """A larger receptive field than this, at the last convolution."""
+    depthwise_separable: int | None = None
+    """At least so many depthwise separable convolutions."""
+    dilated: int | None = None
+    """At least so many dilated convolutions."""
+    global_average_pooling: bool | None = None
+    """Whether global average pooling is required."""
+    no_fc_after_pooling: bool | None = None
+    """Whether a fully connected layer after the pooling is forbidden."""
+    target_accuracy: float | None = None
+    """The test accuracy to reach, 0 to 1."""
+
+
+class RunConfig(Settings):
+    """Everything that decides what a run does."""
+
+    preset: str = ""
+    """The preset it came from; for display."""
+    name: str = ""
+    """The run's name; free text for display, never a path."""
+    description: str = ""
+    """One line on what the preset is for."""
+    data: str = "cifar10"
+    """cifar10, cifar100, synthetic, or a folder."""
+    train_limit: Annotated[int, Meta(ge=0)] = 0
+    """Use only the first so many training images; 0 means all."""
+    model: ModelSettings = ModelSettings()
+    augment: AugmentSettings = AugmentSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    limits: LimitSettings = LimitSettings()
+
+
+def from_mapping(values: Mapping[str, Any], *, origin: str = "configuration") -> RunConfig:
+    """Convert and check a mapping.
+
+    Raises:
+        ConfigError: a key is unknown, a value has the wrong type or is out of range.
+    """
+    try:
+        config = msgspec.convert(values, RunConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error)}") from None
+    check(config, origin=origin)
+    return config
+
+
+def check(config: RunConfig, *, origin: str = "configuration") -> None:
+    """Check what the types cannot: finite numbers, the device's spelling, the name's length."""
+    for path, value in _floats(msgspec.to_builtins(config)):
+        if not math.isfinite(value):
+            raise ConfigError(f"{origin}: {path} must be a finite number, not {value}")
+    if not DEVICE.fullmatch(config.train.device):
+        raise ConfigError(
+            f"{origin}: device must be auto, cpu, cuda, cuda:N or mps, not {config.train.device!r}"
+        )
+    if len(config.name) > NAME_LIMIT:
+        raise ConfigError(
+            f"{origin}: the run's name has {len(config.name)} characters, at most {NAME_LIMIT}"
+        )
+    if config.optimizer.name == "sgd" and config.optimizer.aux_lr:
+        raise ConfigError(f"{origin}: optimizer.aux_lr belongs to muon only")
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain dictionaries, without what is unset."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    values["limits"] = {k: v for k, v in values["limits"].items() if v is not None}
+    return values
+
+
+def to_toml(config: RunConfig) -> str:
+    """The configuration as TOML; ``from_toml`` reads it back to an equal one."""
+    return tomli_w.dumps(to_mapping(config))
+
+
+def from_toml(text: str, *, origin: str = "configuration") -> RunConfig:
+    """Read a configuration from TOML.
+
+    Raises:
+        ConfigError: no valid TOML, or as ``from_mapping``.
+    """
+    return from_mapping(parse_toml(text, origin=origin), origin=origin)
+
+
+def parse_toml(text: str, *, origin: str) -> dict[str, Any]:
+    """Parse TOML; a syntax error becomes a ``ConfigError`` with its place."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked.
+
+    Raises:
+        ConfigError: the file cannot be read or is no TOML.
+    """
+    try:
+        return parse_toml(path.read_text("utf-8"), origin=path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+
+
+def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Apply ``key=value`` settings (``optimizer.lr=0.05``) to a mapping; the value is TOML.
+
+    A value that is no TOML is taken as a string, so ``--set model.norm=group`` works unquoted.
+
+    Raises:
+        ConfigError: a setting without ``=`` or with an empty key.
+    """
+    result = _copy(values)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(
+                f"--set needs key=value, for example optimizer.lr=0.05, not {setting!r}"
+            )
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        table = result
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {setting}: {part} is no table")
+        table[parts[-1]] = value
+    return result
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def _floats(values: Any, path: str = "") -> Iterable[tuple[str, float]]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _floats(value, f"{path}.{key}" if path else key)
+    elif isinstance(values, float):
+        yield path, values
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.train.epochs``` into a user's line."""
+    message, _, place = str(error).partition(" - at ")
+    place = place.strip("`").removeprefix("$.").removeprefix("$")
+    message = message.replace("Object contains unknown field", "unknown key")
+    message = message.replace("Expected", "expected", 1)
+    return f"{place}: {message}" if place else message

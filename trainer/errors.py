@@ -1,0 +1,23 @@
+"""Errors that end in one clear line for the user."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that says what is wrong and what to do."""
+
+
+class ConfigError(UserError):
+    """A wrong option, preset or TOML file."""
+
+
+class DataError(UserError):
+    """A data set that is missing, damaged or of a wrong shape."""
+
+
+class RunError(UserError):
+    """A run's folder that cannot be made, found or read."""
+
+
+class DeviceError(UserError):
+    """A device or precision that this machine does not have."""

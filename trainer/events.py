@@ -1,0 +1,266 @@
+"""The events of a run: everything that is shown is a fold over them.
+
+Frozen structs of scalars, strings and tuples, never tensors. A number that is not finite is stored
+as null and announced by a ``Notice``. New fields have defaults; kinds are never renamed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+
+Phase = Literal["train", "test"]
+Variant = Literal["plain", "ema", "tta"]
+EndState = Literal["completed", "stopped", "failed"]
+Level = Literal["info", "warning", "error"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of all events."""
+
+
+class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
+    """The run's folder exists; it waits for its turn. First event of every run."""
+
+    name: str
+    preset: str
+    model: str
+    data: str
+    epochs: int
+    config: str
+    """The whole configuration as TOML."""
+
+
+class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
+    """Data and net are ready, training begins."""
+
+    device: str
+    """For example ``cpu`` or ``cuda:0 NVIDIA H200``."""
+    precision: str
+    steps_per_epoch: int
+    batch_size: int
+    train_images: int
+    test_images: int
+    classes: tuple[str, ...]
+    data_kind: str
+    """cifar10, cifar100, synthetic or folder: what the images really are."""
+    data_source: str
+    data_fingerprint: str
+    """SHA-256 over the test split's images and labels."""
+    host: str = ""
+    pid: int = 0
+    torch: str = ""
+    threads: int = 0
+    resumed_step: int | None = None
+    """Set when an earlier attempt goes on: points past this step are dropped by the fold."""
+
+
+class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the layer table; sizes are (height, width)."""
+
+    path: str
+    type: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    parameters: int
+    share: float
+    macs: int | None
+    kernel: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    padding: tuple[int, int] | None = None
+    dilation: tuple[int, int] | None = None
+    groups: int | None = None
+    jump: tuple[int, int] | None = None
+    receptive_field: tuple[int, int] | None = None
+    reason: str = ""
+    """Why the receptive field is unknown."""
+
+
+class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
+    """The layer table and its totals."""
+
+    layers: tuple[LayerRow, ...]
+    parameters: int
+    trainable_parameters: int
+    macs: int | None
+    """Multiply-adds per image."""
+    receptive_field: tuple[int, int] | None
+    """At the last convolution or pooling before global pooling, not clipped to the image."""
+    depthwise_separable: int = 0
+    dilated: int = 0
+    strided3x3: int = 0
+    max_pools: int = 0
+    global_average_pooling: bool = False
+    fc_after_pooling: bool = False
+
+
+class EpochStarted(Event, tag="EpochStarted", frozen=True, kw_only=True):
+    """An epoch begins; epochs count from 1."""
+
+    epoch: int
+    step: int
+
+
+class Progress(Event, tag="Progress", frozen=True, kw_only=True):
+    """At most a few a second. Loss and accuracy are means over the images since the last one."""
+
+    phase: Phase
+    epoch: int
+    step: int
+    """Optimizer steps done in the whole run (train), unchanged while evaluating."""
+    done: int
+    """Batches done in this epoch or evaluation."""
+    total: int
+    loss: float | None = None
+    accuracy: float | None = None
+    lr: float | None = None
+    images_per_second: float | None = None
+    memory: int | None = None
+    """Bytes of the device's memory that torch holds, or of the process on a CPU."""
+
+
+class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
+    """Training part of an epoch: means over its images, measured while the weights changed."""
+
+    epoch: int
+    step: int
+    loss: float | None
+    accuracy: float | None
+    lr: float
+    seconds: float
+    """Of training alone, evaluation not counted."""
+    images_per_second: float
+
+
+class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):
+    """An evaluation of a whole split."""
+
+    epoch: int
+    step: int
+    split: Literal["test"]
+    variant: Variant
+    loss: float | None
+    accuracy: float
+    correct: int
+    images: int
+    per_class: tuple[float | None, ...]
+    """Accuracy by actual class; null where the split has no image of it."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Counts, rows: actual class, columns: predicted class."""
+    seconds: float
+
+
+class PredictionsSaved(Event, tag="PredictionsSaved", frozen=True, kw_only=True):
+    """Class probabilities of every image of a split, as ``.npz`` in the run's folder."""
+
+    epoch: int
+    step: int
+    split: Literal["test"]
+    variant: Variant
+    path: str
+    """Relative to the run's folder."""
+    images: int
+
+
+class CheckpointSaved(Event, tag="CheckpointSaved", frozen=True, kw_only=True):
+    """A checkpoint is whole on disk."""
+
+    role: Literal["last", "best"]
+    epoch: int
+    step: int
+    path: str
+
+
+class Paused(Event, tag="Paused", frozen=True, kw_only=True):
+    """Training waits."""
+
+    step: int
+
+
+class Resumed(Event, tag="Resumed", frozen=True, kw_only=True):
+    """Training goes on after a pause of so many seconds."""
+
+    step: int
+    seconds: float
+
+
+class Notice(Event, tag="Notice", frozen=True, kw_only=True):
+    """Something the user should know."""
+
+    level: Level
+    code: str
+    """Short and stable, for scripts: ``not-a-number``, ``disk-full``, …"""
+    message: str
+
+
+class RunEnded(Event, tag="RunEnded", frozen=True, kw_only=True):
+    """The last event of an attempt."""
+
+    state: EndState
+    best_accuracy: float | None = None
+    """Best plain test accuracy."""
+    best_epoch: int | None = None
+    final_accuracy: float | None = None
+    seconds: float = 0.0
+    """Of the attempt, pauses not counted."""
+    error: str | None = None
+    """One line; set when failed."""
+
+
+AnyEvent = (
+    RunQueued
+    | RunStarted
+    | ModelDescribed
+    | EpochStarted
+    | Progress
+    | EpochEnded
+    | EvalEnded
+    | PredictionsSaved
+    | CheckpointSaved
+    | Paused
+    | Resumed
+    | Notice
+    | RunEnded
+)
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event is wrapped in, stamped in one place: the run log's writer."""
+
+    v: int
+    run: str
+    attempt: int
+    seq: int
+    """Counts from 0 over all attempts, without gaps."""
+    time: float
+    """Wall clock, seconds since 1970."""
+    elapsed: float
+    """Monotonic seconds of this attempt."""
+    event: AnyEvent
+
+
+def finite(value: float) -> float | None:
+    """The value, or ``None`` when it is not a finite number: what the log stores for it."""
+    return value if math.isfinite(value) else None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Envelope)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """One line of JSON, newline included."""
+    return _encoder.encode(envelope) + b"\n"
+
+
+def decode(line: bytes) -> Envelope:
+    """The envelope of one line.
+
+    Raises:
+        msgspec.DecodeError: no JSON, or no envelope that this version knows.
+    """
+    return _decoder.decode(line)
