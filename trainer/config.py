@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of every table: immutable, keyword only, unknown keys refused."""
 
 
-class ModelSettings(Settings):
+class ModelSettings(Settings, frozen=True, kw_only=True):
     """Table ``[model]``."""
 
     name: str = "dws-late"
@@ -42,7 +42,7 @@ class ModelSettings(Settings):
     """Further keyword arguments of the net's builder."""
 
 
-class AugmentSettings(Settings):
+class AugmentSettings(Settings, frozen=True, kw_only=True):
     """Table ``[augment]``. Applied to training batches on the device; never to the test split."""
 
     flip: Literal["none", "random", "alternating"] = "random"
@@ -65,11 +65,11 @@ class AugmentSettings(Settings):
     """Probability that an image becomes gray."""
 
 
-class OptimizerSettings(Settings):
+class OptimizerSettings(Settings, frozen=True, kw_only=True):
     """Table ``[optimizer]``."""
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
-    """sgd (Nesterov unless momentum is 0), adam, adamw, or muon (for matrices, sgd for the rest)."""
+    """sgd (Nesterov unless momentum is 0), adam, adamw, or muon (matrices; sgd for the rest)."""
     lr: Positive = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
@@ -85,7 +85,7 @@ class OptimizerSettings(Settings):
     """muon: learning rate of the parameters that are not matrices; 0 means ``lr``."""
 
 
-class ScheduleSettings(Settings):
+class ScheduleSettings(Settings, frozen=True, kw_only=True):
     """Table ``[schedule]``: the learning rate as a pure function of the step."""
 
     name: Literal["constant", "step", "cosine", "onecycle", "triangular", "linear"] = "onecycle"
@@ -102,7 +102,7 @@ class ScheduleSettings(Settings):
     """step: factor of each reduction."""
 
 
-class TrainSettings(Settings):
+class TrainSettings(Settings, frozen=True, kw_only=True):
     """Table ``[train]``."""
 
     epochs: Count = 20
@@ -129,7 +129,7 @@ class TrainSettings(Settings):
     """torch.compile the net: slow to start, faster after."""
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(Settings, frozen=True, kw_only=True):
     """Table ``[evaluate]``."""
 
     every: Count = 1
@@ -140,7 +140,7 @@ class EvaluateSettings(Settings):
     """Images per evaluation batch."""
 
 
-class LimitSettings(Settings):
+class LimitSettings(Settings, frozen=True, kw_only=True):
     """Table ``[limits]``: the coursework's requirements, shown as ticks and crosses."""
 
     max_parameters: int | None = None
@@ -159,7 +159,7 @@ class LimitSettings(Settings):
     """The test accuracy to reach, 0 to 1."""
 
 
-class RunConfig(Settings):
+class RunConfig(Settings, frozen=True, kw_only=True):
     """Everything that decides what a run does."""
 
     preset: str = ""

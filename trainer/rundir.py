@@ -1,0 +1,187 @@
+"""A run's folder: its name, its files, its lock. Torch-free.
+
+RUNS/20261123-143005-dws-late-3f9c/
+    events.jsonl   the run log            config.toml   what was asked for
+    lock           held while it trains   control       commands to the trainer
+    checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from trainer.errors import RunError
+
+ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
+
+
+def default_runs_dir() -> Path:
+    """``CIFAR_TUI_RUNS``, or ``runs`` in the user's data directory."""
+    named = os.environ.get("CIFAR_TUI_RUNS")
+    return Path(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run. Making one reads and writes nothing."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name: unique, sortable by time of creation."""
+        return self.path.name
+
+    @property
+    def log(self) -> Path:
+        """The run log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self.path / "lock"
+
+    @property
+    def control(self) -> Path:
+        """Commands to the trainer."""
+        return self.path / "control"
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.path / "config.toml"
+
+    def checkpoint(self, role: str) -> Path:
+        """The checkpoint ``last`` or ``best``."""
+        return self.path / "checkpoints" / f"{role}.pt"
+
+    def predictions(self, epoch: int, variant: str) -> Path:
+        """Where an evaluation's predictions go."""
+        return self.path / "predictions" / f"epoch-{epoch:04d}-{variant}.npz"
+
+    def inside(self, relative: str) -> Path:
+        """The path of a file that the log names.
+
+        Raises:
+            RunError: it would lie outside the run's folder; logs of others are not trusted.
+        """
+        target = (self.path / relative).resolve()
+        if not target.is_relative_to(self.path.resolve()):
+            raise RunError(f"run {self.id}: the log names a file outside the run's folder")
+        return target
+
+    def is_locked(self) -> bool:
+        """Whether a living process trains this run or keeps it queued."""
+        try:
+            handle = os.open(self.lock, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _acquire(handle, self.id)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _acquire(handle: int, run: str) -> None:
+    # a reader that only looks holds the lock for microseconds: try again before giving up
+    for attempt in range(20):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if attempt < 19:
+                time.sleep(0.05)
+    raise RunError(f"run {run} is being trained by another process")
+
+
+def slug(text: str) -> str:
+    """A part of a folder's name made of any text: lower case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "run"
+
+
+def create(runs_dir: Path, label: str) -> RunDir:
+    """Make a new run's folder; two processes in the same second get two folders.
+
+    Raises:
+        RunError: the runs directory cannot be written.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for _ in range(100):
+        run = RunDir(runs_dir / f"{stamp}-{slug(label)}-{secrets.token_hex(2)}")
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            run.path.mkdir()
+        except FileExistsError:
+            if not runs_dir.is_dir():
+                raise RunError(f"{runs_dir} is no directory: choose one with --runs-dir") from None
+            continue
+        except OSError as error:
+            raise RunError(
+                f"cannot write to the runs directory {runs_dir}: {error.strerror}; "
+                "choose another with --runs-dir"
+            ) from None
+        return run
+    raise RunError(f"cannot find a free name for a run in {runs_dir}")
+
+
+def scan(runs_dir: Path) -> list[RunDir]:
+    """The runs in a directory, newest first; a missing directory has none.
+
+    Raises:
+        RunError: the directory cannot be read.
+    """
+    try:
+        with os.scandir(runs_dir) as entries:
+            names = [e.name for e in entries if ID.fullmatch(e.name) and e.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"cannot read the runs directory {runs_dir}: {error.strerror}") from None
+    return [RunDir(runs_dir / name) for name in sorted(names, reverse=True)]
+
+
+def find(runs_dir: Path, query: str) -> RunDir:
+    """The run of an id, of a part of an id that only one run has, or ``last``.
+
+    Raises:
+        RunError: none or several fit.
+    """
+    runs = scan(runs_dir)
+    if query == "last" and runs:
+        return runs[0]
+    exact = [run for run in runs if run.id == query]
+    fits = exact or [run for run in runs if query and query in run.id]
+    if len(fits) == 1:
+        return fits[0]
+    if not fits:
+        raise RunError(f"no run {query!r} in {runs_dir}: 'cifar-tui runs' lists them")
+    some = ", ".join(run.id for run in fits[:3])
+    raise RunError(f"{len(fits)} runs fit {query!r} ({some}, …): write more of the id")

@@ -1,0 +1,257 @@
+"""The run log: written by one process, read by any number. Torch-free.
+
+Append only, one whole line a write. A full disk is survived: events wait in memory, and a small
+reserve that was written beforehand is given up so that the notice of it still fits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from trainer import events
+from trainer.errors import RunError
+from trainer.events import Envelope, Event
+from trainer.rundir import RunDir
+
+SYNCED = (
+    events.RunQueued,
+    events.RunStarted,
+    events.EvalEnded,
+    events.CheckpointSaved,
+    events.RunEnded,
+)
+RESERVE_BYTES = 32 * 1024
+PENDING_LIMIT = 100_000
+RETRY_SECONDS = 1.0
+
+Listener = Callable[[Envelope], None]
+
+
+class RunLog:
+    """Writer. Stamps and appends events; the caller holds the run's lock.
+
+    Opening repairs a torn last line and goes on with the sequence of an earlier attempt.
+
+    Raises:
+        RunError: the log cannot be opened for writing.
+    """
+
+    def __init__(self, run: RunDir, listener: Listener | None = None) -> None:
+        self._run = run
+        self._listener = listener
+        self._began = time.monotonic()
+        self._pending: list[bytes] = []
+        self._full_since: float | None = None
+        self._retry_at = 0.0
+        try:
+            self._fd = os.open(run.log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.attempt, self._seq, self._size = _continue_from(self._fd)
+        except OSError as error:
+            raise RunError(f"cannot write {run.log}: {error.strerror}") from None
+        self._make_reserve()
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not on disk yet because the disk is full."""
+        return len(self._pending)
+
+    def begin_attempt(self) -> None:
+        """Count an attempt: called once before training starts."""
+        self.attempt += 1
+        self._began = time.monotonic()
+
+    def emit(self, event: Event) -> Envelope:
+        """Stamp an event, put it on disk, then tell the listener."""
+        envelope = self._stamp(event)
+        self._pending.append(events.encode(envelope))
+        self._flush(force=isinstance(event, SYNCED))
+        if isinstance(event, SYNCED) and not self._pending:
+            with suppress(OSError):
+                os.fsync(self._fd)
+        if self._listener is not None:
+            self._listener(envelope)
+        return envelope
+
+    def close(self) -> None:
+        """Write what waits, give the reserve back and close. Safe to call twice."""
+        if self._fd < 0:
+            return
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+        self._flush(force=True)
+        with suppress(OSError):
+            os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _stamp(self, event: Event) -> Envelope:
+        envelope = Envelope(
+            v=events.VERSION,
+            run=self._run.id,
+            attempt=self.attempt,
+            seq=self._seq,
+            time=time.time(),
+            elapsed=round(time.monotonic() - self._began, 4),
+            event=event,  # type: ignore[arg-type]  # every Event is a member of the union
+        )
+        self._seq += 1
+        return envelope
+
+    @property
+    def _reserve(self) -> Path:
+        return self._run.path / ".reserve"
+
+    def _make_reserve(self) -> None:
+        with suppress(OSError):
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+
+    def _flush(self, *, force: bool) -> None:
+        if not force and self._full_since is not None and time.monotonic() < self._retry_at:
+            self._bound_pending()
+            return
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._disk_failed(error)
+            return
+        if self._full_since is not None:
+            waited = time.monotonic() - self._full_since
+            self._full_since = None
+            self._make_reserve()
+            self.emit(
+                events.Notice(
+                    level="info",
+                    code="disk-writable",
+                    message=f"the disk takes data again after {waited:.0f} s; the log is complete",
+                )
+            )
+
+    def _write_pending(self) -> None:
+        """Write whole lines; on a partial write cut back to the last whole one."""
+        while self._pending:
+            data = b"".join(self._pending[:256])
+            try:
+                written = os.pwrite(self._fd, data, self._size)
+            except OSError:
+                os.ftruncate(self._fd, self._size)
+                raise
+            if written < len(data):
+                whole = data.rfind(b"\n", 0, written) + 1
+                os.ftruncate(self._fd, self._size + whole)
+                self._size += whole
+                del self._pending[: data.count(b"\n", 0, whole)]
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self._size += written
+            del self._pending[:256]
+
+    def _disk_failed(self, error: OSError) -> None:
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if self._full_since is not None:
+            return
+        self._full_since = time.monotonic()
+        notice = events.Notice(
+            level="error",
+            code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
+            message=f"the log cannot be written ({error.strerror}): training goes on, "
+            "events wait in memory; free some space",
+        )
+        envelope = self._stamp(notice)
+        self._pending.append(events.encode(envelope))
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+            self._write_pending()
+        if self._listener is not None:
+            self._listener(envelope)
+
+    def _bound_pending(self) -> None:
+        """Weeks on a full disk must not eat the memory: thin out progress, keep the rest."""
+        if len(self._pending) > PENDING_LIMIT:
+            older, newer = self._pending[: PENDING_LIMIT // 2], self._pending[PENDING_LIMIT // 2 :]
+            self._pending = [x for x in older if b'"kind":"Progress"' not in x] + newer
+
+
+def _continue_from(fd: int) -> tuple[int, int, int]:
+    """Attempt, next sequence number and size of an existing log; a torn tail is cut off."""
+    size = os.fstat(fd).st_size
+    end = size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        end = _last_newline(fd, size) + 1
+        os.ftruncate(fd, end)
+    at = end
+    while at > 0:
+        start = _last_newline(fd, at - 1) + 1
+        try:
+            last = events.decode(os.pread(fd, at - start, start))
+            return last.attempt, last.seq + 1, end
+        except msgspec.DecodeError:
+            at = start
+    return 0, 0, end
+
+
+def _last_newline(fd: int, end: int) -> int:
+    """Offset of the last newline before ``end``, or -1."""
+    while end > 0:
+        start = max(0, end - 65536)
+        found = os.pread(fd, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found
+        end = start
+    return -1
+
+
+@dataclass
+class Tail:
+    """Reader: gives the new envelopes at each call, whatever happens to the file."""
+
+    path: Path
+    damaged: int = 0
+    """Lines skipped: no JSON, or of a kind that this version does not know."""
+    restarted: bool = False
+    """Set by a read that found the file cut or replaced: forget everything and fold anew."""
+    _offset: int = 0
+    _inode: int = 0
+    _rest: bytes = field(default=b"", repr=False)
+
+    def read(self, limit: int = 8 << 20) -> list[Envelope]:
+        """New envelopes in at most ``limit`` bytes; call again while ``behind`` holds."""
+        self.restarted = False
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_size < self._offset or (self._inode and stat.st_ino != self._inode):
+                    self._offset, self._rest, self.damaged = 0, b"", 0
+                    self.restarted = True
+                self._inode = stat.st_ino
+                if stat.st_size == self._offset:
+                    return []
+                file.seek(self._offset)
+                data = file.read(limit)
+        except OSError:
+            return []
+        self._offset += len(data)
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        return list(self._decode(lines))
+
+    def behind(self) -> bool:
+        """Whether the file has more than was read."""
+        try:
+            return self.path.stat().st_size > self._offset
+        except OSError:
+            return False
+
+    def _decode(self, lines: list[bytes]) -> Iterator[Envelope]:
+        decode = events.decode
+        for line in lines:
+            try:
+                yield decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self.damaged += bool(line.strip())

@@ -1,0 +1,316 @@
+"""The state of a run: a fold over its events. Torch-free.
+
+Live, attached and replayed runs go through the same ``apply``. Only the thread that polls owns a
+state; widgets read it there.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trainer import events
+from trainer.events import Envelope
+from trainer.rundir import RunDir
+from trainer.runlog import Tail
+
+Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
+NOTICES_KEPT = 200
+
+
+@dataclass
+class EpochRow:
+    """One line of the epoch table; ``None`` where nothing was measured (yet)."""
+
+    epoch: int
+    step: int
+    lr: float | None = None
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    train_seconds: float | None = None
+    images_per_second: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_seconds: float | None = None
+    elapsed: float = 0.0
+    """Seconds of training since the run's start, over all attempts, at the end of the row."""
+
+
+class Steps:
+    """Columns of the training progress: one point an event, not finite numbers as nan."""
+
+    def __init__(self) -> None:
+        self.step = array("q")
+        self.epoch = array("d")
+        self.elapsed = array("d")
+        self.loss = array("d")
+        self.accuracy = array("d")
+        self.lr = array("d")
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def append(self, at: events.Progress, elapsed: float) -> None:
+        """Add a point; its epoch is fractional: 2.5 is half way through the third."""
+        self.step.append(at.step)
+        self.epoch.append(at.epoch - 1 + at.done / max(1, at.total))
+        self.elapsed.append(elapsed)
+        self.loss.append(_nan(at.loss))
+        self.accuracy.append(_nan(at.accuracy))
+        self.lr.append(_nan(at.lr))
+
+    def drop_after(self, step: int) -> None:
+        """Forget the points past a step."""
+        keep = bisect_right(self.step, step)
+        for column in (self.step, self.epoch, self.elapsed, self.loss, self.accuracy, self.lr):
+            del column[keep:]
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+@dataclass
+class RunState:
+    """Everything a screen shows of a run."""
+
+    run: str = ""
+    queued: events.RunQueued | None = None
+    queued_at: float = 0.0
+    started: events.RunStarted | None = None
+    started_at: float = 0.0
+    described: events.ModelDescribed | None = None
+    epochs: list[EpochRow] = field(default_factory=list)
+    steps: Steps = field(default_factory=Steps)
+    evals: list[events.EvalEnded] = field(default_factory=list)
+    predictions: list[events.PredictionsSaved] = field(default_factory=list)
+    checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
+    notices: list[tuple[float, events.Notice]] = field(default_factory=list)
+    progress: events.Progress | None = None
+    paused: bool = False
+    ended: events.RunEnded | None = None
+    ended_at: float = 0.0
+    attempt: int = 0
+    seq: int = -1
+    missing: int = 0
+    """Events that the sequence numbers say are not in the log."""
+    elapsed: float = 0.0
+    """Seconds of training over all attempts."""
+    best: EpochRow | None = None
+    revision: int = 0
+    """Grows with every change: what was painted at this revision is still true."""
+    points: int = 0
+    """Grows when a curve has changed."""
+    _base: float = 0.0
+
+    def apply(self, envelope: Envelope) -> None:
+        """Fold one envelope. Repeated ones are ignored, gaps counted."""
+        if envelope.seq <= self.seq:
+            return
+        self.missing += envelope.seq - self.seq - 1
+        self.seq = envelope.seq
+        self.run = self.run or envelope.run
+        self.attempt = envelope.attempt
+        self.elapsed = self._base + envelope.elapsed
+        self.revision += 1
+        handler = _HANDLERS.get(type(envelope.event))
+        if handler is not None:
+            handler(self, envelope, envelope.event)
+
+    def row(self, epoch: int, step: int) -> EpochRow:
+        """The row of an epoch, made when it is new."""
+        if self.epochs and self.epochs[-1].epoch == epoch:
+            return self.epochs[-1]
+        for row in reversed(self.epochs):
+            if row.epoch == epoch:
+                return row
+        self.epochs.append(EpochRow(epoch=epoch, step=step))
+        return self.epochs[-1]
+
+    def status(self, *, locked: bool) -> Status:
+        """What the run is doing; ``locked``: a living process holds its lock."""
+        if self.ended is not None:
+            return self.ended.state
+        if not locked:
+            return "crashed"
+        if self.paused:
+            return "paused"
+        return "training" if self.attempt > 0 else "queued"
+
+    def latest_eval(self, variant: events.Variant = "plain") -> events.EvalEnded | None:
+        """The newest evaluation of a variant."""
+        return next((e for e in reversed(self.evals) if e.variant == variant), None)
+
+    def eta(self) -> float | None:
+        """Seconds until the whole run ends: training and evaluation timed apart."""
+        if self.ended is not None or self.queued is None or self.started is None:
+            return None
+        speed = _mean([r.images_per_second for r in self.epochs[-3:]])
+        now = self.progress
+        if now is not None and now.phase == "train" and now.images_per_second:
+            speed = speed or now.images_per_second
+        if not speed:
+            return None
+        steps = self.queued.epochs * self.started.steps_per_epoch
+        done = now.step if now is not None else 0
+        images = (steps - done) * self.started.batch_size
+        tests = _mean([r.test_seconds for r in self.epochs[-3:]]) or 0.0
+        evaluations = self.queued.epochs - sum(r.test_seconds is not None for r in self.epochs)
+        return images / speed + max(0, evaluations) * tests
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
+    state.queued, state.queued_at = event, envelope.time
+
+
+def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> None:
+    if event.resumed_step is not None:
+        _rewind(state, event.resumed_step, envelope)
+    state.started, state.ended, state.paused = event, None, False
+    state.progress = None
+    state.started_at = state.started_at or envelope.time
+
+
+def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
+    """Drop what an earlier attempt did past the step that was resumed from."""
+    state.steps.drop_after(step)
+    state.epochs = [row for row in state.epochs if row.step <= step]
+    state.evals = [e for e in state.evals if e.step <= step]
+    state.predictions = [p for p in state.predictions if p.step <= step]
+    last = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
+    state._base = max(last, default=0.0) - envelope.elapsed
+    state.elapsed = state._base + envelope.elapsed
+    _find_best(state)
+    state.points += 1
+
+
+def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed) -> None:
+    state.described = event
+
+
+def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
+    state.progress = event
+    if event.phase == "train" and event.loss is not None:
+        state.steps.append(event, state.elapsed)
+        state.points += 1
+
+
+def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) -> None:
+    row = state.row(event.epoch, event.step)
+    row.lr, row.train_loss, row.train_accuracy = event.lr, event.loss, event.accuracy
+    row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
+    row.elapsed = state.elapsed
+    state.points += 1
+
+
+def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
+    state.evals.append(event)
+    state.points += 1
+    if event.variant != "plain":
+        return
+    row = state.row(event.epoch, event.step)
+    row.test_loss, row.test_accuracy = event.loss, event.accuracy
+    row.test_seconds, row.elapsed = event.seconds, state.elapsed
+    _find_best(state)
+
+
+def _find_best(state: RunState) -> None:
+    rows = [row for row in state.epochs if row.test_accuracy is not None]
+    state.best = max(rows, key=lambda row: row.test_accuracy or 0.0, default=None)
+
+
+def _predictions(state: RunState, envelope: Envelope, event: events.PredictionsSaved) -> None:
+    state.predictions.append(event)
+
+
+def _checkpoint(state: RunState, envelope: Envelope, event: events.CheckpointSaved) -> None:
+    state.checkpoints[event.role] = event
+
+
+def _paused(state: RunState, envelope: Envelope, event: events.Paused) -> None:
+    state.paused = True
+
+
+def _resumed(state: RunState, envelope: Envelope, event: events.Resumed) -> None:
+    state.paused = False
+    # a pause is no training time: the curves over time must not show it
+    state._base -= event.seconds
+    state.elapsed -= event.seconds
+
+
+def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
+    state.notices.append((envelope.time, event))
+    del state.notices[:-NOTICES_KEPT]
+
+
+def _ended(state: RunState, envelope: Envelope, event: events.RunEnded) -> None:
+    state.ended, state.ended_at, state.paused = event, envelope.time, False
+
+
+_HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {
+    events.RunQueued: _queued,
+    events.RunStarted: _started,
+    events.ModelDescribed: _described,
+    events.Progress: _progress,
+    events.EpochEnded: _epoch_ended,
+    events.EvalEnded: _eval_ended,
+    events.PredictionsSaved: _predictions,
+    events.CheckpointSaved: _checkpoint,
+    events.Paused: _paused,
+    events.Resumed: _resumed,
+    events.Notice: _notice,
+    events.RunEnded: _ended,
+}
+
+
+class Follower:
+    """A run being watched: its folder, the tail of its log, and the state folded from it."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.state = RunState()
+        self._tail = Tail(run.log)
+        self.status: Status = "queued"
+
+    @property
+    def damaged(self) -> int:
+        """Lines of the log that could not be read."""
+        return self._tail.damaged
+
+    def poll(self, *, limit: int = 8 << 20) -> bool:
+        """Fold what is new; whether anything changed, the status included."""
+        new = self._tail.read(limit)
+        if self._tail.restarted:
+            self.state = RunState()
+        for envelope in new:
+            self.state.apply(envelope)
+        before, self.status = self.status, self._status()
+        return bool(new) or self._tail.restarted or before != self.status
+
+    def behind(self) -> bool:
+        """Whether the log has more than was folded."""
+        return self._tail.behind()
+
+    def catch_up(self) -> RunState:
+        """Fold the whole log."""
+        self.poll()
+        while self.behind():
+            self.poll()
+        return self.state
+
+    def _status(self) -> Status:
+        if self.state.ended is not None:
+            return self.state.ended.state
+        status = self.state.status(locked=self.run.is_locked())
+        if status == "crashed" and self._tail.behind():
+            # it ended between the read and the look at the lock: the next poll tells
+            return self.status
+        return status
