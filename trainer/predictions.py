@@ -1,0 +1,98 @@
+"""An evaluation's predictions on disk: class probabilities of every image of a split. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import RunError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of ``N`` images, in the split's own order.
+
+    ``probabilities`` float16 [N, C], ``labels`` int64 [N] (the actual classes), ``split`` the
+    split's name, ``fingerprint`` the data's checksum, ``epoch`` counted from 1.
+    """
+
+    probabilities: NDArray[np.float16]
+    labels: NDArray[np.int64]
+    split: str
+    fingerprint: str
+    epoch: int
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class of each image [N]; ties go to the lower class."""
+        return np.asarray(self.probabilities.argmax(1), dtype=np.int64)
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Indices of the misclassified images, ascending."""
+        return np.flatnonzero(self.predicted != self.labels)
+
+
+def save(predictions: Predictions, path: Path) -> None:
+    """Write atomically: a reader sees the whole file or none.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                probabilities=predictions.probabilities,
+                labels=predictions.labels.astype(np.int16),
+                split=np.array(predictions.split),
+                fingerprint=np.array(predictions.fingerprint),
+                epoch=np.array(predictions.epoch),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Predictions:
+    """Read predictions; nothing in the file can run code.
+
+    Raises:
+        RunError: the file is missing, damaged or of a wrong shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = Predictions(
+                probabilities=file["probabilities"],
+                labels=file["labels"].astype(np.int64),
+                split=str(file["split"]),
+                fingerprint=str(file["fingerprint"]),
+                epoch=int(file["epoch"]),
+            )
+    except FileNotFoundError:
+        raise RunError(f"the predictions {path.name} are gone from the run's folder") from None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise RunError(f"the predictions {path.name} cannot be read: {_short(error)}") from None
+    shape = found.probabilities.shape
+    if (
+        len(shape) != 2
+        or found.labels.shape != shape[:1]
+        or found.probabilities.dtype != np.float16
+    ):
+        raise RunError(f"the predictions {path.name} have a wrong shape {shape}")
+    if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < shape[1]:
+        raise RunError(f"the predictions {path.name} have labels outside 0 to {shape[1] - 1}")
+    return found
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
