@@ -1,4 +1,4 @@
-"""An evaluation's predictions on disk: class probabilities of every image of a split. Torch-free."""
+"""An evaluation's predictions on disk: probabilities of every image of a split. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Predictions:
     """Predictions of ``N`` images, in the split's own order.
 
     ``probabilities`` float16 [N, C], ``labels`` int64 [N] (the actual classes), ``split`` the
-    split's name, ``fingerprint`` the data's checksum, ``epoch`` counted from 1.
+    split's name, ``fingerprint`` the data's checksum, ``epoch`` counted from 1, ``predicted``
+    int64 [N]: the class of the largest logit, kept apart because float16 probabilities can tie.
     """
 
     probabilities: NDArray[np.float16]
@@ -26,11 +27,11 @@ class Predictions:
     split: str
     fingerprint: str
     epoch: int
+    predicted: NDArray[np.int64] = None  # type: ignore[assignment]  # filled below
 
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each image [N]; ties go to the lower class."""
-        return np.asarray(self.probabilities.argmax(1), dtype=np.int64)
+    def __post_init__(self) -> None:
+        if self.predicted is None:
+            object.__setattr__(self, "predicted", self.probabilities.argmax(1).astype(np.int64))
 
     @property
     def wrong(self) -> NDArray[np.int64]:
@@ -52,6 +53,7 @@ def save(predictions: Predictions, path: Path) -> None:
                 file,
                 probabilities=predictions.probabilities,
                 labels=predictions.labels.astype(np.int16),
+                predicted=predictions.predicted.astype(np.int16),
                 split=np.array(predictions.split),
                 fingerprint=np.array(predictions.fingerprint),
                 epoch=np.array(predictions.epoch),
@@ -77,20 +79,20 @@ def load(path: Path) -> Predictions:
                 split=str(file["split"]),
                 fingerprint=str(file["fingerprint"]),
                 epoch=int(file["epoch"]),
+                predicted=file["predicted"].astype(np.int64),
             )
     except FileNotFoundError:
         raise RunError(f"the predictions {path.name} are gone from the run's folder") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(f"the predictions {path.name} cannot be read: {_short(error)}") from None
     shape = found.probabilities.shape
-    if (
-        len(shape) != 2
-        or found.labels.shape != shape[:1]
-        or found.probabilities.dtype != np.float16
-    ):
+    if len(shape) != 2 or found.probabilities.dtype != np.float16:
         raise RunError(f"the predictions {path.name} have a wrong shape {shape}")
-    if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < shape[1]:
-        raise RunError(f"the predictions {path.name} have labels outside 0 to {shape[1] - 1}")
+    for column in (found.labels, found.predicted):
+        if column.shape != shape[:1]:
+            raise RunError(f"the predictions {path.name} have a wrong shape {column.shape}")
+        if len(column) and not 0 <= column.min() <= column.max() < shape[1]:
+            raise RunError(f"the predictions {path.name} name classes outside 0 to {shape[1] - 1}")
     return found
 
 

@@ -106,8 +106,8 @@ class Store:
         due = []
         for run, follower in self.followers.items():
             seen = self._checked.get(run)
-            if seen is not None and follower.state.ended is not None and not follower.behind():
-                if now - seen < FINISHED_SECONDS:
-                    continue
+            ended = follower.state.ended is not None and not follower.behind()
+            if ended and seen is not None and now - seen < FINISHED_SECONDS:
+                continue
             due.append((run != self.selected, seen or 0.0, run))
         return [self.followers[run] for _, _, run in sorted(due)]
