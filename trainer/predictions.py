@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,10 @@ class Predictions:
     split: str
     fingerprint: str
     epoch: int
-    predicted: NDArray[np.int64] = None  # type: ignore[assignment]  # filled below
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
-        if self.predicted is None:
+        if not len(self.predicted):
             object.__setattr__(self, "predicted", self.probabilities.argmax(1).astype(np.int64))
 
     @property
