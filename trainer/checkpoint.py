@@ -1,0 +1,63 @@
+"""Checkpoints: written atomically, loaded without running anything that is in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.errors import RunError
+
+FORMAT = 1
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint of tensors, numbers, strings, lists and dicts; whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            try:
+                torch.save({"format": FORMAT, **state}, file)
+            except RuntimeError as error:
+                # torch's zip writer reports a full disk as a RuntimeError of its own
+                raise OSError(str(error).splitlines()[0]) from error
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        RunError: it is missing, damaged, of another format, or holds more than plain data.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"there is no checkpoint {path.name} in the run's folder") from None
+    except pickle.UnpicklingError:
+        raise RunError(
+            f"the checkpoint {path.name} holds more than weights and is not opened"
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        raise RunError(f"the checkpoint {path.name} is damaged") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise RunError(f"the checkpoint {path.name} is of a format this version does not know")
+    return state

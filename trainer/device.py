@@ -1,0 +1,100 @@
+"""Devices and precision: what was asked for against what the machine has."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import psutil
+import torch
+
+from trainer.errors import DeviceError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes cuda, then mps, then cpu.
+
+    Raises:
+        DeviceError: this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            have = f"{count} CUDA device(s)" if count else "no CUDA device"
+            raise DeviceError(f"--device {name}: torch sees {have} here; use --device cpu or auto")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: torch sees no Apple GPU here; use --device cpu or auto")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """A device's name for the user."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return str(device)
+
+
+def available() -> tuple[str, ...]:
+    """All devices of this machine, the automatic choice first."""
+    found = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps"))
+    return tuple(describe(d) for d in [*found, torch.device("cpu")])
+
+
+def precision(name: str, device: torch.device) -> Precision:
+    """The precision of a name on a device.
+
+    ``auto`` depends on the hardware alone and not on a measurement, so that the same seed gives
+    the same losses: bf16 on GPUs and CPUs with bf16 matrix units (Ampere and later, AMX), fp16 on
+    older GPUs, else fp32.
+
+    Raises:
+        DeviceError: the device cannot do it.
+    """
+    if name == "fp32":
+        return "fp32"
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+        if name == "auto":
+            return "bf16" if native else "fp16"
+        return "bf16" if name == "bf16" else "fp16"
+    if name == "fp16":
+        if device.type == "mps":
+            return "fp16"
+        raise DeviceError("--precision fp16 needs a GPU: use bf16, fp32 or auto on a CPU")
+    if device.type == "cpu":
+        return "bf16" if name == "bf16" or _cpu_has_bf16_matrix_units() else "fp32"
+    return "bf16" if name == "bf16" else "fp32"
+
+
+def _cpu_has_bf16_matrix_units() -> bool:
+    # private in torch, so absent is possible: then fp32, which is always right
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe is not None and probe())
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: what torch has reserved on a GPU, or what this process holds on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; only at the ends of epochs and evaluations, where times are taken."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,410 @@
+"""The training loop: data on the device, events out, control in. Reads from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.summary import Summary
+from trainer import checkpoint, events, predictions, schedule
+from trainer import config as settings
+from trainer import device as devices
+from trainer.augment import Augment, Draws
+from trainer.config import RunConfig
+from trainer.control import Control
+from trainer.data.dataset import Dataset
+from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
+from trainer.meter import Meter
+from trainer.optim import Optimizers
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
+
+PROGRESS_SECONDS = 0.25
+
+
+class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
+    """Control asked to stop; raised between steps and between evaluation batches."""
+
+
+class TrainingFailed(Exception):  # noqa: N818
+    """Training cannot go on; the message is one line."""
+
+
+@dataclass
+class Position:
+    """Where the run is. Together with the seed it decides everything random that follows."""
+
+    epoch: int = 1
+    """The epoch that is being trained, from 1."""
+    batch: int = 0
+    """Batches done in it."""
+    step: int = 0
+    """Optimizer steps done in the whole run."""
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+    evals_without_best: int = 0
+    final_accuracy: float = -1.0
+    epoch_seconds: float = 0.0
+    """Training time spent in this epoch by earlier attempts."""
+
+
+@dataclass
+class Training:
+    """One run on one device."""
+
+    config: RunConfig
+    dataset: Dataset
+    net: nn.Module
+    summary: Summary
+    device: torch.device
+    precision: devices.Precision
+    run: RunDir
+    log: RunLog
+    control: Control
+    at: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        """Put everything on the device; nothing is copied from the host after that."""
+        train = self.config.train
+        self.images = torch.from_numpy(self.dataset.train.images).to(self.device)
+        self.labels = torch.from_numpy(self.dataset.train.labels).to(self.device)
+        self.test = DeviceTestSplit(
+            torch.from_numpy(self.dataset.test.images).to(self.device),
+            torch.from_numpy(self.dataset.test.labels).to(self.device),
+            len(self.dataset.classes),
+        )
+        self.augment = Augment(
+            self.config.augment,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            device=self.device,
+            dtype=devices.DTYPES[self.precision],
+        )
+        self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.net = self.net.to(self.device, memory_format=self.layout)
+        self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
+        self.ema: AveragedModel | None = None
+        if train.ema:
+            self.ema = AveragedModel(
+                self.net, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True
+            )
+        self.forward: Callable[[Tensor], Tensor] = self.net
+        if train.compile:
+            self.forward = torch.compile(self.net)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
+        )
+        self.meter = Meter(self.device)
+        self.steps_per_epoch = len(self.labels) // train.batch_size
+        self.total_steps = self.steps_per_epoch * train.epochs
+        self.paused_seconds = 0.0
+        self._paused_seconds = 0.0
+        self._progress_at = 0.0
+        self._rate_from = (time.monotonic(), 0)
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the net runs in the run's precision."""
+        return torch.autocast(
+            self.device.type,
+            dtype=devices.DTYPES[self.precision],
+            enabled=self.precision != "fp32",
+        )
+
+    def fit(self) -> None:
+        """Train all epochs from the present position on, then evaluate with augmentation.
+
+        Raises:
+            StopTraining: the user asked for it.
+            TrainingFailed: the loss is not a number.
+        """
+        train, every = self.config.train, self.config.evaluate.every
+        while self.at.epoch <= train.epochs:
+            epoch = self.at.epoch
+            self._train_epoch()
+            last = epoch == train.epochs
+            if epoch % every == 0 or last:
+                self._evaluate_epoch(epoch)
+            self.at.epoch, self.at.batch, self.at.epoch_seconds = epoch + 1, 0, 0.0
+            self.meter = Meter(self.device)
+            self.save_checkpoint("last")
+            if train.early_stop and self.at.evals_without_best >= train.early_stop and not last:
+                self._notice(
+                    "info",
+                    "early-stop",
+                    f"no better test accuracy in the last "
+                    f"{train.early_stop} evaluations: stopped after epoch {epoch}",
+                )
+                break
+        self._evaluate_tta()
+
+    def _train_epoch(self) -> None:
+        epoch, size = self.at.epoch, self.config.train.batch_size
+        seed = self.config.train.seed
+        self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
+        order = _order(len(self.labels), epoch, seed).to(self.device)
+        draws = self.augment.draw(len(self.labels), epoch=epoch, seed=seed)
+        began, self._paused_seconds = time.monotonic(), 0.0
+        self._rate_from = (began, self.at.batch)
+        self.net.train()
+        for batch in range(self.at.batch, self.steps_per_epoch):
+            self._obey_control(began)
+            self._step(order[batch * size : (batch + 1) * size], draws)
+            self.at.batch, self.at.step = batch + 1, self.at.step + 1
+            self._report_progress()
+        loss, accuracy = self.meter.totals()
+        seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
+        self.at.epoch_seconds = seconds
+        if not math.isfinite(loss):
+            self._not_a_number()
+        self.log.emit(
+            events.EpochEnded(
+                epoch=epoch,
+                step=self.at.step,
+                loss=loss,
+                accuracy=accuracy,
+                lr=self.optimizers.lr,
+                seconds=seconds,
+                images_per_second=self.steps_per_epoch * size / seconds,
+            )
+        )
+
+    def _step(self, index: Tensor, draws: Draws) -> None:
+        """One optimizer step; nothing in it waits for the device."""
+        train = self.config.train
+        images = self.augment(self.images[index], index, draws)
+        labels = self.labels[index]
+        with self.autocast():
+            logits = self.forward(images.contiguous(memory_format=self.layout))
+        log_p = F.log_softmax(logits.float(), 1)
+        cross_entropy = F.nll_loss(log_p, labels)
+        smoothing = train.label_smoothing
+        loss = cross_entropy
+        if smoothing:
+            loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
+        self.optimizers.set_factor(
+            schedule.factor(
+                self.config.schedule, self.at.step, self.total_steps, self.steps_per_epoch
+            )
+        )
+        self.optimizers.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers.all:
+            self.scaler.unscale_(optimizer)
+        self.optimizers.add_l1()
+        if train.grad_clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
+        for optimizer in self.optimizers.all:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(self.net)
+        with torch.no_grad():
+            # the cross-entropy without smoothing, so that it compares with the test loss
+            correct = (logits.argmax(1) == labels).sum()
+            self.meter.add(cross_entropy * len(labels), correct, len(labels))
+
+    def _obey_control(self, began: float) -> None:
+        if self.control.stopping():
+            self._keep_epoch_seconds(began)
+            raise StopTraining
+        if self.control.take_checkpoint_request():
+            earlier = self.at.epoch_seconds
+            self._keep_epoch_seconds(began)
+            self.save_checkpoint("last")
+            self.at.epoch_seconds = earlier
+        if self.control.paused():
+            self._wait_while_paused()
+
+    def _keep_epoch_seconds(self, began: float) -> None:
+        self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
+
+    def _wait_while_paused(self) -> None:
+        devices.synchronize(self.device)
+        self.log.emit(events.Paused(step=self.at.step))
+        began = time.monotonic()
+        while self.control.paused():
+            self.control.wait(0.1)
+        seconds = time.monotonic() - began
+        self._paused_seconds += seconds
+        self.paused_seconds += seconds
+        self._rate_from = (time.monotonic(), self.at.batch)
+        self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
+
+    def _report_progress(self) -> None:
+        now = time.monotonic()
+        if not self.meter.reading() and now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self.meter.begin_read()
+        if not self.meter.ready():
+            return
+        window = self.meter.window()
+        if window is None:
+            return
+        if not all(map(math.isfinite, window)):
+            self._not_a_number()
+        began, batch = self._rate_from
+        images = (self.at.batch - batch) * self.config.train.batch_size
+        self._rate_from = (now, self.at.batch)
+        self.log.emit(
+            events.Progress(
+                phase="train",
+                epoch=self.at.epoch,
+                step=self.at.step,
+                done=self.at.batch,
+                total=self.steps_per_epoch,
+                loss=window[0],
+                accuracy=window[1],
+                lr=self.optimizers.lr,
+                images_per_second=images / (now - began) if now > began else None,
+                memory=devices.memory(self.device),
+            )
+        )
+
+    def _not_a_number(self) -> None:
+        message = (
+            f"the loss is not a number in epoch {self.at.epoch}, step {self.at.step}: "
+            "lower the learning rate or set train.grad_clip"
+        )
+        self._notice("error", "not-a-number", message)
+        raise TrainingFailed(message)
+
+    def _evaluate_epoch(self, epoch: int) -> None:
+        result = self._evaluate(self.net, epoch, "plain")
+        accuracy = result.correct / max(1, result.images)
+        self.at.final_accuracy = accuracy
+        if accuracy > self.at.best_accuracy:
+            self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
+            self.at.evals_without_best = 0
+            self.save_checkpoint("best")
+        else:
+            self.at.evals_without_best += 1
+        if self.ema is not None:
+            self._evaluate(self.ema, epoch, "ema")
+
+    def _evaluate_tta(self) -> None:
+        if self.config.evaluate.tta != "none":
+            net = self.net if self.ema is None else self.ema
+            self._evaluate(net, self.at.epoch - 1, "tta", self.config.evaluate.tta)
+
+    def _evaluate(
+        self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
+    ) -> Evaluation:
+        result = evaluate(
+            net,
+            self.test,
+            self.augment,
+            batch_size=self.config.evaluate.batch_size,
+            autocast=self.autocast,
+            tta=tta,
+            on_batch=self._on_test_batch,
+        )
+        self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
+        self._save_predictions(result, epoch, variant)
+        return result
+
+    def _on_test_batch(self, done: int, total: int) -> None:
+        if self.control.stopping():
+            raise StopTraining
+        now = time.monotonic()
+        if now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        self.log.emit(
+            events.Progress(
+                phase="test", epoch=self.at.epoch, step=self.at.step, done=done, total=total
+            )
+        )
+
+    def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
+        path = self.run.predictions(epoch, variant)
+        found = predictions.Predictions(
+            probabilities=result.probabilities,
+            labels=self.dataset.test.labels,
+            split="test",
+            fingerprint=self.dataset.fingerprint,
+            epoch=epoch,
+            predicted=result.predicted,
+        )
+        try:
+            predictions.save(found, path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._notice("error", "predictions-not-saved", f"predictions not saved: {reason}")
+            return
+        self.log.emit(
+            events.PredictionsSaved(
+                epoch=epoch,
+                step=self.at.step,
+                split="test",
+                variant=variant,
+                path=str(path.relative_to(self.run.path)),
+                images=len(result.predicted),
+            )
+        )
+
+    def save_checkpoint(self, role: str) -> None:
+        """Save ``last`` or ``best``; a failure is a notice, training goes on."""
+        path = self.run.checkpoint(role)
+        try:
+            checkpoint.save(self.state_dict(), path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._notice("error", "checkpoint-not-saved", f"checkpoint not saved: {reason}")
+            return
+        self.log.emit(
+            events.CheckpointSaved(
+                role="best" if role == "best" else "last",
+                epoch=self.at.epoch,
+                step=self.at.step,
+                path=str(path.relative_to(self.run.path)),
+            )
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs; order and augmentation follow from seed and position."""
+        state: dict[str, Any] = {
+            "config": settings.to_toml(self.config),
+            "fingerprint": self.dataset.fingerprint,
+            "precision": self.precision,
+            "position": asdict(self.at),
+            "net": self.net.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was saved."""
+        self.at = Position(**state["position"])
+        self.net.load_state_dict(state["net"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.meter.load_state_dict(state["meter"])
+        torch.set_rng_state(state["random"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _notice(self, level: events.Level, code: str, message: str) -> None:
+        self.log.emit(events.Notice(level=level, code=code, message=message))
+
+
+def _order(images: int, epoch: int, seed: int) -> Tensor:
+    """The order of an epoch: a permutation that depends on seed and epoch alone, int64 [N]."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(images, generator=generator)

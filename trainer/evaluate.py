@@ -1,0 +1,124 @@
+"""Evaluation of a whole test split: loss, accuracy, per class, confusion, probabilities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer import events
+from trainer.augment import Augment, tta_views
+from trainer.device import synchronize
+
+Tta = Literal["none", "flip", "flip+shift"]
+
+
+@dataclass(frozen=True)
+class DeviceTestSplit:
+    """The test split on the device: images uint8 [N, 3, 32, 32], labels int64 [N].
+
+    A type of its own, so that training images can never be evaluated in its place.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result over ``N`` images of ``C`` classes; all on the host."""
+
+    loss: float
+    """Mean cross-entropy without label smoothing."""
+    predicted: NDArray[np.int64]
+    """Class of the largest logit [N]."""
+    probabilities: NDArray[np.float16]
+    """[N, C]."""
+    confusion: NDArray[np.int64]
+    """[C, C], rows: actual, columns: predicted."""
+    seconds: float
+
+    @property
+    def images(self) -> int:
+        """Images evaluated."""
+        return int(self.confusion.sum())
+
+    @property
+    def correct(self) -> int:
+        """Images whose largest logit is their actual class."""
+        return int(self.confusion.trace())
+
+    def event(self, *, epoch: int, step: int, variant: events.Variant) -> events.EvalEnded:
+        """The event that records it."""
+        per_class = [
+            int(row[i]) / int(row.sum()) if row.sum() else None
+            for i, row in enumerate(self.confusion)
+        ]
+        return events.EvalEnded(
+            epoch=epoch,
+            step=step,
+            split="test",
+            variant=variant,
+            loss=events.finite(self.loss),
+            accuracy=self.correct / max(1, self.images),
+            correct=self.correct,
+            images=self.images,
+            per_class=tuple(per_class),
+            confusion=tuple(tuple(row) for row in self.confusion.tolist()),
+            seconds=self.seconds,
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    net: nn.Module,
+    split: DeviceTestSplit,
+    augment: Augment,
+    *,
+    batch_size: int,
+    autocast: Callable[[], torch.autocast],
+    tta: Tta = "none",
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate in eval mode; the net's mode is restored.
+
+    With test-time augmentation the logits of the views are averaged by their weights.
+    ``on_batch(done, total)`` is called before each batch and may raise to end the evaluation.
+    """
+    began = time.perf_counter()
+    was_training = net.training
+    net.eval()
+    logits = []
+    total = -(-len(split.labels) // batch_size)
+    try:
+        for done, images in enumerate(split.images.split(batch_size)):
+            on_batch(done, total)
+            normalised = augment.normalise(images)
+            with autocast():
+                views = [weight * net(view).float() for view, weight in tta_views(normalised, tta)]
+            logits.append(torch.stack(views).sum(0))
+    finally:
+        net.train(was_training)
+    scores = torch.cat(logits)
+    loss = F.cross_entropy(scores, split.labels)
+    predicted = scores.argmax(1)
+    cells = torch.bincount(
+        split.labels * split.classes + predicted, minlength=split.classes * split.classes
+    )
+    probabilities = scores.softmax(1).half().cpu().numpy()
+    synchronize(split.labels.device)
+    return Evaluation(
+        loss=float(loss),
+        predicted=predicted.cpu().numpy(),
+        probabilities=probabilities,
+        confusion=cells.view(split.classes, split.classes).cpu().numpy(),
+        seconds=time.perf_counter() - began,
+    )

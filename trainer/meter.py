@@ -1,0 +1,79 @@
+"""Loss and accuracy accumulated on the device, read back without stalling its queue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums of loss and correct predictions over an epoch, and over the window since the last read.
+
+    On CUDA a read is a copy to pinned memory that ``ready`` finds done some steps later; on a CPU
+    it is done at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums = torch.zeros(2, dtype=torch.float64 if device.type != "mps" else torch.float32)
+        self._sums = self._sums.to(device)
+        self.images = 0
+        self._before = (0.0, 0.0, 0)
+        self._copy: Tensor | None = None
+        self._copy_images = 0
+        self._event: torch.cuda.Event | None = None
+
+    def add(self, loss_sum: Tensor, correct: Tensor, images: int) -> None:
+        """Add a batch: sum of the cross-entropy, number of correct predictions, both on device."""
+        self._sums += torch.stack((loss_sum.detach(), correct.detach())).to(self._sums.dtype)
+        self.images += images
+
+    def begin_read(self) -> None:
+        """Start copying the sums to the host."""
+        self._copy_images = self.images
+        if self._device.type != "cuda":
+            self._copy = self._sums.to("cpu", copy=True)
+            return
+        self._copy = torch.empty(2, dtype=self._sums.dtype, pin_memory=True)
+        self._copy.copy_(self._sums, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def reading(self) -> bool:
+        """Whether a read is under way."""
+        return self._copy is not None
+
+    def ready(self) -> bool:
+        """Whether the read that was begun can be taken without waiting."""
+        return self._copy is not None and (self._event is None or self._event.query())
+
+    def window(self) -> tuple[float, float] | None:
+        """Mean loss and accuracy over the images between the last two reads; None without any."""
+        assert self._copy is not None
+        loss, correct = self._copy.tolist()
+        self._copy = self._event = None
+        before_loss, before_correct, before_images = self._before
+        images = self._copy_images - before_images
+        self._before = (loss, correct, self._copy_images)
+        if not images:
+            return None
+        return (loss - before_loss) / images, (correct - before_correct) / images
+
+    def totals(self) -> tuple[float, float]:
+        """Mean loss and accuracy over all images; waits for the device."""
+        loss, correct = self._sums.tolist()
+        return loss / max(1, self.images), correct / max(1, self.images)
+
+    def state_dict(self) -> dict[str, object]:
+        """Sums so far, for a checkpoint in mid-epoch."""
+        return {"sums": self._sums.cpu(), "images": self.images}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on with sums from a checkpoint."""
+        sums, images = state["sums"], state["images"]
+        assert isinstance(sums, Tensor)
+        assert isinstance(images, int)
+        self._sums = sums.to(self._device)
+        self.images = images
+        loss, correct = sums.tolist()
+        self._before = (loss, correct, images)

@@ -1,0 +1,163 @@
+"""Optimizers from settings: parameter groups, Muon, L1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import OptimizerSettings
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised by Newton-Schulz iterations, for matrices and convolution filters.
+
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". A filter
+    [out, in, kh, kw] counts as a matrix [out, in·kh·kw]; filters of one shape are orthogonalised
+    in one batch. As in airbench, each filter is scaled to norm sqrt(out) before its update, so the
+    learning rate is relative.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(
+            list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of all parameters with gradients."""
+        for group in self.param_groups:
+            shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault((*p.shape,), []).append(p)
+            for same in shapes.values():
+                self._update(same, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update(
+        self, params: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        grads = []
+        for p in params:
+            assert p.grad is not None
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(p.grad)
+            state["momentum_buffer"].mul_(momentum).add_(p.grad)
+            grads.append(p.grad.add(state["momentum_buffer"], alpha=momentum))  # Nesterov
+        rows = params[0].shape[0]
+        updates = orthogonalise(torch.stack([g.reshape(rows, -1) for g in grads]))
+        for p, update in zip(params, updates, strict=True):
+            p.mul_(rows**0.5 / p.norm().clamp_min(1e-12))
+            if weight_decay:
+                p.mul_(1 - lr * weight_decay)
+            p.add_(update.view(p.shape).to(p.dtype), alpha=-lr)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
+    """Nearest (semi-)orthogonal matrices of a batch [B, m, n], roughly: singular values near 1.
+
+    Quintic Newton-Schulz iteration with Jordan's coefficients, in bf16 where the device is fast
+    at it, else in fp32.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Optimizers:
+    """The optimizer(s) of a net behind one interface: set the rate, step, save, load.
+
+    Weights (two dimensions or more) take the weight decay and L1; biases and norm parameters
+    take neither.
+    """
+
+    def __init__(self, net: nn.Module, settings: OptimizerSettings, device: torch.device) -> None:
+        self._l1 = settings.l1
+        named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
+        weights = [p for _, p in named if p.ndim >= 2]
+        others = [p for _, p in named if p.ndim < 2]
+        self._weights = weights
+        fused = device.type in ("cuda", "cpu")
+        self.all: list[torch.optim.Optimizer]
+        if settings.name == "muon":
+            filters = [p for p in weights if p.ndim == 4]
+            matrices = {id(p) for p in filters}
+            rest = [p for p in weights if id(p) not in matrices]
+            self.all = [Muon(filters, settings.lr, settings.momentum, settings.weight_decay)]
+            aux_lr = settings.aux_lr or settings.lr
+            if rest or others:
+                groups = _groups(rest, others, settings.weight_decay)
+                self.all.append(_sgd(groups, aux_lr, settings.momentum, fused=fused))
+        else:
+            groups = _groups(weights, others, settings.weight_decay)
+            self.all = [_plain(groups, settings, fused=fused)]
+        self._peaks = [[g["lr"] for g in o.param_groups] for o in self.all]
+        self.lr = settings.lr
+
+    def set_factor(self, factor: float) -> None:
+        """Set all learning rates to a share of their peaks; ``lr`` is the first one's."""
+        for optimizer, peaks in zip(self.all, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        self.lr = self.all[0].param_groups[0]["lr"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.all:
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def add_l1(self) -> None:
+        """Add the subgradient of the L1 penalty to the weights' gradients."""
+        if not self._l1:
+            return
+        weights: list[Tensor] = [p for p in self._weights if p.grad is not None]
+        grads = [p.grad for p in weights if p.grad is not None]
+        torch._foreach_add_(grads, torch._foreach_sign(weights), alpha=self._l1)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """States of all optimizers."""
+        return [o.state_dict() for o in self.all]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Set the states of all optimizers."""
+        for optimizer, state in zip(self.all, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _groups(
+    weights: list[nn.Parameter], others: list[nn.Parameter], decay: float
+) -> list[dict[str, Any]]:
+    groups = [
+        {"params": weights, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def _plain(
+    groups: list[dict[str, Any]], settings: OptimizerSettings, *, fused: bool
+) -> torch.optim.Optimizer:
+    if settings.name == "sgd":
+        return _sgd(groups, settings.lr, settings.momentum, fused=fused)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    betas = (settings.momentum, settings.beta2)
+    return kind(groups, lr=settings.lr, betas=betas, fused=fused)
+
+
+def _sgd(
+    groups: list[dict[str, Any]], lr: float, momentum: float, *, fused: bool
+) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)

@@ -1,0 +1,209 @@
+"""The process that trains for the app: ``python -m trainer.worker``.
+
+Reads runs to train as JSON lines on stdin, ``{"run": FOLDER, "data_dir": null}``, and tells its own
+state as JSON lines on stdout; the runs' events go to their logs. A queued run's lock is taken as
+soon as its line is read, so that everybody sees it waiting. When stdin ends, the app has gone: the
+running and the queued runs are trained to their end, then the process exits. It runs in a session
+of its own, so a lost terminal does not reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import msgspec
+
+from trainer import events
+from trainer.control import Control
+from trainer.errors import RunError, UserError
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
+from trainer.session import train_locked
+
+CANCEL_POLL_SECONDS = 0.5
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A line on stdin."""
+
+    run: str
+    data_dir: str | None = None
+    resume: bool = False
+
+
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line on stdout."""
+
+    state: str
+    """loading, ready, training, idle, failed or refused."""
+    run: str = ""
+    torch: str = ""
+    device: str = ""
+    devices: tuple[str, ...] = ()
+    threads: int = 0
+    error: str = ""
+
+
+class Held:
+    """A run whose lock this process holds, and what it was asked to do."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.run = RunDir(Path(job.run))
+        self.control = Control(self.run)
+        self._lock = ExitStack()
+        self._lock.enter_context(self.run.locked())
+
+    def train(self) -> None:
+        """Train it on this thread; every end is in its log."""
+        with self._lock, suppress(UserError):
+            data_dir = Path(self.job.data_dir) if self.job.data_dir else None
+            train_locked(self.run, self.control, data_dir=data_dir, resume=self.job.resume)
+
+    def cancel(self) -> None:
+        """End it before it began."""
+        with self._lock:
+            log = RunLog(self.run)
+            log.emit(events.RunEnded(state="stopped"))
+            log.close()
+
+
+class Worker:
+    """The queue of runs: filled by the reader thread, emptied by the training thread."""
+
+    def __init__(self, tell: Callable[[State], None]) -> None:
+        self._tell = tell
+        self._waiting: list[Held] = []
+        self._running: Held | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._stopping = False
+
+    def add(self, line: bytes) -> None:
+        """Take a job over from a line of stdin."""
+        try:
+            held = Held(msgspec.json.decode(line, type=Job))
+        except (msgspec.DecodeError, RunError, OSError) as error:
+            self._tell(State(state="refused", error=str(error)))
+            return
+        with self._changed:
+            self._waiting.append(held)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """No more jobs will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Stop the running run, cancel the queued ones, then exit."""
+        with self._changed:
+            self._stopping = self._closed = True
+            if self._running is not None:
+                self._running.control.request("stop")
+            self._changed.notify_all()
+
+    def next(self) -> Held | None:
+        """Wait for a run to train; None when there will be none."""
+        with self._changed:
+            self._running = None
+            while True:
+                self._cancel_unwanted()
+                if self._waiting:
+                    self._running = self._waiting.pop(0)
+                    return self._running
+                if self._closed:
+                    return None
+                self._changed.wait()
+
+    def watch(self) -> None:
+        """Cancel queued runs that were asked to stop while another one trains."""
+        with self._changed:
+            self._cancel_unwanted()
+
+    def _cancel_unwanted(self) -> None:
+        for held in list(self._waiting):
+            if self._stopping or held.control.stopping():
+                self._waiting.remove(held)
+                with suppress(RunError):
+                    held.cancel()
+
+
+def main() -> int:
+    """Serve until stdin ends and all runs are trained."""
+    tell = _teller()
+    worker = Worker(tell)
+    # the last message of a signal handler must be possible while the lock is held elsewhere
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=_read_jobs, args=(worker,), daemon=True, name="jobs").start()
+    tell(State(state="loading"))
+    try:
+        tell(_ready())
+    except Exception as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        tell(State(state="failed", error=f"torch cannot be loaded: {reason[0]}"))
+        return 1
+    trainer = threading.Thread(target=_train_all, args=(worker, tell), name="training")
+    trainer.start()
+    while trainer.is_alive():
+        trainer.join(CANCEL_POLL_SECONDS)
+        worker.watch()
+    return 0
+
+
+def _ready() -> State:
+    import torch
+
+    # loaded now rather than at the first start, which is then instant
+    import trainer.engine  # noqa: F401
+    from trainer import device as devices
+
+    return State(
+        state="ready",
+        torch=torch.__version__,
+        device=devices.describe(devices.resolve("auto")),
+        devices=devices.available(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _train_all(worker: Worker, tell: Callable[[State], None]) -> None:
+    while (held := worker.next()) is not None:
+        tell(State(state="training", run=held.run.id))
+        held.train()
+        tell(State(state="idle"))
+
+
+def _read_jobs(worker: Worker) -> None:
+    for line in sys.stdin.buffer:
+        worker.add(line)
+    worker.close()
+
+
+def _teller() -> Callable[[State], None]:
+    """Write states to stdout; when nobody reads any more, stay quiet."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def write() -> None:
+        out = sys.stdout.fileno()
+        while True:
+            with suppress(OSError):
+                os.write(out, lines.get())
+
+    threading.Thread(target=write, daemon=True, name="states").start()
+    return lambda state: lines.put(msgspec.json.encode(state) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
