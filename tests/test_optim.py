@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.config import OptimizerSettings
+from trainer.optim import Muon, Optimizers, orthogonalise
+
+CPU = torch.device("cpu")
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
+def test_every_optimizer_lowers_the_loss(name: str) -> None:
+    model = net()
+    lr = {"sgd": 0.1, "adam": 0.01, "adamw": 0.01, "muon": 0.05}[name]
+    optimizers = Optimizers(model, OptimizerSettings(name=name, lr=lr), CPU)
+    x, y = torch.randn(32, 3, 8, 8), torch.arange(32) % 4
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizers.zero_grad()
+        loss.backward()
+        for optimizer in optimizers.all:
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_all_parameters_are_optimized_exactly_once() -> None:
+    for name in ("sgd", "muon"):
+        model = net()
+        optimizers = Optimizers(model, OptimizerSettings(name=name), CPU)
+        seen = [p for o in optimizers.all for g in o.param_groups for p in g["params"]]
+        assert len(seen) == len({id(p) for p in seen}) == len(list(model.parameters()))
+
+
+def test_only_weights_decay() -> None:
+    model = net()
+    optimizers = Optimizers(model, OptimizerSettings(weight_decay=0.1), CPU)
+    decays = {
+        id(p): g["weight_decay"]
+        for o in optimizers.all
+        for g in o.param_groups
+        for p in g["params"]
+    }
+    for parameter in model.parameters():
+        assert decays[id(parameter)] == (0.1 if parameter.ndim >= 2 else 0.0)
+
+
+def test_factor_scales_every_group_from_its_own_peak() -> None:
+    settings = OptimizerSettings(name="muon", lr=0.2, aux_lr=0.6)
+    optimizers = Optimizers(net(), settings, CPU)
+    optimizers.set_factor(0.5)
+    optimizers.set_factor(0.25)
+    rates = {g["lr"] for o in optimizers.all for g in o.param_groups}
+    assert rates == {0.05, 0.15}
+    assert optimizers.lr == 0.05
+
+
+def test_l1_adds_the_sign_of_the_weights_to_their_gradients() -> None:
+    model = net()
+    optimizers = Optimizers(model, OptimizerSettings(l1=0.5), CPU)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.add_l1()
+    for parameter in model.parameters():
+        expected = 0.5 * parameter.sign() if parameter.ndim >= 2 else torch.zeros_like(parameter)
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 27), (2, 27, 16), (3, 8, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape), steps=8))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_orthogonalising_in_a_batch_equals_one_by_one() -> None:
+    torch.manual_seed(2)
+    batch = torch.randn(3, 8, 20)
+    singly = torch.stack([orthogonalise(x[None])[0] for x in batch])
+    assert torch.allclose(orthogonalise(batch), singly, atol=1e-5)
+
+
+def test_muon_keeps_the_norm_of_filters_and_resumes_exactly() -> None:
+    def steps(optimizer: Muon, weight: nn.Parameter, seeds: range) -> None:
+        for seed in seeds:
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+
+    first = nn.Parameter(torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(9)))
+    whole = Muon([first], lr=0.1, momentum=0.6)
+    steps(whole, first, range(3))
+    second = nn.Parameter(first.detach().clone())
+    resumed = Muon([second], lr=0.1, momentum=0.6)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    steps(whole, first, range(3, 6))
+    steps(resumed, second, range(3, 6))
+    assert torch.equal(first, second)
+    assert first.norm() < 2 * 8**0.5

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import ScheduleSettings
+from trainer.schedule import factor
+
+NAMES = ["constant", "step", "cosine", "onecycle", "triangular", "linear"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    total=st.integers(1, 5000),
+    warmup=st.floats(0, 1),
+    start=st.floats(0, 1),
+    end=st.floats(0, 1),
+)
+def test_stays_between_zero_and_the_peak(
+    name: str, total: int, warmup: float, start: float, end: float
+) -> None:
+    settings = ScheduleSettings(
+        name=name, warmup=warmup, start_factor=start, end_factor=end, step_epochs=2
+    )
+    for step in {0, total // 3, total // 2, total - 1}:
+        value = factor(settings, step, total, 10)
+        assert math.isfinite(value)
+        assert -1e-9 <= value <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle", "triangular", "linear"])
+def test_rises_from_start_to_the_peak_and_falls_to_the_end(name: str) -> None:
+    settings = ScheduleSettings(name=name, warmup=0.25, start_factor=0.2, end_factor=0.1)
+    total = 101
+    values = [factor(settings, step, total, 10) for step in range(total)]
+    assert values[0] == pytest.approx(0.2)
+    assert values[25] == pytest.approx(1.0)
+    assert values[-1] == pytest.approx(0.1)
+    assert values[:26] == sorted(values[:26])
+    assert values[25:] == sorted(values[25:], reverse=True)
+
+
+def test_step_multiplies_by_gamma_at_the_epochs() -> None:
+    settings = ScheduleSettings(name="step", warmup=0.0, step_epochs=2, gamma=0.1)
+    values = [factor(settings, epoch * 7, 42, 7) for epoch in range(6)]
+    assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_constant_stays_at_the_peak_after_the_warm_up() -> None:
+    settings = ScheduleSettings(name="constant", warmup=0.1, start_factor=0.0)
+    assert factor(settings, 0, 101, 10) == 0.0
+    assert factor(settings, 5, 101, 10) == pytest.approx(0.5)
+    assert {factor(settings, step, 101, 10) for step in range(10, 101)} == {1.0}
