@@ -1,0 +1,165 @@
+"""How numbers, times and foreign text are written, the same in every widget.
+
+Nothing here reads the clock: a relative time takes the moment it is told from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import unicodedata
+
+from rich.text import Text
+
+DASH = "–"
+NAME_CHARACTERS = 80
+
+STATES: dict[str, tuple[str, str]] = {
+    "training": ("▶", "accent"),
+    "paused": ("‖", "warning"),
+    "queued": ("…", "secondary"),
+    "completed": ("✓", "success"),
+    "stopped": ("■", "secondary"),
+    "failed": ("✗", "error"),
+    "crashed": ("✗", "error"),
+}
+"""Status of a run: its glyph, and the name of its colour in the theme."""
+
+
+def clean(value: object, limit: int = NAME_CHARACTERS) -> str:
+    """One line of plain text from anything: no control characters, at most ``limit`` cells long.
+
+    Direction marks and other format characters go too: they could reorder what stands beside.
+    """
+    # a hostile name may be huge: look only at what can be shown
+    text = str(value)[: limit * 4]
+    kept = []
+    for character in text:
+        category = unicodedata.category(character)
+        if character in "\t\n\r" or category in ("Zl", "Zp"):
+            kept.append(" ")
+        elif category[0] != "C":
+            kept.append(character)
+    return shorten("".join(kept).strip(), limit)
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text, cut with an ellipsis when it has more characters than the limit."""
+    if limit <= 0:
+        return ""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def safe(value: object, limit: int = NAME_CHARACTERS, style: str = "") -> Text:
+    """Foreign text for a table cell or a ``Static``: never read as markup."""
+    return Text(clean(value, limit), style=style, no_wrap=True, end="")
+
+
+def escape(value: object, limit: int = NAME_CHARACTERS) -> str:
+    """Foreign text for a place that reads markup, such as a title or a notification."""
+    # a bracket is only harmless when escaped, and a backslash before it must stay one
+    return clean(value, limit).replace("\\", "\\\\").replace("[", r"\[")
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separators: ``98,442``."""
+    return DASH if value is None else f"{value:,}"
+
+
+def compact(value: float | None) -> str:
+    """A number in at most five characters or so: ``98.4k``, ``11.2M``, ``0.41G``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if abs(scaled) >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share of 1 as per cent: ``87.31 %``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{100 * value:.{digits}f} %"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """A loss: fixed digits, or scientific where they would not show anything."""
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value and (abs(value) >= 1e6 or abs(value) < 10**-digits):
+        return f"{value:.2e}"
+    return f"{value:.{digits}f}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate with three significant digits."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:.3g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.2e}"
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time: ``0.4 s``, ``12 s``, ``3:05``, ``1:02:03``, ``2 d 4 h``."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return DASH
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    if whole < 86_400:
+        return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def ago(then: float, now: float) -> str:
+    """How long ago, in steps of at least a minute: ``just now``, ``3 min ago``, ``yesterday``."""
+    if then <= 0:
+        return DASH
+    seconds = now - then
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min ago"
+    if seconds < 86_400:
+        return f"{int(seconds // 3600)} h ago"
+    days = int(seconds // 86_400)
+    if days < 14:
+        return "1 day ago" if days == 1 else f"{days} days ago"
+    return time.strftime("%Y-%m-%d", time.localtime(then))
+
+
+def size(value: float | None) -> str:
+    """Bytes in powers of 1024: ``312 MiB``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def data_label(kind: str) -> str:
+    """What the images are, so that drawn ones are never taken for CIFAR-10."""
+    known = {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "synthetic": "synthetic",
+        "folder": "folder",
+    }
+    return known.get(kind, "folder")
+
+
+def data_sentence(spec: str) -> str:
+    """The chosen data source in a few words."""
+    if spec == "synthetic":
+        return "synthetic (ten drawn classes, not CIFAR-10)"
+    label = data_label(spec)
+    return f"folder {clean(spec, 60)}" if label == "folder" else label
