@@ -11,7 +11,7 @@ import unicodedata
 
 from rich.text import Text
 
-DASH = "–"
+DASH = "–"  # noqa: RUF001
 NAME_CHARACTERS = 80
 
 STATES: dict[str, tuple[str, str]] = {
@@ -56,9 +56,8 @@ def safe(value: object, limit: int = NAME_CHARACTERS, style: str = "") -> Text:
 
 
 def escape(value: object, limit: int = NAME_CHARACTERS) -> str:
-    """Foreign text for a place that reads markup, such as a title or a notification."""
-    # a bracket is only harmless when escaped, and a backslash before it must stay one
-    return clean(value, limit).replace("\\", "\\\\").replace("[", r"\[")
+    """Foreign text for the few places of Textual that read markup and cannot be told not to."""
+    return clean(value, limit).replace("[", r"\[")
 
 
 def count(value: int | None) -> str:
