@@ -7,6 +7,7 @@ from typing import Literal
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 from trainer.errors import DeviceError
 
@@ -55,8 +56,8 @@ def precision(name: str, device: torch.device) -> Precision:
     """The precision of a name on a device.
 
     ``auto`` depends on the hardware alone and not on a measurement, so that the same seed gives
-    the same losses: bf16 on GPUs and CPUs with bf16 matrix units (Ampere and later, AMX), fp16 on
-    older GPUs, else fp32.
+    the same losses: bf16 on GPUs and CPUs with bf16 products (Ampere and later; AMX, AVX512-BF16),
+    fp16 on older GPUs, else fp32.
 
     Raises:
         DeviceError: the device cannot do it.
@@ -73,14 +74,38 @@ def precision(name: str, device: torch.device) -> Precision:
             return "fp16"
         raise DeviceError("--precision fp16 needs a GPU: use bf16, fp32 or auto on a CPU")
     if device.type == "cpu":
-        return "bf16" if name == "bf16" or _cpu_has_bf16_matrix_units() else "fp32"
+        return "bf16" if name == "bf16" or _cpu_has_bf16_products() else "fp32"
     return "bf16" if name == "bf16" else "fp32"
 
 
-def _cpu_has_bf16_matrix_units() -> bool:
+def _cpu_has_bf16_products() -> bool:
     # private in torch, so absent is possible: then fp32, which is always right
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe is not None and probe())
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(probe() for name in probes if (probe := getattr(torch.cpu, name, None)))
+
+
+class Fp32Conv2d(nn.Conv2d):
+    """A convolution that leaves autocast: the input is taken and the output given in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W'], in fp32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def choose_precision_per_layer(net: nn.Module, device: torch.device, chosen: Precision) -> None:
+    """Keep fp32 where bf16 is slower: strided depthwise convolutions on a CPU.
+
+    Their backward pass in oneDNN was measured ten times slower in bf16. Classes are exchanged in
+    place; names of parameters and checkpoints stay the same.
+    """
+    if device.type != "cpu" or chosen != "bf16":
+        return
+    for layer in net.modules():
+        if type(layer) is not nn.Conv2d:
+            continue
+        if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1:
+            layer.__class__ = Fp32Conv2d
 
 
 def memory(device: torch.device) -> int:

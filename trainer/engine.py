@@ -89,6 +89,7 @@ class Training:
             dtype=devices.DTYPES[self.precision],
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        devices.choose_precision_per_layer(self.net, self.device, self.precision)
         self.net = self.net.to(self.device, memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
