@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import device as devices
+from trainer.errors import DeviceError
+from trainer.meter import Meter
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_gpu_is_one_clear_line() -> None:
+    with pytest.raises(DeviceError, match="no CUDA device here; use --device cpu"):
+        devices.resolve("cuda")
+    assert devices.resolve("auto").type in ("cpu", "mps")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_auto_takes_the_gpu() -> None:
+    assert devices.resolve("auto").type == "cuda"
+    with pytest.raises(DeviceError):
+        devices.resolve("cuda:99")
+    assert devices.memory(devices.resolve("cuda")) >= 0
+
+
+def test_precision_on_a_cpu() -> None:
+    assert devices.precision("fp32", CPU) == "fp32"
+    assert devices.precision("bf16", CPU) == "bf16"
+    assert devices.precision("auto", CPU) in ("fp32", "bf16")
+    with pytest.raises(DeviceError, match="needs a GPU"):
+        devices.precision("fp16", CPU)
+
+
+def test_strided_depthwise_convolutions_stay_in_fp32() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 16, 3, stride=2),
+    )
+    names = list(net.state_dict())
+    devices.choose_precision_per_layer(net, CPU, "bf16")
+    assert [type(layer) for layer in net] == [devices.Fp32Conv2d, nn.Conv2d, nn.Conv2d]
+    assert list(net.state_dict()) == names
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net[0](torch.randn(1, 8, 8, 8).bfloat16()).dtype == torch.float32
+        assert net(torch.randn(1, 8, 8, 8)).dtype == torch.bfloat16
+
+
+def test_fp32_changes_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=8))
+    devices.choose_precision_per_layer(net, CPU, "fp32")
+    assert type(net[0]) is nn.Conv2d
+
+
+def test_the_meter_reads_windows_and_totals() -> None:
+    meter = Meter(CPU)
+    meter.add(torch.tensor(8.0), torch.tensor(1), 4)
+    meter.begin_read()
+    assert meter.reading()
+    assert meter.ready()
+    assert meter.window() == (2.0, 0.25)
+    meter.add(torch.tensor(2.0), torch.tensor(4), 4)
+    meter.begin_read()
+    meter.add(torch.tensor(100.0), torch.tensor(0), 4)
+    assert meter.window() == (0.5, 1.0)
+    assert meter.totals() == (pytest.approx(110 / 12), pytest.approx(5 / 12))
+    meter.begin_read()
+    assert meter.window() == (25.0, 0.0)
+    meter.begin_read()
+    assert meter.window() is None
+
+
+def test_the_meter_goes_on_from_a_checkpoint() -> None:
+    first = Meter(CPU)
+    first.add(torch.tensor(8.0), torch.tensor(1), 4)
+    second = Meter(CPU)
+    second.load_state_dict(first.state_dict())
+    second.add(torch.tensor(2.0), torch.tensor(4), 4)
+    second.begin_read()
+    assert second.window() == (0.5, 1.0)
+    assert second.totals() == (10 / 8, 5 / 8)
