@@ -7,9 +7,10 @@ as null and announced by a ``Notice``. New fields have defaults; kinds are never
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 VERSION = 1
 
@@ -17,6 +18,10 @@ Phase = Literal["train", "test"]
 Variant = Literal["plain", "ema", "tta"]
 EndState = Literal["completed", "stopped", "failed"]
 Level = Literal["info", "warning", "error"]
+
+# bounds that no real run reaches: what lies outside is a damaged line, not a crash of the reader
+Whole = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=-60_000_000_000, le=253_402_300_799)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -30,7 +35,7 @@ class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
     preset: str
     model: str
     data: str
-    epochs: int
+    epochs: Whole
     config: str
     """The whole configuration as TOML."""
 
@@ -41,10 +46,10 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     device: str
     """For example ``cpu`` or ``cuda:0 NVIDIA H200``."""
     precision: str
-    steps_per_epoch: int
-    batch_size: int
-    train_images: int
-    test_images: int
+    steps_per_epoch: Whole
+    batch_size: Whole
+    train_images: Whole
+    test_images: Whole
     classes: tuple[str, ...]
     data_kind: str
     """cifar10, cifar100, synthetic or folder: what the images really are."""
@@ -52,10 +57,10 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     data_fingerprint: str
     """SHA-256 over the test split's images and labels."""
     host: str = ""
-    pid: int = 0
+    pid: Whole = 0
     torch: str = ""
-    threads: int = 0
-    resumed_step: int | None = None
+    threads: Whole = 0
+    resumed_step: Whole | None = None
     """Set when an earlier attempt goes on: points past this step are dropped by the fold."""
 
 
@@ -64,18 +69,18 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     type: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    parameters: int
+    input_shape: tuple[Whole, ...]
+    output_shape: tuple[Whole, ...]
+    parameters: Whole
     share: float
-    macs: int | None
-    kernel: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
+    macs: Whole | None
+    kernel: tuple[Whole, Whole] | None = None
+    stride: tuple[Whole, Whole] | None = None
     padding: tuple[int, int] | None = None
-    dilation: tuple[int, int] | None = None
-    groups: int | None = None
-    jump: tuple[int, int] | None = None
-    receptive_field: tuple[int, int] | None = None
+    dilation: tuple[Whole, Whole] | None = None
+    groups: Whole | None = None
+    jump: tuple[Whole, Whole] | None = None
+    receptive_field: tuple[Whole, Whole] | None = None
     reason: str = ""
     """Why the receptive field is unknown."""
 
@@ -84,16 +89,16 @@ class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
     """The layer table and its totals."""
 
     layers: tuple[LayerRow, ...]
-    parameters: int
-    trainable_parameters: int
-    macs: int | None
+    parameters: Whole
+    trainable_parameters: Whole
+    macs: Whole | None
     """Multiply-adds per image."""
-    receptive_field: tuple[int, int] | None
+    receptive_field: tuple[Whole, Whole] | None
     """At the last convolution or pooling before global pooling, not clipped to the image."""
-    depthwise_separable: int = 0
-    dilated: int = 0
-    strided3x3: int = 0
-    max_pools: int = 0
+    depthwise_separable: Whole = 0
+    dilated: Whole = 0
+    strided3x3: Whole = 0
+    max_pools: Whole = 0
     global_average_pooling: bool = False
     fc_after_pooling: bool = False
 
@@ -101,37 +106,37 @@ class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
 class EpochStarted(Event, tag="EpochStarted", frozen=True, kw_only=True):
     """An epoch begins; epochs count from 1."""
 
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
 
 
 class Progress(Event, tag="Progress", frozen=True, kw_only=True):
     """At most a few a second. Loss and accuracy are means over the images since the last one."""
 
     phase: Phase
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     """Optimizer steps done in the whole run (train), unchanged while evaluating."""
-    done: int
+    done: Whole
     """Batches done in this epoch or evaluation."""
-    total: int
+    total: Whole
     loss: float | None = None
     accuracy: float | None = None
     lr: float | None = None
     images_per_second: float | None = None
-    memory: int | None = None
+    memory: Whole | None = None
     """Bytes of the device's memory that torch holds, or of the process on a CPU."""
 
 
 class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
     """Training part of an epoch: means over its images, measured while the weights changed."""
 
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     loss: float | None
     accuracy: float | None
     lr: float
-    seconds: float
+    seconds: Seconds
     """Of training alone, evaluation not counted."""
     images_per_second: float
 
@@ -139,53 +144,53 @@ class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
 class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):
     """An evaluation of a whole split."""
 
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     split: Literal["test"]
     variant: Variant
     loss: float | None
     accuracy: float
-    correct: int
-    images: int
+    correct: Whole
+    images: Whole
     per_class: tuple[float | None, ...]
     """Accuracy by actual class; null where the split has no image of it."""
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[Whole, ...], ...]
     """Counts, rows: actual class, columns: predicted class."""
-    seconds: float
+    seconds: Seconds
 
 
 class PredictionsSaved(Event, tag="PredictionsSaved", frozen=True, kw_only=True):
     """Class probabilities of every image of a split, as ``.npz`` in the run's folder."""
 
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     split: Literal["test"]
     variant: Variant
     path: str
     """Relative to the run's folder."""
-    images: int
+    images: Whole
 
 
 class CheckpointSaved(Event, tag="CheckpointSaved", frozen=True, kw_only=True):
     """A checkpoint is whole on disk."""
 
     role: Literal["last", "best"]
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     path: str
 
 
 class Paused(Event, tag="Paused", frozen=True, kw_only=True):
     """Training waits."""
 
-    step: int
+    step: Whole
 
 
 class Resumed(Event, tag="Resumed", frozen=True, kw_only=True):
     """Training goes on after a pause of so many seconds."""
 
-    step: int
-    seconds: float
+    step: Whole
+    seconds: Seconds
 
 
 class Notice(Event, tag="Notice", frozen=True, kw_only=True):
@@ -203,9 +208,9 @@ class RunEnded(Event, tag="RunEnded", frozen=True, kw_only=True):
     state: EndState
     best_accuracy: float | None = None
     """Best plain test accuracy."""
-    best_epoch: int | None = None
+    best_epoch: Whole | None = None
     final_accuracy: float | None = None
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     """Of the attempt, pauses not counted."""
     error: str | None = None
     """One line; set when failed."""
@@ -231,14 +236,14 @@ AnyEvent = (
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What every event is wrapped in, stamped in one place: the run log's writer."""
 
-    v: int
+    v: Whole
     run: str
-    attempt: int
-    seq: int
+    attempt: Whole
+    seq: Whole
     """Counts from 0 over all attempts, without gaps."""
-    time: float
+    time: Seconds
     """Wall clock, seconds since 1970."""
-    elapsed: float
+    elapsed: Seconds
     """Monotonic seconds of this attempt."""
     event: AnyEvent
 
@@ -263,4 +268,7 @@ def decode(line: bytes) -> Envelope:
     Raises:
         msgspec.DecodeError: no JSON, or no envelope that this version knows.
     """
-    return _decoder.decode(line)
+    try:
+        return _decoder.decode(line)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
