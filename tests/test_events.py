@@ -5,9 +5,10 @@ import typing
 
 import msgspec
 import pytest
-import sample_log
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests import sample_log
 from trainer import events
 
 HEAD = b'{"v":1,"run":"r","attempt":1,"seq":0,"time":0,"elapsed":0,"event":'

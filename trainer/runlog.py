@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ SYNCED = (
 RESERVE_BYTES = 32 * 1024
 PENDING_LIMIT = 100_000
 RETRY_SECONDS = 1.0
+MARK_BYTES = 256
 
 Listener = Callable[[Envelope], None]
 
@@ -49,6 +51,7 @@ class RunLog:
         self._listener = listener
         self._began = time.monotonic()
         self._pending: list[bytes] = []
+        self._untold: list[Envelope] = []
         self._full_since: float | None = None
         self._retry_at = 0.0
         try:
@@ -70,14 +73,14 @@ class RunLog:
 
     def emit(self, event: Event) -> Envelope:
         """Stamp an event, put it on disk, then tell the listener."""
-        envelope = self._stamp(event)
-        self._pending.append(events.encode(envelope))
+        if self._full_since is not None:  # first what waits, so that RunEnded stays the last
+            self._flush(force=isinstance(event, SYNCED))
+        envelope = self._append(event)
         self._flush(force=isinstance(event, SYNCED))
         if isinstance(event, SYNCED) and not self._pending:
             with suppress(OSError):
                 os.fsync(self._fd)
-        if self._listener is not None:
-            self._listener(envelope)
+        self._tell()
         return envelope
 
     def close(self) -> None:
@@ -88,11 +91,15 @@ class RunLog:
             self._reserve.unlink(missing_ok=True)
         self._flush(force=True)
         with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+        with suppress(OSError):
             os.fsync(self._fd)
         os.close(self._fd)
         self._fd = -1
+        self._tell()
 
-    def _stamp(self, event: Event) -> Envelope:
+    def _append(self, event: Event) -> Envelope:
+        """Stamp an event and line it up for the disk and for the listener."""
         envelope = Envelope(
             v=events.VERSION,
             run=self._run.id,
@@ -103,15 +110,30 @@ class RunLog:
             event=event,  # type: ignore[arg-type]  # every Event is a member of the union
         )
         self._seq += 1
+        self._pending.append(events.encode(envelope))
+        self._untold.append(envelope)
         return envelope
+
+    def _tell(self) -> None:
+        """Give the listener every envelope in the order of the log."""
+        untold, self._untold = self._untold, []
+        if self._listener is not None:
+            for envelope in untold:
+                self._listener(envelope)
 
     @property
     def _reserve(self) -> Path:
         return self._run.path / ".reserve"
 
-    def _make_reserve(self) -> None:
-        with suppress(OSError):
+    def _make_reserve(self) -> bool:
+        try:
+            # random: a file system that compresses would not keep room for zeros
             self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        except OSError:
+            with suppress(OSError):
+                self._reserve.unlink(missing_ok=True)
+            return False
+        return True
 
     def _flush(self, *, force: bool) -> None:
         if not force and self._full_since is not None and time.monotonic() < self._retry_at:
@@ -123,16 +145,23 @@ class RunLog:
             self._disk_failed(error)
             return
         if self._full_since is not None:
-            waited = time.monotonic() - self._full_since
-            self._full_since = None
-            self._make_reserve()
-            self.emit(
-                events.Notice(
-                    level="info",
-                    code="disk-writable",
-                    message=f"the disk takes data again after {waited:.0f} s; the log is complete",
-                )
+            self._recover(self._full_since)
+
+    def _recover(self, since: float) -> None:
+        """Written again; but without room for a new reserve the disk still counts as full."""
+        if not self._make_reserve():
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            return
+        self._full_since = None
+        waited = time.monotonic() - since
+        self._append(
+            events.Notice(
+                level="info",
+                code="disk-writable",
+                message=f"the disk takes data again after {waited:.0f} s; the log is complete",
             )
+        )
+        self._flush(force=True)
 
     def _write_pending(self) -> None:
         """Write whole lines; on a partial write cut back to the last whole one."""
@@ -157,19 +186,17 @@ class RunLog:
         if self._full_since is not None:
             return
         self._full_since = time.monotonic()
-        notice = events.Notice(
-            level="error",
-            code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
-            message=f"the log cannot be written ({error.strerror}): training goes on, "
-            "events wait in memory; free some space",
+        self._append(
+            events.Notice(
+                level="error",
+                code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
+                message=f"the log cannot be written ({error.strerror}): training goes on, "
+                "events wait in memory; free some space",
+            )
         )
-        envelope = self._stamp(notice)
-        self._pending.append(events.encode(envelope))
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
             self._write_pending()
-        if self._listener is not None:
-            self._listener(envelope)
 
     def _bound_pending(self) -> None:
         """Weeks on a full disk must not eat the memory: thin out progress, keep the rest."""
@@ -216,9 +243,12 @@ class Tail:
     """Lines skipped: no JSON, or of a kind that this version does not know."""
     restarted: bool = False
     """Set by a read that found the file cut or replaced: forget everything and fold anew."""
-    _offset: int = 0
+    offset: int = 0
+    """Bytes of the file that were read."""
     _inode: int = 0
     _rest: bytes = field(default=b"", repr=False)
+    _mark: bytes = field(default=b"", repr=False)
+    """The last bytes read: when they are others now, the file was edited."""
 
     def read(self, limit: int = 8 << 20) -> list[Envelope]:
         """New envelopes in at most ``limit`` bytes; call again while ``behind`` holds."""
@@ -226,25 +256,33 @@ class Tail:
         try:
             with self.path.open("rb", buffering=0) as file:
                 stat = os.fstat(file.fileno())
-                if stat.st_size < self._offset or (self._inode and stat.st_ino != self._inode):
-                    self._offset, self._rest, self.damaged = 0, b"", 0
+                if (stat.st_ino, stat.st_size) == (self._inode, self.offset):
+                    return []
+                if self._inode and not self._goes_on(file, stat):
+                    self.offset, self._rest, self._mark, self.damaged = 0, b"", b"", 0
                     self.restarted = True
                 self._inode = stat.st_ino
-                if stat.st_size == self._offset:
-                    return []
-                file.seek(self._offset)
+                file.seek(self.offset)
                 data = file.read(limit)
         except OSError:
             return []
-        self._offset += len(data)
+        self.offset += len(data)
+        self._mark = (self._mark + data[-MARK_BYTES:])[-MARK_BYTES:]
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         return list(self._decode(lines))
 
+    def _goes_on(self, file: FileIO, stat: os.stat_result) -> bool:
+        """Whether the file is the one read before, with something added."""
+        if stat.st_ino != self._inode or stat.st_size < self.offset:
+            return False
+        file.seek(self.offset - len(self._mark))
+        return file.read(len(self._mark)) == self._mark
+
     def behind(self) -> bool:
         """Whether the file has more than was read."""
         try:
-            return self.path.stat().st_size > self._offset
+            return self.path.stat().st_size > self.offset
         except OSError:
             return False
 
@@ -253,5 +291,5 @@ class Tail:
         for line in lines:
             try:
                 yield decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except msgspec.DecodeError:
                 self.damaged += bool(line.strip())
