@@ -1,0 +1,265 @@
+"""Training from a run's folder to its end, on tiny data: what the log and the folder then hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training_helpers import tiny_dataset, tiny_run
+from trainer import checkpoint, control, events, predictions
+from trainer.control import Control
+from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
+from trainer.events import Envelope
+from trainer.rundir import RunDir
+from trainer.runstate import Follower, RunState
+from trainer.session import train_run
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+
+
+def kinds(run: RunDir) -> list[str]:
+    return [type(e.event).__name__ for e in Follower(run)._tail.read()]
+
+
+def losses(state: RunState) -> list[float | None]:
+    return [x for row in state.epochs for x in (row.train_loss, row.test_loss)]
+
+
+def at_step(step: int, do: Callable[[], object]) -> Callable[[Envelope], None]:
+    """A listener that acts once, when progress of the training part reaches a step."""
+    done = []
+
+    def listener(envelope: Envelope) -> None:
+        event = envelope.event
+        if isinstance(event, events.Progress) and event.step >= step and not done:
+            done.append(do())
+
+    return listener
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+
+
+def test_a_completed_run_leaves_everything_behind(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    heard: list[Envelope] = []
+    ended = train_run(run, Control(run), listener=heard.append)
+    follower = Follower(run)
+    state = follower.catch_up()
+    assert ended.state == follower.status == "completed"
+    assert [row.epoch for row in state.epochs] == [1, 2]
+    assert state.best is not None
+    assert ended.best_accuracy == state.best.test_accuracy
+    assert state.missing == 0
+    live = RunState()
+    for envelope in [*Follower(run)._tail.read()[:1], *heard]:
+        live.apply(envelope)
+    assert live == state
+    last = state.evals[-1]
+    assert last.split == "test"
+    assert last.images == 40 == sum(map(sum, last.confusion))
+    saved = predictions.load(run.inside(state.predictions[-1].path))
+    assert (saved.predicted == saved.labels).mean() == pytest.approx(last.accuracy)
+    assert len(saved.wrong) == last.images - last.correct
+    np.testing.assert_allclose(saved.probabilities.astype(float).sum(1), 1, atol=2e-3)
+    for role in ("last", "best"):
+        assert checkpoint.load(run.checkpoint(role))["net"]
+    assert state.described is not None
+    assert state.described.parameters == 8 * 28 + 16 + 16 * 73 + 17 * 4
+    assert not run.is_locked()
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(tmp_path: Path) -> None:
+    folds = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = tiny_run(tmp_path / name, f"train.seed={seed}", "augment.dropout=0.5")
+        train_run(run, Control(run))
+        folds.append(losses(Follower(run).catch_up()))
+    assert folds[0] == folds[1]
+    assert folds[0] != folds[2]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 9])
+def test_stopped_and_resumed_equals_uninterrupted(
+    tmp_path: Path, every_step: None, stop_at: int
+) -> None:
+    options = ("train.epochs=2", "train.ema=0.9", "augment.shift_scale_rotate=0.5")
+    whole = tiny_run(tmp_path / "whole", *options)
+    train_run(whole, Control(whole))
+    run = tiny_run(tmp_path / "parts", *options)
+    first = Control(run)
+    ended = train_run(run, first, listener=at_step(stop_at, lambda: first.request("stop")))
+    assert ended.state == "stopped"
+    assert train_run(run, Control(run), resume=True).state == "completed"
+    states = [checkpoint.load(r.checkpoint("last")) for r in (whole, run)]
+    for part in ("net", "ema"):
+        for name, tensor in states[0][part].items():
+            assert torch.equal(tensor, states[1][part][name]), name
+    once, twice = Follower(whole).catch_up(), Follower(run).catch_up()
+    assert losses(once) == losses(twice)
+    assert list(twice.steps.step) == sorted(set(twice.steps.step))
+    assert twice.attempt == 2
+
+
+def test_a_stop_during_evaluation_is_obeyed_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tmp_path)
+    first = Control(run)
+    asked: list[int] = []
+
+    def stop(envelope: Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded) and not asked:
+            asked.append(1)
+            first.request("stop")
+
+    assert train_run(run, first, listener=stop).state == "stopped"
+    assert "EvalEnded" not in kinds(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
+    state = Follower(run).catch_up()
+    assert [row.test_accuracy is not None for row in state.epochs] == [True, True]
+    assert all(row.images_per_second and row.images_per_second < 1e6 for row in state.epochs)
+
+
+def test_pause_waits_and_goes_on(tmp_path: Path, every_step: None) -> None:
+    run = tiny_run(tmp_path)
+    asked = Control(run)
+
+    def pause() -> None:
+        control.send(run, "pause")
+        threading.Timer(0.4, control.send, (run, "resume")).start()
+
+    monkeypatched = at_step(2, pause)
+
+    def listener(envelope: Envelope) -> None:
+        monkeypatched(envelope)
+        asked.poll(now=True)
+
+    assert train_run(run, asked, listener=listener).state == "completed"
+    log = [e.event for e in Follower(run)._tail.read()]
+    resumed = next(e for e in log if isinstance(e, events.Resumed))
+    assert resumed.seconds >= 0.3
+    row = Follower(run).catch_up().epochs[0]
+    assert row.train_seconds is not None
+    assert row.train_seconds < resumed.seconds + 5
+
+
+def test_stop_before_the_start_trains_nothing(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    control.send(run, "stop")
+    assert train_run(run, Control(run)).state == "stopped"
+    assert kinds(run) == ["RunQueued", "RunEnded"]
+
+
+def test_checkpoint_now(tmp_path: Path, every_step: None) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1")
+    asked = Control(run)
+    listener = at_step(2, lambda: asked.request("checkpoint"))
+    train_run(run, asked, listener=listener)
+    saved = [e.event for e in Follower(run)._tail.read()]
+    steps = [e.step for e in saved if isinstance(e, events.CheckpointSaved) and e.role == "last"]
+    assert steps[0] in range(2, 6)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_failed(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "model.options.explode=true")
+    ended = train_run(run, Control(run))
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert "not a number" in ended.error
+    notices = [n.code for _, n in Follower(run).catch_up().notices]
+    assert "not-a-number" in notices
+
+
+def test_an_exception_ends_the_run_as_failed_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boom(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+
+    monkeypatch.setattr("trainer.engine.Training._step", boom)
+    run = tiny_run(tmp_path)
+    ended = train_run(run, Control(run))
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert "lower the batch size" in ended.error
+    assert "\n" not in ended.error
+    assert "Traceback" in (run.path / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("train.batch_size=97", ConfigError, "above the data set's 96"),
+        ("model.options.wrong=true", ConfigError, "4"),
+        ("model.options.nonsense=1", ConfigError, "nonsense"),
+        ("model.name=no-such-net", ConfigError, "no-such-net"),
+        ("train.precision=fp16", DeviceError, "needs a GPU"),
+    ],
+)
+def test_bad_input_is_one_line_and_in_the_log(
+    tmp_path: Path, override: str, error: type[UserError], message: str
+) -> None:
+    run = tiny_run(tmp_path, override)
+    with pytest.raises(error, match=message) as raised:
+        train_run(run, Control(run))
+    assert "\n" not in str(raised.value)
+    state = Follower(run).catch_up()
+    assert state.ended is not None
+    assert (state.ended.state, state.ended.error) == ("failed", str(raised.value))
+
+
+def test_only_one_process_trains_a_run(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    with run.locked(), pytest.raises(RunError, match="another process"):
+        train_run(run, Control(run))
+
+
+def test_resume_refuses_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(tmp_path)
+    train_run(run, Control(run))
+    other = tiny_dataset(test=36)
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: other)
+    with pytest.raises(DataError, match="not the one"):
+        train_run(run, Control(run), resume=True)
+
+
+def test_early_stop_and_test_time_augmentation(tmp_path: Path) -> None:
+    run = tiny_run(
+        tmp_path,
+        "train.epochs=30",
+        "train.early_stop=2",
+        "optimizer.lr=1e-9",
+        "evaluate.tta='flip+shift'",
+    )
+    ended = train_run(run, Control(run))
+    state = Follower(run).catch_up()
+    assert ended.state == "completed"
+    assert len(state.epochs) < 30
+    assert "early-stop" in [n.code for _, n in state.notices]
+    assert state.evals[-1].variant == "tta"
+
+
+def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.predictions.save", full)
+    monkeypatch.setattr("trainer.checkpoint.save", full)
+    run = tiny_run(tmp_path)
+    assert train_run(run, Control(run)).state == "completed"
+    codes = {n.code for _, n in Follower(run).catch_up().notices}
+    assert {"predictions-not-saved", "checkpoint-not-saved"} <= codes

@@ -1,0 +1,80 @@
+"""Tiny data, nets and runs, so that training in a test takes well under a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from trainer import config as settings
+from trainer.data.dataset import Dataset, TestSplit, TrainSplit
+from trainer.presets import catalog
+from trainer.rundir import RunDir
+from trainer.submit import submit
+
+TINY_NET = '''
+import torch
+from torch import nn
+
+
+class Tiny(nn.Sequential):
+    """Two convolutions, batch norm, dropout: all that has state or randomness."""
+
+    def __init__(self, classes: int, explode: bool = False, wrong: bool = False) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, classes + wrong),
+        )
+        self.explode = explode
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y * float("nan") if self.explode and self.training else y
+'''
+
+
+def tiny_dataset(train: int = 96, test: int = 40, classes: int = 4) -> Dataset:
+    """Images whose brightness tells the class, with noise."""
+    rng = np.random.default_rng(0)
+
+    def images(labels: np.ndarray) -> np.ndarray:
+        noise = rng.integers(0, 60, (len(labels), 3, 32, 32))
+        return (noise + labels[:, None, None, None] * 190 // classes).astype(np.uint8)
+
+    train_labels, test_labels = np.arange(train) % classes, np.arange(test) % classes
+    return Dataset(
+        kind="folder",
+        source="tiny",
+        classes=tuple(f"class {i}" for i in range(classes)),
+        train=TrainSplit(images(train_labels), train_labels.astype(np.int64)),
+        test=TestSplit(images(test_labels), test_labels.astype(np.int64)),
+        notices=(),
+    )
+
+
+def tiny_run(folder: Path, *overrides: str) -> RunDir:
+    """A submitted run of the tiny net; two epochs of six steps by default."""
+    folder.mkdir(parents=True, exist_ok=True)
+    net = folder / "tiny.py"
+    net.write_text(TINY_NET)
+    config = catalog.load(
+        "quick",
+        [
+            f"model.name='{net}:Tiny'",
+            "train.epochs=2",
+            "train.batch_size=16",
+            "train.device=cpu",
+            "evaluate.batch_size=16",
+            "optimizer.lr=0.05",
+            *overrides,
+        ],
+    )
+    settings.check(config)
+    return submit(config, folder / "runs")
