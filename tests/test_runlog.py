@@ -43,9 +43,11 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.room = room
+        self.reserve = 0
         self._pwrite = os.pwrite
         monkeypatch.setattr(os, "pwrite", self.pwrite)
-        monkeypatch.setattr(Path, "write_bytes", self.write_bytes)
+        monkeypatch.setattr(Path, "write_bytes", lambda _, data: self.write_bytes(data))
+        monkeypatch.setattr(Path, "unlink", lambda _, missing_ok: self.unlink())
         monkeypatch.setattr(runlog, "RETRY_SECONDS", 0.0)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
@@ -57,9 +59,15 @@ class FullDisk:
         return self._pwrite(fd, data[:fits], offset)
 
     def write_bytes(self, data: bytes) -> int:
-        if len(data) > self.room:
+        self.reserve = min(len(data), self.room)
+        self.room -= self.reserve
+        if self.reserve < len(data):
             raise OSError(errno.ENOSPC, "No space left on device")
         return len(data)
+
+    def unlink(self) -> None:
+        self.room += self.reserve
+        self.reserve = 0
 
 
 # the writer
@@ -172,13 +180,6 @@ def test_full_disk_leaves_whole_lines_and_catches_up(
 
 def test_the_reserve_pays_for_the_notice(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk(monkeypatch, 1 << 20)
-    real_unlink = Path.unlink
-
-    def unlink(path: Path, missing_ok: bool = False) -> None:
-        disk.room += runlog.RESERVE_BYTES
-        real_unlink(path, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", unlink)
     log = RunLog(run)
     disk.room = 10
     log.emit(notice("event"))
