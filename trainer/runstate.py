@@ -155,8 +155,8 @@ class RunState:
         if not speed:
             return None
         steps = self.queued.epochs * self.started.steps_per_epoch
-        done = now.step if now is not None else 0
-        images = (steps - done) * self.started.batch_size
+        done = now.step if now is not None else self.started.resumed_step or 0
+        images = max(0, steps - done) * self.started.batch_size
         tests = _mean([r.test_seconds for r in self.epochs[-3:]]) or 0.0
         evaluations = self.queued.epochs - sum(r.test_seconds is not None for r in self.epochs)
         return images / speed + max(0, evaluations) * tests
@@ -172,8 +172,8 @@ def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> Non
 
 
 def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> None:
-    if event.resumed_step is not None:
-        _rewind(state, event.resumed_step, envelope)
+    if state.started is not None or event.resumed_step is not None:
+        _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
     state.progress = None
     state.started_at = state.started_at or envelope.time
@@ -301,8 +301,9 @@ class Follower:
 
     def catch_up(self) -> RunState:
         """Fold the whole log."""
-        self.poll()
-        while self.behind():
+        before = -1
+        while before != self._tail.offset:  # a log that cannot be read gets no further
+            before = self._tail.offset
             self.poll()
         return self.state
 
