@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import sample_log
+from tests.sample_log import envelope
+from trainer import events
+from trainer.events import Envelope
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
+from trainer.runstate import NOTICES_KEPT, Follower, RunState
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = sample_log.lines()
+COLUMNS = ("step", "epoch", "elapsed", "loss", "accuracy", "lr")
+
+
+def fold(envelopes: Iterable[Envelope]) -> RunState:
+    state = RunState()
+    for one in envelopes:
+        state.apply(one)
+    return state
+
+
+def plain(state: RunState) -> dict[str, Any]:
+    """Everything in a state, comparable: nan equals nan."""
+    values = asdict(state)
+    steps = values.pop("steps")
+    values["steps"] = {name: list(map(repr, getattr(steps, name))) for name in COLUMNS}
+    return values
+
+
+def numbered(*parts: events.AnyEvent, attempt: int = 1) -> list[Envelope]:
+    return [envelope(i, e, attempt=attempt, elapsed=float(i)) for i, e in enumerate(parts)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / sample_log.RUN)
+    run.path.mkdir()
+    return run
+
+
+# the fold
+
+
+def test_a_stopped_and_resumed_run() -> None:
+    state = fold(sample_log.whole())
+    assert state.run == sample_log.RUN
+    assert [r.epoch for r in state.epochs] == [1, 2, 3]
+    assert [r.test_accuracy for r in state.epochs] == [0.5, 4 / 6, 5 / 6]
+    assert [r.train_accuracy for r in state.epochs] == pytest.approx([0.4, 0.5, 0.6])
+    assert state.best is state.epochs[2]
+    assert state.attempt == 2
+    assert state.missing == 0
+    assert state.ended is not None
+    assert state.status(locked=False) == "completed"
+    assert state.latest_eval() == sample_log.eval_ended(3, 5 / 6)
+    assert state.latest_eval("tta") == sample_log.eval_ended(3, 1.0, "tta")
+    assert state.latest_eval("ema") is None
+    assert set(state.checkpoints) == {"last", "best"}
+    assert [p.epoch for p in state.predictions] == [1, 2, 3]
+
+
+def test_resume_leaves_one_clean_curve() -> None:
+    whole = sample_log.whole()
+    before = fold(whole[: len(sample_log.first_attempt())])
+    assert list(before.steps.step) == [2, 6, 10], "only points with a loss"
+    state = fold(whole)
+    assert list(state.steps.step) == [2, 6, 10]
+    for name in COLUMNS:
+        assert len(getattr(state.steps, name)) == 3
+    for name in ("step", "epoch", "elapsed"):
+        values = list(getattr(state.steps, name))
+        assert values == sorted(values), f"{name} must not go back"
+    elapsed = [r.elapsed for r in state.epochs]
+    assert elapsed == sorted(elapsed)
+    assert all(value >= 0 for value in elapsed)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5))
+def test_any_number_of_resumes_leaves_the_curve_of_one_attempt(stops: list[int]) -> None:
+    """Each attempt trains up to a stop and is resumed from any step before it."""
+    parts: list[Envelope] = [envelope(0, sample_log.queued(9), attempt=0)]
+
+    def add(event: events.AnyEvent, attempt: int, elapsed: float) -> None:
+        parts.append(envelope(len(parts), event, attempt=attempt, elapsed=elapsed))
+
+    begin = 0
+    for attempt, stop in enumerate([*stops, 12], start=1):
+        begin = min(begin, stop)
+        add(sample_log.started(begin if attempt > 1 else None), attempt, 0.1)
+        for step in range(begin + 1, stop + 1):
+            epoch, done = (step - 1) // 4 + 1, (step - 1) % 4 + 1
+            at = 0.1 + step - begin
+            add(sample_log.progress(epoch, done), attempt, at)
+            if done == 4:
+                add(sample_log.epoch_ended(epoch), attempt, at)
+                add(sample_log.eval_ended(epoch, epoch / 10), attempt, at)
+        begin = stop // 2
+    state = fold(parts)
+    assert list(state.steps.step) == list(range(1, 13))
+    assert [r.epoch for r in state.epochs] == [1, 2, 3]
+    assert [(e.epoch, e.accuracy) for e in state.evals] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    elapsed = list(state.steps.elapsed)
+    assert elapsed == sorted(elapsed)
+    assert state.best is not None
+    assert state.best.epoch == 3
+
+
+def test_an_attempt_from_the_start_forgets_the_one_before() -> None:
+    parts = [
+        *sample_log.whole()[:15],
+        envelope(15, sample_log.started(None), attempt=2),
+        envelope(16, sample_log.progress(1, 1), attempt=2, elapsed=1.0),
+    ]
+    state = fold(parts)
+    assert list(state.steps.step) == [1]
+    assert state.epochs == []
+    assert state.best is None
+
+
+def test_repeated_events_are_ignored_and_gaps_counted() -> None:
+    whole = sample_log.whole()
+    assert plain(fold([*whole, *whole])) == plain(fold(whole))
+    gaps = fold([w for w in whole if w.seq not in (3, 4, 9)])
+    assert gaps.missing == 3
+
+
+def test_first_of_equal_accuracies_is_the_best() -> None:
+    evals = [sample_log.eval_ended(e, a) for e, a in ((1, 0.5), (2, 0.6), (3, 0.6), (4, 0.1))]
+    state = fold(numbered(sample_log.queued(), sample_log.started(), *evals))
+    assert state.best is not None
+    assert state.best.epoch == 2
+
+
+def test_accuracy_of_zero_is_a_best_and_a_loss_of_nothing_a_gap() -> None:
+    zero = sample_log.eval_ended(1, 0.0)
+    state = fold(numbered(sample_log.queued(), sample_log.started(), zero))
+    assert state.best is not None
+    assert state.best.test_accuracy == 0.0
+    state.apply(envelope(3, sample_log.progress(1, 1)))
+    assert math.isfinite(state.steps.loss[0])
+
+
+def test_other_variants_stay_out_of_the_epoch_table() -> None:
+    tta = sample_log.eval_ended(1, 0.9, "tta")
+    state = fold(numbered(sample_log.queued(), sample_log.started(), tta))
+    assert state.epochs == []
+    assert state.best is None
+    assert state.evals == [tta]
+
+
+def test_a_pause_is_no_training_time() -> None:
+    state = fold(
+        [
+            envelope(0, sample_log.started(), elapsed=0.0),
+            envelope(1, events.Paused(step=1), elapsed=10.0),
+        ]
+    )
+    assert state.status(locked=True) == "paused"
+    state.apply(envelope(2, events.Resumed(step=1, seconds=100.0), elapsed=110.0))
+    assert state.status(locked=True) == "training"
+    state.apply(envelope(3, sample_log.progress(1, 2), elapsed=111.0))
+    assert state.elapsed == pytest.approx(11.0)
+    assert state.steps.elapsed[0] == pytest.approx(11.0)
+
+
+def test_notices_are_bounded() -> None:
+    notices = [
+        events.Notice(level="info", code="x", message=str(i)) for i in range(NOTICES_KEPT + 50)
+    ]
+    state = fold(numbered(*notices))
+    assert [n.message for _, n in state.notices] == [str(i) for i in range(50, NOTICES_KEPT + 50)]
+
+
+def test_status() -> None:
+    first = sample_log.whole()
+    queued = fold(first[:1])
+    assert queued.status(locked=True) == "queued"
+    assert queued.status(locked=False) == "crashed"
+    training = fold(first[:6])
+    assert training.status(locked=True) == "training"
+    assert training.status(locked=False) == "crashed"
+    stopped = fold(first[: len(sample_log.first_attempt())])
+    assert stopped.status(locked=False) == "stopped"
+    resumed = fold(first[: len(sample_log.first_attempt()) + 1])
+    assert resumed.status(locked=True) == "training"
+    assert resumed.status(locked=False) == "crashed"
+
+
+def test_eta_counts_down_over_the_whole_run() -> None:
+    parts = sample_log.whole()[:6]
+    state = fold(parts)
+    # three epochs of 4 steps with 8 images at 100 images/s; step 4 is done, no evaluation yet
+    assert state.progress is not None
+    assert state.progress.step == 4
+    assert state.eta() == pytest.approx(8 * 8 / 100)
+    for one in sample_log.whole()[6:8]:
+        state.apply(one)
+    # from the epoch's own 16 images/s, and two evaluations of half a second
+    assert state.eta() == pytest.approx(8 * 8 / 16 + 2 * 0.5)
+    assert fold(sample_log.whole()).eta() is None
+    assert fold(parts[:2]).eta() is None
+
+
+def test_eta_right_after_a_resume_counts_what_is_left() -> None:
+    whole = sample_log.whole()
+    state = fold(whole[: len(sample_log.first_attempt()) + 1])
+    assert state.progress is None
+    assert state.eta() == pytest.approx(4 * 8 / 16 + 0.5)
+
+
+def test_revision_grows_with_every_change() -> None:
+    state = RunState()
+    for i, one in enumerate(sample_log.whole(), start=1):
+        state.apply(one)
+        assert state.revision == i
+        state.apply(one)
+        assert state.revision == i
+
+
+# the fold over any log
+
+
+@given(st.integers(0, len(SAMPLE)))
+@settings(deadline=None)
+def test_any_prefix_of_a_log_folds(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    run = RunDir(tmp_path_factory.mktemp("runs") / sample_log.RUN)
+    run.path.mkdir()
+    run.log.write_bytes(SAMPLE[:cut])
+    follower = Follower(run)
+    state = follower.catch_up()
+    assert plain(state) == plain(fold(sample_log.whole()[: SAMPLE.count(b"\n", 0, cut)]))
+    assert follower.damaged == 0
+    assert follower.status in ("completed", "stopped", "crashed")
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(SAMPLE))), st.integers(1, 5000))
+def test_live_and_replay_fold_to_the_same_state(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], limit: int
+) -> None:
+    run = RunDir(tmp_path_factory.mktemp("runs") / sample_log.RUN)
+    run.path.mkdir()
+    live = Follower(run)
+    for cut in [*sorted(cuts), len(SAMPLE)]:
+        run.log.write_bytes(SAMPLE[:cut])
+        live.poll(limit=limit)
+    while live.behind():
+        live.poll(limit=limit)
+    replay = Follower(run)
+    assert plain(live.state) == plain(replay.catch_up())
+    assert live.status == "completed"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_any_damage_folds(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Changed bytes and lines in any order never raise, and columns stay of one length."""
+    lines = SAMPLE.splitlines(keepends=True)
+    lines = data.draw(st.permutations(lines)) if data.draw(st.booleans()) else lines
+    raw = bytearray(b"".join(lines))
+    for _ in range(data.draw(st.integers(0, 5))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    run = RunDir(tmp_path_factory.mktemp("runs") / sample_log.RUN)
+    run.path.mkdir()
+    run.log.write_bytes(bytes(raw))
+    state = Follower(run).catch_up()
+    assert len({len(getattr(state.steps, name)) for name in COLUMNS}) == 1
+    state.eta()
+
+
+def test_a_hostile_log_of_huge_numbers_is_damage(run: RunDir) -> None:
+    line = events.encode(envelope(0, sample_log.progress(1, 2)))
+    run.log.write_bytes(line.replace(b'"step":2', b'"step":' + b"9" * 25) + SAMPLE)
+    follower = Follower(run)
+    assert len(follower.catch_up().epochs) == 3
+    assert follower.damaged == 1
+
+
+def test_unknown_kinds_survive(run: RunDir) -> None:
+    lines = SAMPLE.splitlines(keepends=True)
+    lines[5] = lines[5].replace(b'"kind":"Progress"', b'"kind":"Dreamt"')
+    run.log.write_bytes(b"".join(lines))
+    follower = Follower(run)
+    state = follower.catch_up()
+    assert follower.damaged == 1
+    assert state.missing == 1
+    assert follower.status == "completed"
+
+
+# a run being watched
+
+
+def test_follower_of_a_run_without_a_log(run: RunDir) -> None:
+    follower = Follower(run)
+    assert follower.catch_up().queued is None
+    run.log.mkdir()
+    assert Follower(run).catch_up().queued is None, "no endless loop over what cannot be read"
+
+
+def test_follower_folds_anew_when_the_log_was_replaced(run: RunDir) -> None:
+    run.log.write_bytes(SAMPLE)
+    follower = Follower(run)
+    follower.catch_up()
+    run.log.write_bytes(sample_log.lines(sample_log.whole()[:2]))
+    assert follower.poll()
+    assert follower.state.seq == 1
+    assert follower.status == "crashed"
+
+
+def test_follower_sees_the_end_and_then_rests(run: RunDir) -> None:
+    follower = Follower(run)
+    with run.locked():
+        log = RunLog(run)
+        log.emit(sample_log.queued())
+        assert follower.poll()
+        assert follower.status == "queued"
+        log.begin_attempt()
+        log.emit(sample_log.started())
+        assert follower.poll()
+        assert follower.status == "training"
+        assert not follower.poll()
+        log.emit(events.RunEnded(state="failed", error="out of memory"))
+        log.close()
+    assert follower.poll()
+    assert follower.status == "failed"
+    assert not follower.poll()
+
+
+def test_golden_log_folds_to_a_known_state(run: RunDir) -> None:
+    """Written by version 1: it must fold like this for ever."""
+    data = (GOLDEN / "v1.jsonl").read_bytes()
+    run.log.write_bytes(data)
+    follower = Follower(run)
+    state = follower.catch_up()
+    assert follower.damaged == 0
+    assert state.missing == 0
+    assert state.queued == sample_log.queued()
+    assert state.started == sample_log.started(resumed_step=8)
+    assert state.described == sample_log.described()
+    assert [(r.epoch, r.step, r.test_accuracy, r.train_loss) for r in state.epochs] == [
+        (1, 4, 0.5, 1.5),
+        (2, 8, 4 / 6, 0.75),
+        (3, 12, 5 / 6, 0.5),
+    ]
+    assert state.ended == sample_log.second_attempt()[-1]
+    assert state.notices[0][1].code == "not-a-number"
+    assert state.seq == data.count(b"\n") - 1
