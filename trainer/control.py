@@ -68,7 +68,10 @@ class Control:
             return
         self._polled = time.monotonic()
         try:
-            if self._run.control.stat().st_size <= self._offset:
+            size = self._run.control.stat().st_size
+            if size < self._offset:  # cleared and begun anew
+                self._offset = 0
+            if size == self._offset:
                 return
             with self._run.control.open("rb") as file:
                 file.seek(self._offset)
@@ -80,7 +83,7 @@ class Control:
         for line in data[:whole].splitlines():
             try:
                 self.request(msgspec.json.decode(line, type=_Line).command)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
 
     def stopping(self) -> bool:

@@ -76,8 +76,12 @@ class RunDir:
         Raises:
             RunError: it would lie outside the run's folder; logs of others are not trusted.
         """
-        target = (self.path / relative).resolve()
-        if not target.is_relative_to(self.path.resolve()):
+        try:
+            target = (self.path / relative).resolve()
+            inside = target.is_relative_to(self.path.resolve())
+        except (OSError, ValueError, RuntimeError):  # a name no file can have, a loop of links
+            inside = False
+        if not inside:
             raise RunError(f"run {self.id}: the log names a file outside the run's folder")
         return target
 
@@ -100,9 +104,12 @@ class RunDir:
         """Hold the run's lock.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or the run's folder cannot be written.
         """
-        handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RunError(f"cannot lock run {self.id}: {error.strerror}") from None
         try:
             _acquire(handle, self.id)
             yield

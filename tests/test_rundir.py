@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import config as settings
+from trainer import rundir
+from trainer.errors import RunError
+from trainer.rundir import ID, RunDir, create, find, scan, slug
+from trainer.runstate import Follower
+from trainer.submit import submit
+
+ROOT = Path(rundir.__file__).parents[1]
+
+
+def python(script: str, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from trainer.rundir import RunDir
+with RunDir(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@given(st.text())
+def test_any_label_makes_a_folders_name(label: str) -> None:
+    name = f"20261123-143005-{slug(label)}-3f9c"
+    assert ID.fullmatch(name)
+    assert len(name) < 80
+
+
+@pytest.mark.parametrize("label", ["../../x", "/etc/passwd", "[red]x[/]", "x" * 300, "", "ä", "\0"])
+def test_a_label_never_leaves_the_runs_directory(tmp_path: Path, label: str) -> None:
+    run = create(tmp_path / "runs", label)
+    assert run.path.parent == tmp_path / "runs"
+    assert run.path.is_dir()
+    assert ID.fullmatch(run.id)
+    assert [r.id for r in scan(tmp_path / "runs")] == [run.id]
+
+
+def test_runs_made_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: create(tmp_path, "quick"), range(40)))
+    assert len({run.id for run in runs}) == 40
+    assert len(scan(tmp_path)) == 40
+
+
+def test_processes_that_submit_in_the_same_second(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from trainer.config import RunConfig
+from trainer.submit import submit
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(5):
+    print(submit(RunConfig(preset="quick"), Path(sys.argv[1])).id, flush=True)
+"""
+    processes = [python(script, tmp_path) for _ in range(3)]
+    ids: list[str] = []
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        ids += process.communicate(timeout=20)[0].split()
+    assert len(set(ids)) == 15
+    assert {run.id for run in scan(tmp_path)} == set(ids)
+    for run in scan(tmp_path):
+        state = Follower(run).catch_up()
+        assert state.run == run.id
+        assert state.seq == 0
+
+
+def test_a_collision_takes_the_next_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(rundir.time, "strftime", lambda _: "20261123-143005")
+    monkeypatch.setattr(rundir.secrets, "token_hex", lambda _: next(names))
+    assert create(tmp_path, "x").id.endswith("aaaa")
+    assert create(tmp_path, "x").id.endswith("bbbb")
+
+
+def test_scan_is_newest_first_and_knows_runs_from_other_things(tmp_path: Path) -> None:
+    names = ["20261123-143005-quick-3f9c", "20261124-000000-a-b-0000", "20251231-235959-z-ffff"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "20261123-143005-file-3f9c").write_text("")
+    (tmp_path / "20261123-143005-\x1b[31m-3f9c").mkdir()
+    assert [run.id for run in scan(tmp_path)] == [names[1], names[0], names[2]]
+    assert scan(tmp_path / "missing") == []
+
+
+def test_find(tmp_path: Path) -> None:
+    for name in ("20261123-143005-quick-3f9c", "20261124-000000-late-0000"):
+        (tmp_path / name).mkdir()
+    assert find(tmp_path, "last").id == "20261124-000000-late-0000"
+    assert find(tmp_path, "quick").id == "20261123-143005-quick-3f9c"
+    assert find(tmp_path, "20261123-143005-quick-3f9c").id == "20261123-143005-quick-3f9c"
+    for query in ("", "nothing", "../..", "/", "\x1b[31m"):
+        with pytest.raises(RunError, match="no run") as error:
+            find(tmp_path, query)
+        assert "\n" not in str(error.value)
+        assert "\x1b" not in str(error.value)
+    with pytest.raises(RunError, match="2 runs fit '2026'"):
+        find(tmp_path, "2026")
+    with pytest.raises(RunError, match="no run 'last'"):
+        find(tmp_path / "missing", "last")
+
+
+def test_a_runs_directory_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for bad in (path, path / "below"):
+        with pytest.raises(RunError, match="--runs-dir"):
+            create(bad, "x")
+        with pytest.raises(RunError, match="cannot read the runs directory"):
+            scan(bad)
+
+
+def test_a_read_only_runs_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(RunError, match="Permission denied; choose another with --runs-dir"):
+        create(tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../other/predictions.npz",
+        "/etc/passwd",
+        "predictions/../../x",
+        "..",
+        "out/x",
+        "\0",
+        "a" * 5000,
+        "loop/x",
+        "\udcff/../..",
+    ],
+)
+def test_paths_of_a_log_stay_inside_the_run(tmp_path: Path, bad: str) -> None:
+    run = RunDir(tmp_path / "20261123-143005-quick-3f9c")
+    run.path.mkdir()
+    (run.path / "out").symlink_to(tmp_path)
+    (run.path / "loop").symlink_to(run.path / "loop")
+    if bad == "a" * 5000:
+        with suppress(RunError):
+            assert run.inside(bad).parent == run.path.resolve()
+        return
+    with pytest.raises(RunError, match="outside the run's folder"):
+        run.inside(bad)
+
+
+@given(st.text(max_size=30))
+def test_any_path_of_a_log_is_inside_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, relative: str
+) -> None:
+    run = RunDir(tmp_path_factory.getbasetemp() / "20261123-143005-quick-3f9c")
+    with suppress(RunError):
+        assert run.inside(relative).is_relative_to(run.path.resolve())
+
+
+def test_ordinary_paths_are_found(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "20261123-143005-quick-3f9c")
+    assert run.inside("predictions/epoch-0001-plain.npz") == run.predictions(1, "plain").resolve()
+    assert run.inside("checkpoints/last.pt") == run.checkpoint("last").resolve()
+
+
+def test_default_runs_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path))
+    assert rundir.default_runs_dir() == tmp_path
+    monkeypatch.delenv("CIFAR_TUI_RUNS")
+    assert rundir.default_runs_dir().name == "runs"
+
+
+# the lock
+
+
+def test_lock_is_seen_from_another_process_and_lost_with_it(tmp_path: Path) -> None:
+    run = submit(settings.RunConfig(preset="quick"), tmp_path)
+    assert not run.is_locked()
+    follower = Follower(run)
+    process = python(LOCK, run.path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    assert run.is_locked()
+    follower.poll()
+    assert follower.status == "queued"
+    with pytest.raises(RunError, match="trained by another process"), run.locked():
+        pass
+    process.kill()
+    process.communicate()
+    assert not run.is_locked()
+    follower.poll()
+    assert follower.status == "crashed"
+    with run.locked():
+        assert run.is_locked()
+
+
+def test_many_readers_do_not_keep_a_trainer_from_its_lock(tmp_path: Path) -> None:
+    run = create(tmp_path, "quick")
+    end = time.monotonic() + 0.3
+
+    def look() -> None:
+        while time.monotonic() < end:
+            run.is_locked()
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(look)
+        while time.monotonic() < end:
+            with run.locked():
+                pass
+
+
+def test_lock_within_one_process_excludes_too(tmp_path: Path) -> None:
+    run = create(tmp_path, "quick")
+    with run.locked(), pytest.raises(RunError), run.locked():
+        pass
+    with run.locked():
+        assert (run.lock.stat().st_mode & 0o777) == 0o600
+
+
+def test_lock_of_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "20261123-143005-quick-3f9c")
+    assert not run.is_locked()
+    with pytest.raises(RunError, match="cannot lock run"), run.locked():
+        pass
+
+
+def test_submit_writes_configuration_and_first_event(tmp_path: Path) -> None:
+    config = settings.from_mapping(
+        {"preset": "quick", "name": "[red]../../x[/]\x1b", "data": "synthetic"}
+    )
+    run = submit(config, tmp_path)
+    assert settings.from_toml(run.config.read_text("utf-8")) == config
+    state = Follower(run).catch_up()
+    assert state.queued is not None
+    assert state.queued.name == config.name
+    assert settings.from_toml(state.queued.config) == config
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.toml", "events.jsonl"]
+
+
+def test_submit_of_a_users_net_names_the_folder_after_its_class(tmp_path: Path) -> None:
+    config = settings.from_mapping({"model": {"name": "../nets/my.py:MyNet"}})
+    assert "-mynet-" in submit(config, tmp_path).id
