@@ -53,6 +53,15 @@ class Steps:
     def __len__(self) -> int:
         return len(self.step)
 
+    def __eq__(self, other: object) -> bool:
+        # by bytes: a nan equals itself here
+        return isinstance(other, Steps) and all(
+            mine.tobytes() == theirs.tobytes()
+            for mine, theirs in zip(self._columns(), other._columns(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
     def append(self, at: events.Progress, elapsed: float) -> None:
         """Add a point; its epoch is fractional: 2.5 is half way through the third."""
         self.step.append(at.step)
@@ -65,8 +74,11 @@ class Steps:
     def drop_after(self, step: int) -> None:
         """Forget the points past a step."""
         keep = bisect_right(self.step, step)
-        for column in (self.step, self.epoch, self.elapsed, self.loss, self.accuracy, self.lr):
+        for column in self._columns():
             del column[keep:]
+
+    def _columns(self) -> tuple[array[Any], ...]:
+        return self.step, self.epoch, self.elapsed, self.loss, self.accuracy, self.lr
 
 
 def _nan(value: float | None) -> float:

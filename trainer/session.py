@@ -195,7 +195,7 @@ def _announce(training: Training, *, resumed: bool) -> None:
             data_fingerprint=dataset.fingerprint,
             host=platform.node(),
             pid=os.getpid(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             threads=torch.get_num_threads(),
             resumed_step=training.at.step if resumed else None,
         )

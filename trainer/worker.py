@@ -171,7 +171,7 @@ def _ready() -> State:
 
     return State(
         state="ready",
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         device=devices.describe(devices.resolve("auto")),
         devices=devices.available(),
         threads=torch.get_num_threads(),

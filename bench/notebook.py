@@ -1,0 +1,176 @@
+"""The notebook's way against the engine: images per second on the same net, batch and augmentation.
+
+    python bench/notebook.py --data FOLDER [--model dws-normal] [--rounds 3] [--steps 40]
+
+The notebook's way, as the coursework's public solutions do it: a DataLoader, torchvision
+transforms image by image, fp32, `loss.item()` at each step. Both sides run in turn in one process;
+the medians and their ratio are printed, as JSON with --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from model import registry
+from model.summary import summarize
+from trainer import config as settings
+from trainer import device as devices
+from trainer.control import Control
+from trainer.data import sources
+from trainer.engine import Training
+from trainer.runlog import RunLog
+from trainer.submit import submit
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """The training split, one transformed image at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor, mean: list[float], std: list[float]) -> None:
+        self.images, self.labels = images, labels
+        self.transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomAffine(15, translate=(0.0625, 0.0625), scale=(0.9, 1.1)),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, std),
+                v2.RandomErasing(p=0.5, scale=(0.25, 0.25), ratio=(1, 1)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), int(self.labels[index])
+
+
+def batches(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+class Notebook:
+    def __init__(self, data: object, model: str, batch_size: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.device = device
+        self.net = registry.build(model).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(), lr=0.05, momentum=0.9, nesterov=True
+        )
+        train = data.train
+        images = Images(
+            torch.from_numpy(train.images),
+            torch.from_numpy(train.labels),
+            list(data.mean),
+            list(data.std),
+        )
+        self.batches = batches(
+            DataLoader(images, batch_size, shuffle=True, num_workers=2, drop_last=True)
+        )
+        self.batch_size = batch_size
+
+    def run(self, steps: int) -> float:
+        """Images per second over so many steps."""
+        self.net.train()
+        began = time.perf_counter()
+        for _ in range(steps):
+            images, labels = next(self.batches)
+            images, labels = images.to(self.device), labels.to(self.device)
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.net(images), labels)
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+        return steps * self.batch_size / (time.perf_counter() - began)
+
+
+class Engine:
+    def __init__(self, data: object, model: str, batch_size: int, device: torch.device) -> None:
+        config = settings.from_mapping(
+            {
+                "model": {"name": model},
+                "optimizer": {"lr": 0.05},
+                "augment": {"flip": "random", "shift_scale_rotate": 1.0, "dropout": 0.5},
+                "train": {"batch_size": batch_size, "epochs": 10_000},
+            }
+        )
+        self.folder = tempfile.TemporaryDirectory()
+        run = submit(config, Path(self.folder.name))
+        torch.manual_seed(0)
+        net = registry.build(model)
+        self.training = Training(
+            config,
+            data,
+            net,
+            summarize(net),
+            device,
+            devices.precision("auto", device),
+            run,
+            RunLog(run),
+            Control(run),
+        )
+
+    def run(self, steps: int) -> float:
+        """Images per second over so many steps, monitoring and logging included."""
+        training = self.training
+        size = training.config.train.batch_size
+        training.net.train()
+        devices.synchronize(training.device)
+        began = time.perf_counter()
+        order = torch.randperm(len(training.labels))
+        draws = training.augment.draw(len(training.labels), epoch=1, seed=0)
+        for step in range(steps):
+            start = step * size % (len(order) - size)
+            training._obey_control(began)
+            training._step(order[start : start + size].to(training.device), draws)
+            training.at.batch, training.at.step = step + 1, training.at.step + 1
+            training._report_progress()
+        devices.synchronize(training.device)
+        return steps * size / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--model", default="dws-normal")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    device = devices.resolve(options.device)
+    data = sources.load(options.data)
+    sides = {
+        kind.__name__.lower(): kind(data, options.model, options.batch_size, device)
+        for kind in (Notebook, Engine)
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side.run(3)
+    for _ in range(options.rounds):
+        for name, side in sides.items():
+            rates[name].append(side.run(options.steps))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratio = medians["engine"] / medians["notebook"]
+    if options.json:
+        print(json.dumps({"images_per_second": medians, "all": rates, "ratio": ratio}))
+        return
+    for name, values in rates.items():
+        print(f"{name:9} {medians[name]:8.0f} images/s   ({', '.join(f'{v:.0f}' for v in values)})")
+    print(f"engine / notebook: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
