@@ -21,7 +21,7 @@ from trainer.errors import ConfigError
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 NAME_LIMIT = 80
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ModelSettings(Settings, frozen=True, kw_only=True):
     """Table ``[model]``."""
 
-    name: str = "dws-late"
+    name: Annotated[str, Meta(min_length=1)] = "dws-late"
     """A name from the registry, or ``file.py:Class``."""
     norm: Literal["batch", "layer", "group"] = "batch"
     """Normalisation after each convolution, where the net takes one."""
@@ -168,7 +168,7 @@ class RunConfig(Settings, frozen=True, kw_only=True):
     """The run's name; free text for display, never a path."""
     description: str = ""
     """One line on what the preset is for."""
-    data: str = "cifar10"
+    data: Annotated[str, Meta(min_length=1)] = "cifar10"
     """cifar10, cifar100, synthetic, or a folder."""
     train_limit: Annotated[int, Meta(ge=0)] = 0
     """Use only the first so many training images; 0 means all."""
@@ -197,8 +197,10 @@ def from_mapping(values: Mapping[str, Any], *, origin: str = "configuration") ->
 
 def check(config: RunConfig, *, origin: str = "configuration") -> None:
     """Check what the types cannot: finite numbers, the device's spelling, the name's length."""
-    for path, value in _floats(msgspec.to_builtins(config)):
-        if not math.isfinite(value):
+    for path, value in _leaves(msgspec.to_builtins(config)):
+        if isinstance(value, str) and not _is_utf8(value + path):
+            raise ConfigError(f"{origin}: {path} is not UTF-8 text")
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {path} must be a finite number, not {value}")
     if not DEVICE.fullmatch(config.train.device):
         raise ConfigError(
@@ -208,7 +210,7 @@ def check(config: RunConfig, *, origin: str = "configuration") -> None:
         raise ConfigError(
             f"{origin}: the run's name has {len(config.name)} characters, at most {NAME_LIMIT}"
         )
-    if config.optimizer.name == "sgd" and config.optimizer.aux_lr:
+    if config.optimizer.name != "muon" and config.optimizer.aux_lr:
         raise ConfigError(f"{origin}: optimizer.aux_lr belongs to muon only")
 
 
@@ -237,7 +239,7 @@ def parse_toml(text: str, *, origin: str) -> dict[str, Any]:
     """Parse TOML; a syntax error becomes a ``ConfigError`` with its place."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}") from None
 
 
@@ -272,7 +274,7 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
             )
         try:
             value = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text.strip()
         table = result
         for part in parts[:-1]:
@@ -287,12 +289,21 @@ def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
-def _floats(values: Any, path: str = "") -> Iterable[tuple[str, float]]:
+def _leaves(values: Any, path: str = "") -> Iterable[tuple[str, Any]]:
     if isinstance(values, dict):
         for key, value in values.items():
-            yield from _floats(value, f"{path}.{key}" if path else key)
-    elif isinstance(values, float):
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    else:
         yield path, values
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written: an argument that is no UTF-8 arrives with lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explain(error: msgspec.ValidationError) -> str:

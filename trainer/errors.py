@@ -6,6 +6,12 @@ from __future__ import annotations
 class UserError(Exception):
     """Bad input. The message is one line that says what is wrong and what to do."""
 
+    def __init__(self, message: str) -> None:
+        # names of files and keys end up in messages: they must not drive the terminal
+        super().__init__(
+            "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message)
+        )
+
 
 class ConfigError(UserError):
     """A wrong option, preset or TOML file."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,15 +74,15 @@ def load(path: Path) -> Predictions:
         with np.load(path, allow_pickle=False) as file:
             found = Predictions(
                 probabilities=file["probabilities"],
-                labels=file["labels"].astype(np.int64),
+                labels=_whole(file["labels"]),
                 split=str(file["split"]),
                 fingerprint=str(file["fingerprint"]),
                 epoch=int(file["epoch"]),
-                predicted=file["predicted"].astype(np.int64),
+                predicted=_whole(file["predicted"]),
             )
     except FileNotFoundError:
         raise RunError(f"the predictions {path.name} are gone from the run's folder") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises nearly anything
         raise RunError(f"the predictions {path.name} cannot be read: {_short(error)}") from None
     shape = found.probabilities.shape
     if len(shape) != 2 or found.probabilities.dtype != np.float16:
@@ -93,7 +92,16 @@ def load(path: Path) -> Predictions:
             raise RunError(f"the predictions {path.name} have a wrong shape {column.shape}")
         if len(column) and not 0 <= column.min() <= column.max() < shape[1]:
             raise RunError(f"the predictions {path.name} name classes outside 0 to {shape[1] - 1}")
+    # also false for not-a-number
+    if not ((found.probabilities >= 0) & (found.probabilities <= 1)).all():
+        raise RunError(f"the predictions {path.name} hold probabilities outside 0 to 1")
     return found
+
+
+def _whole(column: NDArray[np.generic]) -> NDArray[np.int64]:
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"whole numbers expected, not {column.dtype}")
+    return column.astype(np.int64)
 
 
 def _short(error: Exception) -> str:
