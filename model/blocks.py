@@ -1,0 +1,155 @@
+"""Blocks that the nets share. All tensors are [N, C, H, W]."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.registry import NORMS, ModelError
+
+
+def make_norm(norm: str, channels: int) -> nn.Module:
+    """Normalisation by name.
+
+    ``batch``; ``layer``: over all channels and positions of an image, as group norm with one
+    group; ``group``: groups of 8 channels or fewer (Wu & He 2018); ``none``.
+
+    Raises:
+        ModelError: unknown name.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "layer":
+        return nn.GroupNorm(1, channels)
+    if norm == "group":
+        return nn.GroupNorm(channels // math.gcd(channels, 8), channels)
+    if norm == "none":
+        return nn.Identity()
+    raise ModelError(f"unknown norm {norm!r}: choose {', '.join(NORMS)}")
+
+
+class ConvNormAct(nn.Module):
+    """3×3 (or other odd) convolution that keeps the size at stride 1, norm, ReLU, dropout."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        norm: str,
+        kernel: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        dropout: float = 0.0,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel - 1) // 2
+        bias = norm == "none"  # the norm has a bias of its own
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, padding, dilation=dilation, bias=bias
+        )
+        self.norm = make_norm(norm, outputs)
+        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        out: Tensor = self.dropout(self.act(self.norm(self.conv(x))))
+        return out
+
+
+class DepthwiseSeparable(nn.Module):
+    """Depthwise 3×3, then pointwise 1×1 (Howard et al. 2017), norm, ReLU, dropout.
+
+    Norm and activation come only after the pair, as in Xception. Where the number of channels
+    stays, the input is added before the ReLU.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        norm: str,
+        stride: int = 1,
+        dilation: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            inputs,
+            inputs,
+            3,
+            stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=inputs,
+            bias=False,
+        )
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=norm == "none")
+        self.norm = make_norm(norm, outputs)
+        self.act = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.residual = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        y = self.norm(self.pointwise(self.depthwise(x)))
+        if self.residual:
+            y = y + x
+        out: Tensor = self.dropout(self.act(y))
+        return out
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3×3 convolutions (He et al. 2015, "Deep residual learning").
+
+    The shortcut is a 1×1 convolution with norm where size or channels change ("option B"). The
+    dilation is that of the second convolution.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        norm: str,
+        stride: int = 1,
+        dilation: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(inputs, outputs, norm=norm, stride=stride)
+        self.conv2 = ConvNormAct(outputs, outputs, norm=norm, dilation=dilation, act=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = ConvNormAct(
+                inputs, outputs, norm=norm, kernel=1, stride=stride, act=False
+            )
+        self.act = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        out: Tensor = self.dropout(self.act(self.conv2(self.conv1(x)) + self.shortcut(x)))
+        return out
+
+
+class GlobalAveragePooling(nn.Module):
+    """Mean over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C]."""
+        return torch.mean(x, (2, 3))
+
+
+def init_he(net: nn.Module) -> None:
+    """He initialisation for ReLU (He et al. 2015) of all convolutions; biases to zero."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

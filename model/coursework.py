@@ -1,0 +1,138 @@
+"""The coursework's nets: four convolution blocks C1 to C4 and an output.
+
+Each forward reads like the net's table. RF is the theoretical receptive field after the layer, for
+32×32 images; most channels, and most parameters, sit at low resolution.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from model.blocks import (
+    BasicBlock,
+    ConvNormAct,
+    DepthwiseSeparable,
+    GlobalAveragePooling,
+    init_he,
+)
+
+
+class Standard(nn.Module):
+    """Standard convolutions only; about 500k parameters.
+
+    ====== ============================ ======= ===
+    block  layers                       output  RF
+    ====== ============================ ======= ===
+    C1     3×3, 3×3 stride 2            48×16²  5
+    C2     residual, 3×3 stride 2       96×8²   17
+    C3     residual, 3×3 stride 2       128×4²  41
+    C4     3×3                          128×4²  57
+    output global average pooling, FC   classes
+    ====== ============================ ======= ===
+    """
+
+    def __init__(self, classes: int = 10, norm: str = "batch", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.c1 = nn.Sequential(
+            ConvNormAct(3, 32, norm=norm),
+            ConvNormAct(32, 48, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c2 = nn.Sequential(
+            BasicBlock(48, 48, norm=norm),
+            ConvNormAct(48, 96, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c3 = nn.Sequential(
+            BasicBlock(96, 96, norm=norm),
+            ConvNormAct(96, 128, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c4 = ConvNormAct(128, 128, norm=norm, dropout=dropout)
+        self.gap = GlobalAveragePooling()
+        self.fc = nn.Linear(128, classes)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, 32, 32] to logits [N, classes]."""
+        out: Tensor = self.fc(self.gap(self.c4(self.c3(self.c2(self.c1(x))))))
+        return out
+
+
+class DwsNormal(nn.Module):
+    """Under 200k parameters, RF 65, one depthwise separable layer, one dilated, no pooling.
+
+    ====== ====================================== ======= ===
+    block  layers                                 output  RF
+    ====== ====================================== ======= ===
+    C1     3×3, 3×3 stride 2                      32×16²  5
+    C2     residual, 3×3 stride 2                 64×8²   17
+    C3     residual (dilation 2), 3×3 stride 2    96×4²   49
+    C4     depthwise separable                    128×4²  65
+    output global average pooling, FC             classes
+    ====== ====================================== ======= ===
+    """
+
+    def __init__(self, classes: int = 10, norm: str = "batch", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.c1 = nn.Sequential(
+            ConvNormAct(3, 16, norm=norm),
+            ConvNormAct(16, 32, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c2 = nn.Sequential(
+            BasicBlock(32, 32, norm=norm),
+            ConvNormAct(32, 64, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c3 = nn.Sequential(
+            BasicBlock(64, 64, norm=norm, dilation=2),
+            ConvNormAct(64, 96, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c4 = DepthwiseSeparable(96, 128, norm=norm, dropout=dropout)
+        self.gap = GlobalAveragePooling()
+        self.fc = nn.Linear(128, classes)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, 32, 32] to logits [N, classes]."""
+        out: Tensor = self.fc(self.gap(self.c4(self.c3(self.c2(self.c1(x))))))
+        return out
+
+
+class DwsLate(nn.Module):
+    """Under 100k parameters, RF 57, two depthwise separable layers, one dilated, no FC.
+
+    The dilated layer takes the place of the third stride: 8×8 positions are kept to the end.
+
+    ====== ====================================== ======== ===
+    block  layers                                 output   RF
+    ====== ====================================== ======== ===
+    C1     3×3, 3×3 stride 2                      32×16²   5
+    C2     residual, 3×3 stride 2                 48×8²    17
+    C3     residual (dilation 2)                  48×8²    41
+    C4     depthwise separable, twice             96×8²    57
+    output 1×1, global average pooling            classes
+    ====== ====================================== ======== ===
+    """
+
+    def __init__(self, classes: int = 10, norm: str = "batch", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.c1 = nn.Sequential(
+            ConvNormAct(3, 16, norm=norm),
+            ConvNormAct(16, 32, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c2 = nn.Sequential(
+            BasicBlock(32, 32, norm=norm),
+            ConvNormAct(32, 48, norm=norm, stride=2, dropout=dropout),
+        )
+        self.c3 = BasicBlock(48, 48, norm=norm, dilation=2, dropout=dropout)
+        self.c4 = nn.Sequential(
+            DepthwiseSeparable(48, 96, norm=norm),
+            DepthwiseSeparable(96, 96, norm=norm, dropout=dropout),
+        )
+        self.output = nn.Conv2d(96, classes, 1)
+        self.gap = GlobalAveragePooling()
+        init_he(self)
+        # fan-out is the number of classes here: far too large logits at the start
+        nn.init.normal_(self.output.weight, std=96**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, 32, 32] to logits [N, classes]."""
+        out: Tensor = self.gap(self.output(self.c4(self.c3(self.c2(self.c1(x))))))
+        return out

@@ -1,0 +1,44 @@
+"""Running a net without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def first_device(net: nn.Module) -> torch.device:
+    """The device of a net's first parameter or buffer; the CPU where it has none."""
+    for tensors in (net.parameters(), net.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def untouched(net: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards modes, buffers and torch's generators are as they were."""
+    modes = [(m, m.training) for m in net.modules()]
+    buffers = [
+        (m, name, b, b.detach().clone())
+        for m in net.modules()
+        for name, b in m._buffers.items()
+        if b is not None
+    ]
+    device = first_device(net)
+    forked = [device] if device.type not in ("cpu", "meta") else []
+    kind = device.type if forked else "cuda"
+    try:
+        with torch.random.fork_rng(forked, device_type=kind):
+            net.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for module, name, buffer, saved in buffers:
+                module._buffers[name] = buffer
+                if buffer.device.type != "meta" and not torch.equal(buffer, saved):
+                    buffer.copy_(saved)

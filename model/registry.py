@@ -1,0 +1,227 @@
+"""Nets by name, and the user's own from a file. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NORMS = ("batch", "layer", "group", "none")
+"""Choices of the ``norm`` argument."""
+
+_TABLE: dict[str, tuple[str, str]] = {
+    "standard": (
+        "model.coursework:Standard",
+        "coursework, first model: standard convolutions, about 500k parameters",
+    ),
+    "dws-normal": (
+        "model.coursework:DwsNormal",
+        "coursework, normal: under 200k parameters, RF > 44, three strided convolutions",
+    ),
+    "dws-late": (
+        "model.coursework:DwsLate",
+        "coursework, late: under 100k parameters, RF > 52, no FC after the pooling",
+    ),
+    "resnet8": ("model.resnet:resnet8", "ResNet-8 of MLPerf Tiny, 78k parameters"),
+    "resnet20": ("model.resnet:resnet20", "ResNet-20 of He et al. 2015 for CIFAR, 270k parameters"),
+    "resnet18": ("model.resnet:resnet18", "ResNet-18 with a 3×3 stem for CIFAR, 11 M parameters"),
+    "fast": ("model.fast:Fast", "small wide net in the manner of airbench: whitening, GELU, Muon"),
+}
+
+
+class ModelError(ValueError):
+    """A net cannot be built, run or followed; the message is one line for the user."""
+
+
+def names() -> tuple[str, ...]:
+    """All registered names, in the order they are shown."""
+    return tuple(_TABLE)
+
+
+def describe(name: str) -> str:
+    """One line about a registered net.
+
+    Raises:
+        ModelError: no such name.
+    """
+    return _entry(name)[1]
+
+
+def build(
+    spec: str,
+    *,
+    classes: int = 10,
+    norm: str = "batch",
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A new net with random weights (torch's global generator).
+
+    Args:
+        spec: a registered name, or ``path/to/file.py:Class`` (a function works as well).
+        classes: number of outputs; given to the user's class where its signature takes
+            ``classes`` or ``num_classes``.
+        norm: one of ``NORMS``; given to the user's class where its signature takes it.
+        options: further keyword arguments of the net.
+
+    Raises:
+        ModelError: unknown name, norm or option, or a file that does not yield a net.
+    """
+    if norm not in NORMS:
+        raise ModelError(f"unknown norm {_clean(norm)!r}: choose {', '.join(NORMS)}")
+    if is_file(spec):
+        make, label = _load(spec), _clean(spec)
+    else:
+        module, _, attribute = _entry(spec)[0].partition(":")
+        make, label = getattr(importlib.import_module(module), attribute), spec
+    return _call(make, label, classes, norm, dict(options or {}))
+
+
+def is_file(spec: str) -> bool:
+    """Whether a model's name means a file of the user: ``file.py:Class``."""
+    return spec.endswith(".py") or ".py:" in spec
+
+
+def check_output(net: nn.Module, classes: int) -> None:
+    """Run two 32×32 images through a net in eval mode; state, modes and RNG stay as they were.
+
+    Raises:
+        ModelError: it fails, or its output is not [2, classes].
+    """
+    import torch
+
+    from model.inspection import first_device, untouched
+
+    with untouched(net), torch.no_grad():
+        try:
+            output = net(torch.zeros(2, 3, 32, 32, device=first_device(net)))
+        except Exception as error:
+            raise ModelError(f"the net fails on a batch [2, 3, 32, 32]: {_reason(error)}") from None
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise ModelError(f"the net must return one tensor [N, {classes}], not a {kind}")
+    if (*output.shape,) != (2, classes):
+        raise ModelError(
+            f"the net's output for 2 images has shape {[*output.shape]}: "
+            f"it must be [2, {classes}], one score per class"
+        )
+
+
+def _entry(name: str) -> tuple[str, str]:
+    try:
+        return _TABLE[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, _TABLE, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(_TABLE)}"
+        raise ModelError(
+            f"unknown model {_clean(name)!r}: {hint} (your own: file.py:Class)"
+        ) from None
+
+
+def _call(
+    make: Callable[..., Any], label: str, classes: int, norm: str, options: dict[str, Any]
+) -> nn.Module:
+    """Call a constructor with those of our arguments that it takes, and check what it returns."""
+    import torch
+
+    try:
+        takes = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        takes = {}
+    given: dict[str, Any] = {}
+    for name in ("classes", "num_classes"):
+        if name in takes and not given:
+            given[name] = classes
+    # a default that is no string (a norm class, say) means something else by the same name
+    default = takes["norm"].default if "norm" in takes else 0
+    if default in (None, inspect.Parameter.empty) or isinstance(default, str):
+        given["norm"] = norm
+    elif norm != "batch":
+        raise ModelError(f"{label} takes no norm: leave model.norm out")
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        for option in options:
+            if option not in takes or option in given:
+                free = ", ".join(n for n in takes if n not in given) or "none"
+                raise ModelError(
+                    f"{label} has no option {_clean(option)!r} (its options: {_clean(free)})"
+                )
+    try:
+        net = make(**given, **options)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"cannot build {label}: {_reason(error)}") from None
+    if not isinstance(net, torch.nn.Module):
+        raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
+    return net
+
+
+def _load(spec: str) -> Callable[..., Any]:
+    """The class (or function) of ``file.py:Class``."""
+    if spec.endswith(".py"):
+        raise ModelError(f"{_clean(spec)}: name the class as well, {_clean(spec)}:Class")
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ModelError(f"no such file: {_clean(file)}")
+    path = path.resolve()
+    module = _import(path, _clean(file))
+    found = getattr(module, name, None)
+    if not callable(found):
+        own = [
+            n
+            for n, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        ]
+        have = f"it has {', '.join(own)}" if own else "it has no classes"
+        raise ModelError(f"{_clean(file)} has no class {_clean(name)!r}: {have}")
+    make: Callable[..., Any] = found
+    return make
+
+
+def _import(path: Path, label: str) -> Any:
+    """Execute the user's file as a module with a private name, its folder importable meanwhile."""
+    name = f"_user_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    loader = importlib.util.spec_from_file_location(name, path)
+    if loader is None or loader.loader is None:
+        raise ModelError(f"{label} cannot be imported")
+    module = importlib.util.module_from_spec(loader)
+    sys.modules[name] = module  # dataclasses and copy look their module up there
+    sys.path.insert(0, str(path.parent))
+    try:
+        # compiled here, not by the loader: its cache goes by the time stamp, whole seconds
+        # and size, and would miss a quick edit
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
+        raise ModelError(f"{where}: syntax error: {_clean(error.msg)}") from None
+    except (Exception, SystemExit) as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
+        files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+        here = [line for line, file in zip(lines, files, strict=True) if file == str(path)]
+        where = f"{label}, line {here[-1]}" if here else label
+        raise ModelError(f"{where}: {_reason(error)}") from None
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _reason(error: BaseException) -> str:
+    """An exception as one line."""
+    text = _clean((str(error).strip().splitlines() or [""])[0])
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _clean(text: object) -> str:
+    """Printable, and not endless."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    return shown if len(shown) <= 200 else f"{shown[:199]}…"
