@@ -31,7 +31,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 
 class ConvNormAct(nn.Module):
-    """3×3 (or other odd) convolution that keeps the size at stride 1, norm, ReLU, dropout."""
+    """3x3 (or other odd) convolution that keeps the size at stride 1, norm, ReLU, dropout."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class ConvNormAct(nn.Module):
 
 
 class DepthwiseSeparable(nn.Module):
-    """Depthwise 3×3, then pointwise 1×1 (Howard et al. 2017), norm, ReLU, dropout.
+    """Depthwise 3x3, then pointwise 1x1 (Howard et al. 2017), norm, ReLU, dropout.
 
     Norm and activation come only after the pair, as in Xception. Where the number of channels
     stays, the input is added before the ReLU.
@@ -105,9 +105,9 @@ class DepthwiseSeparable(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Residual block of two 3×3 convolutions (He et al. 2015, "Deep residual learning").
+    """Residual block of two 3x3 convolutions (He et al. 2015, "Deep residual learning").
 
-    The shortcut is a 1×1 convolution with norm where size or channels change ("option B"). The
+    The shortcut is a 1x1 convolution with norm where size or channels change ("option B"). The
     dilation is that of the second convolution.
     """
 

@@ -1,7 +1,7 @@
 """The coursework's nets: four convolution blocks C1 to C4 and an output.
 
 Each forward reads like the net's table. RF is the theoretical receptive field after the layer, for
-32×32 images; most channels, and most parameters, sit at low resolution.
+32x32 images; most channels, and most parameters, sit at low resolution.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Standard(nn.Module):
     ====== ============================ ======= ===
     block  layers                       output  RF
     ====== ============================ ======= ===
-    C1     3×3, 3×3 stride 2            48×16²  5
-    C2     residual, 3×3 stride 2       96×8²   17
-    C3     residual, 3×3 stride 2       128×4²  41
-    C4     3×3                          128×4²  57
+    C1     3x3, 3x3 stride 2            48x16²  5
+    C2     residual, 3x3 stride 2       96x8²   17
+    C3     residual, 3x3 stride 2       128x4²  41
+    C4     3x3                          128x4²  57
     output global average pooling, FC   classes
     ====== ============================ ======= ===
     """
@@ -62,10 +62,10 @@ class DwsNormal(nn.Module):
     ====== ====================================== ======= ===
     block  layers                                 output  RF
     ====== ====================================== ======= ===
-    C1     3×3, 3×3 stride 2                      32×16²  5
-    C2     residual, 3×3 stride 2                 64×8²   17
-    C3     residual (dilation 2), 3×3 stride 2    96×4²   49
-    C4     depthwise separable                    128×4²  65
+    C1     3x3, 3x3 stride 2                      32x16²  5
+    C2     residual, 3x3 stride 2                 64x8²   17
+    C3     residual (dilation 2), 3x3 stride 2    96x4²   49
+    C4     depthwise separable                    128x4²  65
     output global average pooling, FC             classes
     ====== ====================================== ======= ===
     """
@@ -98,16 +98,16 @@ class DwsNormal(nn.Module):
 class DwsLate(nn.Module):
     """Under 100k parameters, RF 57, two depthwise separable layers, one dilated, no FC.
 
-    The dilated layer takes the place of the third stride: 8×8 positions are kept to the end.
+    The dilated layer takes the place of the third stride: 8x8 positions are kept to the end.
 
     ====== ====================================== ======== ===
     block  layers                                 output   RF
     ====== ====================================== ======== ===
-    C1     3×3, 3×3 stride 2                      32×16²   5
-    C2     residual, 3×3 stride 2                 48×8²    17
-    C3     residual (dilation 2)                  48×8²    41
-    C4     depthwise separable, twice             96×8²    57
-    output 1×1, global average pooling            classes
+    C1     3x3, 3x3 stride 2                      32x16²   5
+    C2     residual, 3x3 stride 2                 48x8²    17
+    C3     residual (dilation 2)                  48x8²    41
+    C4     depthwise separable, twice             96x8²    57
+    output 1x1, global average pooling            classes
     ====== ====================================== ======== ===
     """
 

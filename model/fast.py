@@ -1,7 +1,7 @@
 """A small wide net for the quickest way to a good accuracy, best trained with Muon.
 
 The recipe is that of Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU": whitened
-2×2 patches, pooling right after a group's first convolution, batch norm without scales, GELU.
+2x2 patches, pooling right after a group's first convolution, batch norm without scales, GELU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ShiftNorm(nn.BatchNorm2d):
 
 
 class Group(nn.Module):
-    """3×3, max pooling, norm, GELU, 3×3, norm, GELU."""
+    """3x3, max pooling, norm, GELU, 3x3, norm, GELU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Group(nn.Module):
 
 
 class Fast(nn.Module):
-    """Whitening 2×2, three groups of 64, 256, 256 channels, max pooling, linear head.
+    """Whitening 2x2, three groups of 64, 256, 256 channels, max pooling, linear head.
 
     Call ``prepare`` with training images before the first step.
 
@@ -101,7 +101,7 @@ class Fast(nn.Module):
 
     @torch.no_grad()
     def init_whitening(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the first layer to the eigenvectors of 2×2 patches, over the root of their variance.
+        """Set the first layer to the eigenvectors of 2x2 patches, over the root of their variance.
 
         Args:
             images: normalised float [N, 3, H, W].

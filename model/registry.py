@@ -34,7 +34,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "resnet8": ("model.resnet:resnet8", "ResNet-8 of MLPerf Tiny, 78k parameters"),
     "resnet20": ("model.resnet:resnet20", "ResNet-20 of He et al. 2015 for CIFAR, 270k parameters"),
-    "resnet18": ("model.resnet:resnet18", "ResNet-18 with a 3×3 stem for CIFAR, 11 M parameters"),
+    "resnet18": ("model.resnet:resnet18", "ResNet-18 with a 3x3 stem for CIFAR, 11 M parameters"),
     "fast": ("model.fast:Fast", "small wide net in the manner of airbench: whitening, GELU, Muon"),
 }
 
@@ -92,7 +92,7 @@ def is_file(spec: str) -> bool:
 
 
 def check_output(net: nn.Module, classes: int) -> None:
-    """Run two 32×32 images through a net in eval mode; state, modes and RNG stay as they were.
+    """Run two 32x32 images through a net in eval mode; state, modes and RNG stay as they were.
 
     Raises:
         ModelError: it fails, or its output is not [2, classes].
@@ -134,7 +134,7 @@ def _call(
     import torch
 
     try:
-        takes = inspect.signature(make).parameters
+        takes = dict(inspect.signature(make).parameters)
     except (TypeError, ValueError):
         takes = {}
     given: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from model.blocks import BasicBlock, ConvNormAct, GlobalAveragePooling, init_he
 
 
 class ResNet(nn.Module):
-    """3×3 stem, stages of basic blocks, global average pooling, FC.
+    """3x3 stem, stages of basic blocks, global average pooling, FC.
 
     Args:
         classes: number of outputs.
@@ -59,5 +59,5 @@ def resnet20(classes: int = 10, norm: str = "batch", dropout: float = 0.0) -> Re
 
 
 def resnet18(classes: int = 10, norm: str = "batch", dropout: float = 0.0) -> ResNet:
-    """ResNet-18 with a 3×3 stem and no max pooling, as usual on CIFAR: 11.2 M parameters."""
+    """ResNet-18 with a 3x3 stem and no max pooling, as usual on CIFAR: 11.2 M parameters."""
     return ResNet(classes, norm, (64, 128, 256, 512), 2, dropout)
