@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,19 @@ from textual.app import App
 from textual.binding import Binding
 from textual.screen import Screen
 
+from trainer.runstate import Follower, Status
+from tui import formatting, themes
+from tui.commands import CifarCommands
+from tui.launcher import Launcher, WorkerInfo
+from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
-from tui.store import Store
+from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
+from tui.store import Changes, Store
+from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
+WORKER_DELAY = 0.15
+"""After the first paint: the trainer's start must not make the first keys wait."""
 
 
 def _screen(module: str, name: str) -> Any:
@@ -31,7 +41,11 @@ class CifarApp(App[None]):
     """Train CIFAR-10 classifiers and watch them."""
 
     TITLE = "cifar-tui"
+    CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = {CifarCommands}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]
     SCREENS = {
         "runs": _screen("runs", "RunsScreen"),
         "dashboard": _screen("dashboard", "DashboardScreen"),
@@ -40,32 +54,319 @@ class CifarApp(App[None]):
         "compare": _screen("compare", "CompareScreen"),
     }
     BINDINGS = [
-        Binding("1", "show('runs')", "Runs", id="screen.runs"),
-        Binding("2", "show('dashboard')", "Dashboard", id="screen.dashboard"),
-        Binding("3", "show('layers')", "Layers", id="screen.layers"),
-        Binding("4", "show('mistakes')", "Mistakes", id="screen.mistakes"),
-        Binding("5", "show('compare')", "Compare", id="screen.compare"),
+        Binding("n", "new_run", "New run", id="run.new", tooltip="Choose preset, model, data, …"),
+        Binding("s", "start", "Start", id="run.start", tooltip="Start the chosen preset, or queue"),
+        Binding("x", "stop", "Stop", id="run.stop", tooltip="Stop the run, keep its checkpoint"),
+        Binding("p", "pause", "Pause", id="run.pause", tooltip="Pause the run, or go on"),
+        Binding(
+            "c",
+            "checkpoint",
+            "Checkpoint",
+            id="run.checkpoint",
+            show=False,
+            tooltip="Save a checkpoint of the run now",
+        ),
+        Binding(
+            "P",
+            "choose_preset",
+            "Preset",
+            id="run.preset",
+            show=False,
+            tooltip="Choose the preset that s starts",
+        ),
+        Binding(
+            "S",
+            "start_synthetic",
+            "Synthetic",
+            id="data.synthetic",
+            show=False,
+            tooltip="Start the chosen preset on the synthetic set, and stay with that data",
+        ),
+        Binding(
+            "D",
+            "download",
+            "Download",
+            id="data.download",
+            show=False,
+            tooltip="Download CIFAR-10 (170 MB) into the user's data directory",
+        ),
+        Binding(
+            "F",
+            "choose_folder",
+            "Folder",
+            id="data.folder",
+            show=False,
+            tooltip="Choose the data: a name or a folder",
+        ),
+        Binding("1", "show('runs')", "Runs", id="screen.runs", show=False, tooltip="All runs"),
+        Binding(
+            "2",
+            "show('dashboard')",
+            "Dashboard",
+            id="screen.dashboard",
+            show=False,
+            tooltip="Curves and epochs of the chosen run",
+        ),
+        Binding(
+            "3",
+            "show('layers')",
+            "Layers",
+            id="screen.layers",
+            show=False,
+            tooltip="The net of the chosen run, layer by layer",
+        ),
+        Binding(
+            "4",
+            "show('mistakes')",
+            "Mistakes",
+            id="screen.mistakes",
+            show=False,
+            tooltip="Misclassified test images and the confusion matrix",
+        ),
+        Binding(
+            "5",
+            "show('compare')",
+            "Compare",
+            id="screen.compare",
+            show=False,
+            tooltip="The marked runs side by side",
+        ),
+        Binding("question_mark", "help", "Help", id="app.help", tooltip="All keys of this screen"),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "Palette",
+            id="app.palette",
+            show=False,
+            tooltip="Search all commands, presets and runs",
+        ),
+        Binding("q", "quit", "Quit", id="app.quit", tooltip="Quit; asks while a run is going"),
+        Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True, system=True),
     ]
 
     def __init__(
-        self, runs_dir: Path, *, data: str | None = None, device: str | None = None
+        self,
+        runs_dir: Path,
+        *,
+        data: str | None = None,
+        device: str | None = None,
+        worker_command: Sequence[str] | None = None,
+        worker_log: Path | None = None,
+        download_command: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        self.animation_level = "none"
         self.store = Store(runs_dir)
-        self.data = data
         self.device = device
+        self.download_command = download_command
+        self.runs = RunControl(self, data=data)
+        self.worker = Launcher(self._worker_told, command=worker_command, log=worker_log)
+        for theme in themes.THEMES:
+            self.register_theme(theme)
+        self.theme = themes.DARK.name
+
+    # ---- what screens ask -------------------------------------------------------------------
+
+    @property
+    def data(self) -> str:
+        """The data that the next run is trained on: a name or a folder."""
+        return self.runs.data
+
+    @property
+    def worker_failed(self) -> bool:
+        """Whether the header has bad news."""
+        return self.worker.info.failed
+
+    def worker_line(self) -> str:
+        """The trainer's state in a few words."""
+        return self.worker.info.line()
+
+    def colours(self) -> dict[str, str]:
+        """The theme's colours by name, for Rich text in tables."""
+        return self.theme_variables
+
+    def run_colour(self, run: str) -> str:
+        """The colour of a run's curves: its own while it is marked, else the theme's primary."""
+        slot = self.store.slot(run)
+        if slot is None:
+            return self.current_theme.primary
+        return themes.run_colour(slot, dark=self.current_theme.dark)
+
+    def presets(self) -> list[tuple[str, str]]:
+        """Names and descriptions of the built-in presets."""
+        return self.runs.presets()
+
+    # ---- the loop ---------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        """Show the runs at once; the first poll follows the first paint."""
+        """Show the runs at once; reading them and starting the trainer follow the first paint."""
         self.push_screen("runs")
+        self.call_after_refresh(self._after_first_paint)
+
+    def _after_first_paint(self) -> None:
+        self.poll()
         self.set_interval(POLL_SECONDS, self.poll)
+        self.set_timer(WORKER_DELAY, self.worker.start)
+        self.run_worker(
+            self.runs.look_for_data(), group="data", description="look for the data set"
+        )
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""
         changes = self.store.poll()
-        if changes and isinstance(self.screen, StoreScreen):
-            self.screen.show(changes)
+        if changes.transitions:
+            self.refresh_bindings()
+        for run, (before, after) in changes.transitions.items():
+            self._tell_transition(run, before, after)
+        self.runs.polled(changes)
+        if changes:
+            self._show(changes)
+
+    def _show(self, changes: Changes) -> None:
+        """Tell the main screen that is visible, also behind a dialog."""
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, StoreScreen):
+                screen.show(changes)
+                return
+
+    def repaint(self) -> None:
+        """The data source, the preset or the trainer changed: repaint all of the screen."""
+        self._show(Changes(listing=True, runs=set(self.store.followers)))
+        self.refresh_header()
+
+    def refresh_header(self) -> None:
+        """Show the trainer's state in the header."""
+        for header in self.screen.query(HeaderLine):
+            header.refresh_state()
+
+    def _worker_told(self, info: WorkerInfo, problem: str) -> None:
+        """The launcher heard something; on this thread."""
+        if not self.is_running:
+            return
+        if info.phase == "dead":
+            self.store.give_up()
+        if problem:
+            self.tell(problem, severity="error", title="Trainer")
+        self.repaint()
+
+    def _tell_transition(self, run: str, before: Status, after: Status) -> None:
+        follower = self.store.get(run)
+        if follower is None or after not in ("completed", "stopped", "failed", "crashed"):
+            return
+        name = run_name(follower)
+        state = follower.state
+        if after == "completed":
+            best = formatting.percent(state.best.test_accuracy) if state.best else ""
+            self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
+        elif after == "stopped":
+            self.tell(f"{name} stopped after {len(state.epochs)} epochs")
+        elif after == "failed":
+            reason = state.ended.error if state.ended and state.ended.error else "no reason given"
+            self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")
+        else:
+            self.tell(f"{name} crashed: its trainer has ended without a word", severity="error")
+
+    def tell(self, message: str, *, severity: Any = "information", title: str = "") -> None:
+        """Show a message in the corner; names in it are never read as markup."""
+        timeout = 10 if severity == "error" else 5
+        self.notify(message, severity=severity, title=title, timeout=timeout, markup=False)
+
+    def on_resize(self) -> None:
+        """One clear line instead of a broken layout."""
+        small = self.size.width < MIN_WIDTH or self.size.height < MIN_HEIGHT
+        if small and not any(isinstance(screen, TooSmall) for screen in self.screen_stack):
+            self.push_screen(TooSmall())
+
+    # ---- actions ----------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that can do nothing now are neither shown nor run."""
+        if self.screen_stack and isinstance(self.screen, TooSmall):
+            return action == "quit"
+        if action in ("stop", "pause", "checkpoint"):
+            return self.runs.target() is not None
+        return True
 
     def action_show(self, name: str) -> None:
         """Switch to a main screen."""
-        self.switch_screen(name)
+        if isinstance(self.screen, StoreScreen) and name != self.screen.TAB:
+            self.switch_screen(name)
+
+    def open_run(self, run: str) -> None:
+        """Choose a run and show its dashboard."""
+        if self.store.get(run) is not None:
+            self.store.selected = run
+            self.action_show("dashboard")
+
+    def set_theme(self, name: str) -> None:
+        """Change the colours."""
+        self.theme = name
+        self.call_after_refresh(self.repaint)
+
+    async def start_preset(self, name: str) -> None:
+        """Choose a preset and start it."""
+        self.runs.preset = name
+        await self.runs.start()
+
+    async def action_start(self) -> None:
+        """Start the chosen preset, or queue it behind the running one."""
+        await self.runs.start()
+
+    async def action_start_synthetic(self) -> None:
+        """Start on the synthetic set, which is always there."""
+        self.runs.data = "synthetic"
+        await self.runs.start()
+
+    def action_stop(self) -> None:
+        """Ask once, then stop the run at its next step."""
+        self.runs.ask_stop()
+
+    def action_pause(self) -> None:
+        """Pause, or go on."""
+        self.runs.pause()
+
+    def action_checkpoint(self) -> None:
+        """Save a checkpoint now."""
+        self.runs.checkpoint()
+
+    def action_new_run(self) -> None:
+        """The form."""
+        self.runs.open_form()
+
+    def action_choose_preset(self) -> None:
+        """Choose what ``s`` starts."""
+        self.runs.choose_preset()
+
+    def action_download(self) -> None:
+        """Download CIFAR-10."""
+        self.runs.download()
+
+    def action_choose_folder(self) -> None:
+        """Choose the data."""
+        self.runs.choose_data()
+
+    def action_help(self) -> None:
+        """All keys of this screen."""
+        from tui.commands import entries
+        from tui.screens.dialogs import Help
+
+        self.push_screen(Help(entries(self.screen)))
+
+    async def action_quit(self) -> None:
+        """Quit; with a run of ours going ask what becomes of it."""
+        self.runs.ask_quit()
+
+    def leave(self, *, busy: bool) -> None:
+        """Close the app; a busy trainer goes on without it."""
+        self.worker.close(busy=busy)
+        self.exit()
+
+    def on_unmount(self) -> None:
+        """However the app ends: the trainer is told, its runs are not killed."""
+        self.worker.close(busy=bool(self.runs.ours()))
+
+
+def run_name(follower: Follower) -> str:
+    """A run's name for a sentence."""
+    queued = follower.state.queued
+    return formatting.clean(queued.name if queued else follower.run.id, 40)

@@ -12,11 +12,16 @@ from pathlib import Path
 
 from trainer.errors import RunError
 from trainer.rundir import RunDir, scan
-from trainer.runstate import Follower
+from trainer.runstate import Follower, Status
+from tui.view import View
 
 SCAN_SECONDS = 1.0
 FINISHED_SECONDS = 1.0
 CHUNK_BYTES = 1 << 20
+SUBMIT_SECONDS = 10.0
+"""For so long after it was put on disk a run may be without a lock: its trainer is starting."""
+
+ACTIVE: tuple[Status, ...] = ("training", "paused", "queued")
 
 
 @dataclass
@@ -26,7 +31,9 @@ class Changes:
     listing: bool = False
     """Runs have appeared or gone."""
     runs: set[str] = field(default_factory=set)
-    """Runs whose state or status changed."""
+    """Runs whose state, status or mark changed."""
+    transitions: dict[str, tuple[Status, Status]] = field(default_factory=dict)
+    """Runs whose status changed while it was watched: from, to."""
 
     def __bool__(self) -> bool:
         return self.listing or bool(self.runs)
@@ -37,14 +44,18 @@ class Store:
 
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
+        self.view = View(runs_dir)
         self.followers: dict[str, Follower] = {}
         self.selected: str | None = None
         self.error: str = ""
         """Why the runs directory cannot be read; empty when it can."""
-        self.loading = False
+        self.loading = True
         """Whether logs of the directory are still being read for the first time."""
+        self._expected: set[str] = set()
         self._scanned = 0.0
         self._checked: dict[str, float] = {}
+        self._status: dict[str, Status] = {}
+        self._touched: set[str] = set()
 
     def __iter__(self) -> Iterator[Follower]:
         """Runs, newest first."""
@@ -64,36 +75,91 @@ class Store:
 
     def active(self) -> list[Follower]:
         """Runs that train, wait in the queue or are paused, oldest first."""
-        states = ("training", "paused", "queued")
-        return [f for f in reversed(list(self)) if f.status in states]
+        return [f for f in reversed(list(self)) if f.status in ACTIVE]
+
+    def marked(self) -> list[Follower]:
+        """Runs marked for comparison, in the order they were marked."""
+        return [self.followers[run] for run in self.view.marked if run in self.followers]
+
+    def slot(self, run: str) -> int | None:
+        """The number of a marked run's colour; ``None`` when it is not marked."""
+        return self.view.slot(run)
+
+    def toggle_mark(self, run: str) -> bool:
+        """Mark or unmark a run; whether it is marked now."""
+        self._touched.add(run)
+        return self.view.toggle(run)
+
+    def clear_marks(self) -> None:
+        """Unmark all runs."""
+        self._touched.update(self.view.marked)
+        self.view.clear()
+
+    def expect(self, run: str) -> None:
+        """This app gave the run to its worker, which will lock it soon: until then it is queued."""
+        self._expected.add(run)
+        self._scanned = 0.0
+
+    def give_up(self) -> None:
+        """The worker has died: runs it never locked have no trainer."""
+        self._touched.update(self._expected)
+        self._expected.clear()
 
     def poll(self, *, budget: float = 0.05, now: bool = False) -> Changes:
         """Fold what is new on disk, for at most about ``budget`` seconds; the rest comes next."""
-        changes = Changes()
+        changes = Changes(runs=self._touched)
+        self._touched = set()
         began = time.monotonic()
         if now or began - self._scanned >= SCAN_SECONDS:
             self._scan(changes)
             self._scanned = began
-        self.loading = False
         for follower in self._due(began):
             if time.monotonic() - began > budget:
-                self.loading = True
                 break
             self._checked[follower.run.id] = began
-            if follower.poll(limit=CHUNK_BYTES):
+            known = (id(follower.state), follower.state.revision)
+            follower.poll(limit=CHUNK_BYTES)
+            if self._correct(follower, changes) or known != (
+                id(follower.state),
+                follower.state.revision,
+            ):
                 changes.runs.add(follower.run.id)
+        self.loading = len(self._checked) < len(self.followers)
+        changes.runs &= self.followers.keys()
         return changes
+
+    def _correct(self, follower: Follower, changes: Changes) -> bool:
+        """Runs on their way to a trainer are queued, not crashed; note what changed."""
+        run = follower.run.id
+        state = follower.state
+        if follower.status == "crashed" and state.attempt == 0:
+            if run in self._expected or abs(time.time() - _made(follower)) < SUBMIT_SECONDS:
+                follower.status = "queued"
+        elif follower.status != "queued":
+            self._expected.discard(run)
+        before = self._status.get(run)
+        if before is None and follower.behind():
+            # still being read for the first time: what it was before is not known
+            return True
+        self._status[run] = follower.status
+        if before is None or before == follower.status:
+            return before is None
+        changes.transitions[run] = (before, follower.status)
+        return True
 
     def _scan(self, changes: Changes) -> None:
         try:
             found = {run.id: run for run in scan(self.runs_dir)}
         except RunError as error:
+            changes.listing = changes.listing or self.error != str(error)
             self.error = str(error)
             return
+        changes.listing = bool(self.error)
         self.error = ""
         for gone in self.followers.keys() - found.keys():
             del self.followers[gone]
             self._checked.pop(gone, None)
+            self._status.pop(gone, None)
             changes.listing = True
         for new in found.keys() - self.followers.keys():
             self.followers[new] = Follower(RunDir(found[new].path))
@@ -106,8 +172,19 @@ class Store:
         due = []
         for run, follower in self.followers.items():
             seen = self._checked.get(run)
-            ended = follower.state.ended is not None and not follower.behind()
-            if ended and seen is not None and now - seen < FINISHED_SECONDS:
+            resting = follower.status not in ACTIVE
+            rested = seen is None or now - seen >= FINISHED_SECONDS
+            if resting and not rested and not (run == self.selected and follower.behind()):
                 continue
             due.append((run != self.selected, seen or 0.0, run))
         return [self.followers[run] for _, _, run in sorted(due)]
+
+
+def _made(follower: Follower) -> float:
+    """When the run was put on disk, seconds since 1970; of a run without a log its folder's."""
+    if follower.state.queued is not None:
+        return follower.state.queued_at
+    try:
+        return follower.run.path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,19 +1,34 @@
-"""What the main screens have in common: the header line, and repainting when events came."""
+"""What the main screens have in common: the header line, the key line, and repainting."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual.app import ComposeResult
 from textual.screen import Screen
 
 from tui.store import Changes, Store
+from tui.widgets.header import HeaderLine
+from tui.widgets.key_line import KeyLine
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
 
 
 class StoreScreen(Screen[None]):
-    """A screen that shows the store. Only the visible one is told about changes."""
+    """A screen that shows the store. Only the visible one is told about changes.
+
+    Subclasses yield their widgets in ``body`` (header and key line come around them) and repaint
+    in ``show``. Class names by size, for the style sheets: ``-narrow`` below 100 columns,
+    ``-normal``, ``-wide`` from 120, ``-huge`` from 150; ``-short`` below 32 lines, ``-tall``.
+    """
+
+    TAB: ClassVar[str] = ""
+    """Name of the screen in the app's list, for the header's tabs; from the class's name."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.TAB = cls.TAB or cls.__name__.removesuffix("Screen").lower()
 
     @property
     def cifar(self) -> CifarApp:
@@ -25,9 +40,20 @@ class StoreScreen(Screen[None]):
         """The runs."""
         return self.cifar.store
 
+    def body(self) -> ComposeResult:
+        """The screen's own widgets, between the header and the key line."""
+        yield from ()
+
+    def compose(self) -> ComposeResult:
+        """Header, body, key line."""
+        yield HeaderLine()
+        yield from self.body()
+        yield KeyLine()
+
     def on_screen_resume(self) -> None:
         """Show what came while another screen was visible."""
         self.show(Changes(listing=True, runs=set(self.store.followers)))
+        self.cifar.refresh_header()
 
     def show(self, changes: Changes) -> None:
         """Repaint what these changes touch; called on the UI thread, about four times a second."""

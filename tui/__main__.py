@@ -1,0 +1,103 @@
+"""The command ``cifar-tui``: without a subcommand it opens the app, else the command line does.
+
+The app's own options are read by hand: importing the command line's library would cost a third of
+the time to the first paint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+OPTIONS = {"--runs-dir": "runs_dir", "--data": "data", "--device": "device"}
+NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
+
+
+def main() -> None:
+    """Entry point; exits with 0, 1, 2 or 130."""
+    chosen = quick_options(sys.argv[1:])
+    if chosen is not None:
+        sys.exit(open_app(**chosen))
+    command_line()
+
+
+def quick_options(arguments: list[str]) -> dict[str, str] | None:
+    """The app's options, or ``None`` when there is anything else, help and mistakes included."""
+    chosen: dict[str, str] = {}
+    left = list(arguments)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if name not in OPTIONS or (not equals and not left):
+            return None
+        chosen[OPTIONS[name]] = value if equals else left.pop(0)
+    return chosen
+
+
+def open_app(
+    runs_dir: str | None = None, data: str | None = None, device: str | None = None
+) -> int:
+    """Run the app until it is left; the exit status."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _refuse(f"the app needs a terminal: {NO_TERMINAL}")
+    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        return _refuse(
+            f"the app cannot draw on this terminal (TERM={os.environ.get('TERM', '')}): "
+            f"{NO_TERMINAL}"
+        )
+    from trainer.config import DEVICE
+    from trainer.rundir import default_runs_dir
+
+    if device is not None and not DEVICE.fullmatch(device):
+        return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+    directory = Path(runs_dir).expanduser() if runs_dir else default_runs_dir()
+    if directory.exists() and not directory.is_dir():
+        return _refuse(f"{directory} is no directory: choose one with --runs-dir")
+    if directory.exists() and not os.access(directory, os.R_OK | os.X_OK):
+        return _refuse(f"{directory} cannot be read: choose another with --runs-dir")
+
+    from tui.app import CifarApp
+
+    app = CifarApp(directory, data=data, device=device)
+    app.run()
+    return app.return_code or 0
+
+
+def command_line() -> None:
+    """Hand over to typer, which prints the help and runs the subcommands."""
+    import typer
+
+    from trainer.cli.main import app
+
+    @app.callback(invoke_without_command=True)
+    def open_or_pass(
+        context: typer.Context,
+        runs_dir: str = typer.Option(None, "--runs-dir", metavar="DIR", help="Where the runs lie."),
+        data: str = typer.Option(
+            None, "--data", metavar="DATA", help="cifar10, cifar100, synthetic, or a folder."
+        ),
+        device: str = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N or mps."),
+        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    ) -> None:
+        """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
+        if version:
+            from importlib.metadata import version as installed
+
+            typer.echo(f"cifar-tui {installed('cifar-tui')}")
+            raise typer.Exit
+        if runs_dir:
+            # a subcommand after it means the same directory
+            os.environ["CIFAR_TUI_RUNS"] = runs_dir
+        if context.invoked_subcommand is None:
+            raise typer.Exit(open_app(runs_dir, data, device))
+
+    app(prog_name="cifar-tui")
+
+
+def _refuse(line: str) -> int:
+    print(f"cifar-tui: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Whether the chosen data is on this machine. Torch-free; called on a thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataStatus:
+    """What was found."""
+
+    ready: bool
+    line: str
+    """One line: what is there, or what is missing and what to do."""
+    train_images: int | None = None
+
+
+def look(source: str) -> DataStatus:
+    """Look for a data source; never raises."""
+    from trainer.data import sources
+    from trainer.errors import UserError
+
+    try:
+        found = sources.available(source)
+    except (UserError, OSError) as error:
+        return DataStatus(ready=False, line=str(error))
+    return DataStatus(ready=found.ready, line=found.message)

@@ -1,0 +1,286 @@
+"""The process that trains for the app: started after the first paint, fed through its stdin.
+
+Everything a run tells comes from its log; this pipe only carries the trainer's own state. Nothing
+here touches a widget: the listener posts a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import platformdirs
+
+from tui.formatting import clean
+
+LOG_LIMIT = 1 << 20
+EXIT_SECONDS = 2.0
+
+
+class State(msgspec.Struct, frozen=True):
+    """A line of the trainer's stdout; unknown fields are ignored."""
+
+    state: str
+    run: str = ""
+    torch: str = ""
+    device: str = ""
+    devices: tuple[str, ...] = ()
+    threads: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What is known of the trainer."""
+
+    phase: str = "off"
+    """off, loading, ready, training, failed or dead."""
+    torch: str = ""
+    device: str = ""
+    devices: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it cannot train."""
+        return self.phase in ("failed", "dead")
+
+    def line(self) -> str:
+        """A few words for the header."""
+        if self.phase == "off":
+            return ""
+        if self.phase == "loading":
+            return "torch loading…"
+        if self.failed:
+            return f"worker failed: {clean(self.error, 120)}"
+        return f"torch {clean(self.torch, 20)} · {clean(self.device, 40)}"
+
+
+Listener = Callable[[WorkerInfo, str], None]
+"""Called on the event loop's thread: what is known now, and a problem to tell or nothing."""
+
+
+def default_command() -> tuple[str, ...]:
+    """The trainer under the interpreter that runs the app."""
+    # -P: a folder named trainer in the working directory must not be run instead
+    return (sys.executable, "-P", "-m", "trainer.worker")
+
+
+def environment() -> dict[str, str]:
+    """The environment of child processes: they find the packages this process was loaded from."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+
+
+def default_log() -> Path:
+    """Where the trainer's stderr goes."""
+    return Path(platformdirs.user_log_dir("cifar-tui")) / "worker.log"
+
+
+class Launcher:
+    """Starts the trainer, gives it runs, listens to it. Used on the event loop's thread alone."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        command: Sequence[str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.info = WorkerInfo()
+        self._listener = listener
+        self._command = tuple(command or default_command())
+        self._log = log or default_log()
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._rest = b""
+        self._given: set[str] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a trainer runs that takes jobs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the trainer."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> bool:
+        """Start the trainer unless it runs; whether there is one now."""
+        if self.alive:
+            return True
+        self._forget()
+        try:
+            with self._open_log() as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=environment(),
+                )
+        except OSError as error:
+            problem = f"cannot start the trainer: {error.strerror}"
+            self._tell(WorkerInfo(phase="failed", error=problem), problem)
+            return False
+        out = self._process.stdout
+        assert out is not None
+        os.set_blocking(out.fileno(), False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(out.fileno(), self._read)
+        self._tell(WorkerInfo(phase="loading"))
+        return True
+
+    def queue(self, run: Path, *, data_dir: Path | None = None) -> bool:
+        """Give the trainer a run; it is started first if there is none."""
+        if not self.start():
+            return False
+        assert self._process is not None
+        assert self._process.stdin is not None
+        job = {"run": str(run.absolute()), "data_dir": str(data_dir) if data_dir else None}
+        try:
+            os.write(self._process.stdin.fileno(), msgspec.json.encode(job) + b"\n")
+        except OSError as error:
+            self._tell(self.info, f"the trainer does not take the run: {error.strerror}")
+            return False
+        self._given.add(run.name)
+        return True
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Ids of the runs that the living trainer was given."""
+        return frozenset(self._given) if self.alive else frozenset()
+
+    def close(self, *, busy: bool) -> None:
+        """The app goes. A busy trainer finishes its runs without it; an idle one ends by itself."""
+        process = self._process
+        if process is None:
+            return
+        self._detach()
+        with suppress(OSError):
+            if process.stdin is not None:
+                process.stdin.close()
+        if not busy and self.info.phase == "loading":
+            # it would load torch to the end only to find that there is nothing to do
+            with suppress(OSError):
+                process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(EXIT_SECONDS)
+        # left to itself on purpose: no warning that a process was not waited for
+        process.returncode = process.returncode if process.returncode is not None else 0
+        self._process = None
+
+    def _open_log(self) -> IO[bytes]:
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            log = self._log.open("ab")
+            if log.tell() > LOG_LIMIT:
+                log.truncate(0)
+            self._log_start = log.tell()
+        except OSError:
+            return Path(os.devnull).open("wb")
+        return log
+
+    def _read(self) -> None:
+        """Take what the trainer says; at the end of its output find out how it ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        try:
+            data = os.read(self._process.stdout.fileno(), 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._detach()
+            self._await_end(self._process, tries=40)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            with suppress(msgspec.DecodeError):
+                self._heard(msgspec.json.decode(line, type=State))
+
+    def _heard(self, state: State) -> None:
+        info = self.info
+        if state.state == "refused":
+            self._tell(info, f"the trainer refused a run: {clean(state.error, 200)}")
+        elif state.state == "failed":
+            info = replace(info, phase="failed", error=state.error)
+            self._tell(info, clean(state.error, 200))
+        elif state.state == "ready":
+            self._tell(
+                WorkerInfo(
+                    phase="ready", torch=state.torch, device=state.device, devices=state.devices
+                )
+            )
+        elif state.state in ("loading", "training", "idle"):
+            phase = "ready" if state.state == "idle" else state.state
+            self._tell(replace(info, phase=phase))
+
+    def _await_end(self, process: subprocess.Popen[bytes], *, tries: int) -> None:
+        """Its output has ended; the exit status follows at once or a little later."""
+        if self._process is not process or self._loop is None:
+            return
+        if process.poll() is None and tries:
+            self._loop.call_later(0.05, lambda: self._await_end(process, tries=tries - 1))
+            return
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        error = self.info.error if self.info.phase == "failed" else self._reason(process.returncode)
+        told = self.info.phase == "failed"
+        self._forget()
+        self._tell(WorkerInfo(phase="dead", error=error), "" if told else error)
+
+    def _reason(self, code: int) -> str:
+        how = f"exit status {code}"
+        if code < 0:
+            with suppress(ValueError):
+                how = f"signal {signal.Signals(-code).name}"
+        last = self._last_line()
+        return f"the trainer ended ({how}){': ' + last if last else ''}"
+
+    def _last_line(self) -> str:
+        """The last thing it wrote to its log."""
+        try:
+            with self._log.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, size - 4096))
+                lines = file.read().decode("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        return next((clean(line, 160) for line in reversed(lines) if line.strip()), "")
+
+    def _detach(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            with suppress(OSError, ValueError, RuntimeError):
+                if self._loop is not None:
+                    self._loop.remove_reader(self._process.stdout.fileno())
+
+    def _forget(self) -> None:
+        """Close the pipes of a trainer that has ended."""
+        if self._process is not None:
+            self._detach()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+        self._process, self._rest = None, b""
+        self._given.clear()
+
+    def _tell(self, info: WorkerInfo, problem: str = "") -> None:
+        self.info = info
+        self._listener(info, problem)

@@ -1,0 +1,322 @@
+"""What the keys do to runs: start, queue, stop, pause, checkpoint, and quitting while one goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer import control
+from trainer.config import RunConfig
+from trainer.control import Command
+from trainer.errors import UserError
+from trainer.presets import catalog
+from trainer.runstate import Follower
+from trainer.submit import submit
+from tui import formatting
+from tui.datasource import DataStatus, look
+from tui.store import ACTIVE, Changes
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
+    from tui.screens.dialogs import Quit
+
+DEFAULT_DATA = "cifar10"
+BUILT_IN = ("cifar10", "cifar100", "synthetic")
+
+
+class RunControl:
+    """Belongs to the app and is used on its thread alone."""
+
+    def __init__(self, app: CifarApp, *, data: str | None) -> None:
+        self._app = app
+        self._data = data or DEFAULT_DATA
+        self._preset: str | None = None
+        self._presets: list[tuple[str, str]] = []
+        self._seen: dict[str, DataStatus] = {}
+        self.stopping: set[str] = set()
+        """Runs that were asked to stop and have not ended yet."""
+        self._quitting: Quit | None = None
+
+    # ---- data and preset --------------------------------------------------------------------
+
+    @property
+    def data(self) -> str:
+        """Data of the next run."""
+        return self._data
+
+    @data.setter
+    def data(self, source: str) -> None:
+        self._data = source
+        self._app.repaint()
+        self._app.run_worker(self.look_for_data(), group="data", description="look for the data")
+
+    @property
+    def data_status(self) -> DataStatus | None:
+        """What is known of the chosen data; ``None`` before it was looked for."""
+        return self._seen.get(self._data)
+
+    async def look_for_data(self) -> None:
+        """Look on a thread whether the chosen data is there."""
+        source = self._data
+        self._seen[source] = await asyncio.to_thread(look, source)
+        self._app.repaint()
+
+    @property
+    def preset(self) -> str:
+        """What ``s`` starts: the chosen preset, else the machine's default."""
+        return self._preset or ("fast" if self._has_gpu() else "quick")
+
+    @preset.setter
+    def preset(self, name: str) -> None:
+        self._preset = name
+        self._app.repaint()
+
+    def _has_gpu(self) -> bool:
+        """What the trainer says; before it has said anything, whether a driver is loaded."""
+        wanted = self._app.device or "auto"
+        if wanted != "auto":
+            return wanted != "cpu"
+        device = self._app.worker.info.device
+        return device[:4] in ("cuda", "mps") if device else os.path.exists("/dev/nvidia0")  # noqa: PTH110
+
+    def presets(self) -> list[tuple[str, str]]:
+        """Names and descriptions."""
+        if not self._presets:
+            self._presets = [(n, catalog.load(n).description) for n in catalog.names()]
+        return self._presets
+
+    # ---- starting ---------------------------------------------------------------------------
+
+    def overrides(self) -> list[str]:
+        """What the app's own choices add to a preset."""
+        device = [f"train.device={self._app.device}"] if self._app.device else []
+        return [f"data={_toml(data_value(self._data))}", *device]
+
+    async def start(self) -> None:
+        """Start the chosen preset on the chosen data, or say what is missing."""
+        if self.data_status is None or not self.data_status.ready:
+            await self.look_for_data()
+        status = self.data_status
+        if status is not None and not status.ready:
+            self._ask_for_data(status)
+            return
+        try:
+            config = catalog.load(self.preset, self.overrides())
+        except UserError as error:
+            self._app.tell(str(error), severity="error")
+            return
+        await self.submit(config)
+
+    async def submit(self, config: RunConfig) -> bool:
+        """Put a run on disk and give it to the trainer; whether that worked."""
+        app = self._app
+        try:
+            run = await asyncio.to_thread(submit, config, app.store.runs_dir.absolute())
+        except UserError as error:
+            app.tell(str(error), severity="error", title="Not started")
+            return False
+        before = app.store.active()
+        app.store.expect(run.id)
+        queued = app.worker.queue(run.path)
+        if not queued:
+            app.store.give_up()
+        name = formatting.clean(config.name or config.preset or run.id, 40)
+        if before:
+            app.tell(f"{name} is queued behind {len(before)} other{'s' * (len(before) > 1)}")
+        else:
+            app.store.selected = run.id
+        app.poll()
+        app.refresh_bindings()
+        return queued
+
+    def _ask_for_data(self, status: DataStatus) -> None:
+        from tui.screens.dialogs import Choice
+
+        choices = [
+            ("S", "synthetic", "Train on the synthetic set: ten drawn classes, not CIFAR-10"),
+            ("F", "folder", "Choose a folder"),
+        ]
+        if self._data == "cifar10":
+            choices.insert(0, ("D", "download", "Download CIFAR-10 (170 MB)"))
+        dialog = Choice("The data is not there", formatting.clean(status.line, 300), choices)
+        self._app.push_screen(dialog, self._data_chosen)
+
+    def _data_chosen(self, answer: str | None) -> None:
+        if answer == "download":
+            self.download()
+        elif answer == "folder":
+            self.choose_data()
+        elif answer == "synthetic":
+            self._app.run_worker(self._app.action_start_synthetic(), group="start")
+
+    def download(self) -> None:
+        """Download CIFAR-10 and stay with it."""
+        from tui.screens.download import Download
+
+        def ended(answer: str | None) -> None:
+            if answer == "done":
+                self.data = DEFAULT_DATA
+                self._app.tell("CIFAR-10 is there: s starts a run on it")
+            else:
+                self._app.repaint()
+
+        self._app.push_screen(Download(self._app.download_command), ended)
+
+    def choose_data(self) -> None:
+        """Ask for the data of the next runs."""
+        from tui.screens.dialogs import DataSource
+
+        def check(source: str) -> str:
+            found = look(source)
+            return "" if found.ready else found.line
+
+        def chosen(source: str | None) -> None:
+            if source:
+                self.data = source
+
+        self._app.push_screen(DataSource(self._data, check), chosen)
+
+    def choose_preset(self) -> None:
+        """Ask which preset ``s`` starts."""
+        from tui.screens.dialogs import Choice
+
+        def chosen(name: str | None) -> None:
+            if name:
+                self.preset = name
+
+        choices = [("", name, f"{name:<12} {description}") for name, description in self.presets()]
+        text = "enter chooses, then s starts it"
+        self._app.push_screen(Choice("Preset", text, choices, chosen=self.preset), chosen)
+
+    def open_form(self) -> None:
+        """The form of a new run."""
+        from tui.screens.new_run import NewRun
+
+        def filled(config: RunConfig | None) -> None:
+            if config is not None:
+                self._app.run_worker(self.submit(config), group="start", description="start a run")
+
+        self._app.push_screen(NewRun(self.preset, self._data, self._app.device), filled)
+
+    # ---- control ----------------------------------------------------------------------------
+
+    def target(self) -> Follower | None:
+        """The run that stop, pause and checkpoint mean: the chosen one, else the running one."""
+        current = self._app.store.current
+        if current is not None and current.status in ACTIVE:
+            return current
+        return next(iter(self._app.store.active()), None)
+
+    def send(self, run: Follower, command: Command) -> bool:
+        """Write the command into the run's folder; its trainer looks there."""
+        try:
+            control.send(run.run, command)
+        except UserError as error:
+            self._app.tell(str(error), severity="error")
+            return False
+        return True
+
+    def ask_stop(self) -> None:
+        """Ask once, then stop."""
+        from tui.screens.dialogs import Choice
+
+        run = self.target()
+        if run is None:
+            return
+        if run.run.id in self.stopping:
+            self._app.tell(f"{_name(run)} is stopping: it ends at its next step")
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "stop":
+                self.stop(run)
+
+        what = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
+        choices = [("x", "stop", f"Stop and {what}"), ("c", "cancel", "Cancel")]
+        text = f"{_name(run)} · {run.status} · epoch {_epoch(run)}"
+        self._app.push_screen(Choice("Stop this run?", text, choices), answered)
+
+    def stop(self, run: Follower) -> None:
+        """Stop at the next step; shown as stopping until it has ended."""
+        if self.send(run, "stop"):
+            self.stopping.add(run.run.id)
+            self._app.repaint()
+
+    def pause(self) -> None:
+        """Pause, or go on."""
+        run = self.target()
+        if run is None:
+            return
+        if run.status == "queued":
+            self._app.tell(f"{_name(run)} waits in the queue: it can be paused when it trains")
+        elif self.send(run, "resume" if run.status == "paused" else "pause"):
+            word = "goes on" if run.status == "paused" else "pauses at its next step"
+            self._app.tell(f"{_name(run)} {word}")
+
+    def checkpoint(self) -> None:
+        """Save a checkpoint now."""
+        run = self.target()
+        if run is not None and self.send(run, "checkpoint"):
+            self._app.tell(f"{_name(run)} saves a checkpoint at its next step")
+
+    # ---- quitting ---------------------------------------------------------------------------
+
+    def ours(self) -> list[Follower]:
+        """Runs that have not ended and are with this app's trainer."""
+        given = self._app.worker.given
+        return [run for run in self._app.store.active() if run.run.id in given]
+
+    def ask_quit(self) -> None:
+        """Quit, or ask what becomes of the runs. A second request changes nothing."""
+        from tui.screens.dialogs import Quit
+
+        if self._quitting is not None:
+            return
+        runs = self.ours()
+        if not runs:
+            self._app.leave(busy=False)
+            return
+
+        def stop() -> None:
+            # the queued ones first: else the next would start when the running one has ended
+            for run in reversed(self.ours()):
+                self.stop(run)
+
+        def answered(answer: str | None) -> None:
+            self._quitting = None
+            if answer == "leave":
+                self._app.leave(busy=True)
+
+        self._quitting = Quit([f"{_name(run)} ({run.status})" for run in runs], stop)
+        self._app.push_screen(self._quitting, answered)
+
+    def polled(self, changes: Changes) -> None:
+        """Forget who has ended; leave when the last run that was waited for has."""
+        if self.stopping:
+            self.stopping &= {run.run.id for run in self._app.store.active()}
+        if self._quitting is not None and self._quitting.stopping and not self.ours():
+            self._app.leave(busy=False)
+
+
+def _name(run: Follower) -> str:
+    queued = run.state.queued
+    return formatting.clean(queued.name if queued else run.run.id, 40)
+
+
+def _epoch(run: Follower) -> str:
+    planned = run.state.queued.epochs if run.state.queued else 0
+    now = run.state.progress.epoch if run.state.progress else len(run.state.epochs)
+    return f"{now}/{planned}"
+
+
+def data_value(source: str) -> str:
+    """A data source as it goes into a configuration: folders absolute, names as they are."""
+    return source if source in BUILT_IN else str(Path(source).expanduser().absolute())
+
+
+def _toml(text: str) -> str:
+    """A string as TOML, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,221 @@
+"""Questions, the help, the data source and the download: everything that opens over a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from tui.commands import Entry
+from tui.formatting import clean
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
+
+CANCEL = Binding("escape", "cancel", "Cancel", id="dialog.cancel", tooltip="Close, change nothing")
+
+
+class Dialog(ModalScreen[str | None]):
+    """A box in the middle; escape closes it without an answer."""
+
+    BINDINGS = [CANCEL]
+
+    def __init__(self, title: str, text: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+
+    @property
+    def cifar(self) -> CifarApp:
+        """The app, typed."""
+        return cast("CifarApp", self.app)
+
+    def content(self) -> ComposeResult:
+        """What stands below the title and the text."""
+        yield from ()
+
+    def compose(self) -> ComposeResult:
+        """The box."""
+        with Vertical(classes="dialog"):
+            yield Static(clean(self._title, 200), classes="title", markup=False)
+            yield Static(self._text, id="text", markup=False)
+            yield from self.content()
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Replace the text below the title."""
+        line = self.query_one("#text", Static)
+        line.update(text)
+        line.set_class(error, "error")
+
+    def action_cancel(self) -> None:
+        """Close without an answer."""
+        self.dismiss(None)
+
+
+class Choice(Dialog):
+    """A question with a few answers, each with a key of its own."""
+
+    def __init__(
+        self,
+        title: str,
+        text: str,
+        choices: Sequence[tuple[str, str, str]],
+        *,
+        chosen: str | None = None,
+    ) -> None:
+        """``choices``: key (may be empty), answer, what it says."""
+        super().__init__(title, text)
+        self._choices = tuple(choices)
+        self._chosen = chosen
+
+    def content(self) -> ComposeResult:
+        """The answers."""
+        options = []
+        for key, answer, words in self._choices:
+            line = Text(no_wrap=True, overflow="ellipsis")
+            if key:
+                line.append(f"{key}  ", style="bold")
+            line.append(words)
+            options.append(Option(line, id=answer))
+        yield OptionList(*options, id="choices", compact=True)
+
+    def on_mount(self) -> None:
+        """The first answer is under the cursor, unless another is chosen."""
+        listed = self.query_one(OptionList)
+        answers = [answer for _, answer, _ in self._choices]
+        listed.highlighted = answers.index(self._chosen) if self._chosen in answers else 0
+        listed.focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """An answer's own key."""
+        for key, answer, _ in self._choices:
+            if key and event.character == key:
+                event.stop()
+                self.answered(answer)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Enter or a click."""
+        if event.option.id is not None:
+            self.answered(event.option.id)
+
+    def answered(self, answer: str) -> None:
+        """Close with the answer."""
+        self.dismiss(answer)
+
+
+class Quit(Choice):
+    """A run is going: what becomes of it. Stays open while it stops."""
+
+    def __init__(self, runs: Sequence[str], stop: Callable[[], None]) -> None:
+        some = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        super().__init__(
+            "Quit while a run is going?",
+            f"Not ended: {some}",
+            (
+                ("s", "stop", "Stop and quit (the checkpoint is kept)"),
+                ("l", "leave", "Leave training, quit the app alone"),
+                ("c", "cancel", "Cancel"),
+            ),
+        )
+        self._stop = stop
+        self.stopping = False
+
+    def answered(self, answer: str) -> None:
+        """Stopping takes until the next step: say so and wait, the other two close."""
+        if answer == "cancel":
+            self.dismiss(None)
+        elif answer == "leave":
+            self.dismiss("leave")
+        elif not self.stopping:
+            self.stopping = True
+            self.say("stopping… the app closes when the checkpoint is saved")
+            self._stop()
+
+
+class Help(ModalScreen[None]):
+    """All keys that work on the screen below."""
+
+    BINDINGS = [
+        Binding(
+            "escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Close the help"
+        )
+    ]
+
+    def __init__(self, shown: Iterable[Entry]) -> None:
+        super().__init__()
+        self._entries = sorted(shown, key=_group)
+
+    def compose(self) -> ComposeResult:
+        """Key, name, what it does; a blank line between groups."""
+        text = Text()
+        before = ""
+        for entry in self._entries:
+            group = _group(entry)[1]
+            if before and group != before:
+                text.append("\n")
+            before = group
+            text.append(f"{entry.key:>12}  ", style="bold" if entry.enabled else "dim")
+            text.append(f"{entry.title:<14}", style="" if entry.enabled else "dim")
+            text.append(f" {entry.tooltip}\n", style="dim")
+        with VerticalScroll(classes="dialog help"):
+            yield Static("Keys", classes="title")
+            yield Static(text)
+            yield Static("escape closes", classes="note")
+
+
+def _group(entry: Entry) -> tuple[int, str]:
+    """The screen's own keys first, then those of runs, data, screens and app."""
+    group = (entry.binding.id or "").partition(".")[0]
+    order = ("run", "data", "screen", "app")
+    return (order.index(group) + 1 if group in order else 0, group)
+
+
+class DataSource(Dialog):
+    """Choose the data of the next runs: a name, or a folder that is looked at."""
+
+    def __init__(self, current: str, check: Callable[[str], str]) -> None:
+        """``check`` is called on a thread: why a source cannot be used, or nothing."""
+        super().__init__(
+            "Data of the next runs",
+            "cifar10, cifar100, synthetic, or a folder: CIFAR-10's binary or python layout,\n"
+            "or images in train/<class>/ and test/<class>/",
+        )
+        self._current = current
+        self._check = check
+
+    def content(self) -> ComposeResult:
+        """The line to type in."""
+        field = Input(self._current, id="source", compact=True, select_on_focus=True)
+        field.cursor_blink = False
+        yield field
+        yield Static("enter takes it, escape cancels", classes="note")
+
+    def on_mount(self) -> None:
+        """Type at once."""
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Look at the source, then take it or say what is wrong."""
+        event.stop()
+        self.run_worker(self._take(event.value.strip()), exclusive=True, group="data")
+
+    async def _take(self, source: str) -> None:
+        import asyncio
+
+        if not source:
+            self.say("type a name or a folder", error=True)
+            return
+        self.say("looking…")
+        problem = await asyncio.to_thread(self._check, source)
+        if problem:
+            self.say(clean(problem, 300), error=True)
+        else:
+            self.dismiss(source)

@@ -1,0 +1,360 @@
+"""The list of runs: columns by width, cells updated in place, the cursor stays on its run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.binding import Binding
+from textual.message import Message
+from textual.widgets import DataTable
+from textual.widgets.data_table import ColumnKey
+
+from trainer import config as settings
+from trainer.errors import ConfigError
+from trainer.runstate import Follower
+from tui import formatting, themes
+from tui.formatting import DASH
+from tui.store import ACTIVE, Store
+
+Sort = tuple[str, bool]
+"""Column and whether it is reversed."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its key, title, width in cells, and the least width of the table to show it."""
+
+    key: str
+    title: str
+    width: int
+    from_width: int = 0
+    right: bool = False
+    sort: Callable[[Follower], tuple[bool, float | str]] | None = None
+    """Order of its values, best first; what has none comes last."""
+
+
+def _name(run: Follower) -> str:
+    queued = run.state.queued
+    return formatting.clean(queued.name if queued else run.run.id)
+
+
+def _model(run: Follower) -> str:
+    return formatting.clean(run.state.queued.model if run.state.queued else "")
+
+
+def _preset(run: Follower) -> str:
+    return formatting.clean(run.state.queued.preset if run.state.queued else "")
+
+
+def data_of(run: Follower) -> str:
+    """What the images of a run are: as its trainer found them, before that as asked for."""
+    if run.state.started is not None:
+        return formatting.data_label(run.state.started.data_kind)
+    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
+
+
+def _text(of: Callable[[Follower], str]) -> Callable[[Follower], tuple[bool, float | str]]:
+    return lambda run: (not of(run), of(run).lower())
+
+
+def _most(of: Callable[[Follower], float | None]) -> Callable[[Follower], tuple[bool, float | str]]:
+    def order(run: Follower) -> tuple[bool, float | str]:
+        value = of(run)
+        return (value is None, -(value or 0.0))
+
+    return order
+
+
+def _best(run: Follower) -> float | None:
+    return run.state.best.test_accuracy if run.state.best else None
+
+
+def _parameters(run: Follower) -> float | None:
+    return run.state.described.parameters if run.state.described else None
+
+
+def _id_newest_first(run: Follower) -> tuple[bool, float | str]:
+    # ids start with the time in digits: their complement sorts the newest first
+    return (False, "".join(chr(0x10FFFF - ord(c)) for c in run.run.id))
+
+
+STATE_ORDER = ("training", "paused", "queued", "failed", "crashed", "stopped", "completed")
+
+COLUMNS = (
+    Column("mark", " ", 1),
+    Column("name", "name", 0, sort=_text(_name)),
+    Column("state", "state", 11, sort=lambda run: (False, STATE_ORDER.index(run.status))),
+    Column("preset", "preset", 11, 128, sort=_text(_preset)),
+    Column("model", "model", 11, 96, sort=_text(_model)),
+    Column("data", "data", 9, sort=_text(data_of)),
+    Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(len(r.state.epochs)))),
+    Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
+    Column("at", "at", 4, 90, right=True),
+    Column("parameters", "parameters", 10, 106, right=True, sort=_most(_parameters)),
+    Column("time", "time", 9, 78, right=True, sort=_most(lambda run: run.state.elapsed)),
+    Column("started", "started", 11, 118, right=True, sort=_id_newest_first),
+)
+NAME_MIN = 14
+NAME_MAX = 60
+PADDING = 2
+"""Cells around each cell's content."""
+
+
+class RunTable(DataTable[Text]):
+    """Runs as rows; keys are run ids."""
+
+    BINDINGS = [
+        Binding(
+            "enter", "select_cursor", "Open", id="runs.open", tooltip="Show the run's dashboard"
+        ),
+        Binding(
+            "space", "mark", "Mark", id="runs.mark", tooltip="Mark the run for comparison, or not"
+        ),
+        Binding(
+            "u", "unmark", "Unmark all", id="runs.unmark", show=False, tooltip="Unmark all runs"
+        ),
+        Binding("j", "cursor_down", show=False),
+        Binding("k", "cursor_up", show=False),
+        Binding("g,home", "scroll_top", show=False),
+        Binding("G,end", "scroll_bottom", show=False),
+    ]
+    DEFAULT_CSS = "RunTable { height: 1fr; }"
+
+    class MarkToggled(Message):
+        """Space on a run, or all marks are to go (run ``None``)."""
+
+        def __init__(self, run: str | None) -> None:
+            super().__init__()
+            self.run = run
+
+    def __init__(self) -> None:
+        super().__init__(id="runs", cursor_type="row", cell_padding=1)
+        self._layout: tuple[object, ...] = ()
+        self._shown: dict[str, tuple[Text, ...]] = {}
+        self._visible: list[Column] = []
+        self._order: list[str] = []
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Ids of the shown runs, from the top."""
+        return tuple(self._order)
+
+    @property
+    def chosen(self) -> str | None:
+        """Id of the run under the cursor."""
+        return self._order[self.cursor_row] if 0 <= self.cursor_row < len(self._order) else None
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor."""
+        if self.chosen is not None:
+            self.post_message(self.MarkToggled(self.chosen))
+
+    def action_unmark(self) -> None:
+        """Unmark all."""
+        self.post_message(self.MarkToggled(None))
+
+    def fill(
+        self,
+        runs: Sequence[Follower],
+        store: Store,
+        colours: dict[str, str],
+        *,
+        sort: Sort,
+        stopping: set[str],
+        dark: bool,
+        touched: set[str] | None = None,
+    ) -> None:
+        """Show these runs in this order; only cells that differ are painted again.
+
+        ``touched``: the runs that can differ; ``None`` means all of them.
+        """
+        order = [run.run.id for run in runs]
+        relaid = self._lay_out(sort)
+        new_order = order != self._order
+        if relaid or new_order:
+            self._rebuild(order, relaid)
+        now = time.time()
+        for run in runs:
+            if touched is not None and run.run.id not in touched and not new_order and not relaid:
+                continue
+            cells = tuple(
+                _cell(column, run, store, colours, stopping, dark, now) for column in self._visible
+            )
+            self._update(run.run.id, cells)
+        if new_order or relaid:
+            self._restore_cursor(store.selected)
+
+    def _lay_out(self, sort: Sort) -> bool:
+        """Choose the columns for the width; whether they changed."""
+        width = self.size.width or self.app.size.width
+        visible = [column for column in COLUMNS if width >= column.from_width]
+        fixed = sum(column.width + PADDING for column in visible) + 2
+        name = max(NAME_MIN, min(NAME_MAX, width - fixed))
+        layout = (tuple(column.key for column in visible), name, sort)
+        if layout == self._layout:
+            return False
+        self._layout, self._visible = layout, visible
+        self.clear(columns=True)
+        self._shown.clear()
+        for column in visible:
+            title = column.title
+            if column.key == sort[0] and column.width != 1:
+                # the arrow shows which way the column's best value lies
+                title = f"{title[: (column.width or name) - 1]}{'▲' if sort[1] else '▼'}"
+            label = Text(title, justify="right" if column.right else "left")
+            self.add_column(label, key=column.key, width=column.width or name)
+        return True
+
+    def _rebuild(self, order: list[str], relaid: bool) -> None:
+        keep = self._shown
+        if not relaid:
+            self.clear()
+        self._order, self._shown = order, {}
+        blank = tuple(Text("") for _ in self._visible)
+        for run in order:
+            cells = keep.get(run, blank)
+            self.add_row(*cells, key=run)
+            self._shown[run] = cells
+
+    def _update(self, run: str, cells: tuple[Text, ...]) -> None:
+        before = self._shown[run]
+        for column, old, new in zip(self._visible, before, cells, strict=True):
+            if old.plain != new.plain or old.style != new.style:
+                self.update_cell(run, ColumnKey(column.key), new)
+        self._shown[run] = cells
+
+    def _restore_cursor(self, selected: str | None) -> None:
+        if selected in self._order:
+            self.move_cursor(row=self._order.index(selected), animate=False)
+
+
+def _cell(
+    column: Column,
+    run: Follower,
+    store: Store,
+    colours: dict[str, str],
+    stopping: set[str],
+    dark: bool,
+    now: float,
+) -> Text:
+    """A cell of the table."""
+    state = run.state
+    if column.key == "mark":
+        slot = store.slot(run.run.id)
+        if slot is None:
+            return Text(" ")
+        return Text(themes.run_glyph(slot), style=themes.run_colour(slot, dark=dark))
+    if column.key == "state":
+        is_stopping = run.run.id in stopping and run.status in ACTIVE
+        return themes.state_text(run.status, colours, stopping=is_stopping)
+    if column.key == "data":
+        label = data_of(run)
+        real = label.startswith("CIFAR")
+        return formatting.safe(label, column.width, "" if real else colours["warning"])
+    if column.key == "best":
+        return _right(formatting.percent(_best(run)), "bold" if state.best else "")
+    if column.key == "started":
+        return _right(formatting.ago(state.started_at or state.queued_at, now))
+    words = WORDS[column.key](run)
+    return _right(words) if column.right else formatting.safe(words, column.width or NAME_MAX)
+
+
+WORDS: dict[str, Callable[[Follower], str]] = {
+    "name": _name,
+    "preset": _preset,
+    "model": lambda run: _model(run).rpartition("/")[2],
+    "epochs": lambda run: f"{_epochs_done(run)}/{_planned(run)}",
+    "at": lambda run: str(run.state.best.epoch) if run.state.best else "",
+    "parameters": lambda run: formatting.count(
+        run.state.described.parameters if run.state.described else None
+    ),
+    "time": lambda run: formatting.duration(run.state.elapsed) if run.state.started else DASH,
+}
+
+
+def _planned(run: Follower) -> str:
+    return str(run.state.queued.epochs) if run.state.queued else DASH
+
+
+def _epochs_done(run: Follower) -> int:
+    rows = run.state.epochs
+    return rows[-1].epoch if rows else 0
+
+
+def _right(text: str, style: str = "") -> Text:
+    return Text(text, style=style, justify="right", no_wrap=True, end="")
+
+
+def ordered(runs: Sequence[Follower], sort: Sort) -> list[Follower]:
+    """Runs (newest first) by a column; of equal ones the newest first."""
+    column = next(column for column in COLUMNS if column.key == sort[0])
+    if column.sort is None:
+        return list(runs)
+    keyed = [(column.sort(run), run) for run in runs]
+    known = [pair for pair in keyed if not pair[0][0]]
+    known.sort(key=lambda pair: pair[0], reverse=sort[1])
+    return [run for _, run in known] + [run for key, run in keyed if key[0]]
+
+
+def fits(run: Follower, words: Sequence[str]) -> bool:
+    """Whether each word is somewhere in name, preset, state, data, model or id."""
+    hay = " ".join((_name(run), _preset(run), run.status, data_of(run), _model(run), run.run.id))
+    hay = hay.lower()
+    return all(word in hay for word in words)
+
+
+def details(run: Follower, colours: dict[str, str]) -> Text:
+    """A few lines on the chosen run: its settings, and the last thing it had to say."""
+    state = run.state
+    text = Text(overflow="ellipsis", no_wrap=True)
+    text.append(_name(run), style="bold")
+    text.append(f"  {run.run.id}\n", style=colours["secondary"])
+    text.append(_summary(run) + "\n")
+    if state.started is not None:
+        begun = state.started
+        text.append(
+            formatting.clean(
+                f"{begun.device} · {begun.precision} · {begun.train_images:,} train and "
+                f"{begun.test_images:,} test images of {begun.data_source} · {begun.host}",
+                200,
+            )
+            + "\n"
+        )
+    if state.ended is not None and state.ended.error:
+        text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+    elif run.status == "crashed":
+        text.append("its trainer ended without a word", style=colours["error"])
+    elif state.notices:
+        notice = state.notices[-1][1]
+        style = {"error": "error", "warning": "warning"}.get(notice.level, "secondary")
+        text.append(formatting.clean(notice.message, 300), style=colours[style])
+    if run.damaged:
+        text.append(f"  {run.damaged} damaged lines in the log", style=colours["warning"])
+    return text
+
+
+def _summary(run: Follower) -> str:
+    if run.state.queued is None:
+        return "no log yet"
+    try:
+        return summary(settings.from_toml(run.state.queued.config))
+    except ConfigError:
+        return formatting.clean(f"{_model(run)} on {data_of(run)}", 120)
+
+
+def summary(config: settings.RunConfig) -> str:
+    """A configuration in one line."""
+    train, optimizer = config.train, config.optimizer
+    parts = [
+        f"{formatting.clean(config.model.name, 40)} ({config.model.norm} norm)",
+        f"data {formatting.clean(config.data, 40)}",
+        f"{train.epochs} epochs × batch {train.batch_size}",  # noqa: RUF001
+        f"{optimizer.name} lr {formatting.rate(optimizer.lr)}, {config.schedule.name}",
+        *([f"L2 {formatting.rate(optimizer.weight_decay)}"] if optimizer.weight_decay else []),
+        *([f"L1 {formatting.rate(optimizer.l1)}"] if optimizer.l1 else []),
+        f"seed {train.seed}",
+    ]
+    return " · ".join(parts)
