@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -30,28 +31,41 @@ FINGERPRINT = "0" * 64
 IMAGES = 200
 
 
-class TimedLog(RunLog):
-    """A run log whose clock is a number."""
+class Clock:
+    """Stands in for the module ``time``."""
 
     now = START
     elapsed = 0.0
 
-    def _stamp(self, event: events.Event) -> events.Envelope:
-        envelope = super()._stamp(event)
-        return events.Envelope(
-            v=envelope.v,
-            run=envelope.run,
-            attempt=envelope.attempt,
-            seq=envelope.seq,
-            time=self.now,
-            elapsed=round(self.elapsed, 4),
-            event=envelope.event,
-        )
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+
+class TimedLog(RunLog):
+    """A run log whose clock is a number."""
+
+    def __init__(self, run: RunDir, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        with mock.patch("trainer.runlog.time", self.clock):
+            super().__init__(run)
+
+    def emit(self, event: events.Event) -> events.Envelope:
+        """Stamp with the clock's time."""
+        with mock.patch("trainer.runlog.time", self.clock):
+            return super().emit(event)
+
+    def begin_attempt(self) -> None:
+        """Count from the clock's time."""
+        with mock.patch("trainer.runlog.time", self.clock):
+            super().begin_attempt()
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
-        self.now += seconds
-        self.elapsed += seconds
+        self.clock.now += seconds
+        self.clock.elapsed += seconds
 
 
 def run_config(preset: str = "quick", **changes: object) -> RunConfig:
@@ -105,8 +119,9 @@ def make_run(
     )
     text = settings.to_toml(config)
     run.config.write_text(text, "utf-8")
-    log = TimedLog(run)
-    log.now = START + created
+    clock = Clock()
+    clock.now = START + created
+    log = TimedLog(run, clock)
     log.emit(
         events.RunQueued(
             name=name or preset,
@@ -137,7 +152,7 @@ def make_run(
                 best_accuracy=accuracy(done, epochs, best) if done else None,
                 best_epoch=done or None,
                 final_accuracy=accuracy(done, epochs, best) if done else None,
-                seconds=log.elapsed,
+                seconds=log.clock.elapsed,
                 error=error,
             )
         )
@@ -164,8 +179,7 @@ def held(*runs: RunDir) -> Iterator[None]:
 def append(run: RunDir, *new: events.Event, seconds: float = 1.0) -> None:
     """Add events to a run's log, as its trainer would."""
     log = TimedLog(run)
-    log.now = START + 3600
-    log.elapsed = 100.0
+    log.wait(3600)
     for event in new:
         log.wait(seconds)
         log.emit(event)

@@ -54,7 +54,7 @@ class CifarApp(App[None]):
         "compare": _screen("compare", "CompareScreen"),
     }
     BINDINGS = [
-        Binding("n", "new_run", "New run", id="run.new", tooltip="Choose preset, model, data, …"),
+        Binding("n", "new_run", "New", id="run.new", tooltip="Choose preset, model, data, …"),
         Binding("s", "start", "Start", id="run.start", tooltip="Start the chosen preset, or queue"),
         Binding("x", "stop", "Stop", id="run.stop", tooltip="Stop the run, keep its checkpoint"),
         Binding("p", "pause", "Pause", id="run.pause", tooltip="Pause the run, or go on"),

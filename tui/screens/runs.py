@@ -33,7 +33,12 @@ class RunsScreen(StoreScreen):
     BINDINGS = [
         Binding("slash", "filter", "Filter", id="runs.filter", tooltip="Show only runs that fit"),
         Binding(
-            "o", "sort", "Sort", id="runs.sort", tooltip="Sort by the next column; O turns it round"
+            "o",
+            "sort",
+            "Sort",
+            id="runs.sort",
+            show=False,
+            tooltip="Sort by the next column; O turns it round",
         ),
         Binding("O", "reverse", show=False),
         Binding(

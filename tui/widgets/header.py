@@ -19,6 +19,7 @@ TABS = (
     ("compare", "5", "Compare"),
 )
 PROGRAM = " cifar-tui "
+NARROW = 100
 
 
 class HeaderLine(Widget):
@@ -51,15 +52,15 @@ class HeaderLine(Widget):
         """Tabs to the left, the trainer's state to the right, cut where there is no room."""
         self._shown = self._facts()
         tab, right, failed = self._shown
-        line = Content.styled(PROGRAM, "bold $primary")
+        width = self.size.width
+        # where it is narrow the trainer's state is worth more than the program's name
+        line = Content.styled(PROGRAM if width >= NARROW else "", "bold $primary")
         self._spans.clear()
         for name, key, title in TABS:
             start = line.cell_length
-            here = name == tab
-            line += Content.styled(f" {key} ", "bold $primary-lighten-1" if here else "$secondary")
-            line += Content.styled(f"{title} ", "bold reverse" if here else "")
+            part = Content.assemble((f" {key} ", "$secondary"), f"{title} ")
+            line += part.stylize("bold reverse") if name == tab else part
             self._spans.append((start, line.cell_length, name))
-        width = self.size.width
         room = width - line.cell_length - 2
         if room < 1:
             return line.truncate(width)

@@ -108,7 +108,12 @@ class RunTable(DataTable[Text]):
 
     BINDINGS = [
         Binding(
-            "enter", "select_cursor", "Open", id="runs.open", tooltip="Show the run's dashboard"
+            "enter",
+            "select_cursor",
+            "Open",
+            key_display="enter",
+            id="runs.open",
+            tooltip="Show the run's dashboard",
         ),
         Binding(
             "space", "mark", "Mark", id="runs.mark", tooltip="Mark the run for comparison, or not"
@@ -136,6 +141,7 @@ class RunTable(DataTable[Text]):
         self._shown: dict[str, tuple[Text, ...]] = {}
         self._visible: list[Column] = []
         self._order: list[str] = []
+        self._name_width = NAME_MAX
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -183,6 +189,10 @@ class RunTable(DataTable[Text]):
             cells = tuple(
                 _cell(column, run, store, colours, stopping, dark, now) for column in self._visible
             )
+            cells = tuple(
+                _cut(cell, column.width or self._name_width)
+                for column, cell in zip(self._visible, cells, strict=True)
+            )
             self._update(run.run.id, cells)
         if new_order or relaid:
             self._restore_cursor(store.selected)
@@ -196,7 +206,7 @@ class RunTable(DataTable[Text]):
         layout = (tuple(column.key for column in visible), name, sort)
         if layout == self._layout:
             return False
-        self._layout, self._visible = layout, visible
+        self._layout, self._visible, self._name_width = layout, visible, name
         self.clear(columns=True)
         self._shown.clear()
         for column in visible:
@@ -277,6 +287,12 @@ WORDS: dict[str, Callable[[Follower], str]] = {
 
 def _planned(run: Follower) -> str:
     return str(run.state.queued.epochs) if run.state.queued else DASH
+
+
+def _cut(cell: Text, width: int) -> Text:
+    """The cell within its column, with an ellipsis where it is cut."""
+    cell.truncate(width, overflow="ellipsis")
+    return cell
 
 
 def _epochs_done(run: Follower) -> int:
