@@ -1,0 +1,128 @@
+"""``layers``: a net's layer table with shapes, parameters, MACs and receptive fields."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from trainer.cli.options import JsonOption
+from trainer.cli.output import DASH, Column, count, out, percent, table
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from model.summary import Summary
+
+COLUMNS = (
+    Column("layer", flexible=True),
+    Column("type", keep=8),
+    Column("kernel", keep=6),
+    Column("stride", keep=6),
+    Column("padding", keep=2),
+    Column("dilation", keep=5),
+    Column("groups", right=True, keep=4),
+    Column("input", keep=1),
+    Column("output", keep=7),
+    Column("parameters", right=True),
+    Column("share", right=True, keep=2),
+    Column("MACs", right=True, keep=7),
+    Column("jump", keep=1),
+    Column("RF", right=True),
+)
+
+
+class Norm(StrEnum):
+    """The normalisation after each convolution."""
+
+    batch = "batch"
+    layer = "layer"
+    group = "group"
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help="A name from the registry, or file.py:Class.")],
+    json: JsonOption = False,
+    norm: Annotated[Norm, typer.Option("--norm", help="Normalisation.")] = Norm.batch,
+    classes: Annotated[int, typer.Option("--classes", min=2, max=10_000, metavar="N")] = 10,
+) -> None:
+    """Print a model's layers and receptive fields."""
+    from model import registry
+
+    if not registry.is_file(model):
+        _known(model)
+    from model.summary import summarize
+
+    try:
+        net = registry.build(model, classes=classes, norm=norm.value)
+        registry.check_output(net, classes)
+        summary = summarize(net)
+    except registry.ModelError as error:
+        raise ConfigError(str(error)) from None
+    if json:
+        out.json(summary)
+        return
+    out.lines(*_table(summary), "", *_totals(summary))
+
+
+def _known(model: str) -> None:
+    """Refuse an unknown name before torch is loaded for nothing."""
+    from model import registry
+
+    try:
+        registry.describe(model)
+    except registry.ModelError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _table(summary: Summary) -> list[Text]:
+    rows = [_row(layer) for layer in summary.layers]
+    footer = [""] * len(COLUMNS)
+    footer[0], footer[9] = "total", count(summary.parameters)
+    footer[10], footer[11] = percent(1.0), count(summary.macs)
+    footer[13] = _pair(summary.receptive_field)
+    return table(COLUMNS, rows, footer=footer)
+
+
+def _row(layer: Any) -> tuple[str, ...]:
+    return (
+        layer.path,
+        layer.type,
+        _pair(layer.kernel),
+        _pair(layer.stride),
+        _pair(layer.padding),
+        _pair(layer.dilation),
+        count(layer.groups) if layer.groups is not None else "",
+        _shape(layer.input_shape),
+        _shape(layer.output_shape),
+        count(layer.parameters),
+        percent(layer.share),
+        count(layer.macs),
+        _pair(layer.jump),
+        _pair(layer.receptive_field) or DASH,
+    )
+
+
+def _pair(value: tuple[int, int] | None) -> str:
+    """One number for a square, two for another shape."""
+    if value is None:
+        return ""
+    return str(value[0]) if value[0] == value[1] else f"{value[0]}×{value[1]}"  # noqa: RUF001
+
+
+def _shape(value: tuple[int, ...]) -> str:
+    return "×".join(map(str, value))  # noqa: RUF001
+
+
+def _totals(summary: Summary) -> list[str]:
+    field = _pair(summary.receptive_field) or "unknown"
+    return [
+        f"parameters {summary.parameters:,} ({summary.trainable_parameters:,} trainable)",
+        f"multiply-adds (MACs) per image {count(summary.macs)}",
+        f"receptive field {field} at the last convolution or pooling, not clipped to the image",
+        f"depthwise separable {summary.depthwise_separable}, dilated {summary.dilated}, "
+        f"strided 3x3 {summary.strided3x3}, max pooling {summary.max_pools}",
+        f"global average pooling {'yes' if summary.global_average_pooling else 'no'}, "
+        f"FC after pooling {'yes' if summary.fc_after_pooling else 'no'}",
+    ]

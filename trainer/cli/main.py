@@ -1,0 +1,105 @@
+"""The command line without the app: ``python -m trainer …``, and the commands of ``cifar-tui``.
+
+Nothing here imports torch; commands that need it import it when they run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from trainer.cli import layers, presets, runs, train
+from trainer.cli.output import out, warn
+from trainer.errors import UserError
+
+COMPLETED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="cifar-tui",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("presets")(presets.presets)
+app.command("layers")(layers.layers)
+app.command("runs")(runs.runs)
+app.command("show")(runs.show)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            installed = metadata.version("cifar-tui")
+        except metadata.PackageNotFoundError:
+            installed = "(not installed: run from its source)"
+        out.lines(f"cifar-tui {installed}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+    ),
+]
+
+
+@app.callback(no_args_is_help=True)
+def trainer_only(version: VersionOption = False) -> None:
+    """Train CIFAR-10 classifiers and look at their runs."""
+
+
+def run(
+    arguments: Sequence[str] | None = None, *, command: typer.Typer = app, name: str = "cifar-tui"
+) -> int:
+    """Run a command line; every error the user can cause is one line on standard error.
+
+    Args:
+        arguments: without the program's name; ``sys.argv`` by default.
+        command: this module's ``app``, with another callback perhaps.
+        name: the program's name in the help.
+
+    Returns:
+        The exit code: 0 completed, 1 failed, 2 bad input, 130 stopped by the user.
+    """
+    _survive_odd_streams()
+    try:
+        command(args=None if arguments is None else list(arguments), prog_name=name)
+    except SystemExit as end:
+        return _code(end.code)
+    except UserError as error:
+        warn(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return STOPPED
+    except Exception as error:
+        if os.environ.get("CIFAR_TUI_DEBUG"):
+            raise
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        warn(f"unexpected error: {reason} (CIFAR_TUI_DEBUG=1 shows where)")
+        return FAILED
+    return COMPLETED
+
+
+def _code(code: object) -> int:
+    if out.lost is not None and out.lost.errno != errno.EPIPE and not code:
+        return FAILED
+    return code if isinstance(code, int) else COMPLETED if code is None else FAILED
+
+
+def _survive_odd_streams() -> None:
+    """Closed streams become the null device; characters they cannot encode become ``?``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,44 @@
+"""Options that several commands have, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.rundir import default_runs_dir
+
+RunsDirOption = Annotated[
+    Path | None,
+    typer.Option("--runs-dir", metavar="DIR", help="Where the runs lie.", show_default=False),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Where downloaded data sets lie.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="cifar10, cifar100, synthetic, or a folder.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+def runs_dir(given: Path | None) -> Path:
+    """The runs directory that an option names, or the usual one."""
+    return given.expanduser() if given is not None else default_runs_dir()
+
+
+def data_dir(given: Path | None) -> Path | None:
+    """The data directory that an option names."""
+    return given.expanduser() if given is not None else None

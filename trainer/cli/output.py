@@ -1,0 +1,235 @@
+"""What the commands print: plain lines, tables that fit, JSON, and one-line messages.
+
+Names in logs, files and data sets are foreign text: nothing of them reaches the terminal as a
+control character or as markup. A closed standard output ends the output, never the work.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import StringIO
+from typing import IO, Any
+
+import msgspec
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+DASH = "–"  # noqa: RUF001
+GAP = "  "
+PLAIN: Any = {"highlight": False, "markup": False, "emoji": False}
+"""Rich must not read names as markup."""
+NARROWEST = 8
+STATE_STYLES = {
+    "training": "cyan",
+    "paused": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "crashed": "red",
+}
+
+
+def clean(value: object, limit: int = 200) -> str:
+    """One line of plain text from anything: no control, format or surrogate characters."""
+    text = str(value)[: limit * 4]
+    kept = "".join(
+        " " if c in "\t\n\r" else "" if unicodedata.category(c) in REFUSED else c for c in text
+    ).strip()
+    return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
+
+
+REFUSED = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+
+
+class Output:
+    """Standard output: whole pieces, flushed; goes quiet when nobody reads any more."""
+
+    def __init__(self) -> None:
+        self.lost: OSError | None = None
+        """Why nothing more is written."""
+
+    def lines(self, *lines: str | Text) -> None:
+        """Write lines; styles only where the terminal has them."""
+        written = StringIO()
+        terminal = True if sys.stdout.isatty() else None
+        console = Console(file=written, force_terminal=terminal, **PLAIN)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        self.write(written.getvalue().encode(_encoding(sys.stdout), "replace"))
+
+    def json(self, value: Any) -> None:
+        """Write a value as one line of JSON; numbers that are not finite become null."""
+        self.write(msgspec.json.encode(value) + b"\n")
+
+    def write(self, data: bytes) -> None:
+        """Write bytes and flush."""
+        if self.lost is not None or not data:
+            return
+        try:
+            stream = getattr(sys.stdout, "buffer", None)
+            if stream is None:
+                sys.stdout.write(data.decode())
+            else:
+                stream.write(data)
+            sys.stdout.flush()
+        except OSError as error:
+            self.lost = error
+            _discard(sys.stdout)
+            if error.errno != errno.EPIPE:
+                warn(f"the output cannot be written: {error.strerror}")
+
+
+def _discard(stream: IO[str]) -> None:
+    """Let what is still in the buffer go nowhere: the interpreter flushes it when it ends."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def _encoding(stream: IO[str]) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+out = Output()
+
+
+def warn(message: object) -> None:
+    """One line on standard error."""
+    with suppress(OSError, ValueError):
+        line = f"cifar-tui: {clean(message, 1000)}\n"
+        sys.stderr.write(
+            line.encode(_encoding(sys.stderr), "replace").decode(_encoding(sys.stderr))
+        )
+        sys.stderr.flush()
+
+
+# tables
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    right: bool = False
+    keep: int = 9
+    """What goes first when the terminal is narrow: the lowest; 9 stays."""
+    flexible: bool = False
+    """May be cut with an ellipsis when nothing more can go."""
+
+
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    width: int | None = None,
+    footer: Sequence[str] | None = None,
+) -> list[Text]:
+    """The lines of a table, header first.
+
+    Args:
+        columns: the columns; those of low ``keep`` are left out until the rest fits.
+        rows: cells, as many as columns; plain strings are cleaned here.
+        width: cells to fit; default the terminal's width, no limit when there is no terminal.
+        footer: a last row, totals for example.
+    """
+    cells = [[c if isinstance(c, Text) else Text(clean(c)) for c in row] for row in rows]
+    ends = [] if footer is None else [[Text(clean(c), style="bold") for c in footer]]
+    head = [Text(column.title, style="bold") for column in columns]
+    everything = [head, *cells, *ends]
+    widths = [max(cell_len(row[i].plain) for row in everything) for i in range(len(columns))]
+    shown = _fit(columns, widths, width if width is not None else _terminal_width())
+    return [_row(row, shown, columns, widths) for row in everything]
+
+
+def _fit(columns: Sequence[Column], widths: list[int], width: int | None) -> list[int]:
+    """Indices of the columns that are shown; flexible ones are narrowed in ``widths``."""
+    shown = list(range(len(columns)))
+
+    def total() -> int:
+        return sum(widths[i] for i in shown) + len(GAP) * (len(shown) - 1)
+
+    if width is None:
+        return shown
+    while total() > width:
+        # of equal ones the last goes first
+        first = min(reversed(shown), key=lambda i: columns[i].keep)
+        if columns[first].keep >= 9:
+            break
+        shown.remove(first)
+    for i in shown:
+        if columns[i].flexible and total() > width:
+            widths[i] = max(NARROWEST, widths[i] - (total() - width))
+    return shown
+
+
+def _row(row: list[Text], shown: list[int], columns: Sequence[Column], widths: list[int]) -> Text:
+    parts = []
+    for i in shown:
+        cell, space = row[i].copy(), widths[i] - cell_len(row[i].plain)
+        if space < 0:
+            cell = Text(set_cell_size(cell.plain, widths[i] - 1) + "…", style=cell.style)
+            space = 0
+        padding = Text(" " * space)
+        parts.append(padding + cell if columns[i].right else cell + padding)
+    line = Text(GAP).join(parts)
+    line.rstrip()
+    return line
+
+
+def _terminal_width() -> int | None:
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+# numbers
+
+
+def percent(value: float | None) -> str:
+    """A share of 1 as per cent with two digits."""
+    return DASH if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """A number in a format, a dash for none."""
+    return DASH if value is None or not math.isfinite(value) else format(value, form)
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separators."""
+    return DASH if value is None else f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """``41 s``, ``3:07``, ``1:02:09``."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{whole} s"
+
+
+def size(value: float) -> str:
+    """Bytes: ``170.5 MB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def state(status: str) -> Text:
+    """A run's state in its colour."""
+    return Text(status, style=STATE_STYLES.get(status, ""))

@@ -1,0 +1,211 @@
+"""How a run that trains now is shown: on a terminal, as plain lines, or as JSON lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from trainer import events
+from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, warn
+from trainer.events import Envelope
+from trainer.runstate import EpochRow, RunState
+
+
+class View(Protocol):
+    """What is told of everything that happens in the run."""
+
+    def show(self, envelopes: Iterable[Envelope]) -> None:
+        """Show new envelopes, in order."""
+
+    def message(self, text: str) -> None:
+        """Show a line that is no event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class JsonView:
+    """Every envelope as a line of JSON; messages go to standard error."""
+
+    def show(self, envelopes: Iterable[Envelope]) -> None:
+        """Write the lines of the log."""
+        out.write(b"".join(events.encode(envelope) for envelope in envelopes))
+
+    def message(self, text: str) -> None:
+        """Write to standard error."""
+        warn(text)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class PlainView:
+    """One line an epoch, easy to grep."""
+
+    def __init__(self) -> None:
+        self.state = RunState()
+        self._open: int | None = None
+
+    def show(self, envelopes: Iterable[Envelope]) -> None:
+        """Write a line for what is worth one."""
+        for envelope in envelopes:
+            self.state.apply(envelope)
+            self.event(envelope.event)
+
+    def event(self, event: events.AnyEvent) -> None:
+        """Write an event's line, if it has one."""
+        if isinstance(event, events.RunStarted):
+            self.started(event)
+        elif isinstance(event, events.ModelDescribed):
+            self.line(f"{event.parameters:,} parameters, {count(event.macs)} MACs per image")
+        elif isinstance(event, events.EpochEnded):
+            self._open = event.epoch
+        elif isinstance(event, (events.EpochStarted, events.RunEnded)):
+            self._finish_epoch()
+        elif isinstance(event, events.EvalEnded):
+            if event.variant == "plain":
+                self._open = event.epoch
+                self._finish_epoch()
+            else:
+                self.line(
+                    f"epoch {event.epoch}: test accuracy ({event.variant}) "
+                    f"{percent(event.accuracy)} on {self.data}"
+                )
+        elif isinstance(event, events.Notice) and event.level != "info":
+            self.message(f"{event.level}: {event.message}")
+        elif isinstance(event, events.Paused):
+            self.line(f"paused at step {event.step}")
+        elif isinstance(event, events.Resumed):
+            self.line(f"resumed after {duration(event.seconds)}")
+
+    @property
+    def data(self) -> str:
+        """The kind of the images: synthetic results must not pass for CIFAR-10 ones."""
+        started = self.state.started
+        return clean(started.data_kind) if started is not None else "unknown data"
+
+    def started(self, event: events.RunStarted) -> None:
+        """Say what is trained on what."""
+        queued = self.state.queued
+        self.line(f"run {clean(self.state.run)}")
+        self.line(
+            f"{clean(queued.model) if queued else 'model'} on {self.data}: "
+            f"{event.train_images:,} train and {event.test_images:,} test images; "
+            f"{clean(event.device)}, {clean(event.precision)}"
+        )
+
+    def _finish_epoch(self) -> None:
+        rows = [row for row in self.state.epochs if row.epoch == self._open]
+        self._open = None
+        if rows:
+            self.epoch(rows[0])
+
+    def epoch(self, row: EpochRow) -> None:
+        """Write an epoch's line: every number with its name."""
+        epochs = self.state.queued.epochs if self.state.queued else "?"
+        parts = [
+            f"epoch {row.epoch}/{epochs}",
+            f"lr {number(row.lr, '.4g')}",
+            f"train loss {number(row.train_loss)}",
+            f"train accuracy {percent(row.train_accuracy)}",
+        ]
+        if row.test_accuracy is not None:
+            parts += [
+                f"test loss {number(row.test_loss)}",
+                f"test accuracy {percent(row.test_accuracy)}",
+            ]
+        parts.append(f"{number(row.train_seconds, '.1f')} s")
+        if row is self.state.best:
+            parts.append("best")
+        self.line("  ".join(parts))
+
+    def line(self, text: str) -> None:
+        """Write a line to standard output."""
+        out.lines(text)
+
+    def message(self, text: str) -> None:
+        """Write to standard error."""
+        warn(text)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class TerminalView(PlainView):
+    """Epoch lines above a bar of the whole run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(file=sys.stdout, **PLAIN)
+        self._bar = Progress(
+            TextColumn("{task.fields[epoch]}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[now]}", markup=False),
+            console=self._console,
+            auto_refresh=False,
+            expand=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task("", total=None, epoch="preparing", now="")
+        self._live = True
+        self._guard(self._bar.start)
+
+    def show(self, envelopes: Iterable[Envelope]) -> None:
+        """Write the lines, move the bar."""
+        super().show(envelopes)
+        self._move()
+
+    def line(self, text: str) -> None:
+        """Write a line above the bar."""
+        style = "green" if text.endswith("  best") else ""
+        self._guard(lambda: self._console.print(Text(text, style=style), soft_wrap=True))
+
+    def message(self, text: str) -> None:
+        """Write a message above the bar."""
+        line = Text(clean(text, 1000), style="yellow")
+        self._guard(lambda: self._console.print(line, soft_wrap=True))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._live:
+            self._bar.update(self._task, visible=False)
+            self._guard(self._bar.stop)
+        self._live = False
+
+    def _move(self) -> None:
+        folded, now = self.state, self.state.progress
+        if folded.started is None or folded.queued is None or now is None:
+            return
+        total = folded.queued.epochs * folded.started.steps_per_epoch
+        text = f"{now.phase} loss {number(now.loss, '.3f')} acc {percent(now.accuracy)}"
+        if now.phase == "test":
+            text = f"testing {now.done}/{now.total}"
+        if now.images_per_second:
+            text += f"  {now.images_per_second:,.0f} img/s"
+        eta = folded.eta()
+        if eta is not None:
+            text += f"  ETA {duration(eta)}"
+        self._bar.update(
+            self._task,
+            total=total,
+            completed=now.step,
+            epoch=f"epoch {now.epoch}/{folded.queued.epochs}",
+            now=text,
+        )
+        self._guard(self._bar.refresh)
+
+    def _guard(self, draw: object) -> None:
+        """Draw; a terminal that is gone ends the drawing, not the run."""
+        if out.lost is not None or not callable(draw):
+            return
+        try:
+            draw()
+        except OSError as error:
+            out.lost = error
