@@ -80,7 +80,7 @@ class CifarApp(App[None]):
             "Synthetic",
             id="data.synthetic",
             show=False,
-            tooltip="Start the chosen preset on the synthetic set, and stay with that data",
+            tooltip="Start the chosen preset on the synthetic set",
         ),
         Binding(
             "D",
@@ -88,7 +88,7 @@ class CifarApp(App[None]):
             "Download",
             id="data.download",
             show=False,
-            tooltip="Download CIFAR-10 (170 MB) into the user's data directory",
+            tooltip="Download CIFAR-10 (170 MB)",
         ),
         Binding(
             "F",

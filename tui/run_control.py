@@ -8,18 +8,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import control
-from trainer.config import RunConfig
-from trainer.control import Command
 from trainer.errors import UserError
-from trainer.presets import catalog
 from trainer.runstate import Follower
-from trainer.submit import submit
 from tui import formatting
 from tui.datasource import DataStatus, look
 from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
+    # imported where they are used: the first paint does not wait for them
+    from trainer.config import RunConfig
+    from trainer.control import Command
     from tui.app import CifarApp
     from tui.screens.dialogs import Quit
 
@@ -84,6 +82,8 @@ class RunControl:
 
     def presets(self) -> list[tuple[str, str]]:
         """Names and descriptions."""
+        from trainer.presets import catalog
+
         if not self._presets:
             self._presets = [(n, catalog.load(n).description) for n in catalog.names()]
         return self._presets
@@ -97,6 +97,8 @@ class RunControl:
 
     async def start(self) -> None:
         """Start the chosen preset on the chosen data, or say what is missing."""
+        from trainer.presets import catalog
+
         if self.data_status is None or not self.data_status.ready:
             await self.look_for_data()
         status = self.data_status
@@ -112,6 +114,8 @@ class RunControl:
 
     async def submit(self, config: RunConfig) -> bool:
         """Put a run on disk and give it to the trainer; whether that worked."""
+        from trainer.submit import submit
+
         app = self._app
         try:
             run = await asyncio.to_thread(submit, config, app.store.runs_dir.absolute())
@@ -212,6 +216,8 @@ class RunControl:
 
     def send(self, run: Follower, command: Command) -> bool:
         """Write the command into the run's folder; its trainer looks there."""
+        from trainer import control
+
         try:
             control.send(run.run, command)
         except UserError as error:

@@ -58,8 +58,10 @@ class HeaderLine(Widget):
         self._spans.clear()
         for name, key, title in TABS:
             start = line.cell_length
-            part = Content.assemble((f" {key} ", "$secondary"), f"{title} ")
-            line += part.stylize("bold reverse") if name == tab else part
+            if name == tab:
+                line += Content.styled(f" {key} {title} ", "bold $background on $primary")
+            else:
+                line += Content.assemble((f" {key} ", "$secondary"), f"{title} ")
             self._spans.append((start, line.cell_length, name))
         room = width - line.cell_length - 2
         if room < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.binding import Binding
@@ -12,12 +13,14 @@ from textual.message import Message
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
-from trainer import config as settings
 from trainer.errors import ConfigError
 from trainer.runstate import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.store import ACTIVE, Store
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
 
 Sort = tuple[str, bool]
 """Column and whether it is reversed."""
@@ -111,7 +114,7 @@ class RunTable(DataTable[Text]):
             "enter",
             "select_cursor",
             "Open",
-            key_display="enter",
+            key_display="↵",
             id="runs.open",
             tooltip="Show the run's dashboard",
         ),
@@ -355,13 +358,15 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
 def _summary(run: Follower) -> str:
     if run.state.queued is None:
         return "no log yet"
+    from trainer import config as settings
+
     try:
         return summary(settings.from_toml(run.state.queued.config))
     except ConfigError:
         return formatting.clean(f"{_model(run)} on {data_of(run)}", 120)
 
 
-def summary(config: settings.RunConfig) -> str:
+def summary(config: RunConfig) -> str:
     """A configuration in one line."""
     train, optimizer = config.train, config.optimizer
     parts = [
