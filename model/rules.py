@@ -1,0 +1,508 @@
+"""What each of torch's operators does to positions: the rules that the tracer applies.
+
+Operators are known by their schema's name, without underscores around it, so that ``relu_`` and
+``relu`` are one. What is not listed here, and is not elementwise, is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.layout import Dim, Seen, join, plain
+from model.receptive_field import Underivable
+
+Kind = Literal["conv", "pool", "matmul", "reduce", "join", "act", "norm", "move", "unknown"]
+"""``move``: views, copies, scaling: nothing that a table of layers would show."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window; tuples per spatial dimension."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+
+@dataclass
+class Call:
+    """One operator with its arguments and results."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    seen: dict[int, Seen | str]
+    """What those of its arguments that depend on the image see, by ``id``."""
+    shapes: dict[int, tuple[int, ...]]
+    """Of the arguments, before the call."""
+    outputs: list[Tensor]
+
+    @cached_property
+    def name(self) -> str:
+        """Without namespace and outer underscores."""
+        return str(self.func._schema.name).partition("::")[2].strip("_")
+
+    @cached_property
+    def bound(self) -> dict[str, Any]:
+        """Arguments by their names in the schema, defaults included."""
+        schema = self.func._schema.arguments
+        values = {a.name: a.default_value for a in schema if a.has_default_value()}
+        values.update(zip((a.name for a in schema), self.args, strict=False))
+        values.update(self.kwargs)
+        return values
+
+    def of(self, value: Any) -> Seen | None:
+        """What an argument sees; None for constants."""
+        known = self.seen.get(id(value))
+        if isinstance(known, str):
+            raise Underivable(known)
+        return known
+
+    @property
+    def parts(self) -> list[Seen]:
+        """All arguments that depend on the image."""
+        return [s for s in self.seen.values() if isinstance(s, Seen)]
+
+    @property
+    def only(self) -> Seen:
+        """The first tensor argument, the only one that may depend on the image."""
+        first = self.of(self.args[0])
+        if first is None or len(self.seen) > 1:
+            raise Underivable(f"{self.name} of weights that depend on the image")
+        return first
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first result."""
+        return (*self.outputs[0].shape,)
+
+    def size(self, tensor: Tensor) -> tuple[int, ...]:
+        """Shape of an argument."""
+        return self.shapes[id(tensor)]
+
+
+_ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "relu6",
+        "gelu",
+        "silu",
+        "mish",
+        "elu",
+        "selu",
+        "celu",
+        "leaky_relu",
+        "prelu_kernel",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "softmax",
+        "log_softmax",
+        "rrelu",
+        "log_sigmoid_forward",
+    ]
+)
+_NORMS = frozenset(
+    [
+        "native_batch_norm",
+        "native_batch_norm_legit",
+        "native_batch_norm_legit_no_training",
+        "cudnn_batch_norm",
+        "miopen_batch_norm",
+        "batch_norm_with_update",
+        "batch_norm_no_update",
+        "native_group_norm",
+        "native_layer_norm",
+        "fused_rms_norm",
+    ]
+)
+_SAME = _NORMS | frozenset(
+    [
+        "hardswish",
+        "prelu_kernel",
+        "native_dropout",
+        "channel_shuffle",
+        "clone",
+        "to_copy",
+        "detach",
+        "alias",
+        "lift_fresh",
+        "contiguous",
+        "rrelu_with_noise",
+        "log_sigmoid_forward",
+        "softplus",
+        "bernoulli",
+    ]
+)
+_POOLS = {
+    "max_pool2d_with_indices": "max",
+    "max_pool2d": "max",
+    "avg_pool2d": "average",
+    "avg_pool1d": "average",
+}
+_ADAPTIVE = {"adaptive_avg_pool2d": "average", "adaptive_max_pool2d": "max"}
+_REDUCTIONS = {
+    "mean": "average",
+    "sum": "average",
+    "amax": "max",
+    "max": "max",
+    **dict.fromkeys(
+        [
+            "amin",
+            "min",
+            "var",
+            "std",
+            "var_mean",
+            "std_mean",
+            "linalg_vector_norm",
+            "logsumexp",
+            "prod",
+            "argmax",
+        ],
+        "linear",
+    ),
+}
+_ALONG = frozenset(["softmax", "log_softmax", "cumsum", "cumprod", "sort"])
+_MATMULS = frozenset(["mm", "addmm", "bmm", "baddbmm", "linear", "mv", "addmv"])
+
+
+def classify(call: Call) -> Kind:
+    """What a table of layers would call it."""
+    name = call.name
+    if name == "convolution":
+        return "conv"
+    if name in _POOLS or name in _ADAPTIVE:
+        return "pool"
+    if name in _MATMULS:
+        return "matmul"
+    if name in _REDUCTIONS:
+        return "reduce"
+    if name in _NORMS:
+        return "norm"
+    if name in ("cat", "stack") or (_elementwise(call) and len(call.seen) > 1):
+        return "join"
+    return "act" if name in _ACTIVATIONS else "move"
+
+
+def title(call: Call) -> str:
+    """Name for the user."""
+    if call.name == "convolution":
+        kind = "conv_transpose" if call.bound["transposed"] else "conv"
+        return f"{kind}{len(call.bound['stride'])}d"
+    renamed = {"addmm": "linear", "mm": "linear", "bmm": "matmul", "prelu_kernel": "prelu"}
+    name = renamed.get(call.name, call.name)
+    return name.removeprefix("native_").removesuffix("_with_indices")
+
+
+def macs(call: Call) -> int:
+    """Multiply-adds of convolutions and matrix products, for the whole batch; bias left out."""
+    name, out = call.name, call.outputs[0]
+    if name == "convolution":
+        weight = call.bound["weight"]
+        data = call.bound["input"] if call.bound["transposed"] else out
+        return int(data.numel() * math.prod(weight.shape[1:]))
+    if name in _MATMULS:
+        inner = _factors(call)[0]
+        return out.numel() * call.size(inner)[-1]
+    return 0
+
+
+def window(call: Call) -> Window | None:
+    """The sliding window of a convolution or pooling."""
+    if call.name == "convolution":
+        b = call.bound
+        shape = tuple(call.size(b["weight"])[2:])
+        n = len(shape)
+        stride, padding, dilation = (_tuple(b[k], n) for k in ("stride", "padding", "dilation"))
+        return Window(shape, stride, padding, dilation, b["groups"])
+    if call.name in _POOLS:
+        b = call.bound
+        n = int(call.name.partition("d")[0][-1]) if call.name == "avg_pool1d" else 2
+        kernel = _tuple(b["kernel_size"], n)
+        stride = _tuple(b["stride"], n) if b.get("stride") else kernel
+        return Window(kernel, stride, _tuple(b["padding"], n), _tuple(b.get("dilation", 1), n))
+    return None
+
+
+def mark(seen: Seen, depthwise: int) -> Seen:
+    """Comes right from the depthwise convolution of this number."""
+    return replace(seen, depthwise=depthwise)
+
+
+def follow(call: Call) -> list[Seen]:
+    """What the results see of the image.
+
+    Raises:
+        Underivable: it is not known, and why.
+    """
+    name = call.name
+    if name in _RULES:
+        return _RULES[name](call)
+    if _elementwise(call):
+        return [join(call.parts, call.shape)] * len(call.outputs)
+    if name in _SAME:
+        seen = call.only.sized(call.shape)
+        if name == "channel_shuffle" and seen.axes_in(1):
+            raise Underivable("channels that hold rows or columns are shuffled")
+        return [seen] * len(call.outputs)
+    if name in _REDUCTIONS:
+        return _reduce(call)
+    if all(part.pooled for part in call.parts):  # no positions left to lose: the union will do
+        pooled = [replace(p, layout=(), depthwise=None) for p in call.parts]
+        union = join(pooled, ())
+        return [replace(union, layout=plain(o.shape)) for o in call.outputs]
+    raise Underivable(f"no rule for {name}")
+
+
+def _elementwise(call: Call) -> bool:
+    if torch.Tag.pointwise in call.func.tags:
+        return True
+    return call.name in ("copy", "masked_fill", "where", "clamp", "rsub")
+
+
+def _tuple(value: Any, n: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else (*value,)
+    return values * n if len(values) == 1 else values
+
+
+def _convolution(call: Call) -> list[Seen]:
+    seen, spec = call.only, window(call)
+    assert spec is not None
+    if call.bound["transposed"] and not seen.pooled:
+        raise Underivable("transposed convolution")
+    return [_slide(seen.collapse([1], "linear").mixed(), spec, call.shape)]
+
+
+def _slide(seen: Seen, spec: Window, shape: tuple[int, ...]) -> Seen:
+    lead = len(shape) - len(spec.kernel)
+    for i, (k, s, p, d) in enumerate(
+        zip(spec.kernel, spec.stride, spec.padding, spec.dilation, strict=True)
+    ):
+        which = seen.single(lead + i, "a window slides")
+        if which is not None:
+            seen = seen.with_axis(which, seen.axes[which].window(k, s, p, d))
+    return replace(seen, depthwise=None).sized(shape)
+
+
+def _pool(call: Call) -> list[Seen]:
+    seen, spec = call.only, window(call)
+    assert spec is not None
+    sizes = call.size(call.args[0])[-len(spec.kernel) :]
+    whole = all(k >= n for k, n in zip(spec.kernel, sizes, strict=True)) and max(sizes) > 1
+    if whole and math.prod(call.shape[-len(sizes) :]) == 1:  # global pooling by its size
+        dims = range(len(call.shape) - len(sizes), len(call.shape))
+        return [seen.collapse(dims, _POOLS[call.name]).sized(call.shape)] * len(call.outputs)
+    return [_slide(seen, spec, call.shape)] * len(call.outputs)
+
+
+def _adaptive(call: Call) -> list[Seen]:
+    seen, shape = call.only, call.shape
+    before = call.size(call.args[0])
+    for dim in (len(shape) - 2, len(shape) - 1):
+        n, m = before[dim], shape[dim]
+        if m == 1:
+            seen = seen.collapse([dim], _ADAPTIVE[call.name])
+        elif n % m:
+            raise Underivable(f"adaptive pooling of {n} positions to {m}")
+        elif (which := seen.single(dim, "pooling")) is not None:
+            seen = seen.with_axis(which, seen.axes[which].window(n // m, n // m))
+    return [replace(seen, depthwise=None).sized(shape)] * len(call.outputs)
+
+
+def _dims(call: Call, dims: Any) -> list[int]:
+    ndim = len(call.size(call.args[0]))
+    if dims is None or (isinstance(dims, list | tuple) and not dims):
+        return list(range(ndim))
+    return sorted(d % ndim for d in ([dims] if isinstance(dims, int) else dims))
+
+
+def _reduce(call: Call) -> list[Seen]:
+    dims = _dims(call, call.bound.get("dim"))
+    seen = replace(call.only.collapse(dims, _REDUCTIONS[call.name]), depthwise=None)
+    one: Dim = ((1, None),)
+    layout = tuple(one if d in dims else seen.layout[d] for d in range(len(seen.layout)))
+    if len(call.shape) < len(layout):
+        layout = tuple(dim for d, dim in enumerate(layout) if d not in dims)
+    return [replace(seen, layout=layout)] * len(call.outputs)
+
+
+def _mix_along(call: Call) -> list[Seen]:
+    """Softmax and the like: every position of a dimension depends on all of it."""
+    seen = call.only.collapse(_dims(call, call.bound["dim"]), "linear")
+    return [replace(seen, depthwise=None)] * len(call.outputs)
+
+
+def _factors(call: Call) -> tuple[Tensor, Tensor]:
+    """The two factors of a matrix product, without what is added to it."""
+    tensors = [a for a in call.args if isinstance(a, Tensor)]
+    if call.name == "linear":
+        return tensors[0], tensors[1]
+    return tensors[-2], tensors[-1]
+
+
+def _matmul(call: Call) -> list[Seen]:
+    left, right = _factors(call)
+    a, b = call.of(left), call.of(right)
+    if len(call.seen) > 1 or (a is None and b is None):
+        if all(part.pooled for part in call.parts):
+            union = join([replace(p, layout=()) for p in call.parts], ())
+            return [replace(union, layout=plain(call.shape), depthwise=None)]
+        raise Underivable(f"{title(call)} of two tensors that both depend on the image")
+    if a is not None:
+        seen = a.mixed().collapse([len(a.layout) - 1], "linear")
+        layout = seen.layout[:-1]
+        if right.ndim > 1:
+            layout = (*layout, ((call.shape[-1], None),))
+    else:
+        assert b is not None
+        inner = max(0, len(b.layout) - 2)
+        seen = b.mixed().collapse([inner], "linear")
+        layout = (*seen.layout[:inner], ((call.shape[inner], None),), *seen.layout[inner + 1 :])
+    return [replace(seen, layout=layout, depthwise=None)]
+
+
+def _pad(call: Call) -> list[Seen]:
+    seen, pad = call.only, call.bound.get("pad") or call.bound["padding"]
+    for i in range(len(pad) // 2):
+        dim = len(seen.layout) - 1 - i
+        if pad[2 * i] or pad[2 * i + 1]:
+            which = seen.single(dim, "padding")
+            if which is not None:
+                seen = seen.with_axis(which, seen.axes[which].window(1, 1, pad[2 * i]))
+    return [replace(seen, depthwise=None).sized(call.shape)]
+
+
+def _reshape(call: Call) -> list[Seen]:
+    return [call.only.reshaped(call.shape)]
+
+
+def _permute(call: Call) -> list[Seen]:
+    seen, ndim = call.only, len(call.only.layout)
+    order = list(range(ndim))
+    if call.name == "permute":
+        order = [d % ndim for d in call.bound["dims"]]
+    elif ndim > 1:
+        one, two = (call.bound.get(k, d) % ndim for k, d in (("dim0", 0), ("dim1", 1)))
+        order[one], order[two] = order[two], order[one]
+    return [replace(seen, layout=tuple(seen.layout[d] for d in order))]
+
+
+def _unsqueeze(call: Call) -> list[Seen]:
+    seen = call.only
+    at = call.bound["dim"] % (len(seen.layout) + 1)
+    return [replace(seen, layout=(*seen.layout[:at], ((1, None),), *seen.layout[at:]))]
+
+
+def _squeeze(call: Call) -> list[Seen]:
+    shape = call.size(call.args[0])
+    dims = [d for d in _dims(call, call.bound.get("dim")) if shape[d] == 1]
+    seen = call.only.collapse(dims, "flatten")
+    return [replace(seen, layout=tuple(x for d, x in enumerate(seen.layout) if d not in dims))]
+
+
+def _slice(call: Call) -> list[Seen]:
+    seen, b = call.only, call.bound
+    dim = b["dim"] % len(seen.layout)
+    size = call.size(call.args[0])[dim]
+    start, _, step = slice(b["start"], b["end"], b["step"]).indices(size)
+    which = seen.single(dim, "slicing")
+    if which is not None:
+        seen = seen.with_axis(which, seen.axes[which].window(1, step, -start))
+    return [replace(seen, depthwise=None).sized(call.shape)]
+
+
+def _pick(seen: Seen, dim: int, index: int) -> Seen:
+    """One index of a dimension, which disappears."""
+    which = seen.single(dim, "indexing")
+    if which is not None:
+        seen = seen.with_axis(which, seen.axes[which].window(1, 1, -index))
+        seen = replace(seen, layout=(*seen.layout[:dim], ((1, which),), *seen.layout[dim + 1 :]))
+        seen = seen.collapse([dim], "indexing")
+    return replace(seen, layout=seen.layout[:dim] + seen.layout[dim + 1 :], depthwise=None)
+
+
+def _select(call: Call) -> list[Seen]:
+    dim = call.bound["dim"] % len(call.only.layout)
+    size = call.size(call.args[0])[dim]
+    return [_pick(call.only, dim, call.bound["index"] % size)]
+
+
+def _unbind(call: Call) -> list[Seen]:
+    dim = call.bound["dim"] % len(call.only.layout)
+    return [_pick(call.only, dim, i) for i in range(len(call.outputs))]
+
+
+def _split(call: Call) -> list[Seen]:
+    seen, at, parts = call.only, 0, []
+    dim = call.bound["dim"] % len(seen.layout)
+    which = seen.single(dim, "splitting")
+    for out in call.outputs:
+        part = seen
+        if which is not None:
+            part = seen.with_axis(which, seen.axes[which].window(1, 1, -at))
+        parts.append(replace(part, depthwise=None).sized((*out.shape,)))
+        at += out.shape[dim]
+    return parts
+
+
+def _cat(call: Call) -> list[Seen]:
+    tensors = [t for t in call.args[0] if t.numel()]
+    dim = call.bound["dim"] % len(call.shape)
+    parts = [s for t in tensors if (s := call.of(t)) is not None]
+    if any(part.axes_in(dim) for part in parts):
+        raise Underivable("rows or columns are concatenated")
+    return [replace(join(parts, call.shape, dim), depthwise=None)]
+
+
+def _stack(call: Call) -> list[Seen]:
+    dim = call.bound["dim"] % len(call.shape)
+    parts = []
+    for tensor in call.args[0]:
+        if (seen := call.of(tensor)) is not None:
+            layout = (*seen.layout[:dim], ((1, None),), *seen.layout[dim:])
+            parts.append(replace(seen, layout=layout))
+    return [replace(join(parts, call.shape, dim), depthwise=None)]
+
+
+def _expand(call: Call) -> list[Seen]:
+    return [join([call.only], call.shape)]
+
+
+def _reverse(call: Call) -> list[Seen]:
+    if any(call.only.axes_in(d) for d in _dims(call, call.bound["dims"])):
+        raise Underivable(f"{call.name} of rows or columns")
+    return [call.only]
+
+
+_RULES: dict[str, Callable[[Call], list[Seen]]] = {
+    "convolution": _convolution,
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(_ADAPTIVE, _adaptive),
+    **dict.fromkeys(_MATMULS, _matmul),
+    **dict.fromkeys(_ALONG, _mix_along),
+    **dict.fromkeys(("constant_pad_nd", "reflection_pad2d", "replication_pad2d"), _pad),
+    **dict.fromkeys(("view", "unsafe_view", "reshape", "reshape_alias", "flatten"), _reshape),
+    **dict.fromkeys(("permute", "transpose", "t"), _permute),
+    "unsqueeze": _unsqueeze,
+    "squeeze": _squeeze,
+    "slice": _slice,
+    "select": _select,
+    "unbind": _unbind,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "cat": _cat,
+    "stack": _stack,
+    "expand": _expand,
+    **dict.fromkeys(("flip", "roll"), _reverse),
+}

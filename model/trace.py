@@ -1,0 +1,172 @@
+"""Follow a forward pass operator by operator, below modules and functional calls alike.
+
+At the dispatcher ``x + y``, ``torch.add`` and ``x.add_(y)``, or ``nn.ReLU`` and ``F.relu``, are the
+same operator. For each that touches something of the image the tracer tells what it is, what its
+result sees of the image (``Seen``, or the reason why that is unknown), and its multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model import rules
+from model.layout import Seen
+from model.receptive_field import Underivable
+
+
+@dataclass
+class Op:
+    """One operator of the forward pass."""
+
+    name: str
+    kind: rules.Kind
+    inputs: tuple[int, ...]
+    """Shape of its first input that depends on the image."""
+    output: Tensor
+    seen: Seen | str
+    macs: int
+    parameters: frozenset[int]
+    """``id`` of the parameters that it uses, directly or through what was computed from them."""
+    window: rules.Window | None = None
+    depthwise: bool = False
+    pair: int | None = None
+    """Of a pointwise convolution: the number of the depthwise one right before it."""
+
+
+@dataclass
+class _Note:
+    tensor: Tensor  # kept alive, so that neither id nor storage is used again
+    seen: Seen | str | None = None
+    roots: frozenset[int] = field(default_factory=frozenset)
+
+
+class Tracer(TorchDispatchMode):
+    """Follows every operator while it is active; ``on_op`` hears of those on image data."""
+
+    def __init__(
+        self, image: Tensor, seen: Seen, parameters: list[Tensor], on_op: Callable[[Op], None]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._notes = {id(p): _Note(p, None, frozenset([id(p)])) for p in parameters}
+        self._notes[id(image)] = _Note(image, seen)
+        self._spoiled: set[int] = set()
+        self._on_op = on_op
+        self._depthwise = 0
+
+    def seen(self, tensor: Tensor) -> Seen | str | None:
+        """What a tensor sees; a string: why that is unknown; None: nothing of the image."""
+        note = self._notes.get(id(tensor))
+        if _storage(tensor) in self._spoiled:
+            return "a tensor was written in place through a view of it"
+        return note.seen if note else None
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        before = [(t, self.seen(t)) for t in tensors]
+        shapes = {id(t): (*t.shape,) for t in tensors}  # in-place views change them
+        result = func(*args, **kwargs)
+        outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        roots = frozenset().union(
+            *(self._notes[id(t)].roots for t, s in before if s is None and id(t) in self._notes)
+        )
+        known = [(t, s) for t, s in before if s is not None]
+        if not known:
+            for t in outputs:
+                if roots or id(t) in self._notes:
+                    self._note(t, None, roots)
+                elif func._schema.is_mutable:
+                    self._notes[id(t)] = _Note(t)
+            return result
+        if outputs:
+            call = rules.Call(func, args, kwargs, dict(_by_id(known)), shapes, outputs)
+            self._record(call, outputs, known, roots)
+        return result
+
+    def _record(
+        self,
+        call: rules.Call,
+        outputs: list[Tensor],
+        known: list[tuple[Tensor, Seen | str]],
+        roots: frozenset[int],
+    ) -> None:
+        kind, seen, window = rules.classify(call), list[Seen | str](), None
+        reasons = [s for _, s in known if isinstance(s, str)]
+        try:
+            window = rules.window(call)
+            if reasons:
+                raise Underivable(reasons[0])
+            seen += rules.follow(call)
+        except Underivable as reason:
+            seen = [str(reason)] * len(outputs)
+            if not reasons:
+                kind = "unknown" if kind == "move" else kind
+        for tensor, what in zip(outputs, seen, strict=False):
+            self._write(call, tensor, what)
+        first = seen[0]
+        op = Op(
+            name=rules.title(call),
+            kind=kind,
+            inputs=call.shapes[id(known[0][0])],
+            output=outputs[0],
+            seen=first,
+            macs=rules.macs(call),
+            parameters=roots,
+            window=window,
+        )
+        if kind == "conv" and window is not None:
+            self._mark_separable(call, op, known[0][1])
+        self._on_op(op)
+
+    def _mark_separable(self, call: rules.Call, op: Op, source: Seen | str) -> None:
+        """Number a depthwise convolution, and find the pair of a pointwise one."""
+        assert op.window is not None
+        groups, channels = op.window.groups, op.inputs[1]
+        if groups == channels > 1 and max(op.window.kernel) > 1:
+            self._depthwise += 1
+            op.depthwise = True
+            op.pair = self._depthwise
+            if isinstance(op.seen, Seen):
+                op.seen = rules.mark(op.seen, self._depthwise)
+                self._notes[id(op.output)].seen = op.seen
+        elif groups == 1 and max(op.window.kernel) == 1 and isinstance(source, Seen):
+            op.pair = source.depthwise
+
+    def _write(self, call: rules.Call, tensor: Tensor, seen: Seen | str) -> None:
+        """Note what an output sees; what shares memory with one written in place is lost."""
+        if call.func._schema.is_mutable and seen != call.seen.get(id(tensor)):
+            storage = _storage(tensor)
+            whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+            others = any(
+                n.tensor is not tensor and n.seen is not None and _storage(n.tensor) == storage
+                for n in self._notes.values()
+            )
+            if not whole or others:
+                self._spoiled.add(storage)
+        self._note(tensor, seen, frozenset())
+
+    def _note(self, tensor: Tensor, seen: Seen | str | None, roots: frozenset[int]) -> None:
+        self._notes[id(tensor)] = _Note(tensor, seen, roots)
+
+
+def _by_id(known: list[tuple[Tensor, Seen | str]]) -> list[tuple[int, Seen | str]]:
+    return [(id(t), s) for t, s in known]
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors without one
+        return id(tensor)
