@@ -186,8 +186,12 @@ def _train_all(worker: Worker, tell: Callable[[State], None]) -> None:
 
 
 def _read_jobs(worker: Worker) -> None:
-    for line in sys.stdin.buffer:
-        worker.add(line)
+    # not through sys.stdin: its lock, held by a thread that waits, aborts the exit of the process
+    rest = b""
+    while data := os.read(0, 65536):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            worker.add(line)
     worker.close()
 
 

@@ -1,0 +1,166 @@
+"""The process that trains for the app, driven through its pipes as the app does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training_helpers import binary_folder, tiny_run
+from trainer import control
+from trainer.rundir import RunDir
+from trainer.runstate import Follower
+
+LONG = ("train.epochs=100000",)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return binary_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (tmp_path / "stderr").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    yield process
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
+def queue(worker: subprocess.Popen[bytes], run: RunDir) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps({"run": str(run.path)}).encode() + b"\n")
+    worker.stdin.flush()
+
+
+def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+def watch(run: RunDir) -> Callable[[str], bool]:
+    follower = Follower(run)
+
+    def is_now(status: str) -> bool:
+        follower.poll()
+        return follower.status == status
+
+    return is_now
+
+
+def new_run(folder: Path, data: Path, *overrides: str) -> RunDir:
+    return tiny_run(folder, f"data='{data}'", *overrides)
+
+
+def test_it_tells_when_torch_is_ready(worker: subprocess.Popen[bytes]) -> None:
+    assert worker.stdout is not None
+    assert json.loads(worker.stdout.readline()) == {"state": "loading"}
+    ready = json.loads(worker.stdout.readline())
+    assert ready["state"] == "ready"
+    assert ready["torch"]
+    assert "cpu" in ready["devices"]
+
+
+def test_runs_are_trained_one_after_the_other(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    first, second = (new_run(tmp_path / name, data) for name in "ab")
+    queue(worker, first)
+    queue(worker, second)
+    watched = [watch(first), watch(second)]
+    for is_now in watched:
+        wait(lambda is_now=is_now: is_now("completed"))
+    starts = [Follower(r).catch_up() for r in (first, second)]
+    assert starts[0].ended_at <= starts[1].started_at
+
+
+def test_a_queued_run_shows_as_queued_and_can_be_cancelled(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
+    queue(worker, first)
+    wait(lambda: watch(first)("training"))
+    queue(worker, second)
+    wait(lambda: watch(second)("queued"))
+    control.send(second, "stop")
+    wait(lambda: watch(second)("stopped"))
+    assert watch(first)("training")
+    control.send(first, "stop")
+    wait(lambda: watch(first)("stopped"))
+    assert first.checkpoint("last").is_file()
+
+
+def test_it_trains_on_when_the_app_has_gone(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    first, second = (new_run(tmp_path / name, data) for name in "ab")
+    queue(worker, first)
+    queue(worker, second)
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    wait(lambda: b"training" in worker.stdout.readline())
+    worker.stdin.close()
+    worker.stdout.close()
+    worker.send_signal(signal.SIGHUP)
+    assert worker.wait(60) == 0
+    assert Follower(first).catch_up().ended.state == "completed"
+    assert Follower(second).catch_up().ended.state == "completed"
+
+
+def test_sigterm_stops_with_a_checkpoint(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
+    queue(worker, first)
+    queue(worker, second)
+    wait(lambda: watch(first)("training"))
+    wait(lambda: Follower(first).catch_up().steps)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert watch(first)("stopped")
+    assert watch(second)("stopped")
+    assert first.checkpoint("last").is_file()
+
+
+def test_a_killed_run_shows_as_crashed_and_resumes(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    run = new_run(tmp_path / "a", data, *LONG)
+    queue(worker, run)
+    wait(lambda: run.checkpoint("last").is_file())
+    worker.kill()
+    worker.wait()
+    assert watch(run)("crashed")
+    state = Follower(run).catch_up()
+    assert state.checkpoints["last"].step > 0
+
+
+def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(
+    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+) -> None:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(b'nonsense\n{"run": "/no/such/folder"}\n')
+    run = new_run(tmp_path / "a", data)
+    queue(worker, run)
+    wait(lambda: watch(run)("completed"))
+    states = [json.loads(worker.stdout.readline())["state"] for _ in range(4)]
+    assert states.count("refused") == 2
