@@ -6,6 +6,7 @@ Nothing here reads the clock: times start at ``START`` and grow by what the log 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -394,3 +395,8 @@ def some_predictions(
         epoch=epoch,
         predicted=predicted.astype(np.int64),
     )
+
+
+def fake_worker(*options: str) -> tuple[str, ...]:
+    """The command of a trainer without torch; ``steps=N``, ``die=CODE``, ``refuse``."""
+    return (sys.executable, str(Path(__file__).with_name("fake_worker.py")), *options)

@@ -170,9 +170,10 @@ class Launcher:
         if process is None:
             return
         self._detach()
-        with suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
         if not busy and self.info.phase == "loading":
             # it would load torch to the end only to find that there is nothing to do
             with suppress(OSError):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
 from trainer.runstate import Follower
-from tui import formatting
-from tui.datasource import DataStatus, look
+from tui import datasource, formatting
+from tui.datasource import DataStatus
 from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RunControl:
     async def look_for_data(self) -> None:
         """Look on a thread whether the chosen data is there."""
         source = self._data
-        self._seen[source] = await asyncio.to_thread(look, source)
+        self._seen[source] = await asyncio.to_thread(datasource.look, source)
         self._app.repaint()
 
     @property
@@ -174,7 +174,7 @@ class RunControl:
         from tui.screens.dialogs import DataSource
 
         def check(source: str) -> str:
-            found = look(source)
+            found = datasource.look(source)
             return "" if found.ready else found.line
 
         def chosen(source: str | None) -> None:

@@ -1,0 +1,103 @@
+"""Speaks the trainer's protocol and writes runs' logs, without torch: for the tests of the app.
+
+``python tests/fake_worker.py [steps=N] [die=CODE] [refuse]``
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from trainer import events
+from trainer.control import Control
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
+
+OPTIONS = dict(part.partition("=")[::2] for part in sys.argv[1:])
+STEPS = int(OPTIONS.get("steps", "1000"))
+
+
+def tell(**state: object) -> None:
+    sys.stdout.write(json.dumps(state) + "\n")
+    sys.stdout.flush()
+
+
+def train(run: RunDir, control: Control) -> None:
+    log = RunLog(run)
+    if control.stopping():
+        log.emit(events.RunEnded(state="stopped"))
+        log.close()
+        return
+    log.begin_attempt()
+    log.emit(
+        events.RunStarted(
+            device="cpu",
+            precision="fp32",
+            steps_per_epoch=STEPS,
+            batch_size=4,
+            train_images=40,
+            test_images=10,
+            classes=("a", "b"),
+            data_kind="synthetic",
+            data_source="synthetic",
+            data_fingerprint="0",
+        )
+    )
+    state: events.EndState = "completed"
+    paused = False
+    step = 0
+    while step < STEPS:
+        if control.stopping():
+            state = "stopped"
+            break
+        if control.paused() != paused:
+            paused = not paused
+            log.emit(events.Paused(step=step) if paused else events.Resumed(step=step, seconds=0))
+        if control.take_checkpoint_request():
+            log.emit(events.CheckpointSaved(role="last", epoch=1, step=step, path="x"))
+        if not paused:
+            step += 1
+            log.emit(
+                events.Progress(phase="train", epoch=1, step=step, done=step, total=STEPS, loss=1.0)
+            )
+        control.wait(0.02)
+    log.emit(events.RunEnded(state=state))
+    log.close()
+
+
+def main() -> int:
+    jobs: queue.SimpleQueue[tuple[RunDir, Control, ExitStack] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            run = RunDir(Path(json.loads(line)["run"]))
+            if "refuse" in OPTIONS:
+                tell(state="refused", error=f"run {run.id} is not wanted")
+                continue
+            lock = ExitStack()
+            lock.enter_context(run.locked())
+            jobs.put((run, Control(run), lock))
+        jobs.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    print("a line that is no JSON", flush=True)
+    tell(state="loading")
+    if "die" in OPTIONS:
+        print("something\nthe last words", file=sys.stderr)
+        return int(OPTIONS["die"])
+    tell(state="ready", torch="2.0.0", device="cpu", devices=["cpu"], threads=2, new_field=1)
+    while (job := jobs.get()) is not None:
+        run, control, lock = job
+        tell(state="training", run=run.id)
+        with lock:
+            train(run, control)
+        tell(state="idle")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The store of runs and the marks kept beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tui_helpers import append, held, make_run, run_config
+from trainer import events
+from trainer.submit import submit
+from tui import themes
+from tui.store import Store
+from tui.view import FILE, View
+
+
+def loaded(runs_dir: Path) -> Store:
+    store = Store(runs_dir)
+    store.poll(now=True, budget=10)
+    return store
+
+
+def test_runs_come_newest_first_and_the_newest_is_chosen(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, created=60 * i, seed=i) for i in range(3)]
+    store = loaded(tmp_path)
+    assert [run.run.id for run in store] == [run.id for run in reversed(runs)]
+    assert store.selected == runs[-1].id
+    assert not store.loading
+
+
+def test_a_poll_without_news_reports_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_run(tmp_path, seed=1, end=None)
+    store = loaded(tmp_path)
+    assert not store.poll(now=True)
+
+
+def test_new_events_and_the_end_are_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=2, end=None)
+    with held(run):
+        store = loaded(tmp_path)
+        assert [f.status for f in store.active()] == ["training"]
+        append(run, events.Notice(level="info", code="x", message="x"))
+        assert store.poll(now=True).runs == {run.id}
+        append(run, events.RunEnded(state="completed"))
+        changes = store.poll(now=True)
+    assert changes.transitions == {run.id: ("training", "completed")}
+    assert store.active() == []
+
+
+def test_what_a_run_was_before_the_app_looked_is_no_transition(tmp_path: Path) -> None:
+    make_run(tmp_path, end="failed", error="x")
+    store = Store(tmp_path)
+    assert not store.poll(now=True).transitions
+
+
+def test_a_lost_trainer_is_a_crash(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=1, end=None)
+    with held(run):
+        store = loaded(tmp_path)
+    store._checked.clear()
+    assert store.poll().transitions == {run.id: ("training", "crashed")}
+
+
+def test_a_run_just_submitted_is_queued_until_it_is_locked(tmp_path: Path) -> None:
+    run = submit(run_config(), tmp_path)
+    store = loaded(tmp_path)
+    assert [f.status for f in store] == ["queued"]
+    assert not store.poll(now=True)
+    assert store.get(run.id) is not None
+
+
+def test_an_expected_run_is_queued_however_long_its_trainer_takes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=0, end=None)
+    store = Store(tmp_path)
+    store.expect(run.id)
+    store.poll(now=True)
+    assert [f.status for f in store] == ["queued"]
+    store.give_up()
+    store._checked.clear()
+    assert store.poll().transitions == {run.id: ("queued", "crashed")}
+
+
+def test_a_run_that_goes_is_forgotten(tmp_path: Path) -> None:
+    first = make_run(tmp_path)
+    second = make_run(tmp_path, seed=1, created=60)
+    store = loaded(tmp_path)
+    second.path.rename(tmp_path / "elsewhere")
+    assert store.poll(now=True).listing
+    assert [run.run.id for run in store] == [first.id]
+    assert store.selected == first.id
+
+
+def test_a_missing_directory_is_empty_and_a_file_is_an_error(tmp_path: Path) -> None:
+    assert len(loaded(tmp_path / "none")) == 0
+    (tmp_path / "file").write_text("")
+    store = loaded(tmp_path / "file")
+    assert "file" in store.error
+    assert len(store) == 0
+
+
+def test_many_runs_are_read_over_several_polls(tmp_path: Path) -> None:
+    for i in range(6):
+        make_run(tmp_path, seed=i, created=i)
+    store = Store(tmp_path)
+    store.poll(now=True, budget=0)
+    assert store.loading
+    for _ in range(20):
+        store.poll(budget=0.001)
+    assert not store.loading
+    assert all(run.status == "completed" for run in store)
+
+
+# ---- marks ------------------------------------------------------------------------------------
+
+
+def test_marks_and_their_colours_are_kept(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    assert [view.toggle(run) for run in ("a", "b", "c")] == [True] * 3
+    assert [view.slot(run) for run in ("a", "b", "c")] == [0, 1, 2]
+    assert not view.toggle("a")
+    assert view.slot("a") is None
+    again = View(tmp_path)
+    assert again.marked == ("b", "c")
+    assert [again.slot(run) for run in ("b", "c")] == [1, 2]
+    again.toggle("d")
+    assert again.slot("d") == 3, "the colour of a is not given away while there are others"
+    again.toggle("a")
+    assert again.slot("a") == 0
+
+
+def test_no_two_marked_runs_have_the_same_colour_as_long_as_there_are_some(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for i in range(30):
+        if i >= 8:
+            view.toggle(str(i - 8))
+        view.toggle(str(i))
+        slots = [view.slot(run) for run in view.marked]
+        assert len(set(slots)) == len(slots) <= 8
+        assert len({themes.run_colour(slot or 0) for slot in slots}) == len(slots)
+
+
+def test_marks_beyond_the_colours_differ_in_shape() -> None:
+    looks = {(themes.run_colour(i), themes.run_glyph(i)) for i in range(64)}
+    assert len(looks) == 64
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"marked": 3}', '{"slots": {"a": -1}, "marked": ["a", "a"]}', "\xff"]
+)
+def test_a_damaged_view_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_bytes(text.encode("latin-1"))
+    view = View(tmp_path)
+    assert view.toggle("b")
+    assert (view.slot("b") or 0) >= 0
+    assert View(tmp_path).slot("b") == view.slot("b")
+
+
+def test_marks_live_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:
+    view = View(tmp_path / "none")
+    assert view.toggle("a")
+    assert view.marked == ("a",)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_mark_repaints_its_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    store = loaded(tmp_path)
+    assert store.toggle_mark(run.id)
+    assert store.poll().runs == {run.id}
+    assert [f.run.id for f in store.marked()] == [run.id]
+    store.clear_marks()
+    assert store.poll().runs == {run.id}
+    assert store.slot(run.id) is None
