@@ -90,7 +90,7 @@ def run(
 
 
 def _code(code: object) -> int:
-    if out.lost is not None and out.lost.errno != errno.EPIPE and not code:
+    if out.required and out.lost is not None and out.lost.errno != errno.EPIPE and not code:
         return FAILED
     return code if isinstance(code, int) else COMPLETED if code is None else FAILED
 

@@ -55,6 +55,8 @@ class Output:
     def __init__(self) -> None:
         self.lost: OSError | None = None
         """Why nothing more is written."""
+        self.required = True
+        """Whether it is a failure when the output cannot be written."""
 
     def lines(self, *lines: str | Text) -> None:
         """Write lines; styles only where the terminal has them."""

@@ -33,6 +33,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.events import Envelope
 from trainer.presets import catalog
 from trainer.rundir import RunDir
+from trainer.runlog import Tail
 from trainer.submit import submit
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
@@ -77,6 +78,7 @@ def train(
     config = catalog.load(preset, [*given, *(settings or [])])
     check(config, data_dir(data_directory))
     run = submit(config, runs_dir(directory))
+    out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     ended = follow(run, Control(run), view, data_dir(data_directory))
     if not json:
@@ -113,6 +115,7 @@ def follow(
     """
     worker = Worker(run, control, data_directory)
     try:
+        view.show(Tail(run.log).read())
         with _signals(worker.heard):
             worker.start()
             while not worker.finished:
