@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from trainer import events
@@ -22,8 +23,8 @@ STEPS = int(OPTIONS.get("steps", "1000"))
 
 
 def tell(**state: object) -> None:
-    sys.stdout.write(json.dumps(state) + "\n")
-    sys.stdout.flush()
+    with suppress(OSError):
+        os.write(1, json.dumps(state).encode() + b"\n")
 
 
 def train(run: RunDir, control: Control) -> None:
@@ -83,9 +84,9 @@ def main() -> int:
             jobs.put((run, Control(run), lock))
         jobs.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
-    print("a line that is no JSON", flush=True)
+    os.write(1, b"a line that is no JSON\n")
     tell(state="loading")
+    threading.Thread(target=read, daemon=True).start()
     if "die" in OPTIONS:
         print("something\nthe last words", file=sys.stderr)
         return int(OPTIONS["die"])
