@@ -1,0 +1,167 @@
+"""Nets by name and from the user's files; every mistake is one clear line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from model import registry
+from model.registry import ModelError
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, {signature}):
+        super().__init__()
+        self.given = {given}
+        self.fc = nn.Linear(3 * 32 * 32, {outputs})
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "mine.py"
+    file.write_text(text)
+    return f"{file}:Net"
+
+
+def net_file(folder: Path, signature: str = "", given: str = "None", outputs: str = "10") -> str:
+    return write(folder, NET.format(signature=signature, given=given, outputs=outputs))
+
+
+def test_import_needs_no_torch() -> None:
+    code = (
+        "import sys; from model import registry; registry.names(); registry.describe('fast');"
+        "sys.exit(any(m.partition('.')[0] in ('torch', 'torchvision') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_name_builds_with_its_classes(name: str) -> None:
+    assert registry.describe(name)
+    net = registry.build(name, classes=7)
+    registry.check_output(net, 7)
+    with pytest.raises(ModelError, match=r"\[2, 7\].*\[2, 10\]"):
+        registry.check_output(net, 10)
+
+
+def test_unknown_name_lists_near_ones() -> None:
+    with pytest.raises(ModelError, match="did you mean dws-late"):
+        registry.build("dws-lat")
+    with pytest.raises(ModelError, match=r"choose standard, .*fast"):
+        registry.describe("zzzzzz")
+
+
+def test_unknown_norm_names_the_choices() -> None:
+    with pytest.raises(ModelError, match="'btach': choose batch, layer, group"):
+        registry.build("dws-late", norm="btach")
+    with pytest.raises(ModelError, match="batch norm"):
+        registry.build("fast", norm="layer")
+
+
+def test_options_reach_the_net_and_unknown_ones_are_named() -> None:
+    net = registry.build("dws-late", options={"dropout": 0.25})
+    assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {0.25}
+    with pytest.raises(ModelError, match=r"no option 'droput' \(its options: dropout\)"):
+        registry.build("dws-late", options={"droput": 0.25})
+    with pytest.raises(ModelError, match="cannot build dws-late: ValueError"):
+        registry.build("dws-late", options={"dropout": 3.0})
+
+
+@pytest.mark.parametrize("name", ["classes", "num_classes"])
+def test_users_class_gets_what_its_signature_takes(tmp_path: Path, name: str) -> None:
+    spec = net_file(tmp_path, f"{name}, norm, width=1", "(norm, width)", name)
+    net = registry.build(spec, classes=4, norm="group", options={"width": 3})
+    assert net.given == ("group", 3)
+    registry.check_output(net, 4)
+
+
+def test_users_class_without_arguments(tmp_path: Path) -> None:
+    spec = net_file(tmp_path)
+    registry.check_output(registry.build(spec), 10)
+    with pytest.raises(ModelError, match="takes no norm"):
+        registry.build(spec, norm="layer")
+    with pytest.raises(ModelError, match=r"no option 'a'.*none"):
+        registry.build(spec, options={"a": 1})
+
+
+def test_a_norm_that_is_a_class_is_left_alone(tmp_path: Path) -> None:
+    net = registry.build(net_file(tmp_path, "norm=nn.BatchNorm2d", "norm"))
+    assert net.given is nn.BatchNorm2d
+
+
+def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
+    registry.check_output(registry.build(net_file(tmp_path, outputs="10")), 10)
+    registry.check_output(registry.build(net_file(tmp_path, outputs="11")), 11)
+
+
+def test_neighbouring_files_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "helper_of_mine.py").write_text("WIDTH = 10")
+    text = "from helper_of_mine import WIDTH\n" + NET.format(signature="", given=0, outputs="WIDTH")
+    path = list(sys.path)
+    registry.check_output(registry.build(write(tmp_path, text)), 10)
+    assert sys.path == path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Net(\n", r"mine\.py, line 1: syntax error"),
+        ("\nimport no_such_package\n", r"mine\.py, line 2: ModuleNotFoundError"),
+        ("raise SystemExit(3)", r"mine\.py, line 1: SystemExit: 3"),
+        ("class Other: pass", r"mine\.py has no class 'Net': it has Other"),
+        ("Net = 3", r"has no class 'Net': it has no classes"),
+        ("class Net: pass", r"is not a torch\.nn\.Module but a Net"),
+        ("class Net:\n def __init__(self): raise ValueError('no\\nway')", "ValueError: no$"),
+        ("class Net:\n def __init__(self, depth): pass", "cannot build .*'depth'"),
+    ],
+)
+def test_errors_in_the_users_file_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as raised:
+        registry.build(write(tmp_path, text))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file_and_missing_class_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        registry.build(f"{tmp_path}/none.py:Net")
+    with pytest.raises(ModelError, match="name the class as well"):
+        registry.build(f"{tmp_path}/none.py")
+    with pytest.raises(ModelError) as raised:
+        registry.build("\x1b[31m\nx.py:Net")
+    assert str(raised.value).isprintable()
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> object:
+        return {"out": x} if x.shape[0] == 2 else x
+
+
+def test_output_that_is_no_tensor_and_a_net_that_fails() -> None:
+    with pytest.raises(ModelError, match=r"one tensor \[N, 10\], not a dict"):
+        registry.check_output(Broken(), 10)
+    with pytest.raises(ModelError, match=r"fails on a batch \[2, 3, 32, 32\]: RuntimeError"):
+        registry.check_output(nn.Linear(7, 10), 10)
+
+
+def test_check_leaves_the_net_and_the_generator_as_they_were() -> None:
+    net = registry.build("resnet8").train()
+    net.stem.eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    registry.check_output(net, 10)
+    assert torch.equal(torch.rand(4), expected)
+    assert net.training
+    assert not net.stem.training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

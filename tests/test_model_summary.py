@@ -1,0 +1,431 @@
+"""The layer table against tables made by hand, functional code, and what it must leave alone."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import registry
+from model.registry import ModelError
+from model.summary import Layer, Summary, summarize
+
+
+def rows(summary: Summary) -> dict[str, Layer]:
+    return {layer.path: layer for layer in summary.layers}
+
+
+def fields(net: nn.Module, shape: tuple[int, ...] = (3, 32, 32)) -> list[tuple[str, int, int]]:
+    """(path, jump, receptive field) of the rows with a window, or a join, height only."""
+    return [
+        (r.path, r.jump[0], r.receptive_field[0])
+        for r in summarize(net, shape).layers
+        if r.jump and r.receptive_field and (r.kernel or r.type in ("add", "cat"))
+    ]
+
+
+class Functional(nn.Module):
+    """A body as a function, for nets that are nothing but a forward."""
+
+    def __init__(self, body: object, **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)  # type: ignore[operator]
+
+
+def conv(inputs: int = 3, outputs: int = 8, k: int = 3, **kwargs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, k, **{"padding": k // 2, **kwargs})
+
+
+# ------------------------------------------------------------------------------------ by hand
+
+
+def test_alexnet_as_in_the_paper_on_receptive_fields() -> None:
+    """Araujo et al. 2019, table 1: AlexNet v2 has receptive field 195 and stride 32."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 11, 4),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(4, 4, 5, padding=2),
+        nn.MaxPool2d(3, 2),
+        *(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)),
+        nn.MaxPool2d(3, 2),
+    )
+    assert fields(net, (3, 224, 224)) == [
+        ("0", 4, 11),
+        ("1", 8, 19),
+        ("2", 8, 51),
+        ("3", 16, 67),
+        ("4", 16, 99),
+        ("5", 16, 131),
+        ("6", 16, 163),
+        ("7", 32, 195),
+    ]
+
+
+def test_vgg16_as_published() -> None:
+    """VGG-16: 212 after the last pooling, stride 32 (Araujo et al. 2019, table 1)."""
+    net, inputs = nn.Sequential(), 3
+    for convs in (2, 2, 3, 3, 3):
+        for _ in range(convs):
+            net.append(conv(inputs, 4))
+            inputs = 4
+        net.append(nn.MaxPool2d(2))
+    s = summarize(net, (3, 64, 64))
+    assert s.receptive_field == (212, 212)
+    assert s.layers[-1].jump == (32, 32)
+    assert s.max_pools == 5
+
+
+def test_residual_and_dilated_net() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y = F.relu(m.b(y)) + m.skip(y)
+        z = torch.cat([m.wide(y), m.narrow(y)], 1)
+        return m.fc(z.mean((2, 3)))
+
+    net = Functional(
+        body,
+        a=conv(3, 8),
+        b=conv(8, 8, stride=2),
+        skip=conv(8, 8, 1, stride=2),
+        wide=conv(8, 4, dilation=3, padding=3),
+        narrow=conv(8, 4),
+        fc=nn.Linear(8, 10),
+    )
+    s = summarize(net)
+    assert fields(net) == [
+        ("a", 1, 3),
+        ("b", 2, 5),
+        ("skip", 2, 3),
+        ("add", 2, 5),
+        ("wide", 2, 17),
+        ("narrow", 2, 9),
+        ("cat", 2, 17),
+    ]
+    assert [r.type for r in s.layers][2] == "relu"
+    assert s.receptive_field == (17, 17)
+    assert s.receptive_field_global == (32, 32)
+    assert s.receptive_field_unclipped == (17 + 15 * 2, 17 + 15 * 2)
+    assert s.global_average_pooling
+    assert s.fc_after_pooling
+    assert (s.dilated, s.strided3x3) == (1, 1)
+
+
+def test_row_of_a_convolution() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 8, (3, 5), (2, 1), (1, 2), groups=2))
+    (row,) = summarize(net, (4, 16, 20)).layers
+    assert (row.path, row.type) == ("0", "Conv2d")
+    assert (row.kernel, row.stride, row.padding) == ((3, 5), (2, 1), (1, 2))
+    assert (row.dilation, row.groups) == ((1, 1), 2)
+    assert (row.input_shape, row.output_shape) == ((4, 16, 20), (8, 8, 20))
+    assert row.parameters == 8 * 2 * 15 + 8
+    assert row.macs == 8 * 8 * 20 * 2 * 15
+    assert row.share == 1.0
+    assert (row.jump, row.receptive_field) == ((2, 1), (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("net", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 8 * 32 * 32 * 27),
+        (nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3), 6 * 16 * 16 * 9),
+        (nn.Conv2d(3, 8, 3, dilation=2), 8 * 28 * 28 * 27),
+        (nn.ConvTranspose2d(3, 8, 2, stride=2), 3 * 32 * 32 * 8 * 4),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), 30720),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)), 30),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)), 0),
+    ],
+)
+def test_macs_by_hand(net: nn.Module, macs: int) -> None:
+    assert summarize(net).macs == macs
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_parameters_add_up(name: str) -> None:
+    net = registry.build(name)
+    s = summarize(net)
+    assert s.parameters == sum(p.numel() for p in net.parameters())
+    assert sum(r.parameters for r in s.layers) == s.parameters
+    assert sum(r.share for r in s.layers) == pytest.approx(1)
+    assert sum(r.macs for r in s.layers) == s.macs
+    assert s.buffers == sum(b.numel() for b in net.buffers())
+    assert s.reason == ""
+
+
+# ------------------------------------------------------------------- functional code, sharing
+
+
+def test_module_used_twice_and_tied_weights_count_once() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return F.conv2d(m.b(m.b(m.a(x))), m.b.weight, padding=1)
+
+    net = Functional(body, a=conv(), b=conv(8, 8))
+    s = summarize(net)
+    assert [(r.path, r.parameters) for r in s.layers] == [
+        ("a", 224),
+        ("b", 584),
+        ("b", 0),
+        ("b", 0),
+    ]
+    assert s.layers[-1].type == "conv2d"
+    assert s.receptive_field == (9, 9)
+    assert s.macs == 8 * 1024 * 27 + 3 * 8 * 1024 * 72
+
+
+def test_unused_parameters_have_a_row() -> None:
+    net = Functional(lambda m, x: m.a(x), a=conv(), idle=nn.Linear(4, 5))
+    row = rows(summarize(net))["idle"]
+    assert (row.parameters, row.reason) == (25, "not used in the forward pass")
+
+
+def test_weights_computed_in_the_forward_belong_to_their_layer() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        w = m.a.weight
+        return F.conv2d(x, (w - w.mean((1, 2, 3), keepdim=True)) / w.std(), padding=1)
+
+    net = Functional(body, a=nn.Conv2d(3, 8, 3, bias=False))
+    (row,) = summarize(net).layers
+    assert (row.path, row.parameters, row.receptive_field) == ("a", 216, (3, 3))
+    normed = nn.utils.parametrizations.weight_norm(conv())
+    (row,) = summarize(normed).layers
+    assert row.parameters == sum(p.numel() for p in normed.parameters())
+    assert row.kernel == (3, 3)
+
+
+EQUIVALENT = {
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+    "module": lambda x: nn.AdaptiveAvgPool2d((1, 1))(x)[:, :, 0, 0],
+    "mean": lambda x: x.mean((2, 3)),
+    "twice": lambda x: x.mean(3).mean(2),
+    "flat": lambda x: x.flatten(2).mean(-1),
+    "whole window": lambda x: F.avg_pool2d(x, x.shape[-1]).squeeze(),
+    "sum": lambda x: x.sum((-1, -2)) / 256,
+}
+
+
+@pytest.mark.parametrize("pooling", EQUIVALENT.values(), ids=EQUIVALENT)
+def test_all_ways_to_pool_globally(pooling: object) -> None:
+    body = lambda m, x: pooling(m.a(x))  # type: ignore[operator]  # noqa: E731
+    s = summarize(Functional(body, a=conv(3, 10, stride=2)))
+    assert s.global_average_pooling
+    assert not s.fc_after_pooling
+    assert s.receptive_field == (3, 3)
+    assert s.receptive_field_global == (32, 32)
+    assert s.receptive_field_unclipped == (33, 33)
+
+
+def test_other_heads_are_not_called_average_pooling() -> None:
+    flat = summarize(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 1024, 10)))
+    assert not flat.global_average_pooling
+    assert flat.receptive_field == (3, 3)
+    assert flat.receptive_field_global == (32, 32)
+    largest = summarize(Functional(lambda m, x: m.a(x).amax((2, 3)), a=conv()))
+    assert not largest.global_average_pooling
+    late = summarize(nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), conv(8, 10, 1), nn.Flatten()))
+    assert late.fc_after_pooling
+
+
+def test_pooling_that_misses_the_border_does_not_see_the_whole_image() -> None:
+    s = summarize(nn.Sequential(nn.Conv2d(3, 4, 1, stride=3), nn.AdaptiveAvgPool2d(1)), (3, 32, 36))
+    assert s.receptive_field_global == (31, 34)
+
+
+def test_squeeze_and_excitation_is_no_global_pooling() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        gate = torch.sigmoid(m.gate(y.mean((2, 3), keepdim=True)))
+        return m.b(y * gate)
+
+    net = Functional(body, a=conv(), gate=conv(8, 8, 1), b=conv(8, 8, stride=2))
+    s = summarize(net)
+    assert not s.global_average_pooling
+    assert rows(s)["b"].jump == (2, 2)
+    assert s.receptive_field == (34, 34)  # the gate sees all: 3 + 31 positions
+
+
+def test_shuffle_permute_linear_and_slices_are_followed() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x).reshape(-1, 2, 4, 32, 32).transpose(1, 2).reshape(-1, 8, 32, 32)
+        y = m.b(m.fc(m.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2))
+        half, other = y.chunk(2, 1)
+        y = F.pad((half * other)[:, :, 1::2, ::2], (0, 0, 0, 0, 2, 2))
+        return torch.einsum("nchw,cd->ndhw", m.c(y), torch.ones(4, 5))
+
+    net = Functional(
+        body,
+        a=conv(),
+        norm=nn.LayerNorm(8),
+        fc=nn.Linear(8, 8),
+        b=conv(8, 8),
+        c=conv(8, 4),
+    )
+    s = summarize(net)
+    assert rows(s)["fc"].receptive_field == (3, 3)
+    assert rows(s)["b"].receptive_field == (5, 5)
+    assert rows(s)["c"].receptive_field == (9, 9)
+    assert s.receptive_field == (9, 9)
+    assert s.layers[-1].jump == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (lambda m, x: F.interpolate(m.a(x), scale_factor=2.0), "no rule for upsample"),
+        (lambda m, x: F.pixel_unshuffle(m.a(x), 2), "no rule for pixel_unshuffle"),
+        (lambda m, x: m.a(x) + F.interpolate(m.b(x), 32), "no rule for upsample"),
+        (lambda m, x: m.a(x).flip(3), "flip of rows or columns"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.a(x), 5), "adaptive pooling of 32 positions to 5"),
+        (lambda m, x: m.a(x) + m.b(x).repeat(1, 1, 2, 2), "no rule for|written in place"),
+        (lambda m, x: m.a(x)[:, :, :16, :16] + m.b(x), "jump 1 and 2"),
+        (lambda m, x: m.a(x) + m.a(x).transpose(2, 3), "different places"),
+        (lambda m, x: torch.cat([m.a(x), m.a(x)], 2), "concatenated"),
+        (lambda m, x: m.a(x) @ m.a(x), "both depend on the image"),
+        (lambda m, x: F.conv_transpose2d(x, torch.ones(3, 8, 2, 2), stride=2), "transposed"),
+        (lambda m, x: m.a(x).reshape(-1, 8, 16, 64), "splits rows or columns"),
+        (lambda m, x: torch.zeros(2, 10), "does not depend on the image"),
+    ],
+)
+def test_what_cannot_be_derived_is_unknown_with_a_reason(body: object, reason: str) -> None:
+    s = summarize(Functional(body, a=conv(), b=conv(stride=2)))
+    assert s.receptive_field is None
+    assert s.receptive_field_global is None
+    assert re.search(reason, s.reason), s.reason
+    assert s.parameters == 448
+
+
+def test_writing_into_a_part_of_a_tensor_is_noticed() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y[:, :4] += m.b(x)
+        return y
+
+    s = summarize(Functional(body, a=conv(), b=conv(3, 4, 5)))
+    assert s.receptive_field is None
+    assert "in place" in s.reason
+
+    def whole(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y += m.b(x)
+        return F.relu_(y)
+
+    assert summarize(Functional(whole, a=conv(), b=conv(3, 8, 5))).receptive_field == (5, 5)
+
+
+def test_depthwise_separable_pairs() -> None:
+    def block(groups: int, between: nn.Module) -> nn.Sequential:
+        return nn.Sequential(conv(8, 8, groups=groups), between, conv(8, 16, 1))
+
+    paired = summarize(nn.Sequential(conv(), block(8, nn.BatchNorm2d(8)))).layers
+    assert [r.is_separable for r in paired] == [False, True, False, True]
+    assert [r.is_depthwise for r in paired] == [False, True, False, False]
+    for net in (
+        block(4, nn.ReLU()),  # grouped, not depthwise
+        block(8, nn.MaxPool2d(2)),  # something else between
+        nn.Sequential(conv(8, 8, groups=8), conv(8, 8)),  # no pointwise
+        nn.Sequential(conv(8, 16, 1), conv(16, 16, groups=16)),  # the wrong way round
+    ):
+        assert summarize(nn.Sequential(conv(), net)).depthwise_separable == 0
+    assert summarize(nn.Sequential(conv(), block(8, nn.ReLU(inplace=True)))).depthwise_separable
+
+
+def test_a_leaf_with_several_functional_layers_is_shown_layer_by_layer() -> None:
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w1 = nn.Parameter(torch.randn(8, 3, 3, 3))
+            self.w2 = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(F.relu(F.conv2d(x, self.w1)), self.w2)
+
+    layers = summarize(nn.Sequential(Custom())).layers
+    assert [(r.path, r.parameters) for r in layers] == [
+        ("0.conv2d", 216),
+        ("0.relu", 0),
+        ("0.conv2d_2", 576),
+    ]
+    assert layers[-1].receptive_field == (5, 5)
+
+
+# ------------------------------------------------------------------------------- left alone
+
+
+class Counting(nn.Module):
+    """Changes a buffer in place, replaces another, and draws random numbers, even in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = torch.ones(1)
+        return x + torch.rand(1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_net_and_the_generator_stay_as_they_were(training: bool) -> None:
+    net = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Dropout(0.5), Counting()).train(training)
+    net[1].train(not training)
+    hook = net[0].register_forward_hook(lambda *_: None)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    buffers = [id(b) for b in net.buffers()]
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    summarize(net)
+    assert torch.equal(torch.rand(3), expected)
+    assert [m.training for m in net] == [training, not training, training, training]
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert [id(b) for b in net.buffers()] == buffers
+    assert all(p.grad is None for p in net.parameters())
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net] == [1, 0, 0, 0]
+    hook.remove()
+
+
+def test_a_net_that_fails_is_one_line_and_left_alone() -> None:
+    net = nn.Sequential(conv(), nn.Linear(7, 10)).train()
+    with pytest.raises(ModelError, match=r"fails on a batch \[2, 3, 32, 32\]") as raised:
+        summarize(net)
+    assert "\n" not in str(raised.value)
+    assert net.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_train_mode_gives_the_same_summary() -> None:
+    net = registry.build("dws-late")
+    assert summarize(net.train()) == summarize(net.eval())
+
+
+def test_double_precision_and_channels_last() -> None:
+    net = registry.build("resnet8").double().to(memory_format=torch.channels_last)
+    assert summarize(net).receptive_field == (25, 25)
+
+
+def test_rows_are_plain_python() -> None:
+    for row in summarize(registry.build("dws-late")).layers:
+        for value in vars(row).values():
+            items = value if isinstance(value, tuple) else (value,)
+            assert {type(i) for i in items} <= {int, str, float, bool, type(None)}
+
+
+def test_quick_enough() -> None:
+    net = registry.build("resnet18")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        summarize(net)
+        began = time.process_time()  # other programs on the machine do not count
+        summarize(net)
+        assert time.process_time() - began < 0.5
+    finally:
+        torch.set_num_threads(threads)
