@@ -19,7 +19,9 @@ def main() -> None:
     chosen = quick_options(sys.argv[1:])
     if chosen is not None:
         sys.exit(open_app(**chosen))
-    command_line()
+    from tui.command_line import run_with_app
+
+    sys.exit(run_with_app(open_app))
 
 
 def quick_options(arguments: list[str]) -> dict[str, str] | None:
@@ -61,37 +63,6 @@ def open_app(
     app = CifarApp(directory, data=data, device=device)
     app.run()
     return app.return_code or 0
-
-
-def command_line() -> None:
-    """Hand over to typer, which prints the help and runs the subcommands."""
-    import typer
-
-    from trainer.cli.main import app
-
-    @app.callback(invoke_without_command=True)
-    def open_or_pass(
-        context: typer.Context,
-        runs_dir: str = typer.Option(None, "--runs-dir", metavar="DIR", help="Where the runs lie."),
-        data: str = typer.Option(
-            None, "--data", metavar="DATA", help="cifar10, cifar100, synthetic, or a folder."
-        ),
-        device: str = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N or mps."),
-        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    ) -> None:
-        """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
-        if version:
-            from importlib.metadata import version as installed
-
-            typer.echo(f"cifar-tui {installed('cifar-tui')}")
-            raise typer.Exit
-        if runs_dir:
-            # a subcommand after it means the same directory
-            os.environ["CIFAR_TUI_RUNS"] = runs_dir
-        if context.invoked_subcommand is None:
-            raise typer.Exit(open_app(runs_dir, data, device))
-
-    app(prog_name="cifar-tui")
 
 
 def _refuse(line: str) -> int:
