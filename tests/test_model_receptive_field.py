@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,8 +17,17 @@ from model.registry import ModelError
 from model.summary import summarize
 from model.trace import Tracer
 
-SIZE = (3, 150, 157)
+SIZE = (3, 110, 117)
 CHANNELS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost more than they bring on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def follow(net: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Seen]:
@@ -97,7 +108,7 @@ def nets(draw: st.DrawFn) -> nn.Module:
 
 
 @settings(
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -105,7 +116,11 @@ def nets(draw: st.DrawFn) -> nn.Module:
 @given(nets())
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_arithmetic_is_what_the_gradient_says(net: nn.Module) -> None:
-    output, seen = follow(net.eval(), SIZE)
+    try:
+        net.eval()(torch.rand(1, *SIZE))
+    except RuntimeError:  # a kernel larger than what strides have left of the image
+        reject()
+    output, seen = follow(net, SIZE)
     expected = []
     for dim, axis, size in zip((2, 3), seen.axes, SIZE[1:], strict=True):
         assert axis.near is not None
