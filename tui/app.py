@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textual import events
 from textual.app import App
 from textual.binding import Binding
+from textual.geometry import Size
 from textual.screen import Screen
 
 from trainer.runstate import Follower, Status
@@ -201,6 +203,7 @@ class CifarApp(App[None]):
     def on_mount(self) -> None:
         """Show the runs at once; reading them and starting the trainer follow the first paint."""
         self.push_screen("runs")
+        self._check_room(self.size)
         self.call_after_refresh(self._after_first_paint)
 
     def _after_first_paint(self) -> None:
@@ -271,10 +274,16 @@ class CifarApp(App[None]):
         timeout = 10 if severity == "error" else 5
         self.notify(message, severity=severity, title=title, timeout=timeout, markup=False)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""
-        small = self.size.width < MIN_WIDTH or self.size.height < MIN_HEIGHT
-        if small and not any(isinstance(screen, TooSmall) for screen in self.screen_stack):
+        self._check_room(event.size)
+
+    def _check_room(self, size: Size) -> None:
+        stack = self.screen_stack
+        if not any(isinstance(screen, StoreScreen) for screen in stack):
+            return
+        small = size.width < MIN_WIDTH or size.height < MIN_HEIGHT
+        if small and not any(isinstance(screen, TooSmall) for screen in stack):
             self.push_screen(TooSmall())
 
     # ---- actions ----------------------------------------------------------------------------

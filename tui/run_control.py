@@ -165,7 +165,7 @@ class RunControl:
                 self.data = DEFAULT_DATA
                 self._app.tell("CIFAR-10 is there: s starts a run on it")
             else:
-                self._app.repaint()
+                self._data_chosen(answer)
 
         self._app.push_screen(Download(self._app.download_command), ended)
 

@@ -53,25 +53,26 @@ LIGHT = Theme(
 )
 THEMES = (DARK, LIGHT)
 
+# none is the theme's primary: that is the chosen run's while it is not marked
 _ON_DARK = (
-    "#5fafff",
     "#ffaf00",
-    "#5fd787",
-    "#ff5f87",
+    "#5fd75f",
+    "#ff5faf",
     "#af87ff",
-    "#d7d75f",
-    "#5fd7ff",
+    "#5fffff",
+    "#ffff5f",
     "#d7875f",
+    "#eeeeee",
 )
 _ON_LIGHT = (
-    "#005fd7",
     "#d75f00",
     "#008700",
     "#d7005f",
     "#8700d7",
+    "#008787",
     "#878700",
-    "#0087af",
     "#875f00",
+    "#444444",
 )
 _GLYPHS = "●▲■◆▼★◉✚"
 """The mark's shape tells runs apart where there is no colour."""

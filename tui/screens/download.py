@@ -11,6 +11,7 @@ from contextlib import suppress
 import msgspec
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.widgets import Static
 
 from tui.formatting import clean, size
@@ -34,7 +35,27 @@ def default_command() -> tuple[str, ...]:
 
 
 class Download(Dialog):
-    """Progress of the download; escape ends it. Dismissed with ``done`` when the data is there."""
+    """Progress of the download; escape ends it. Dismissed with ``done`` when the data is there.
+
+    After a failure it can be dismissed with ``synthetic`` or ``folder``.
+    """
+
+    BINDINGS = [
+        Binding(
+            "S",
+            "instead('synthetic')",
+            "Synthetic",
+            id="download.synthetic",
+            tooltip="Train on the synthetic set instead",
+        ),
+        Binding(
+            "F",
+            "instead('folder')",
+            "Folder",
+            id="download.folder",
+            tooltip="Choose a folder instead",
+        ),
+    ]
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
         super().__init__("Downloading CIFAR-10", "connecting…")
@@ -107,8 +128,13 @@ class Download(Dialog):
         if self.is_attached:
             self.say(clean(problem, 300), error=True)
             self.query_one("#note", Static).update(
-                "escape closes · then S trains on the synthetic set, F chooses a folder"
+                "S trains on the synthetic set instead · F chooses a folder · escape closes"
             )
+
+    def action_instead(self, answer: str) -> None:
+        """Another way to some data, once the download has failed."""
+        if self.problem:
+            self.dismiss(answer)
 
     def on_unmount(self) -> None:
         """Closed before the end: the child ends too."""

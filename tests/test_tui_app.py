@@ -1,0 +1,722 @@
+"""The app through its keys, with a fake trainer: messages and state first."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, Select, Static
+
+from tests.tui_helpers import append, fake_worker, held, make_run
+from trainer import events
+from trainer.runstate import Follower
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.dialogs import Choice, DataSource, Help, Quit
+from tui.screens.download import Download
+from tui.screens.new_run import NewRun
+from tui.screens.runs import RunsScreen
+from tui.screens.too_small import TooSmall
+from tui.widgets.header import HeaderLine
+from tui.widgets.key_line import KeyLine
+from tui.widgets.run_table import COLUMNS, RunTable
+
+LARGE = (160, 50)
+SMALL = (80, 24)
+READY = DataStatus(ready=True, line="CIFAR-10: 50,000 train and 10,000 test images")
+MISSING = DataStatus(ready=False, line="CIFAR-10 is not on this machine")
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: READY)
+
+
+@pytest.fixture
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        datasource, "look", lambda source: READY if source == "synthetic" else MISSING
+    )
+
+
+def make_app(runs_dir: Path, *options: str, **arguments: Any) -> CifarApp:
+    return CifarApp(
+        runs_dir,
+        worker_command=fake_worker(*options),
+        worker_log=runs_dir.parent / "worker.log",
+        **arguments,
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def told(app: CifarApp) -> str:
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+def table(app: CifarApp) -> RunTable:
+    return app.screen_stack[1].query_one(RunTable)
+
+
+def cells(app: CifarApp, run: str) -> dict[str, str]:
+    shown = table(app)
+    keys = [str(key.value) for key in shown.columns]
+    return dict(zip(keys, (cell.plain for cell in shown.get_row(run)), strict=True))
+
+
+def words(app: CifarApp, where: str) -> str:
+    return str(app.screen_stack[1].query_one(where, Static).render())
+
+
+def line(app: CifarApp, kind: type[HeaderLine] | type[KeyLine]) -> str:
+    return app.screen_stack[1].query_one(kind).render().plain
+
+
+def texts(app: CifarApp) -> str:
+    return "\n".join(str(static.render()) for static in app.screen.query(Static))
+
+
+# ---- the list ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [LARGE, (120, 40), SMALL])
+async def test_runs_are_listed_newest_first(tmp_path: Path, size: tuple[int, int]) -> None:
+    old = make_run(tmp_path / "runs", preset="quick", best=0.8, seed=1)
+    new = make_run(
+        tmp_path / "runs", preset="dws-late", data="cifar10", end="stopped", seed=2, created=600
+    )
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: table(app).order)
+        assert table(app).order == (new.id, old.id)
+        assert app.store.selected == new.id
+        shown = cells(app, old.id)
+        assert shown["state"] == "✓ completed"
+        assert shown["data"] == "synthetic"
+        assert shown["epochs"] == "5/5"
+        assert shown["best"] == "80.00 %"
+        assert cells(app, new.id)["data"] == "CIFAR-10"
+        assert cells(app, new.id)["state"] == "■ stopped"
+        if size == LARGE:
+            assert shown["parameters"] == "98,442"
+            assert shown["started"] == "2025-11-24"
+            assert list(shown) == [column.key for column in COLUMNS]
+        assert table(app).virtual_size.width <= size[0], "no sideways scrolling"
+
+
+async def test_what_the_trainer_found_counts_not_what_was_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", data="cifar10", data_kind="synthetic")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: table(app).order)
+        assert cells(app, run.id)["data"] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[red]x[/]", "[red]x[/]"),
+        ("../../x", "../../x"),
+        ("a\x1b[31mb\nc\u202e", "a[31mb c"),
+        ("n" * 300, "n" * 59 + "…"),
+        ("[@click=app.quit]go[/]", "[@click=app.quit]go[/]"),
+        ("[/", "[/"),
+    ],
+)
+async def test_hostile_names_are_shown_as_they_are(tmp_path: Path, name: str, shown: str) -> None:
+    run = make_run(tmp_path / "runs", name=name, end=None, done=1, notices=(("error", name),))
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=(200, 50)) as pilot:
+            await until(pilot, lambda: table(app).order)
+            assert cells(app, run.id)["name"] == shown
+            assert shown[:20] in words(app, "#details")
+            append(run, events.RunEnded(state="failed", error=name))
+            await until(pilot, lambda: "failed" in told(app))
+            await pilot.press("d")
+            assert shown[:20] in texts(app)
+            await pilot.press("escape", "ctrl+p")
+            await pilot.pause(0.3)
+            await pilot.press("escape")
+
+
+async def test_cells_change_in_place_and_the_cursor_stays(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs")
+    run = make_run(tmp_path / "runs", done=2, end=None, seed=1, created=60)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            await until(pilot, lambda: table(app).order)
+            await pilot.press("down")
+            assert app.store.selected == old.id
+            make_run(tmp_path / "runs", seed=2, created=120)
+            append(
+                run, events.EpochEnded(epoch=3, step=9, loss=1, accuracy=1, lr=1, seconds=1,
+                                       images_per_second=1)
+            )  # fmt: skip
+            await until(pilot, lambda: len(table(app).order) == 3)
+            await until(pilot, lambda: cells(app, run.id)["epochs"] == "3/5")
+            assert table(app).chosen == old.id
+            assert table(app).cursor_row == 2
+
+
+async def test_the_filter_is_live_and_escape_ends_it(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "runs", name="Apple", preset="quick")
+    second = make_run(
+        tmp_path / "runs", name="pear", preset="dws-late", data="cifar10", seed=1, end="failed"
+    )
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 2)
+        for text, fits in (
+            ("apple", {first.id}),
+            ("FAILED", {second.id}),
+            ("cifar-10", {second.id}),
+            ("dws late", {second.id}),
+            ("syn qui", {first.id}),
+            ("[", set()),
+        ):
+            await pilot.press("slash")
+            app.screen.query_one("#filter", Input).value = text
+            await pilot.pause()
+            assert set(table(app).order) == fits, text
+            await pilot.press("escape")
+            assert len(table(app).order) == 2
+        await pilot.press("slash", "p", "e", "a", "enter", "x")
+        assert table(app).order == (second.id,)
+        assert table(app).has_focus
+        assert "1 of 2 runs" in words(app, "#status")
+
+
+async def test_sorting_by_key_and_by_a_click_on_the_header(tmp_path: Path) -> None:
+    low = make_run(tmp_path / "runs", name="a", best=0.6, seed=1, created=60)
+    high = make_run(tmp_path / "runs", name="b", best=0.9, seed=2)
+    none = make_run(tmp_path / "runs", name="c", done=0, end="stopped", seed=3, created=120)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 3)
+        assert table(app).order == (none.id, low.id, high.id)
+        await pilot.press("o")
+        assert table(app).order == (high.id, low.id, none.id)
+        assert table(app).chosen == none.id, "the cursor stays on its run"
+        await pilot.press("O")
+        assert table(app).order == (low.id, high.id, none.id), "what has no value stays last"
+        await pilot.click(RunTable, offset=(5, 0))
+        await pilot.pause()
+        assert app.screen.sort == ("name", False)  # type: ignore[attr-defined]
+        assert table(app).order == (low.id, high.id, none.id)
+
+
+async def test_marks_have_colours_that_are_there_again_the_next_time(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", seed=i, created=60 * i) for i in range(3)]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 3)
+        await pilot.press("space", "down", "space")
+        await pilot.pause()
+        assert [f.run.id for f in app.store.marked()] == [runs[2].id, runs[1].id]
+        assert cells(app, runs[2].id)["mark"] != cells(app, runs[1].id)["mark"] != " "
+        colours = [app.run_colour(run.id) for run in runs]
+        assert len(set(colours)) == 3
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 3)
+        assert [app.run_colour(run.id) for run in runs] == colours
+        await pilot.press("u")
+        await pilot.pause()
+        assert app.store.marked() == []
+
+
+async def test_deleting_asks_and_moves_the_folder_to_the_trash(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", seed=i, created=60 * i) for i in range(3)]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 3)
+        await pilot.press("down", "d", "escape")
+        assert runs[1].path.exists()
+        await pilot.press("d", "d")
+        await pilot.pause()
+        assert (tmp_path / "runs" / ".trash" / runs[1].id / "events.jsonl").exists()
+        assert table(app).order == (runs[2].id, runs[0].id)
+        assert table(app).chosen == runs[0].id
+
+
+async def test_a_running_run_is_not_deleted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", end=None, done=1)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=SMALL) as pilot:
+            await until(pilot, lambda: table(app).order)
+            await pilot.press("d")
+            assert not isinstance(app.screen, Choice)
+            assert "stop it first" in told(app)
+    assert run.path.exists()
+
+
+async def test_an_unreadable_runs_directory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    app = make_app(tmp_path / "file")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: "cannot read" in words(app, "#status"))
+        await pilot.press("s")
+        await until(pilot, lambda: "no directory" in told(app) or "cannot write" in told(app))
+
+
+# ---- starting, stopping, quitting --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_one_key_starts_a_run_and_another_stops_it(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        assert app.check_action("stop", ()) is False
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        run = next(iter(app.store))
+        assert cells(app, run.run.id)["state"] == "▶ training"
+        assert "x Stop" in line(app, KeyLine)
+        await pilot.press("p")
+        await until(pilot, lambda: run.status == "paused")
+        await pilot.press("p")
+        await until(pilot, lambda: run.status == "training")
+        await pilot.press("c")
+        await until(pilot, lambda: run.state.checkpoints)
+        await pilot.press("x")
+        assert isinstance(app.screen, Choice)
+        await pilot.press("escape")
+        assert run.status == "training"
+        await pilot.press("x", "x")
+        await until(pilot, lambda: run.status == "stopped")
+        await until(pilot, lambda: "stopped" in told(app))
+        assert "crashed" not in told(app)
+        await until(pilot, lambda: "x Stop" not in line(app, KeyLine))
+
+
+async def test_runs_queue_behind_each_other(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs", "steps=10")
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.press("s", "s", "s")
+        await until(pilot, lambda: len(app.store) == 3)
+        await until(pilot, lambda: any(f.status == "queued" for f in app.store))
+        assert "queued behind" in told(app)
+        await until(pilot, lambda: [f.status for f in app.store] == ["completed"] * 3)
+        assert "crashed" not in told(app)
+
+
+async def test_stopping_a_queued_run_leaves_the_running_one(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        first = next(iter(app.store))
+        await pilot.press("s")
+        await until(pilot, lambda: len(table(app).order) == 2)
+        second = next(f for f in app.store if f is not first)
+        await until(pilot, lambda: second.run.is_locked())
+        await pilot.press("home" if table(app).order[0] == second.run.id else "end")
+        assert app.runs.target() is second
+        await pilot.press("x", "x")
+        app.runs.stop(first)
+        await until(pilot, lambda: second.status == first.status == "stopped")
+
+
+async def test_quitting_without_a_run_is_immediate(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+        await pilot.press("q")
+        await until(pilot, lambda: not app.is_running)
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+async def test_quitting_with_a_run_asks_and_stops_it_cleanly(tmp_path: Path, key: str) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s", "s")
+        await until(pilot, lambda: any(f.status == "training" for f in app.store))
+        await until(pilot, lambda: len(app.store) == 2)
+        await pilot.press(key)
+        assert isinstance(app.screen, Quit)
+        await pilot.press(key if key != "q" else "escape")
+        assert len([s for s in app.screen_stack if isinstance(s, Quit)]) == (key != "q")
+        if key == "q":
+            assert app.is_running
+            await pilot.press("q")
+        await pilot.press("s")
+        assert "stopping" in texts(app)
+        await pilot.press("s", "ctrl+c", "q")
+        await until(pilot, lambda: not app.is_running)
+    assert [Follower(f.run).catch_up().ended is not None for f in app.store] == [True, True]
+    assert {f.run.id: Follower(f.run).catch_up().ended.state for f in app.store}.values()  # type: ignore[union-attr]
+
+
+async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs", "steps=60")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: any(f.status == "training" for f in app.store))
+        await pilot.press("q", "l")
+        await until(pilot, lambda: not app.is_running)
+    follower = Follower(next(iter(app.store)).run)
+    assert follower.run.is_locked()
+    for _ in range(200):
+        follower.catch_up()
+        if follower.state.ended:
+            break
+        await asyncio.sleep(0.05)
+    assert follower.status == "completed"
+
+
+async def test_a_dying_trainer_is_told_and_replaced_at_the_next_start(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        assert app.worker.pid is not None
+        subprocess.run(["kill", "-9", str(app.worker.pid)], check=True)
+        await until(pilot, lambda: "SIGKILL" in told(app))
+        await until(pilot, lambda: [f.status for f in app.store] == ["crashed"])
+        await until(pilot, lambda: "worker failed" in line(app, HeaderLine))
+        await pilot.press("s")
+        await until(pilot, lambda: "training" in [f.status for f in app.store])
+
+
+async def test_a_run_of_another_process_is_seen_and_can_be_stopped(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        run = make_run(tmp_path / "runs", end=None, done=1)
+        with held(run):
+            await until(pilot, lambda: run.id in table(app).order)
+            await until(pilot, lambda: cells(app, run.id)["state"] == "▶ training")
+            await pilot.press("x", "x")
+            assert b'"stop"' in run.control.read_bytes()
+            await until(pilot, lambda: cells(app, run.id)["state"] == "▶ stopping")
+            await pilot.press("q")
+            await until(pilot, lambda: not app.is_running)
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_without_data_the_first_screen_offers_three_ways(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: MISSING.line in words(app, "#welcome"))
+        welcome = words(app, "#welcome")
+        for offer in ("D  download", "F  choose a folder", "S  start"):
+            assert offer in welcome
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, Choice))
+        assert len(app.store) == 0
+        await pilot.press("S")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        assert app.data == "synthetic"
+        assert "not CIFAR-10" in words(app, "#status")
+        assert next(iter(app.store)).state.queued.data == "synthetic"  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("no_data")
+async def test_choosing_a_folder_checks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: app.runs.data_status)
+        await pilot.press("F")
+        assert isinstance(app.screen, DataSource)
+        app.screen.query_one(Input).value = "/nowhere"
+        await pilot.press("enter")
+        await until(pilot, lambda: MISSING.line in texts(app))
+        monkeypatch.setattr(datasource, "look", lambda source: READY)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        assert app.data == "/nowhere"
+        assert "folder /nowhere" in words(app, "#status")
+
+
+async def test_a_download_shows_its_progress_and_the_data_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    monkeypatch.setattr(datasource, "look", lambda source: READY if there.exists() else MISSING)
+    child = (
+        f"import json,sys\nopen({str(there)!r}, 'w')\n"
+        "for n in range(0, 101, 10): print(json.dumps({'downloaded': n, 'total': 100}))\n"
+        "print('no json', flush=True)\nsys.stdin.read()"
+    )
+    app = make_app(tmp_path / "runs", download_command=(sys.executable, "-c", child))
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: app.runs.data_status == MISSING)
+        await pilot.press("D")
+        await until(pilot, lambda: "CIFAR-10 is there" in told(app))
+        assert isinstance(app.screen, RunsScreen)
+        await until(pilot, lambda: app.runs.data_status == READY)
+
+
+@pytest.mark.usefixtures("no_data")
+async def test_no_network_is_one_line_and_synthetic_one_key_away(tmp_path: Path) -> None:
+    child = 'import sys; print(\'{"error": "no network: cannot reach it"}\'); sys.exit(1)'
+    app = make_app(tmp_path / "runs", download_command=(sys.executable, "-c", child))
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("D")
+        await until(pilot, lambda: "no network: cannot reach it" in texts(app))
+        assert isinstance(app.screen, Download)
+        await pilot.press("S")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        assert app.data == "synthetic"
+
+
+async def test_closing_the_download_ends_the_child(tmp_path: Path) -> None:
+    app = make_app(
+        tmp_path / "runs",
+        download_command=(sys.executable, "-c", "import time; time.sleep(60)"),
+    )
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("D")
+        screen = app.screen
+        assert isinstance(screen, Download)
+        await until(pilot, lambda: screen._process is not None)
+        await pilot.press("escape")
+        process = screen._process
+        assert process is not None
+        await until(pilot, lambda: process.returncode is not None)
+
+
+# ---- the form ---------------------------------------------------------------------------------
+
+
+async def form(pilot: Pilot[None], app: CifarApp) -> NewRun:
+    await pilot.press("n")
+    await until(pilot, lambda: isinstance(app.screen, NewRun))
+    screen = app.screen
+    assert isinstance(screen, NewRun)
+    await pilot.pause()
+    return screen
+
+
+def hint(screen: NewRun, key: str) -> tuple[str, bool]:
+    static = screen.query_one(f"#{key}-hint", Static)
+    return str(static.render()), static.has_class("error")
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_the_form_starts_what_it_says(tmp_path: Path, size: tuple[int, int]) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=size) as pilot:
+        screen = await form(pilot, app)
+        assert screen.query_one("#start").region.bottom <= size[1], "all of it is visible"
+        screen.query_one("#preset", Select).value = "dws-late"
+        await pilot.pause()
+        assert screen.query_one("#model", Input).value == "dws-late"
+        screen.query_one("#epochs", Input).value = "3"
+        screen.query_one("#lr", Input).value = "1e-2"
+        screen.query_one("#norm", Select).value = "group"
+        screen.query_one("#name", Input).value = "[b]5"
+        screen.query_one("#settings", Input).value = "optimizer.weight_decay=1e-3 train.ema=0.9"
+        await pilot.pause()
+        assert "3 epochs" in str(screen.query_one("#summary", Static).render())
+        screen.query_one("#name", Input).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.store) == 1)
+    config = (next(iter(app.store)).run.path / "config.toml").read_text()
+    for part in ('preset = "dws-late"', "epochs = 3", "lr = 0.01", 'norm = "group"'):
+        assert part in config
+    for part in ('name = "[b]5"', "weight_decay = 0.001", "ema = 0.9", 'data = "synthetic"'):
+        assert part in config
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("epochs", "0", ">= 1"),
+        ("epochs", "many", "a whole number, not 'many'"),
+        ("lr", "nan", ""),
+        ("lr", "-1", "> 0"),
+        ("lr", "", "a number, not ''"),
+        ("batch", "1.5", "a whole number"),
+        ("seed", "-1", ">= 0"),
+        ("model", "resnet9", "resnet"),
+        ("model", "none.py:Net", "no such file"),
+        ("data", "/no/such/folder", "no such folder"),
+        ("device", "tpu", "cuda"),
+        ("name", "n" * 81, "at most 80"),
+        ("settings", "nonsense", "key=value"),
+        ("settings", "train.nonsense=1", "unknown key"),
+        ("settings", "'open", "quotation"),
+    ],
+)
+async def test_the_form_says_what_is_wrong_beside_the_field(
+    tmp_path: Path, key: str, text: str, problem: str
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one(f"#{key}", Input).value = text
+        await pilot.pause()
+        said, wrong = hint(screen, key)
+        assert wrong
+        assert problem in said
+        assert "\n" not in said
+        screen.query_one("#name", Input).focus()
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.screen is screen
+        assert screen.focused is not None
+        assert screen.focused.id == key
+        assert len(app.store) == 0
+
+
+async def test_another_preset_keeps_what_was_typed(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one("#epochs", Input).value = "77"
+        screen.query_one("#preset", Select).value = "gn-l1"
+        await pilot.pause()
+        assert screen.query_one("#epochs", Input).value == "77"
+        assert screen.query_one("#norm", Select).value == "group"
+        await pilot.press("escape")
+        assert isinstance(app.screen, RunsScreen)
+
+
+@pytest.mark.usefixtures("no_data")
+async def test_the_form_does_not_start_without_the_data(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: hint(screen, "data") == (MISSING.line, True))
+        assert app.screen is screen
+
+
+# ---- everything around ------------------------------------------------------------------------
+
+
+async def test_help_palette_and_key_line_tell_the_same_keys(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", name="[x] pear")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        assert "s Start" in line(app, KeyLine)
+        assert "x Stop" not in line(app, KeyLine)
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, Help)
+        shown = texts(app)
+        for words_of_help in ("Start the chosen preset", "Mark the run", "Filter", "Quit"):
+            assert words_of_help in shown
+        assert "Stop the run" not in shown
+        await pilot.press("escape", "ctrl+p")
+        await pilot.pause(0.3)
+        offered = app.screen.query_one(OptionList)
+        found = "\n".join(str(option.prompt) for option in offered.options)
+        for command in ("Start (s)", "Start preset dws-late", "Open run [x] pear", "Theme cifar"):
+            assert command in found
+
+
+async def test_every_key_has_a_name_and_a_tooltip(tmp_path: Path) -> None:
+    from tui.commands import entries
+
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        shown = entries(app.screen)
+        assert len({entry.binding.id for entry in shown}) == len(shown) >= 15
+        assert all(entry.tooltip for entry in shown)
+
+
+async def test_a_preset_is_chosen_and_shown(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs", device="cpu")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: "preset: quick" in words(app, "#status"))
+        await pilot.press("P", "down", "enter")
+        await pilot.pause()
+        assert app.runs.preset == "resnet18"
+        assert "preset: resnet18" in words(app, "#status")
+
+
+@pytest.mark.parametrize(("device", "preset"), [("cuda:0", "fast"), ("cpu", "quick")])
+def test_the_default_preset_follows_the_device(tmp_path: Path, device: str, preset: str) -> None:
+    assert make_app(tmp_path, device=device).runs.preset == preset
+
+
+async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(40, 10)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("s", "n", "2", "x", "question_mark")
+        assert isinstance(app.screen, TooSmall)
+        assert len(app.store) == 0
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await pilot.press("n")
+        await pilot.resize_terminal(40, 10)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.resize_terminal(*LARGE)
+        await until(pilot, lambda: isinstance(app.screen, NewRun))
+
+
+async def test_quitting_works_in_a_tiny_terminal_with_a_run_going(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        await pilot.resize_terminal(40, 10)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("q")
+        assert isinstance(app.screen, Quit)
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_the_theme_can_be_changed_and_is_light_all_over(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: table(app).order)
+        app.set_theme("cifar-light")
+        await pilot.pause()
+        assert app.colours()["success"].lower() == "#008700"
+        assert "#008700" in str(table(app).get_cell(table(app).order[0], "state").style)
+
+
+async def test_an_idle_app_paints_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        make_run(tmp_path / "runs", seed=i, end=[None, "completed", "failed"][i])
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready" and table(app).order)
+        await pilot.pause(0.5)
+        painted: list[object] = []
+        display = CifarApp._display
+        monkeypatch.setattr(
+            CifarApp, "_display", lambda self, *a: (painted.append(a), display(self, *a))[1]
+        )
+        await pilot.pause(2.5)
+        assert painted == []
+
+
+def test_importing_the_app_loads_neither_torch_nor_what_is_not_needed_yet() -> None:
+    code = (
+        "import sys, tui.app, tui.__main__, tui.screens.runs;"
+        "late = {'torch', 'torchvision', 'typer', 'plotext', 'numpy', 'PIL'} & set(sys.modules);"
+        "assert not late, late"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
