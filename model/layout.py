@@ -2,7 +2,8 @@
 
 A dimension is a tuple of factors (size, axis): rows are axis 0, columns axis 1, all else None. So
 ``[N, C, H, W]`` flattened after N is ``((N), (C, H·W))`` with H and W still told apart, and a later
-linear layer, transposition or reshape back is followed exactly.
+linear layer, transposition or reshape back is followed exactly. Channels are not told apart: a
+tensor sees what any of its channels sees.
 """
 
 from __future__ import annotations

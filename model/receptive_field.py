@@ -83,43 +83,10 @@ def _hull(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, in
 
 
 _IDENTITY = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "gelu",
-        "silu",
-        "mish",
-        "elu",
-        "selu",
-        "celu",
-        "leaky_relu",
-        "leaky_relu_",
-        "prelu",
-        "hardtanh",
-        "hardtanh_",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "softsign",
-        "logsigmoid",
-        "threshold",
-        "rrelu",
-        "batch_norm",
-        "group_norm",
-        "layer_norm",
-        "instance_norm",
-        "rms_norm",
-        "local_response_norm",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-    ]
+    """relu relu_ relu6 gelu silu mish elu selu celu leaky_relu leaky_relu_ prelu hardtanh
+    hardtanh_ hardswish hardsigmoid sigmoid tanh softplus softsign logsigmoid threshold
+    rrelu batch_norm group_norm layer_norm instance_norm rms_norm local_response_norm
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout""".split()  # noqa: SIM905
 )
 
 

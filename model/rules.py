@@ -8,143 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.layout import Dim, Seen, join, plain
+from model.operator_call import Call, Kind, Window, dims_of
 from model.receptive_field import Underivable
-
-Kind = Literal["conv", "pool", "matmul", "reduce", "join", "act", "norm", "move", "unknown"]
-"""``move``: views, copies, scaling: nothing that a table of layers would show."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A sliding window; tuples per spatial dimension."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-
-
-@dataclass
-class Call:
-    """One operator with its arguments and results."""
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    seen: dict[int, Seen | str]
-    """What those of its arguments that depend on the image see, by ``id``."""
-    shapes: dict[int, tuple[int, ...]]
-    """Of the arguments, before the call."""
-    outputs: list[Tensor]
-
-    @cached_property
-    def name(self) -> str:
-        """Without namespace and outer underscores."""
-        return str(self.func._schema.name).partition("::")[2].strip("_")
-
-    @cached_property
-    def bound(self) -> dict[str, Any]:
-        """Arguments by their names in the schema, defaults included."""
-        schema = self.func._schema.arguments
-        values = {a.name: a.default_value for a in schema if a.has_default_value()}
-        values.update(zip((a.name for a in schema), self.args, strict=False))
-        values.update(self.kwargs)
-        return values
-
-    def of(self, value: Any) -> Seen | None:
-        """What an argument sees; None for constants."""
-        known = self.seen.get(id(value))
-        if isinstance(known, str):
-            raise Underivable(known)
-        return known
-
-    @property
-    def parts(self) -> list[Seen]:
-        """All arguments that depend on the image."""
-        return [s for s in self.seen.values() if isinstance(s, Seen)]
-
-    @property
-    def only(self) -> Seen:
-        """The first tensor argument, the only one that may depend on the image."""
-        first = self.of(self.args[0])
-        if first is None or len(self.seen) > 1:
-            raise Underivable(f"{self.name} of weights that depend on the image")
-        return first
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the first result."""
-        return (*self.outputs[0].shape,)
-
-    def size(self, tensor: Tensor) -> tuple[int, ...]:
-        """Shape of an argument."""
-        return self.shapes[id(tensor)]
-
+from model.views import VIEW_RULES
 
 _ACTIVATIONS = frozenset(
-    [
-        "relu",
-        "relu6",
-        "gelu",
-        "silu",
-        "mish",
-        "elu",
-        "selu",
-        "celu",
-        "leaky_relu",
-        "prelu_kernel",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "softmax",
-        "log_softmax",
-        "rrelu",
-        "log_sigmoid_forward",
-    ]
+    """relu relu6 gelu silu mish elu selu celu leaky_relu prelu_kernel hardtanh hardswish
+    hardsigmoid sigmoid tanh softplus softmax log_softmax rrelu log_sigmoid_forward""".split()  # noqa: SIM905
 )
 _NORMS = frozenset(
-    [
-        "native_batch_norm",
-        "native_batch_norm_legit",
-        "native_batch_norm_legit_no_training",
-        "cudnn_batch_norm",
-        "miopen_batch_norm",
-        "batch_norm_with_update",
-        "batch_norm_no_update",
-        "native_group_norm",
-        "native_layer_norm",
-        "fused_rms_norm",
-    ]
+    """native_batch_norm native_batch_norm_legit native_batch_norm_legit_no_training
+    cudnn_batch_norm miopen_batch_norm batch_norm_with_update batch_norm_no_update
+    native_group_norm native_layer_norm fused_rms_norm""".split()  # noqa: SIM905
 )
 _SAME = _NORMS | frozenset(
-    [
-        "hardswish",
-        "prelu_kernel",
-        "native_dropout",
-        "channel_shuffle",
-        "clone",
-        "to_copy",
-        "detach",
-        "alias",
-        "lift_fresh",
-        "contiguous",
-        "rrelu_with_noise",
-        "log_sigmoid_forward",
-        "softplus",
-        "bernoulli",
-    ]
+    """hardswish prelu_kernel native_dropout channel_shuffle clone to_copy detach alias
+    lift_fresh contiguous rrelu_with_noise log_sigmoid_forward softplus bernoulli""".split()  # noqa: SIM905
 )
 _POOLS = {
     "max_pool2d_with_indices": "max",
@@ -159,23 +45,16 @@ _REDUCTIONS = {
     "amax": "max",
     "max": "max",
     **dict.fromkeys(
-        [
-            "amin",
-            "min",
-            "var",
-            "std",
-            "var_mean",
-            "std_mean",
-            "linalg_vector_norm",
-            "logsumexp",
-            "prod",
-            "argmax",
-        ],
-        "linear",
+        ("amin", "min", "var", "std", "var_mean", "std_mean", "prod", "argmax"), "linear"
     ),
+    **dict.fromkeys(("linalg_vector_norm", "logsumexp"), "linear"),
 }
-_ALONG = frozenset(["softmax", "log_softmax", "cumsum", "cumprod", "sort"])
-_MATMULS = frozenset(["mm", "addmm", "bmm", "baddbmm", "linear", "mv", "addmv"])
+_ALONG = frozenset(
+    """softmax log_softmax cumsum cumprod sort""".split()  # noqa: SIM905
+)
+_MATMULS = frozenset(
+    """mm addmm bmm baddbmm linear mv addmv""".split()  # noqa: SIM905
+)
 
 
 def classify(call: Call) -> Kind:
@@ -321,15 +200,8 @@ def _adaptive(call: Call) -> list[Seen]:
     return [replace(seen, depthwise=None).sized(shape)] * len(call.outputs)
 
 
-def _dims(call: Call, dims: Any) -> list[int]:
-    ndim = len(call.size(call.args[0]))
-    if dims is None or (isinstance(dims, list | tuple) and not dims):
-        return list(range(ndim))
-    return sorted(d % ndim for d in ([dims] if isinstance(dims, int) else dims))
-
-
 def _reduce(call: Call) -> list[Seen]:
-    dims = _dims(call, call.bound.get("dim"))
+    dims = dims_of(call, call.bound.get("dim"))
     seen = replace(call.only.collapse(dims, _REDUCTIONS[call.name]), depthwise=None)
     one: Dim = ((1, None),)
     layout = tuple(one if d in dims else seen.layout[d] for d in range(len(seen.layout)))
@@ -340,7 +212,7 @@ def _reduce(call: Call) -> list[Seen]:
 
 def _mix_along(call: Call) -> list[Seen]:
     """Softmax and the like: every position of a dimension depends on all of it."""
-    seen = call.only.collapse(_dims(call, call.bound["dim"]), "linear")
+    seen = call.only.collapse(dims_of(call, call.bound["dim"]), "linear")
     return [replace(seen, depthwise=None)] * len(call.outputs)
 
 
@@ -373,136 +245,11 @@ def _matmul(call: Call) -> list[Seen]:
     return [replace(seen, layout=layout, depthwise=None)]
 
 
-def _pad(call: Call) -> list[Seen]:
-    seen, pad = call.only, call.bound.get("pad") or call.bound["padding"]
-    for i in range(len(pad) // 2):
-        dim = len(seen.layout) - 1 - i
-        if pad[2 * i] or pad[2 * i + 1]:
-            which = seen.single(dim, "padding")
-            if which is not None:
-                seen = seen.with_axis(which, seen.axes[which].window(1, 1, pad[2 * i]))
-    return [replace(seen, depthwise=None).sized(call.shape)]
-
-
-def _reshape(call: Call) -> list[Seen]:
-    return [call.only.reshaped(call.shape)]
-
-
-def _permute(call: Call) -> list[Seen]:
-    seen, ndim = call.only, len(call.only.layout)
-    order = list(range(ndim))
-    if call.name == "permute":
-        order = [d % ndim for d in call.bound["dims"]]
-    elif ndim > 1:
-        one, two = (call.bound.get(k, d) % ndim for k, d in (("dim0", 0), ("dim1", 1)))
-        order[one], order[two] = order[two], order[one]
-    return [replace(seen, layout=tuple(seen.layout[d] for d in order))]
-
-
-def _unsqueeze(call: Call) -> list[Seen]:
-    seen = call.only
-    at = call.bound["dim"] % (len(seen.layout) + 1)
-    return [replace(seen, layout=(*seen.layout[:at], ((1, None),), *seen.layout[at:]))]
-
-
-def _squeeze(call: Call) -> list[Seen]:
-    shape = call.size(call.args[0])
-    dims = [d for d in _dims(call, call.bound.get("dim")) if shape[d] == 1]
-    seen = call.only.collapse(dims, "flatten")
-    return [replace(seen, layout=tuple(x for d, x in enumerate(seen.layout) if d not in dims))]
-
-
-def _slice(call: Call) -> list[Seen]:
-    seen, b = call.only, call.bound
-    dim = b["dim"] % len(seen.layout)
-    size = call.size(call.args[0])[dim]
-    start, _, step = slice(b["start"], b["end"], b["step"]).indices(size)
-    which = seen.single(dim, "slicing")
-    if which is not None:
-        seen = seen.with_axis(which, seen.axes[which].window(1, step, -start))
-    return [replace(seen, depthwise=None).sized(call.shape)]
-
-
-def _pick(seen: Seen, dim: int, index: int) -> Seen:
-    """One index of a dimension, which disappears."""
-    which = seen.single(dim, "indexing")
-    if which is not None:
-        seen = seen.with_axis(which, seen.axes[which].window(1, 1, -index))
-        seen = replace(seen, layout=(*seen.layout[:dim], ((1, which),), *seen.layout[dim + 1 :]))
-        seen = seen.collapse([dim], "indexing")
-    return replace(seen, layout=seen.layout[:dim] + seen.layout[dim + 1 :], depthwise=None)
-
-
-def _select(call: Call) -> list[Seen]:
-    dim = call.bound["dim"] % len(call.only.layout)
-    size = call.size(call.args[0])[dim]
-    return [_pick(call.only, dim, call.bound["index"] % size)]
-
-
-def _unbind(call: Call) -> list[Seen]:
-    dim = call.bound["dim"] % len(call.only.layout)
-    return [_pick(call.only, dim, i) for i in range(len(call.outputs))]
-
-
-def _split(call: Call) -> list[Seen]:
-    seen, at, parts = call.only, 0, []
-    dim = call.bound["dim"] % len(seen.layout)
-    which = seen.single(dim, "splitting")
-    for out in call.outputs:
-        part = seen
-        if which is not None:
-            part = seen.with_axis(which, seen.axes[which].window(1, 1, -at))
-        parts.append(replace(part, depthwise=None).sized((*out.shape,)))
-        at += out.shape[dim]
-    return parts
-
-
-def _cat(call: Call) -> list[Seen]:
-    tensors = [t for t in call.args[0] if t.numel()]
-    dim = call.bound["dim"] % len(call.shape)
-    parts = [s for t in tensors if (s := call.of(t)) is not None]
-    if any(part.axes_in(dim) for part in parts):
-        raise Underivable("rows or columns are concatenated")
-    return [replace(join(parts, call.shape, dim), depthwise=None)]
-
-
-def _stack(call: Call) -> list[Seen]:
-    dim = call.bound["dim"] % len(call.shape)
-    parts = []
-    for tensor in call.args[0]:
-        if (seen := call.of(tensor)) is not None:
-            layout = (*seen.layout[:dim], ((1, None),), *seen.layout[dim:])
-            parts.append(replace(seen, layout=layout))
-    return [replace(join(parts, call.shape, dim), depthwise=None)]
-
-
-def _expand(call: Call) -> list[Seen]:
-    return [join([call.only], call.shape)]
-
-
-def _reverse(call: Call) -> list[Seen]:
-    if any(call.only.axes_in(d) for d in _dims(call, call.bound["dims"])):
-        raise Underivable(f"{call.name} of rows or columns")
-    return [call.only]
-
-
 _RULES: dict[str, Callable[[Call], list[Seen]]] = {
     "convolution": _convolution,
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_ADAPTIVE, _adaptive),
     **dict.fromkeys(_MATMULS, _matmul),
     **dict.fromkeys(_ALONG, _mix_along),
-    **dict.fromkeys(("constant_pad_nd", "reflection_pad2d", "replication_pad2d"), _pad),
-    **dict.fromkeys(("view", "unsafe_view", "reshape", "reshape_alias", "flatten"), _reshape),
-    **dict.fromkeys(("permute", "transpose", "t"), _permute),
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
-    "slice": _slice,
-    "select": _select,
-    "unbind": _unbind,
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
-    "cat": _cat,
-    "stack": _stack,
-    "expand": _expand,
-    **dict.fromkeys(("flip", "roll"), _reverse),
+    **VIEW_RULES,
 }

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from model.inspection import first_device, untouched
 from model.layout import Seen, image
+from model.operator_call import Window
 from model.receptive_field import Axis
 from model.registry import ModelError
-from model.rules import Window
 from model.trace import Op, Tracer
 
 BATCH = 2

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from model import rules
 from model.layout import Seen
+from model.operator_call import Call, Kind, Window
 from model.receptive_field import Underivable
 
 
@@ -25,7 +26,7 @@ class Op:
     """One operator of the forward pass."""
 
     name: str
-    kind: rules.Kind
+    kind: Kind
     inputs: tuple[int, ...]
     """Shape of its first input that depends on the image."""
     output: Tensor
@@ -33,7 +34,7 @@ class Op:
     macs: int
     parameters: frozenset[int]
     """``id`` of the parameters that it uses, directly or through what was computed from them."""
-    window: rules.Window | None = None
+    window: Window | None = None
     depthwise: bool = False
     pair: int | None = None
     """Of a pointwise convolution: the number of the depthwise one right before it."""
@@ -91,13 +92,13 @@ class Tracer(TorchDispatchMode):
                     self._notes[id(t)] = _Note(t)
             return result
         if outputs:
-            call = rules.Call(func, args, kwargs, dict(_by_id(known)), shapes, outputs)
+            call = Call(func, args, kwargs, dict(_by_id(known)), shapes, outputs)
             self._record(call, outputs, known, roots)
         return result
 
     def _record(
         self,
-        call: rules.Call,
+        call: Call,
         outputs: list[Tensor],
         known: list[tuple[Tensor, Seen | str]],
         roots: frozenset[int],
@@ -130,7 +131,7 @@ class Tracer(TorchDispatchMode):
             self._mark_separable(call, op, known[0][1])
         self._on_op(op)
 
-    def _mark_separable(self, call: rules.Call, op: Op, source: Seen | str) -> None:
+    def _mark_separable(self, call: Call, op: Op, source: Seen | str) -> None:
         """Number a depthwise convolution, and find the pair of a pointwise one."""
         assert op.window is not None
         groups, channels = op.window.groups, op.inputs[1]
@@ -144,7 +145,7 @@ class Tracer(TorchDispatchMode):
         elif groups == 1 and max(op.window.kernel) == 1 and isinstance(source, Seen):
             op.pair = source.depthwise
 
-    def _write(self, call: rules.Call, tensor: Tensor, seen: Seen | str) -> None:
+    def _write(self, call: Call, tensor: Tensor, seen: Seen | str) -> None:
         """Note what an output sees; what shares memory with one written in place is lost."""
         if call.func._schema.is_mutable and seen != call.seen.get(id(tensor)):
             storage = _storage(tensor)

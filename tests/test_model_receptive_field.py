@@ -53,7 +53,8 @@ class Join(nn.Module):
         outs = [b(x) for b in self.branches]
         h, w = (min(o.shape[d] for o in outs) for d in (2, 3))
         if self.concat:
-            return torch.cat([o[:, :2, -h:, :w] for o in outs], 1)
+            # the arithmetic does not tell channels apart, so none of them may be dropped
+            return torch.cat([(o[:, :2] + o[:, 2:])[..., -h:, :w] for o in outs], 1)
         first = outs[0][:, :, :h, -w:]
         for other in outs[1:]:
             part = other[:, :, (other.shape[2] - h) // 2 :][:, :, :h, :w]
