@@ -224,6 +224,47 @@ def test_handlers_of_signals_are_given_back(cli: Cli) -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+# what is checked before there is a run
+
+
+@pytest.fixture
+def checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Cli:
+    """``train`` with the real checks; nothing gets as far as training."""
+    monkeypatch.setenv("CIFAR_TUI_DATA", str(tmp_path / "no-data"))
+    monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path / "runs"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main.run(["train", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("quick",), "data --download"),
+        (("quick", "--data", "/nonexistent"), "does not exist"),
+        (("quick", "--data", "cifra10"), "cifra10"),
+        (("quick", "--data", "synthetic", "--batch-size", 10_001), "lower --batch-size"),
+        (("quick", "--data", "synthetic", "--set", "train_limit=100"), "100 training images"),
+        (("quick", "--data", "synthetic", "--set", "model.name=resnet9"), "unknown model"),
+    ],
+)
+def test_what_cannot_work_is_refused_without_torch(
+    checked: Cli, tmp_path: Path, arguments: tuple[object, ...], says: str
+) -> None:
+    code, text, err = checked(*arguments)
+    assert (code, text) == (2, "")
+    assert err.startswith("cifar-tui: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not (tmp_path / "runs").exists()
+
+
 # another process
 
 
@@ -356,7 +397,8 @@ def test_on_a_terminal_a_bar_moves_below_the_epochs(tmp_path: Path) -> None:
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert "preparing" in plain
     assert "epoch 2/5" in plain
-    assert "test accuracy 66.67 %" in plain
+    assert "test acc" in plain
+    assert "66.67 %" in plain
     assert "stopping at the next step" in plain
     assert "stopped: best test accuracy 50.00 % in epoch 1" in plain
     assert "[red]odd[/]" in plain

@@ -15,6 +15,8 @@ from trainer.cli.output import PLAIN, clean, count, duration, number, out, perce
 from trainer.events import Envelope
 from trainer.runstate import EpochRow, RunState
 
+ROW_TITLES = ("lr", "train loss", "train acc", "test loss", "test acc", "seconds")
+
 
 class View(Protocol):
     """What is told of everything that happens in the run."""
@@ -155,16 +157,36 @@ class TerminalView(PlainView):
         )
         self._task = self._bar.add_task("", total=None, epoch="preparing", now="")
         self._live = True
+        self._titled = False
         self._guard(self._bar.start)
 
     def show(self, envelopes: Iterable[Envelope]) -> None:
         """Write the lines, move the bar."""
+        revision = self.state.revision
         super().show(envelopes)
-        self._move()
+        if self.state.revision != revision:
+            self._move()
 
-    def line(self, text: str) -> None:
+    def epoch(self, row: EpochRow) -> None:
+        """Write an epoch as a row, the first one under the titles."""
+        if not self._titled:
+            self.line(f"{'epoch':>9}" + "".join(f"{title:>12}" for title in ROW_TITLES))
+            self._titled = True
+        cells = (
+            number(row.lr, ".4g"),
+            number(row.train_loss),
+            percent(row.train_accuracy),
+            number(row.test_loss),
+            percent(row.test_accuracy),
+            number(row.train_seconds, ".1f"),
+        )
+        epochs = self.state.queued.epochs if self.state.queued else "?"
+        text = f"{f'{row.epoch}/{epochs}':>9}" + "".join(f"{cell:>12}" for cell in cells)
+        best = row is self.state.best
+        self.line(text + ("  *" if best else ""), "green" if best else "")
+
+    def line(self, text: str, style: str = "") -> None:
         """Write a line above the bar."""
-        style = "green" if text.endswith("  best") else ""
         self._guard(lambda: self._console.print(Text(text, style=style), soft_wrap=True))
 
     def message(self, text: str) -> None:

@@ -38,6 +38,8 @@ from trainer.submit import submit
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 POLL_SECONDS = 0.1
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
+"""What is known without reading a data set."""
 STOPS_UNTIL_ABORT = 3
 
 
@@ -103,6 +105,14 @@ def check(config: RunConfig, data_directory: Path | None) -> None:
     found = sources.available(config.data, data_dir=data_directory)
     if not found.ready:
         raise DataError(found.message)
+    images = TRAIN_IMAGES.get(found.kind)
+    if config.train_limit:
+        images = min(images or config.train_limit, config.train_limit)
+    if images is not None and config.train.batch_size > images:
+        raise ConfigError(
+            f"batch size {config.train.batch_size} is above the data set's "
+            f"{images} training images: lower --batch-size"
+        )
 
 
 def follow(

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.cli import main
+from trainer.cli import output as outputs
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    monkeypatch.setattr(outputs.out, "lost", None)
+    monkeypatch.setenv("CIFAR_TUI_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main.run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_data_that_is_not_there(cli: Cli) -> None:
+    code, text, err = cli("data")
+    assert (code, text) == (2, "")
+    assert "data --download" in err
+    code, text, _ = cli("data", "--json")
+    assert code == 2
+    assert set(json.loads(text)) == {"error"}
+
+
+def test_synthetic(cli: Cli) -> None:
+    code, text, _ = cli("data", "--data", "synthetic")
+    assert code == 0
+    assert text.startswith("synthetic: ")
+    assert "10,000 train and 2,000 test images" in text
+    assert text.splitlines()[-1].split() == ["total", "10,000", "2,000"]
+    report = json.loads(cli("data", "--data", "synthetic", "--json")[1])
+    assert report["kind"] == "synthetic"
+    assert sum(c["train"] for c in report["classes"]) == report["train_images"] == 10_000
+    assert sum(c["test"] for c in report["classes"]) == report["test_images"] == 2_000
+    assert len(report["fingerprint"]) == 64
+    assert report["fingerprint"] in text
+    assert all(0.2 < m < 0.8 for m in report["mean"])
+
+
+@pytest.mark.parametrize("model", ["resnet8", "dws-late", "fast"])
+def test_layers(cli: Cli, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    code, text, _ = cli("layers", model, "--json")
+    assert code == 0
+    summary = json.loads(text)
+    assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, text, _ = cli("layers", model)
+    assert code == 0
+    lines = text.splitlines()
+    head, rows = lines[0].split(), lines[1 : lines.index("")]
+    assert head[0] == "layer"
+    assert {"parameters", "RF"} <= set(head)
+    assert max(map(len, [lines[0], *rows])) <= 80
+    assert len(rows) == len(summary["layers"]) + 1
+    assert f"{summary['parameters']:,}" in rows[-1]
+
+
+def test_layers_of_what_is_no_model(cli: Cli, tmp_path: Path) -> None:
+    bad = tmp_path / "net.py"
+    bad.write_text("class Net(:\n")
+    for model in ("resnet9", "missing.py:Net", f"{bad}:Net", "[red]x[/]\x1b"):
+        code, text, err = cli("layers", model)
+        assert (code, text) == (2, "")
+        assert err.startswith("cifar-tui: ")
+        assert err.count("\n") == 1
+        assert "\x1b" not in err
