@@ -48,6 +48,11 @@ class Layout:
         """All names."""
         return (*self.train, *self.test, *self.meta)
 
+    @property
+    def download_command(self) -> str:
+        """What to type to get these files, quoted."""
+        return f"'cifar-tui data {'' if self.kind == 'cifar10' else self.kind + ' '}--download'"
+
 
 # MD5 of the files in the archives at https://www.cs.toronto.edu/~kriz/cifar.html
 CIFAR10 = Layout(
@@ -153,13 +158,13 @@ def _verified(path: Path, md5: str, layout: Layout) -> dict[bytes, Any]:
     if not path.is_file():
         raise DataError(
             f"{path.name} is missing in {path.parent}: delete the folder and run "
-            f"'cifar-tui data --download {layout.kind}'"
+            f"{layout.download_command}"
         )
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise DataError(
             f"{path} does not have the official checksum and was not opened: delete the folder "
-            f"and run 'cifar-tui data --download {layout.kind}'"
+            f"and run {layout.download_command}"
         )
     try:
         values = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()

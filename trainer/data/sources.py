@@ -157,14 +157,14 @@ def available(source: str, *, data_dir: Path | None = None) -> Availability:
     except DataError as error:
         return Availability(source, False, str(error), kind)
     if missing:
-        line = f"{', '.join(missing)} missing in {place.path}: {_remedy(source, place)}"
+        line = f"{', '.join(missing)} missing in {place.path}: {_remedy(place)}"
         return Availability(source, False, str(DataError(line)), place.kind, place.path, missing)
     return Availability(source, True, str(DataError(place.source)), place.kind, place.path)
 
 
-def _remedy(source: str, place: Place) -> str:
+def _remedy(place: Place) -> str:
     if isinstance(place.layout, python_layout.Layout):
-        return f"delete the folder and run 'cifar-tui data --download {place.layout.kind}'"
+        return f"delete the folder and run {place.layout.download_command}"
     return "copy it there" if len(place.missing()) == 1 else "copy them there"
 
 
@@ -199,7 +199,7 @@ def _named_place(layout: python_layout.Layout, data_dir: Path) -> Place:
         else "give a folder with --data"
     )
     raise DataError(
-        f"{layout.title} is not in {data_dir}: run 'cifar-tui data --download {layout.kind}', "
+        f"{layout.title} is not in {data_dir}: run {layout.download_command}, "
         f"{hint}, or train on --data synthetic"
     )
 
