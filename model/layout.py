@@ -166,7 +166,7 @@ def join(parts: Sequence[Seen], shape: Sequence[int], along: int | None = None) 
     open_ = [p for p in aligned if not p.pooled] or aligned
     heads = {p.head for p in open_}
     head = heads.pop() if len(heads) == 1 else "+".join(sorted({h for h in heads if h}))
-    depthwise = parts[0].depthwise if len(parts) == 1 else None
+    depthwise = open_[0].depthwise if len(open_) == 1 else None
     return Seen(tuple(layout), axes, head, depthwise)
 
 

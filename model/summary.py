@@ -6,61 +6,22 @@ functional and residual code is seen as modules are.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from model.inspection import first_device, untouched
+from model.layers import BATCH, Layer, Recorder, dilated
 from model.layout import Seen, image
 from model.operator_call import Window
 from model.receptive_field import Axis
 from model.registry import ModelError
-from model.trace import Op, Tracer
+from model.trace import Tracer
 
-BATCH = 2
-"""One image would make batch and channels look alike to nets that squeeze."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One row of the table: a module without children, or an operator called outside one.
-
-    Sizes are (height, width), shapes without the batch. Functional views, copies and scaling have
-    no row.
-    """
-
-    path: str
-    """Of the module, ``c2.block.conv``; an operator's own name comes last, ``c2.block.add``."""
-    type: str
-    """Class of the module, or name of the operator."""
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    parameters: int
-    """Those not counted in an earlier row: shared ones count once."""
-    share: float
-    """Of all parameters, 0 to 1."""
-    macs: int
-    """Multiply-adds per image, bias left out; 1 multiply-add = 1 MAC."""
-    kernel: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    padding: tuple[int, int] | None = None
-    dilation: tuple[int, int] | None = None
-    groups: int | None = None
-    jump: tuple[int, int] | None = None
-    """Image pixels between neighbouring positions of the output; None after global pooling."""
-    receptive_field: tuple[int, int] | None = None
-    """Theoretical, of one position of the output; not clipped to the image."""
-    reason: str = ""
-    """Why the receptive field is unknown."""
-    is_depthwise: bool = False
-    is_separable: bool = False
-    """Depthwise or pointwise half of a depthwise separable convolution."""
-    is_dilated: bool = False
+__all__ = ["Layer", "Summary", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +63,7 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
     Raises:
         ModelError: the net cannot be run on such images.
     """
-    recorder = _Recorder(net)
+    recorder = Recorder(net)
     device = first_device(net)
     handles = []
     with untouched(net), torch.no_grad():
@@ -131,204 +92,8 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
     return _totals(net, recorder, end, input_shape[1:])
 
 
-@dataclass
-class _Frame:
-    """A module whose forward is running."""
-
-    path: str
-    module: nn.Module
-    leaf: bool
-    input: Tensor | None
-    ops: list[Op] = field(default_factory=list)
-
-
-_ROWS = frozenset(("conv", "pool", "matmul", "reduce", "join", "act", "norm", "unknown"))
-_MAIN = frozenset(("conv", "pool", "matmul", "reduce", "join", "unknown"))
-
-
-class _Recorder:
-    """Turns operators, and the modules around them, into rows."""
-
-    tracer: Tracer
-
-    def __init__(self, net: nn.Module) -> None:
-        self.rows: list[Layer] = []
-        self.ops: list[Op] = []
-        self._pairs: dict[int, list[int]] = {}
-        self._paths = {id(m): path for path, m in net.named_modules()}
-        self._sizes = {id(p): p.numel() for p in net.parameters()}
-        self._total = max(1, sum(self._sizes.values()))
-        self._counted: set[int] = set()
-        self._owners = {
-            id(p): (self._paths[id(m)], m) for m in net.modules() for p in m.parameters(False)
-        }
-        self._stack: list[_Frame] = []
-        self._names: Counter[str] = Counter()
-
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Before a module's forward."""
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        inside = bool(self._stack) and self._stack[-1].leaf
-        self._stack.append(
-            _Frame(
-                path=self._paths.get(id(module), type(module).__name__),
-                module=module,
-                # what runs inside a leaf computes its weights: weight norm and the like
-                leaf=inside or _is_leaf(module),
-                input=tensors[0] if tensors else None,
-            )
-        )
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After a module's forward."""
-        frame = self._stack.pop()
-        if frame.module is not module:
-            raise RuntimeError("modules were left in another order than entered")
-        if self._stack and self._stack[-1].leaf:
-            self._stack[-1].ops += frame.ops
-            return
-        first = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
-        if not frame.leaf or first is None or isinstance(module, nn.Identity):
-            return
-        main = [op for op in frame.ops if op.kind in _MAIN]
-        if len(main) > 1:
-            for op in frame.ops:
-                self._row_of_op(op, frame.path)
-            return
-        own = {id(p) for p in module.parameters()}
-        own.update(*(op.parameters for op in frame.ops))
-        shape = (*first.shape,) if frame.input is None else (*frame.input.shape,)
-        self._add(
-            frame.path,
-            type(module).__name__,
-            own,
-            shape,
-            first,
-            frame.ops,
-            main[0] if main else None,
-        )
-
-    def hear(self, op: Op) -> None:
-        """An operator has run on something of the image."""
-        self.ops.append(op)
-        if self._stack and self._stack[-1].leaf:
-            self._stack[-1].ops.append(op)
-        else:
-            self._row_of_op(op, self._stack[-1].path if self._stack else "")
-
-    def add_unused(self) -> None:
-        """Rows for modules whose parameters had no part, so that the rows add up to the total."""
-        left: dict[str, tuple[nn.Module, int]] = {}
-        for key, (path, module) in self._owners.items():
-            if key not in self._counted:
-                left[path] = module, left.get(path, (module, 0))[1] + self._sizes[key]
-        for path, (module, size) in left.items():
-            self.rows.append(
-                Layer(
-                    path=path,
-                    type=type(module).__name__,
-                    input_shape=(),
-                    output_shape=(),
-                    parameters=size,
-                    share=size / self._total,
-                    macs=0,
-                    reason="not used in the forward pass",
-                )
-            )
-
-    def _row_of_op(self, op: Op, path: str) -> None:
-        if op.kind not in _ROWS and not op.parameters - self._counted:
-            return
-        owners = {self._owners[p][0] for p in op.parameters if p in self._owners}
-        if len(owners) == 1 and (owner := owners.pop()) not in ("", path):
-            path = owner  # F.conv2d(x, self.conv.weight): the layer is self.conv
-        else:
-            name = f"{path}.{op.name}" if path else op.name
-            self._names[name] += 1
-            path = name if self._names[name] == 1 else f"{name}_{self._names[name]}"
-        self._add(path, op.name, op.parameters, op.inputs, op.output, [op], op)
-
-    def _add(
-        self,
-        path: str,
-        kind: str,
-        parameters: set[int] | frozenset[int],
-        inputs: tuple[int, ...],
-        output: Tensor,
-        ops: list[Op],
-        main: Op | None,
-    ) -> None:
-        new = sum(self._sizes.get(p, 0) for p in parameters if p not in self._counted)
-        self._counted.update(p for p in parameters if p in self._sizes)
-        window = main.window if main else None
-        row = Layer(
-            path=path,
-            type=kind,
-            input_shape=inputs[1:],
-            output_shape=(*output.shape[1:],),
-            parameters=new,
-            share=new / self._total,
-            macs=sum(op.macs for op in ops) // BATCH,
-            **_window_fields(window, main is not None and main.kind == "conv"),
-            **_seen_fields(self.tracer.seen(output)),
-            is_depthwise=main is not None and main.depthwise,
-            is_dilated=_dilated(window),
-        )
-        if main is not None and main.pair is not None:
-            self._pairs.setdefault(main.pair, []).append(len(self.rows))
-        self.rows.append(row)
-
-    def layers(self) -> tuple[Layer, ...]:
-        """All rows, the halves of depthwise separable convolutions marked."""
-        rows = list(self.rows)
-        for pair in self._pairs.values():
-            if len(pair) > 1:
-                for i in pair:
-                    rows[i] = replace(rows[i], is_separable=True)
-        return tuple(rows)
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    children = dict(module.named_children())
-    return not children or "parametrizations" in children
-
-
-def _window_fields(window: Window | None, conv: bool) -> dict[str, Any]:
-    if window is None:
-        return {}
-    names = ("kernel", "stride", "padding", "dilation")
-    fields: dict[str, Any] = {n: _two(getattr(window, n)) for n in names}
-    return {**fields, "groups": window.groups if conv else None}
-
-
-def _two(values: Sequence[int]) -> tuple[int, int] | None:
-    """(height, width); a one-dimensional window lies along the width."""
-    if len(values) == 1:
-        return 1 if values[0] else 0, values[0]
-    return (values[0], values[1]) if len(values) == 2 else None
-
-
-def _seen_fields(seen: Seen | str | None) -> dict[str, Any]:
-    if seen is None:
-        return {"reason": "does not depend on the image"}
-    if isinstance(seen, str):
-        return {"reason": seen}
-    rows, cols = seen.axes
-    apart = rows.near is not None and cols.near is not None
-    return {
-        "jump": (rows.jump, cols.jump) if apart else None,
-        "receptive_field": (rows.extent, cols.extent),
-    }
-
-
-def _dilated(window: Window | None) -> bool:
-    if window is None:
-        return False
-    return any(d > 1 and k > 1 for d, k in zip(window.dilation, window.kernel, strict=True))
-
-
 def _totals(
-    net: nn.Module, recorder: _Recorder, end: Seen | str | None, size: Sequence[int]
+    net: nn.Module, recorder: Recorder, end: Seen | str | None, size: Sequence[int]
 ) -> Summary:
     layers, ops = recorder.layers(), recorder.ops
     convs = [op for op in ops if op.kind == "conv" and op.window is not None]
@@ -358,7 +123,7 @@ def _totals(
         receptive_field_unclipped=unclipped,
         reason=reason,
         depthwise_separable=len(pairs),
-        dilated=sum(_dilated(op.window) for op in convs),
+        dilated=sum(dilated(op.window) for op in convs),
         strided3x3=sum(_strided(op.window) for op in convs),
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
         global_average_pooling=head[:1] == ["average"],

@@ -251,6 +251,16 @@ def test_squeeze_and_excitation_is_no_global_pooling() -> None:
     assert s.receptive_field == (34, 34)  # the gate sees all: 3 + 31 positions
 
 
+def test_a_gate_between_depthwise_and_pointwise_does_not_part_them() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.depthwise(m.a(x))
+        return m.pointwise(y * torch.sigmoid(m.gate(y.mean((2, 3), keepdim=True))))
+
+    parts = {"a": conv(), "depthwise": conv(8, 8, groups=8), "gate": conv(8, 8, 1)}
+    net = Functional(body, **parts, pointwise=conv(8, 4, 1))
+    assert [r.path for r in summarize(net).layers if r.is_separable] == ["depthwise", "pointwise"]
+
+
 def test_shuffle_permute_linear_and_slices_are_followed() -> None:
     def body(m: nn.Module, x: Tensor) -> Tensor:
         y = m.a(x).reshape(-1, 2, 4, 32, 32).transpose(1, 2).reshape(-1, 8, 32, 32)
