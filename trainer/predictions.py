@@ -71,7 +71,7 @@ def load(path: Path) -> Predictions:
         RunError: the file is missing, damaged or of a wrong shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = Predictions(
                 probabilities=file["probabilities"],
                 labels=_whole(file["labels"]),

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.cli import data, layers, presets, runs, train
+from trainer.cli import data, layers, mistakes, presets, runs, train
 from trainer.cli.output import out, warn
 from trainer.errors import UserError
 
@@ -32,6 +32,7 @@ app.command("presets")(presets.presets)
 app.command("layers")(layers.layers)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)
+app.command("mistakes")(mistakes.mistakes)
 app.command("data")(data.data)
 
 

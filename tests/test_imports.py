@@ -1,0 +1,71 @@
+"""Opening the app or asking for help must not wait for torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainer
+
+ROOT = Path(trainer.__file__).parents[1]
+TORCH_FREE = [
+    "tui.app",
+    "tui.store",
+    "trainer.cli.main",
+    "trainer.config",
+    "trainer.control",
+    "trainer.events",
+    "trainer.predictions",
+    "trainer.presets.catalog",
+    "trainer.rundir",
+    "trainer.runlog",
+    "trainer.runstate",
+    "trainer.session",
+    "trainer.submit",
+    "trainer.worker",
+    "model.registry",
+]
+
+
+def modules_after(script: str, *args: str) -> set[str]:
+    """Names in ``sys.modules`` of a fresh process after a script."""
+    show = "import sys; print('\\n'.join(['', '@@', *sys.modules]), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}\n{show}", *args],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.partition("@@\n")[2].split())
+
+
+def heavy(modules: set[str]) -> set[str]:
+    return modules & {"torch", "torchvision", "PIL", "plotext"}
+
+
+def test_the_check_sees_torch() -> None:
+    assert "json" in modules_after("import json")
+    assert heavy({"torch", "sys"}) == {"torch"}
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_importing_loads_no_torch(module: str) -> None:
+    loaded = modules_after(f"import {module}")
+    assert module in loaded
+    assert not heavy(loaded)
+
+
+def test_reading_a_log_loads_no_torch_and_no_widgets(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from trainer.config import RunConfig\n"
+        "from trainer.submit import submit; from trainer.runstate import Follower\n"
+        "Follower(submit(RunConfig(), Path(sys.argv[1]))).catch_up()"
+    )
+    loaded = modules_after(script, str(tmp_path))
+    assert not heavy(loaded)
+    assert "textual" not in loaded
