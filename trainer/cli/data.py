@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.text import Text
 
 from trainer.cli.options import DataDirOption, DataOption, JsonOption, data_dir
 from trainer.cli.output import Column, clean, count, out, size, table
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -19,6 +22,12 @@ COLUMNS = (Column("class", flexible=True), Column("train", right=True), Column("
 
 def data(
     data: DataOption = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show augmented training images in the terminal.")
+    ] = False,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Whose augmentation the preview shows.")
+    ] = "dws-late",
     json: JsonOption = False,
     data_directory: DataDirOption = None,
 ) -> None:
@@ -31,11 +40,26 @@ def data(
         if json:
             out.json({"error": found.message})
         raise DataError(found.message)
+    if preview:
+        _preview(source, place, preset)
+        return
     report = describe(sources.load(source, data_dir=place), found.path)
     if json:
         out.json(report)
     else:
         out.lines(*_lines(report))
+
+
+def _preview(source: str, place: Path | None, preset: str) -> None:
+    from trainer.cli import preview
+    from trainer.data import sources
+    from trainer.presets import catalog
+
+    settings = catalog.load(preset).augment
+    if not (out.has_colours() or os.environ.get("FORCE_COLOR")):
+        raise ConfigError("the preview needs a terminal with colours")
+    dataset = sources.load(source, data_dir=place)
+    preview.show(dataset, settings, shutil.get_terminal_size().columns)
 
 
 def describe(dataset: Dataset, path: Path | None = None) -> dict[str, Any]:

@@ -35,9 +35,9 @@ SMALLEST = 2.0**-24
 class Order(StrEnum):
     """How mistakes are sorted."""
 
-    confidence = "confidence"
-    loss = "loss"
-    index = "index"
+    CONFIDENCE = "confidence"
+    LOSS = "loss"
+    INDEX = "index"
 
 
 def mistakes(
@@ -46,7 +46,7 @@ def mistakes(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     sort: Annotated[
         Order, typer.Option("--sort", help="Highest confidence or loss first, or by index.")
-    ] = Order.confidence,
+    ] = Order.CONFIDENCE,
     top: Annotated[
         int | None, typer.Option("--top", metavar="N", min=1, help="Only the first so many.")
     ] = None,
@@ -104,7 +104,7 @@ def ranked(
     confidence = probabilities[index, found.predicted[index]]
     actual = probabilities[index, found.labels[index]]
     loss = -np.log(np.maximum(actual, SMALLEST))
-    keys = {Order.confidence: -confidence, Order.loss: -loss, Order.index: index}
+    keys = {Order.CONFIDENCE: -confidence, Order.LOSS: -loss, Order.INDEX: index}
     return [
         {
             "index": int(index[i]),

@@ -61,11 +61,15 @@ class Output:
     def lines(self, *lines: str | Text) -> None:
         """Write lines; styles only where the terminal has them."""
         written = StringIO()
-        terminal = True if sys.stdout.isatty() else None
-        console = Console(file=written, force_terminal=terminal, **PLAIN)
+        console = _console(written)
         for line in lines:
             console.print(line, soft_wrap=True)
         self.write(written.getvalue().encode(_encoding(sys.stdout), "replace"))
+
+    def has_colours(self) -> bool:
+        """Whether styles reach the terminal."""
+        console = _console(StringIO())
+        return console.color_system is not None and not console.no_color
 
     def json(self, value: Any) -> None:
         """Write a value as one line of JSON; numbers that are not finite become null."""
@@ -87,6 +91,11 @@ class Output:
             _discard(sys.stdout)
             if error.errno != errno.EPIPE:
                 warn(f"the output cannot be written: {error.strerror}")
+
+
+def _console(written: StringIO) -> Console:
+    """Rich's view of the terminal, written elsewhere: rich itself writes without our care."""
+    return Console(file=written, force_terminal=sys.stdout.isatty() or None, **PLAIN)
 
 
 def _discard(stream: IO[str]) -> None:
