@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.training_helpers import binary_folder, tiny_run
-from trainer import control
+from trainer import checkpoint, control
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 
@@ -140,17 +140,16 @@ def test_sigterm_stops_with_a_checkpoint(
     assert first.checkpoint("last").is_file()
 
 
-def test_a_killed_run_shows_as_crashed_and_resumes(
+def test_a_killed_run_shows_as_crashed_and_has_a_checkpoint(
     worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
 ) -> None:
     run = new_run(tmp_path / "a", data, *LONG)
     queue(worker, run)
-    wait(lambda: run.checkpoint("last").is_file())
+    wait(lambda: "last" in Follower(run).catch_up().checkpoints)
     worker.kill()
     worker.wait()
     assert watch(run)("crashed")
-    state = Follower(run).catch_up()
-    assert state.checkpoints["last"].step > 0
+    assert checkpoint.load(run.checkpoint("last"))["position"]["step"] > 0
 
 
 def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(

@@ -87,10 +87,11 @@ class Training:
             std=self.dataset.std,
             device=self.device,
             dtype=devices.DTYPES[self.precision],
+            channels_last=train.channels_last,
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         devices.choose_precision_per_layer(self.net, self.device, self.precision)
-        self.net = self.net.to(self.device, memory_format=self.layout)
+        self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
         if train.ema:
