@@ -51,7 +51,8 @@ class Layout:
     @property
     def download_command(self) -> str:
         """What to type to get these files, quoted."""
-        return f"'cifar-tui data {'' if self.kind == 'cifar10' else self.kind + ' '}--download'"
+        option = "" if self.kind == "cifar10" else f" --data {self.kind}"
+        return f"'cifar-tui data --download{option}'"
 
 
 # MD5 of the files in the archives at https://www.cs.toronto.edu/~kriz/cifar.html
@@ -154,7 +155,12 @@ def _read(folder: Path, layout: Layout, files: Mapping[str, str]) -> tuple[Image
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _verified(path: Path, md5: str, layout: Layout) -> dict[bytes, Any]:
+def read_verified(path: Path, md5: str, layout: Layout) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DataError: it is missing, or does not have this checksum.
+    """
     if not path.is_file():
         raise DataError(
             f"{path.name} is missing in {path.parent}: delete the folder and run "
@@ -166,6 +172,11 @@ def _verified(path: Path, md5: str, layout: Layout) -> dict[bytes, Any]:
             f"{path} does not have the official checksum and was not opened: delete the folder "
             f"and run {layout.download_command}"
         )
+    return content
+
+
+def _verified(path: Path, md5: str, layout: Layout) -> dict[bytes, Any]:
+    content = read_verified(path, md5, layout)
     try:
         values = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a pickle can raise anything

@@ -160,7 +160,7 @@ def _render(
     u, v = _coordinates(rng, count, size, spread=0.22)
     edge = size * random(5, 16)
     mask = _soften(shape(u, v, random(0, 1)), edge)
-    background = random(0.2, 0.8, 3, 1, 1)
+    background = random(0.25, 0.75, 3, 1, 1)
     x, y = _grid()
     tilt = random(-0.15, 0.15, 3, 1, 1) * x + random(-0.15, 0.15, 3, 1, 1) * y
     picture = background + tilt
@@ -173,13 +173,13 @@ def _render(
         )
         picture += clutter[:, None] * random(-0.1, 0.1, 3, 1, 1)
     picture += mask[:, None] * _contrast(random)
-    a, b = _coordinates(rng, count, random(0.08, 0.3), spread=0.9)
+    a, b = _coordinates(rng, count, random(0.08, 0.26), spread=0.9)
     hidden = _soften(np.maximum(np.abs(a), np.abs(b)) - 1, np.full_like(size, 8))[:, None]
     picture += hidden * (random(0, 1, 3, 1, 1) - picture)
     # the sum of two uniform bytes: noise of triangular distribution
     grains = rng.bytes(2 * count * 3 * SIDE * SIDE)
     noise = np.frombuffer(grains, np.uint8).reshape(2, count, 3, SIDE, SIDE).astype(np.int16)
-    amplitude = random(0.02, 0.12, 1, 1, 1) / np.float32(255)
+    amplitude = random(0.02, 0.1, 1, 1, 1) / np.float32(255)
     picture += (noise[0] + noise[1] - np.int16(255)).astype(np.float32) * amplitude
     drawn: Images = np.floor(picture.clip(0, 1) * np.float32(255) + _HALF).astype(np.uint8)
     return drawn
@@ -190,7 +190,7 @@ def _contrast(random: Callable[..., Field]) -> Field:
     direction = random(-1, 1, 3, 1, 1)
     strongest = np.abs(direction).max(1, keepdims=True) + np.float32(1e-3)
     strength = random(0, 1, 1, 1, 1)
-    difference: Field = direction / strongest * (np.float32(0.22) + np.float32(0.55) * strength)
+    difference: Field = direction / strongest * (np.float32(0.3) + np.float32(0.5) * strength)
     return difference
 
 
