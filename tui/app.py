@@ -262,7 +262,8 @@ class CifarApp(App[None]):
             best = formatting.percent(state.best.test_accuracy) if state.best else ""
             self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
         elif after == "stopped":
-            self.tell(f"{name} stopped after {len(state.epochs)} epochs")
+            epochs = len(state.epochs)
+            self.tell(f"{name} stopped after {epochs} epoch{'s' * (epochs != 1)}")
         elif after == "failed":
             reason = state.ended.error if state.ended and state.ended.error else "no reason given"
             self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")

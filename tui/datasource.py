@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
+
+
 @dataclass(frozen=True)
 class DataStatus:
     """What was found."""
@@ -13,6 +16,7 @@ class DataStatus:
     line: str
     """One line: what is there, or what is missing and what to do."""
     train_images: int | None = None
+    """Size of the training split; unknown for folders."""
 
 
 def look(source: str) -> DataStatus:
@@ -24,4 +28,6 @@ def look(source: str) -> DataStatus:
         found = sources.available(source)
     except (UserError, OSError) as error:
         return DataStatus(ready=False, line=str(error))
-    return DataStatus(ready=found.ready, line=found.message)
+    return DataStatus(
+        ready=found.ready, line=found.message, train_images=TRAIN_IMAGES.get(found.kind)
+    )

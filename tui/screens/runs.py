@@ -186,7 +186,8 @@ class RunsScreen(StoreScreen):
         widget = self.query_one(where, Static)
         before = widget.content
         if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            widget.update(text)
+            # the lines have fixed heights: a new text needs no new layout
+            widget.update(text, layout=where == "#welcome")
 
     # ---- keys -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -21,6 +22,7 @@ from tui.store import ACTIVE, Store
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
+    from trainer.events import Notice
 
 Sort = tuple[str, bool]
 """Column and whether it is reversed."""
@@ -346,8 +348,7 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
         text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
     elif run.status == "crashed":
         text.append("its trainer ended without a word", style=colours["error"])
-    elif state.notices:
-        notice = state.notices[-1][1]
+    elif notice := _last_notice(run):
         style = {"error": "error", "warning": "warning"}.get(notice.level, "secondary")
         text.append(formatting.clean(notice.message, 300), style=colours[style])
     if run.damaged:
@@ -358,12 +359,25 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
 def _summary(run: Follower) -> str:
     if run.state.queued is None:
         return "no log yet"
-    from trainer import config as settings
-
     try:
-        return summary(settings.from_toml(run.state.queued.config))
+        return _summary_of(run.state.queued.config)
     except ConfigError:
         return formatting.clean(f"{_model(run)} on {data_of(run)}", 120)
+
+
+def _last_notice(run: Follower) -> Notice | None:
+    """The last thing the run had to say; that it is being prepared only until it has begun."""
+    said = [notice for _, notice in run.state.notices]
+    if run.state.started is not None:
+        said = [notice for notice in said if notice.code != "preparing"]
+    return said[-1] if said else None
+
+
+@lru_cache(maxsize=64)
+def _summary_of(text: str) -> str:
+    from trainer import config as settings
+
+    return summary(settings.from_toml(text))
 
 
 def summary(config: RunConfig) -> str:
