@@ -124,3 +124,59 @@ def test_preview_without_colours(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     code, text, err = cli("data", "--data", "synthetic", "--preview")
     assert (code, text) == (2, "")
     assert "a terminal with colours" in err
+
+
+# the download
+
+
+def fake_download(
+    error: str = "",
+) -> Callable[[str, Path, Callable[[int, int], None]], Path]:
+    def download(name: str, folder: Path, progress: Callable[[int, int], None]) -> Path:
+        from trainer.errors import DataError
+
+        progress(0, 100)
+        for done in range(1, 100):
+            progress(done, 100)
+        if error:
+            raise DataError(error)
+        progress(100, 100)
+        return folder
+
+    return download
+
+
+def test_download_tells_scripts_how_far_it_is(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.data import download
+
+    monkeypatch.setattr(download, "download", fake_download())
+    code, text, _ = cli("data", "--data", "synthetic", "--download", "--json")
+    assert code == 0
+    first, *middle, last, report = [json.loads(line) for line in text.splitlines()]
+    assert first == {"downloaded": 0, "total": 100}
+    assert last == {"downloaded": 100, "total": 100}
+    assert len(middle) < 20, "not a line a chunk"
+    assert report["kind"] == "synthetic"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_download_without_a_network_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    from trainer.data import download
+
+    line = "cannot download CIFAR-10 (no route): train on --data synthetic"
+    monkeypatch.setattr(download, "download", fake_download(line))
+    code, text, err = cli("data", "--download", *arguments)
+    assert code == 2
+    assert err.endswith(f"cifar-tui: {line}\n")
+    if arguments:
+        assert json.loads(text.splitlines()[-1]) == {"error": line}
+    else:
+        assert text == ""
+
+
+def test_a_folder_cannot_be_downloaded(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("data", "--download", "--data", tmp_path)
+    assert code == 2
+    assert "cannot be downloaded" in err

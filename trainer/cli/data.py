@@ -1,27 +1,39 @@
-"""``data``: what images are there, and getting them."""
+"""``data``: what images are there, getting them, and seeing them augmented."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
 from trainer.cli.options import DataDirOption, DataOption, JsonOption, data_dir
-from trainer.cli.output import Column, clean, count, out, size, table
+from trainer.cli.output import PLAIN, Column, clean, count, out, size, table, warn
 from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Dataset
+    from collections.abc import Iterator
+
+    from trainer.data.inspect import DataReport
 
 COLUMNS = (Column("class", flexible=True), Column("train", right=True), Column("test", right=True))
+STEP_SECONDS = 0.1
+"""Between two lines of progress for scripts."""
 
 
 def data(
     data: DataOption = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Get cifar10 or cifar100 when it is not there.")
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show augmented training images in the terminal.")
     ] = False,
@@ -32,22 +44,68 @@ def data(
     data_directory: DataDirOption = None,
 ) -> None:
     """Say what images there are: counts, checksums, mean and std."""
-    from trainer.data import sources
-
     source, place = data or "cifar10", data_dir(data_directory)
-    found = sources.available(source, data_dir=place)
-    if not found.ready:
+    try:
+        if download:
+            _download(source, place, json)
+        if preview:
+            _preview(source, place, preset)
+            return
+        from trainer.data.inspect import inspect
+
+        report = inspect(source, data_dir=place)
+    except DataError as error:
         if json:
-            out.json({"error": found.message})
-        raise DataError(found.message)
-    if preview:
-        _preview(source, place, preset)
-        return
-    report = describe(sources.load(source, data_dir=place), found.path)
+            out.json({"error": str(error)})
+        raise
     if json:
         out.json(report)
     else:
         out.lines(*_lines(report))
+
+
+def _download(source: str, place: Path | None, json: bool) -> None:
+    from trainer.data import sources
+    from trainer.data.download import download
+
+    folder = place or sources.default_data_dir()
+    if json:
+        download(source, folder, _json_progress())
+    else:
+        with _bar(f"downloading {clean(source)}") as progress:
+            download(source, folder, progress)
+
+
+def _json_progress() -> Callable[[int, int], None]:
+    last = -STEP_SECONDS
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= STEP_SECONDS:
+            last = time.monotonic()
+            out.json({"downloaded": done, "total": total})
+
+    return progress
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, one line otherwise; standard output stays for the report."""
+    if not sys.stderr.isatty():
+        warn(title)
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, **PLAIN), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def _preview(source: str, place: Path | None, preset: str) -> None:
@@ -62,59 +120,21 @@ def _preview(source: str, place: Path | None, preset: str) -> None:
     preview.show(dataset, settings, shutil.get_terminal_size().columns)
 
 
-def describe(dataset: Dataset, path: Path | None = None) -> dict[str, Any]:
-    """A data set in numbers; class names in the order of their labels."""
-    import numpy as np
-
-    classes = len(dataset.classes)
-    train, test = (
-        np.bincount(split.labels, minlength=classes).tolist()
-        for split in (dataset.train, dataset.test)
-    )
-    return {
-        "kind": dataset.kind,
-        "source": dataset.source,
-        "path": None if path is None else str(path),
-        "files": _files(path),
-        "train_images": len(dataset.train.labels),
-        "test_images": len(dataset.test.labels),
-        "memory": dataset.train.images.nbytes + dataset.test.images.nbytes,
-        "fingerprint": dataset.fingerprint,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "classes": [
-            {"name": name, "train": train[i], "test": test[i]}
-            for i, name in enumerate(dataset.classes)
-        ],
-        "notices": dataset.notices,
-    }
-
-
-def _files(path: Path | None) -> list[dict[str, Any]]:
-    """Files right in the folder, with sizes; image folders have none there."""
-    if path is None:
-        return []
-    try:
-        files = sorted(p for p in path.iterdir() if p.is_file())
-        return [{"name": p.name, "bytes": p.stat().st_size} for p in files]
-    except OSError:
-        return []
-
-
-def _lines(report: dict[str, Any]) -> list[str | Text]:
+def _lines(report: DataReport) -> list[str | Text]:
     lines: list[str | Text] = [
-        f"{clean(report['kind'])}: {clean(report['source'])}",
-        f"{report['train_images']:,} train and {report['test_images']:,} test images of 32×32, "  # noqa: RUF001
-        f"{len(report['classes'])} classes, {size(report['memory'])} in memory",
-        f"mean {_triple(report['mean'])}, std {_triple(report['std'])} (red, green, blue; train)",
-        f"SHA-256 of the test split {report['fingerprint']}",
-        *(f"  {clean(f['name'])}  {size(f['bytes'])}" for f in report["files"]),
-        *(Text(f"notice: {clean(notice, 400)}", style="yellow") for notice in report["notices"]),
-        "",
+        f"{clean(report.kind)}: {clean(report.source)}",
+        f"{report.train_images:,} train and {report.test_images:,} test images of 32×32, "  # noqa: RUF001
+        f"{len(report.classes)} classes, {size(report.memory)} in memory",
+        f"mean {_triple(report.mean)}, std {_triple(report.std)} (red, green, blue; train)",
+        f"SHA-256 of the test split {report.fingerprint}",
     ]
-    rows = [(c["name"], count(c["train"]), count(c["test"])) for c in report["classes"]]
-    total = ("total", count(report["train_images"]), count(report["test_images"]))
-    return [*lines, *table(COLUMNS, rows, footer=total)]
+    if report.shared_images:
+        lines.append(f"{report.shared_images:,} test images are training images as well")
+    lines += [f"  {f.md5}  {clean(f.name)}  {size(f.bytes)}" for f in report.files]
+    lines += [Text(f"notice: {clean(n, 400)}", style="yellow") for n in report.notices]
+    rows = [(c.name, count(c.train), count(c.test)) for c in report.classes]
+    total = ("total", count(report.train_images), count(report.test_images))
+    return [*lines, "", *table(COLUMNS, rows, footer=total)]
 
 
 def _triple(values: tuple[float, float, float]) -> str:
