@@ -1,0 +1,262 @@
+"""Small images in a terminal: two pixels in each character cell, or an ASCII ramp. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.cells import cell_len, set_cell_size
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.style import Style
+
+from trainer.data.dataset import clean
+
+ColorMode = Literal["true", "256", "grey", "ascii"]
+"""24-bit colour, the 256-colour palette, gray in the palette, or no colour at all."""
+Pixels = NDArray[np.uint8]
+
+UPPER_HALF = "▀"
+RAMP = " .:-=+*#%@"
+"""From dark to light."""
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_CUBE = np.array([0, 95, 135, 175, 215, 255], np.int32)
+
+
+class Cell(NamedTuple):
+    """Equal cells side by side; colours as 0xRRGGBB, in palette modes as the palette's number."""
+
+    text: str
+    foreground: int | None
+    background: int | None
+
+
+def half_blocks(image: Pixels, *, color: ColorMode = "true", scale: float = 1) -> list[list[Cell]]:
+    """An image as rows of cells; equal neighbours are one.
+
+    Args:
+        image: uint8 [H, W, 3] or [3, H, W].
+        color: what the terminal can do.
+        scale: size relative to one column a pixel: above 1 whole numbers, below 1 by area mean.
+
+    Returns:
+        ceil(H/2) rows of W columns at scale 1; an odd last row has the terminal's background.
+
+    Raises:
+        ValueError: not such an image, or a scale that is not positive.
+    """
+    pixels = _scaled(_as_rows(image), scale)
+    if color == "ascii":
+        return [[Cell(row, None, None)] for row in _ramp(pixels)]
+    codes = _codes(pixels, color)
+    height, width = codes.shape
+    rows = []
+    for top in range(0, height, 2):
+        upper = codes[top]
+        lower = codes[top + 1] if top + 1 < height else np.full(width, -1, np.int64)
+        # where either colour changes, a new run begins
+        change = np.flatnonzero((upper[1:] != upper[:-1]) | (lower[1:] != lower[:-1])) + 1
+        starts = [0, *change.tolist()]
+        ends = [*change.tolist(), width]
+        colors = zip(upper[starts].tolist(), lower[starts].tolist(), strict=True)
+        rows.append(
+            [
+                Cell(UPPER_HALF * (end - start), above, None if below < 0 else below)
+                for start, end, (above, below) in zip(starts, ends, colors, strict=True)
+            ]
+        )
+    return rows
+
+
+def to_segments(
+    image: Pixels, *, color: ColorMode = "true", scale: float = 1
+) -> list[list[Segment]]:
+    """As ``half_blocks``, as Rich segments: one list a line, without line ends.
+
+    ``Strip(line, width)`` takes a line as it is.
+    """
+    palette = color != "true"
+    return [
+        [Segment(text, _style(above, below, palette)) for text, above, below in row]
+        for row in half_blocks(image, color=color, scale=scale)
+    ]
+
+
+def size(image_height: int, image_width: int, scale: float = 1) -> tuple[int, int]:
+    """Columns and lines that an image takes."""
+    height, width = _target(image_height, image_width, scale)
+    return width, math.ceil(height / 2)
+
+
+class HalfBlockImage:
+    """One image as a Rich renderable."""
+
+    def __init__(self, image: Pixels, *, color: ColorMode = "true", scale: float = 1) -> None:
+        self.lines = to_segments(image, color=color, scale=scale)
+        self.width = sum(segment.cell_length for segment in self.lines[0]) if self.lines else 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.lines:
+            yield from line
+            yield Segment.line()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self.width, self.width)
+
+
+class preview_grid:  # noqa: N801  # used as a function
+    """A grid of images with their class names below, as a Rich renderable.
+
+    Args:
+        images: uint8 [N, 3, H, W] or [N, H, W, 3].
+        labels: class of each.
+        classes: names; index = label.
+        columns: images side by side; ``None`` takes as many as fit.
+        color, scale: as ``half_blocks``.
+    """
+
+    GAP = 2
+
+    def __init__(
+        self,
+        images: Pixels,
+        labels: Sequence[int] | NDArray[np.int64],
+        classes: Sequence[str],
+        columns: int | None = None,
+        *,
+        color: ColorMode = "true",
+        scale: float = 1,
+    ) -> None:
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+        self.lines = [to_segments(image, color=color, scale=scale) for image in images]
+        self.names = [clean(classes[int(label)]) for label in labels]
+        self.columns = columns
+        self.width = (
+            sum(segment.cell_length for segment in self.lines[0][0]) if len(self.lines) else 0
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.lines:
+            return
+        fitting = max(1, (options.max_width + self.GAP) // (self.width + self.GAP))
+        columns = fitting if self.columns is None else max(1, min(self.columns, fitting))
+        gap = Segment(" " * self.GAP)
+        for start in range(0, len(self.lines), columns):
+            pictures = self.lines[start : start + columns]
+            names = self.names[start : start + columns]
+            captions = [[Segment(_fit(name, self.width))] for name in names]
+            for parts in (*zip(*pictures, strict=True), captions):
+                for column, part in enumerate(parts):
+                    if column:
+                        yield gap
+                    yield from part
+                yield Segment.line()
+            yield Segment.line()
+
+
+def _as_rows(image: Pixels) -> Pixels:
+    """[H, W, 3] of either order; only bytes, only three channels."""
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f"need a uint8 image of three axes, not {image.dtype} {image.shape}")
+    if image.shape[2] == 3:
+        return image
+    if image.shape[0] == 3:
+        return image.transpose(1, 2, 0)
+    raise ValueError(f"need three channels first or last, not {image.shape}")
+
+
+def _target(height: int, width: int, scale: float) -> tuple[int, int]:
+    if not scale > 0 or not math.isfinite(scale):
+        raise ValueError(f"scale must be positive, not {scale}")
+    if scale >= 1:
+        return height * round(scale), width * round(scale)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _scaled(pixels: Pixels, scale: float) -> Pixels:
+    height, width = _target(pixels.shape[0], pixels.shape[1], scale)
+    if scale >= 1:
+        times = round(scale)
+        return pixels if times == 1 else pixels.repeat(times, 0).repeat(times, 1)
+    mean = _area_weights(height, pixels.shape[0]) @ pixels.reshape(pixels.shape[0], -1)
+    mean = mean.reshape(height, pixels.shape[1], 3)
+    mean = np.einsum("wx,hxc->hwc", _area_weights(width, pixels.shape[1]), mean)
+    smaller: Pixels = (mean + 0.5).astype(np.uint8)
+    return smaller
+
+
+@lru_cache(maxsize=32)
+def _area_weights(target: int, source: int) -> NDArray[np.float64]:
+    """Share of each source pixel in each target pixel, [target, source]; rows add up to 1."""
+    edges = np.arange(target + 1) * (source / target)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(source)
+    covered = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
+    weights: NDArray[np.float64] = covered.clip(0) * (target / source)
+    return weights
+
+
+def _codes(pixels: Pixels, color: ColorMode) -> NDArray[np.int64]:
+    """One number a pixel, [H, W]: 0xRRGGBB, or a number of the palette."""
+    if color == "true":
+        values = pixels.astype(np.int64)
+        return values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
+    if color == "grey":
+        return _luma(pixels) * 24 // 256 + 232
+    # the nearer of the 6x6x6 cube's colour and the gray of the same lightness
+    values = pixels.astype(np.int32)
+    steps = np.where(values < 48, 0, np.where(values < 115, 1, (values - 35) // 40))
+    cube = _CUBE[steps]
+    gray = (values.sum(2) // 3 - 3).clip(0) // 10
+    gray = gray.clip(0, 23)
+    shade = (8 + 10 * gray)[..., None]
+    cube_error = ((values - cube) ** 2).sum(2)
+    gray_error = ((values - shade) ** 2).sum(2)
+    number = 16 + 36 * steps[..., 0] + 6 * steps[..., 1] + steps[..., 2]
+    nearest: NDArray[np.int64] = np.where(gray_error < cube_error, 232 + gray, number)
+    return nearest.astype(np.int64)
+
+
+def _luma(pixels: Pixels) -> NDArray[np.int64]:
+    """ITU-R BT.601 luma, 0 to 255."""
+    luma: NDArray[np.int64] = (pixels @ _LUMA + np.float32(0.5)).clip(0, 255).astype(np.int64)
+    return luma
+
+
+def _ramp(pixels: Pixels) -> list[str]:
+    """One character for two pixels above each other."""
+    luma = _luma(pixels)
+    if len(luma) % 2:
+        luma = np.concatenate([luma, luma[-1:]])
+    mean = (luma[::2] + luma[1::2]) // 2
+    return ["".join(RAMP[i] for i in row) for row in (mean * len(RAMP) // 256).tolist()]
+
+
+@lru_cache(maxsize=65_536)
+def _style(foreground: int | None, background: int | None, palette: bool) -> Style | None:
+    if foreground is None:
+        return None
+    return Style.from_color(
+        _color(foreground, palette), None if background is None else _color(background, palette)
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _color(code: int, palette: bool) -> Color:
+    if palette:
+        return Color.from_ansi(code)
+    return Color.from_rgb(code >> 16, code >> 8 & 255, code & 255)
+
+
+def _fit(text: str, width: int) -> str:
+    """Exactly so many columns; a longer text ends in an ellipsis."""
+    if cell_len(text) > width > 0:
+        return set_cell_size(text, width - 1) + "…"
+    return set_cell_size(text, width)
