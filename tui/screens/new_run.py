@@ -18,7 +18,7 @@ from tui import datasource, form
 from tui.form import BY_KEY, FIELDS, Field
 from tui.formatting import clean
 from tui.run_control import BUILT_IN
-from tui.widgets.run_table import summary
+from tui.widgets.run_details import summary
 
 if TYPE_CHECKING:
     from tui.app import CifarApp

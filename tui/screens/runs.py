@@ -17,7 +17,7 @@ from tui import formatting
 from tui.formatting import clean
 from tui.screens.base import StoreScreen
 from tui.store import ACTIVE, Changes
-from tui.widgets import run_table
+from tui.widgets import run_details, run_table
 from tui.widgets.run_table import RunTable, Sort
 
 SORTS = ("started", "best", "time", "parameters", "name")
@@ -177,7 +177,7 @@ class RunsScreen(StoreScreen):
         panel = self.query_one("#details", Static)
         current = self.store.current
         if panel.display and current is not None:
-            self._say("#details", run_table.details(current, self.cifar.colours()))
+            self._say("#details", run_details.details(current, self.cifar.colours()))
         elif current is None:
             self._say("#details", Text(""))
 
@@ -261,7 +261,7 @@ class RunsScreen(StoreScreen):
         run = self.store.current
         if run is None:
             return
-        name = clean(run.state.queued.name if run.state.queued else run.run.id, 40)
+        name = clean(run_table.name_of(run), 40)
         if run.status in ACTIVE or run.run.is_locked():
             self.cifar.tell(f"{name} is {run.status}: stop it first", severity="warning")
             return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.binding import Binding
@@ -14,15 +12,10 @@ from textual.message import Message
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
-from trainer.errors import ConfigError
 from trainer.runstate import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.store import ACTIVE, Store
-
-if TYPE_CHECKING:
-    from trainer.config import RunConfig
-    from trainer.events import Notice
 
 Sort = tuple[str, bool]
 """Column and whether it is reversed."""
@@ -41,12 +34,14 @@ class Column:
     """Order of its values, best first; what has none comes last."""
 
 
-def _name(run: Follower) -> str:
+def name_of(run: Follower) -> str:
+    """A run's name, else its id."""
     queued = run.state.queued
     return formatting.clean(queued.name if queued else run.run.id)
 
 
-def _model(run: Follower) -> str:
+def model_of(run: Follower) -> str:
+    """The net's name as it was asked for."""
     return formatting.clean(run.state.queued.model if run.state.queued else "")
 
 
@@ -90,10 +85,10 @@ STATE_ORDER = ("training", "paused", "queued", "failed", "crashed", "stopped", "
 
 COLUMNS = (
     Column("mark", " ", 1),
-    Column("name", "name", 0, sort=_text(_name)),
+    Column("name", "name", 0, sort=_text(name_of)),
     Column("state", "state", 11, sort=lambda run: (False, STATE_ORDER.index(run.status))),
     Column("preset", "preset", 11, 128, sort=_text(_preset)),
-    Column("model", "model", 11, 96, sort=_text(_model)),
+    Column("model", "model", 11, 96, sort=_text(model_of)),
     Column("data", "data", 9, sort=_text(data_of)),
     Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(len(r.state.epochs)))),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
@@ -278,9 +273,9 @@ def _cell(
 
 
 WORDS: dict[str, Callable[[Follower], str]] = {
-    "name": _name,
+    "name": name_of,
     "preset": _preset,
-    "model": lambda run: _model(run).rpartition("/")[2],
+    "model": lambda run: model_of(run).rpartition("/")[2],
     "epochs": lambda run: f"{_epochs_done(run)}/{_planned(run)}",
     "at": lambda run: str(run.state.best.epoch) if run.state.best else "",
     "parameters": lambda run: formatting.count(
@@ -322,74 +317,8 @@ def ordered(runs: Sequence[Follower], sort: Sort) -> list[Follower]:
 
 def fits(run: Follower, words: Sequence[str]) -> bool:
     """Whether each word is somewhere in name, preset, state, data, model or id."""
-    hay = " ".join((_name(run), _preset(run), run.status, data_of(run), _model(run), run.run.id))
+    hay = " ".join(
+        (name_of(run), _preset(run), run.status, data_of(run), model_of(run), run.run.id)
+    )
     hay = hay.lower()
     return all(word in hay for word in words)
-
-
-def details(run: Follower, colours: dict[str, str]) -> Text:
-    """A few lines on the chosen run: its settings, and the last thing it had to say."""
-    state = run.state
-    text = Text(overflow="ellipsis", no_wrap=True)
-    text.append(_name(run), style="bold")
-    text.append(f"  {run.run.id}\n", style=colours["secondary"])
-    text.append(_summary(run) + "\n")
-    if state.started is not None:
-        begun = state.started
-        text.append(
-            formatting.clean(
-                f"{begun.device} · {begun.precision} · {begun.train_images:,} train and "
-                f"{begun.test_images:,} test images of {begun.data_source} · {begun.host}",
-                200,
-            )
-            + "\n"
-        )
-    if state.ended is not None and state.ended.error:
-        text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
-    elif run.status == "crashed":
-        text.append("its trainer ended without a word", style=colours["error"])
-    elif notice := _last_notice(run):
-        style = {"error": "error", "warning": "warning"}.get(notice.level, "secondary")
-        text.append(formatting.clean(notice.message, 300), style=colours[style])
-    if run.damaged:
-        text.append(f"  {run.damaged} damaged lines in the log", style=colours["warning"])
-    return text
-
-
-def _summary(run: Follower) -> str:
-    if run.state.queued is None:
-        return "no log yet"
-    try:
-        return _summary_of(run.state.queued.config)
-    except ConfigError:
-        return formatting.clean(f"{_model(run)} on {data_of(run)}", 120)
-
-
-def _last_notice(run: Follower) -> Notice | None:
-    """The last thing the run had to say; that it is being prepared only until it has begun."""
-    said = [notice for _, notice in run.state.notices]
-    if run.state.started is not None:
-        said = [notice for notice in said if notice.code != "preparing"]
-    return said[-1] if said else None
-
-
-@lru_cache(maxsize=64)
-def _summary_of(text: str) -> str:
-    from trainer import config as settings
-
-    return summary(settings.from_toml(text))
-
-
-def summary(config: RunConfig) -> str:
-    """A configuration in one line."""
-    train, optimizer = config.train, config.optimizer
-    parts = [
-        f"{formatting.clean(config.model.name, 40)} ({config.model.norm} norm)",
-        f"data {formatting.clean(config.data, 40)}",
-        f"{train.epochs} epochs × batch {train.batch_size}",  # noqa: RUF001
-        f"{optimizer.name} lr {formatting.rate(optimizer.lr)}, {config.schedule.name}",
-        *([f"L2 {formatting.rate(optimizer.weight_decay)}"] if optimizer.weight_decay else []),
-        *([f"L1 {formatting.rate(optimizer.l1)}"] if optimizer.l1 else []),
-        f"seed {train.seed}",
-    ]
-    return " · ".join(parts)

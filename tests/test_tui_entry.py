@@ -1,0 +1,94 @@
+"""The command ``cifar-tui`` before and beside the app."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tui.__main__ import quick_options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], {}),
+        (["--runs-dir", "x"], {"runs_dir": "x"}),
+        (["--data=a=b", "--device", "cpu"], {"data": "a=b", "device": "cpu"}),
+        (["--help"], None),
+        (["--runs-dir"], None),
+        (["runs"], None),
+        (["--runs-dir", "x", "runs"], None),
+        (["--nonsense", "x"], None),
+    ],
+)
+def test_only_the_apps_own_options_are_read_by_hand(
+    arguments: list[str], found: dict[str, str] | None
+) -> None:
+    assert quick_options(arguments) == found
+
+
+def tui(*arguments: str, terminal: bool = False, **environment: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    primary, secondary = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tui", *arguments],
+            stdin=secondary if terminal else subprocess.DEVNULL,
+            stdout=secondary if terminal else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm", **environment},
+            cwd=Path(__file__).parent.parent,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(primary)
+        os.close(secondary)
+    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+
+
+def test_without_a_terminal_it_says_what_to_do_instead() -> None:
+    code, out, err = tui()
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "cifar-tui train" in err
+
+
+def test_a_dumb_terminal_is_told_what_to_do_instead() -> None:
+    code, _, err = tui(terminal=True, TERM="dumb")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "TERM=dumb" in err
+    assert "cifar-tui train" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--runs-dir", __file__), "is no directory: choose one with --runs-dir"),
+        (("--device", "tpu"), "--device must be auto, cpu"),
+    ],
+)
+def test_bad_options_are_one_line(arguments: tuple[str, ...], problem: str) -> None:
+    code, _, err = tui(*arguments, terminal=True)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert problem in err
+
+
+def test_help_lists_the_apps_options_and_the_commands() -> None:
+    code, out, err = tui("--help")
+    assert (code, err) == (0, "")
+    for part in ("--runs-dir", "--data", "--device", "--version", "train", "presets", "runs"):
+        assert part in out
+
+
+def test_a_runs_directory_before_the_command_is_the_commands_too(tmp_path: Path) -> None:
+    code, out, err = tui("--runs-dir", str(tmp_path), "runs", "--json")
+    assert code == 0, err
+    assert out.strip() in ("", "[]")
