@@ -94,7 +94,7 @@ def main() -> None:
         app.wait("two epochs", lambda: kinds(runs).count("EpochEnded") >= 2, 300)
         app.press("x")
         time.sleep(1)
-        app.press("y")
+        app.press("x")
         app.wait("the run's end", lambda: "RunEnded" in kinds(runs), 60)
         app.wait("the state on the screen", lambda: "stopped" in app.text(), 10)
         app.press("q")
