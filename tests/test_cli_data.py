@@ -83,18 +83,6 @@ def test_layers_of_what_is_no_model(cli: Cli, tmp_path: Path) -> None:
 # the preview
 
 
-def test_half_blocks_are_the_pixels() -> None:
-    import numpy as np
-
-    from trainer.cli.preview import half_blocks
-
-    image = np.arange(3 * 4 * 2, dtype=np.uint8).reshape(3, 4, 2)
-    lines = half_blocks(image)
-    assert [line.plain for line in lines] == ["▀▀", "▀▀"]
-    assert str(lines[0].spans[0].style) == "rgb(0,8,16) on rgb(2,10,18)"
-    assert str(lines[1].spans[1].style) == "rgb(5,13,21) on rgb(7,15,23)"
-
-
 @pytest.mark.parametrize("width", [20, 80, 160])
 def test_preview_shows_the_image_and_what_becomes_of_it(width: int) -> None:
     pytest.importorskip("torch")
@@ -107,23 +95,30 @@ def test_preview_shows_the_image_and_what_becomes_of_it(width: int) -> None:
     rows = [line for line in lines if "▀" in line.plain]
     labels = [line.plain for line in lines if "▀" not in line.plain]
     assert labels == [dataset.classes[int(i)] for i in dataset.train.labels[:4]]
-    side = rows[0].plain.split("  ")[0].count("▀")
-    assert side == (32 if width == 160 else 16)
+    side = 32 if width == 160 else 16
     assert len(rows) == 4 * side // 2
     assert width < 40 or max(len(row.plain) for row in rows) <= width
-    same = grid(dataset, AugmentSettings(flip="none"), width)
-    for row in same:
-        views = [
-            [str(s.style) for s in row.spans][i : i + side] for i in range(0, len(row.spans), side)
-        ]
-        assert all(view == views[0] for view in views), "nothing to do: every view is the image"
+    same = grid(dataset, AugmentSettings(flip="none"), width, "ascii")
+    changed = grid(dataset, AugmentSettings(flip="none", shift=8), width, "ascii")
+
+    def views(line: str) -> set[str]:
+        return {line[at : at + side].ljust(side) for at in range(0, len(line), side + 2)}
+
+    pictures = [line.plain for line in same if line.plain not in labels]
+    assert all(len(views(line)) == 1 for line in pictures), "nothing to do: all are the image"
+    assert any(len(views(line.plain)) > 1 for line in changed if line.plain not in labels)
 
 
-def test_preview_without_colours(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_without_colours_is_ascii(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    code, text, err = cli("data", "--data", "synthetic", "--preview")
-    assert (code, text) == (2, "")
-    assert "a terminal with colours" in err
+    code, text, _ = cli("data", "--data", "synthetic", "--preview", "--preset", "quick")
+    assert code == 0
+    assert text.isascii()
+    assert "++++" in text
+    code, _, err = cli("data", "--data", "synthetic", "--preview", "--preset", "quik")
+    assert code == 2
+    assert "did you mean" in err
 
 
 # the download

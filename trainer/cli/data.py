@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from trainer.cli.options import DataDirOption, DataOption, JsonOption, data_dir
 from trainer.cli.output import PLAIN, Column, clean, count, out, size, table, warn
-from trainer.errors import ConfigError, DataError
+from trainer.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +113,6 @@ def _preview(source: str, place: Path | None, preset: str) -> None:
     from trainer.presets import catalog
 
     settings = catalog.load(preset).augment
-    if not (out.has_colours() or os.environ.get("FORCE_COLOR")):
-        raise ConfigError("the preview needs a terminal with colours")
     dataset = sources.load(source, data_dir=place)
     preview.show(dataset, settings, shutil.get_terminal_size().columns)
 

@@ -66,10 +66,10 @@ class Output:
             console.print(line, soft_wrap=True)
         self.write(written.getvalue().encode(_encoding(sys.stdout), "replace"))
 
-    def has_colours(self) -> bool:
-        """Whether styles reach the terminal."""
+    def colours(self) -> str | None:
+        """Rich's name of the colours that reach the terminal."""
         console = _console(StringIO())
-        return console.color_system is not None and not console.no_color
+        return None if console.no_color else console.color_system
 
     def json(self, value: Any) -> None:
         """Write a value as one line of JSON; numbers that are not finite become null."""
