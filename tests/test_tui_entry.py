@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tui.__main__ import quick_options
+from tui.datasource import look
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,18 @@ def test_a_runs_directory_before_the_command_is_the_commands_too(tmp_path: Path)
     code, out, err = tui("--runs-dir", str(tmp_path), "runs", "--json")
     assert code == 0, err
     assert out.strip() in ("", "[]")
+
+
+def test_what_data_is_there_is_one_line_without_command_line_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR_TUI_DATA", str(tmp_path))
+    missing = look("cifar10")
+    assert not missing.ready
+    assert str(tmp_path) in missing.line
+    assert "--" not in missing.line
+    assert look("synthetic").ready
+    nowhere = look(str(tmp_path / "nowhere"))
+    assert not nowhere.ready
+    assert "nowhere" in nowhere.line
+    assert "\n" not in nowhere.line

@@ -27,6 +27,8 @@ def look(source: str) -> DataStatus:
         found = sources.available(source)
     except (UserError, OSError) as error:
         return DataStatus(ready=False, line=str(error))
-    return DataStatus(
-        ready=found.ready, line=found.message, train_images=TRAIN_IMAGES.get(found.kind)
-    )
+    line = found.message
+    if not found.ready and source in TRAIN_IMAGES:
+        # what to do is said for the command line there; the app has keys for it
+        line = line.partition(": ")[0]
+    return DataStatus(ready=found.ready, line=line, train_images=TRAIN_IMAGES.get(found.kind))

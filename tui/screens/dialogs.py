@@ -155,15 +155,15 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Key, name, what it does; a blank line between groups."""
-        text = Text()
+        text = Text(no_wrap=True, overflow="ellipsis")
         before = ""
         for entry in self._entries:
             group = _group(entry)[1]
             if before and group != before:
                 text.append("\n")
             before = group
-            text.append(f"{entry.key:>12}  ", style="bold" if entry.enabled else "dim")
-            text.append(f"{entry.title:<14}", style="" if entry.enabled else "dim")
+            text.append(f"{entry.key:>8}  ", style="bold" if entry.enabled else "dim")
+            text.append(f"{entry.title:<12}", style="" if entry.enabled else "dim")
             text.append(f" {entry.tooltip}\n", style="dim")
         with VerticalScroll(classes="dialog help"):
             yield Static("Keys", classes="title")

@@ -38,7 +38,7 @@ class RunsScreen(StoreScreen):
             "Sort",
             id="runs.sort",
             show=False,
-            tooltip="Sort by the next column; O turns it round",
+            tooltip="Sort by the next column; O reverses",
         ),
         Binding("O", "reverse", show=False),
         Binding(
@@ -47,7 +47,7 @@ class RunsScreen(StoreScreen):
             "Delete",
             id="runs.delete",
             show=False,
-            tooltip="Move the run's folder to .trash in the runs directory",
+            tooltip="Move the run's folder to .trash",
         ),
         Binding("escape", "clear_filter", show=False),
     ]

@@ -153,6 +153,10 @@ class RunTable(DataTable[Text]):
         """Id of the run under the cursor."""
         return self._order[self.cursor_row] if 0 <= self.cursor_row < len(self._order) else None
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without runs there is nothing to open or mark."""
+        return bool(self._order) or action not in ("select_cursor", "mark", "unmark")
+
     def action_mark(self) -> None:
         """Mark the run under the cursor."""
         if self.chosen is not None:
@@ -180,6 +184,7 @@ class RunTable(DataTable[Text]):
         order = [run.run.id for run in runs]
         relaid = self._lay_out(sort)
         new_order = order != self._order
+        was_empty = not self._order
         if relaid or new_order:
             self._rebuild(order, relaid)
         now = time.time()
@@ -196,6 +201,8 @@ class RunTable(DataTable[Text]):
             self._update(run.run.id, cells)
         if new_order or relaid:
             self._restore_cursor(store.selected)
+        if was_empty != (not order):
+            self.refresh_bindings()
 
     def _lay_out(self, sort: Sort) -> bool:
         """Choose the columns for the width; whether they changed."""
