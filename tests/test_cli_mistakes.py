@@ -84,8 +84,8 @@ def test_losses_and_probabilities(cli: Cli, run: RunDir) -> None:
     report = json.loads(cli("last", "--json", "--sort", "index")[1])
     one = report["mistakes"][0]
     assert (one["actual"], one["predicted"]) == ("ring", "disc")
-    assert one["confidence"] == pytest.approx(0.7, abs=1e-3)
-    assert one["actual_probability"] == pytest.approx(0.2, abs=1e-3)
+    assert one["p_predicted"] == pytest.approx(0.7, abs=1e-3)
+    assert one["p_actual"] == pytest.approx(0.2, abs=1e-3)
     assert one["loss"] == pytest.approx(-np.log(0.2), abs=1e-3)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from enum import StrEnum
-from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,8 +26,6 @@ COLUMNS = (
     Column("p(actual)", right=True, keep=7),
     Column("loss", right=True, keep=6),
 )
-SMALLEST = 2.0**-24
-"""The smallest float16 above 0: what a stored probability of 0 may have been."""
 
 
 class Order(StrEnum):
@@ -37,6 +33,8 @@ class Order(StrEnum):
 
     CONFIDENCE = "confidence"
     LOSS = "loss"
+    MARGIN = "margin"
+    ENTROPY = "entropy"
     INDEX = "index"
 
 
@@ -45,7 +43,7 @@ def mistakes(
     json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     sort: Annotated[
-        Order, typer.Option("--sort", help="Highest confidence or loss first, or by index.")
+        Order, typer.Option("--sort", help="Most confident, largest loss, … first.")
     ] = Order.CONFIDENCE,
     top: Annotated[
         int | None, typer.Option("--top", metavar="N", min=1, help="Only the first so many.")
@@ -64,58 +62,34 @@ def mistakes(
     follower = Follower(find(runs_dir(directory), run))
     folded = follower.catch_up()
     saved = _choose(folded, follower.run.id, epoch)
+    from trainer import mistakes as tables
     from trainer import predictions
+    from trainer.mistakes_filter import Filter
 
     found = predictions.load(follower.run.inside(saved.path))
-    classes = _classes(folded, found)
-    wrong = ranked(found, classes, sort, _pair(pair, classes))
-    shown = wrong[:top]
+    images = tables.table(found)
+    names = folded.started.classes if folded.started is not None else ()
+    classes = tables.class_names(names, images.classes)
+    where = Filter(confusions=_confusions(pair, classes))
+    chosen = tables.select(images, sort=sort.value, where=where)
+    shown = tables.rows(images, chosen[:top], classes)
     if as_csv:
-        out.write(_csv(shown))
+        out.write(tables.to_csv(shown).encode())
     elif json:
         out.json(_report(folded, found, classes, shown))
     else:
-        right = len(found.labels) - len(found.wrong)
-        out.lines(
-            f"{len(found.wrong):,} of {len(found.labels):,} test images misclassified: "
-            f"{percent(right / max(1, len(found.labels)))} test accuracy, epoch {found.epoch}, "
-            f"data {clean(data_kind(folded))}"
-            + (f"; {len(wrong):,} of {clean(pair)}" if pair else "")
-        )
+        out.lines(_heading(folded, found) + (f"; {len(chosen):,} of {clean(pair)}" if pair else ""))
         if shown:
             out.lines(*table(COLUMNS, [_line(one) for one in shown]))
 
 
-def ranked(
-    found: Predictions, classes: tuple[str, ...], sort: Order, pair: tuple[int, int] | None = None
-) -> list[dict[str, Any]]:
-    """The misclassified images in order, all of them or those of one confusion.
-
-    ``confidence`` is the probability of the predicted class, ``loss`` the cross-entropy: minus
-    the logarithm of the actual class's probability.
-    """
-    import numpy as np
-
-    index = found.wrong
-    if pair is not None:
-        hit = (found.labels[index] == pair[0]) & (found.predicted[index] == pair[1])
-        index = index[hit]
-    probabilities = found.probabilities.astype(np.float64)
-    confidence = probabilities[index, found.predicted[index]]
-    actual = probabilities[index, found.labels[index]]
-    loss = -np.log(np.maximum(actual, SMALLEST))
-    keys = {Order.CONFIDENCE: -confidence, Order.LOSS: -loss, Order.INDEX: index}
-    return [
-        {
-            "index": int(index[i]),
-            "actual": classes[int(found.labels[index[i]])],
-            "predicted": classes[int(found.predicted[index[i]])],
-            "confidence": float(confidence[i]),
-            "actual_probability": float(actual[i]),
-            "loss": float(loss[i]),
-        }
-        for i in np.argsort(keys[sort], kind="stable")
-    ]
+def _heading(folded: RunState, found: Predictions) -> str:
+    wrong, images = len(found.wrong), len(found.labels)
+    return (
+        f"{wrong:,} of {images:,} {clean(found.split)} images misclassified: "
+        f"{percent((images - wrong) / max(1, images))} {clean(found.split)} accuracy, "
+        f"epoch {found.epoch}, data {clean(data_kind(folded))}"
+    )
 
 
 def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
@@ -129,20 +103,16 @@ def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
     return fits[-1]
 
 
-def _classes(folded: RunState, found: Predictions) -> tuple[str, ...]:
-    names = folded.started.classes if folded.started is not None else ()
-    width = found.probabilities.shape[1]
-    return tuple(names[i] if i < len(names) else f"class {i}" for i in range(width))
-
-
-def _pair(text: str | None, classes: tuple[str, ...]) -> tuple[int, int] | None:
+def _confusions(
+    text: str | None, classes: tuple[str, ...]
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
     if text is None:
-        return None
+        return ()
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(name in classes for name in names):
         known = ", ".join(classes[:20])
         raise ConfigError(f"--pair needs two classes, ACTUAL,PREDICTED, out of {known}")
-    return classes.index(names[0]), classes.index(names[1])
+    return (((classes.index(names[0]),), (classes.index(names[1]),)),)
 
 
 def _line(one: dict[str, Any]) -> tuple[str, ...]:
@@ -150,21 +120,10 @@ def _line(one: dict[str, Any]) -> tuple[str, ...]:
         count(one["index"]),
         one["actual"],
         one["predicted"],
-        percent(one["confidence"]),
-        percent(one["actual_probability"]),
+        percent(one["p_predicted"]),
+        percent(one["p_actual"]),
         number(one["loss"], ".3f"),
     )
-
-
-def _csv(shown: list[dict[str, Any]]) -> bytes:
-    text = StringIO()
-    fields = ["index", "actual", "predicted", "confidence", "actual_probability", "loss"]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    for one in shown:
-        names = {"actual": clean(one["actual"]), "predicted": clean(one["predicted"])}
-        writer.writerow({**one, **names})
-    return text.getvalue().encode()
 
 
 def _report(
