@@ -173,7 +173,10 @@ def _render(
         )
         picture += clutter[:, None] * random(-0.1, 0.1, 3, 1, 1)
     picture += mask[:, None] * _contrast(random)
-    a, b = _coordinates(rng, count, random(0.08, 0.26), spread=0.9)
+    # mostly a crumb, now and then most of the shape
+    share = random(0, 1)
+    patch = np.float32(0.08) + np.float32(0.5) * share * share * share
+    a, b = _coordinates(rng, count, patch, spread=0.8)
     hidden = _soften(np.maximum(np.abs(a), np.abs(b)) - 1, np.full_like(size, 8))[:, None]
     picture += hidden * (random(0, 1, 3, 1, 1) - picture)
     # the sum of two uniform bytes: noise of triangular distribution
@@ -190,7 +193,7 @@ def _contrast(random: Callable[..., Field]) -> Field:
     direction = random(-1, 1, 3, 1, 1)
     strongest = np.abs(direction).max(1, keepdims=True) + np.float32(1e-3)
     strength = random(0, 1, 1, 1, 1)
-    difference: Field = direction / strongest * (np.float32(0.3) + np.float32(0.5) * strength)
+    difference: Field = direction / strongest * (np.float32(0.1) + np.float32(0.7) * strength)
     return difference
 
 

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+
+from tests.data_helpers import some_images
+from trainer.data.dataset import (
+    Dataset,
+    TestData,
+    TestSplit,
+    TrainSplit,
+    channel_moments,
+    clean,
+    overlap,
+)
+from trainer.errors import DataError
+
+
+def labels(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def make(train: TrainSplit | None = None, **changes: object) -> Dataset:
+    values: dict[str, object] = {
+        "kind": "folder",
+        "source": "here",
+        "classes": ("a", "b"),
+        "train": train or TrainSplit(some_images(4), labels(0, 1, 0, 1)),
+        "test": TestSplit(some_images(2, 1), labels(0, 1)),
+    }
+    return Dataset(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_splits_are_different_types_and_frozen() -> None:
+    dataset = make()
+    assert (dataset.train.name, dataset.test.name) == ("train", "test")
+    assert not isinstance(dataset.test, TrainSplit)
+    assert not isinstance(dataset.train, TestSplit)
+    with pytest.raises(FrozenInstanceError):
+        dataset.train.images = some_images(1)  # type: ignore[misc]
+
+
+def test_moments_are_those_of_the_training_pixels() -> None:
+    images = some_images(30)
+    images[:, 1] //= 3
+    mean, std = channel_moments(images)
+    np.testing.assert_allclose(mean, images.mean((0, 2, 3)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(std, images.std((0, 2, 3)) / 255, rtol=1e-12)
+    assert make(TrainSplit(images, np.zeros(30, np.int64))).mean == mean
+
+
+def test_moments_of_many_images_are_exact() -> None:
+    images = np.full((2500, 3, 32, 32), 7, np.uint8)
+    images[2400:] = 8
+    mean, std = channel_moments(images)
+    assert mean == pytest.approx((7.04 / 255,) * 3, rel=1e-12)
+    # no variation that 8 bits can show: dividing by it stays harmless
+    assert std == (1 / 255,) * 3
+
+
+def test_fingerprint_is_of_the_test_split_in_a_fixed_byte_order() -> None:
+    dataset = make()
+    content = dataset.test.images.tobytes() + dataset.test.labels.astype("<i8").tobytes()
+    assert dataset.fingerprint == hashlib.sha256(content).hexdigest()
+    other = make(TrainSplit(some_images(4, 9), labels(0, 1, 0, 1)))
+    assert other.fingerprint == dataset.fingerprint
+    swapped = make(test=TestSplit(dataset.test.images, labels(1, 0)))
+    assert swapped.fingerprint != dataset.fingerprint
+    strided = np.asfortranarray(dataset.test.images)
+    assert make(test=TestSplit(strided, dataset.test.labels)).fingerprint == dataset.fingerprint
+
+
+def test_limited_takes_the_first_images_and_says_so() -> None:
+    dataset = make()
+    limited = dataset.limited(3)
+    np.testing.assert_array_equal(limited.train.images, dataset.train.images[:3])
+    assert limited.test is dataset.test
+    assert limited.fingerprint == dataset.fingerprint
+    assert "first 3 of 4" in limited.notices[-1]
+    assert dataset.limited(4) is dataset
+    with pytest.raises(DataError):
+        dataset.limited(0)
+
+
+def test_class_names_cannot_drive_the_terminal() -> None:
+    dataset = make(classes=("a\x1b[31m", "b\nc"))
+    assert all(name.isprintable() for name in dataset.classes)
+    data = TestData("folder", "x", ("\x07", " "), dataset.test)
+    assert data.classes == ("\N{REPLACEMENT CHARACTER}", "(no name)")
+    assert len(clean("x" * 500)) == 60
+
+
+@pytest.mark.parametrize(
+    ("images", "its_labels", "message"),
+    [
+        (some_images(2).astype(np.float32), labels(0, 1), "float32"),
+        (some_images(2)[:, :, :16], labels(0, 1), "16"),
+        (some_images(2), labels(0), "int64"),
+        (some_images(2), np.array([0, 1], np.int32), "int32"),
+        (some_images(2), labels(0, 2), "label 2"),
+        (some_images(2), labels(-1, 0), "label -1"),
+        (some_images(0), labels(), "no images"),
+    ],
+)
+def test_wrong_arrays_are_refused(images: np.ndarray, its_labels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make(test=TestSplit(images, its_labels))
+    with pytest.raises(DataError, match=message):
+        make(TrainSplit(images, its_labels))
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match="one class"):
+        make(TrainSplit(some_images(1), labels(0)), classes=("a",))
+
+
+def test_overlap_counts_test_images_that_are_training_images() -> None:
+    train = TrainSplit(some_images(50), np.zeros(50, np.int64))
+    mixed = np.concatenate([some_images(20, 1), train.images[[7, 3, 3]]])
+    assert overlap(train, TestSplit(mixed, np.zeros(23, np.int64))) == 3
+    near = train.images[:5].copy()
+    near[:, 0, 0, 0] ^= 1
+    assert overlap(train, TestSplit(near, np.zeros(5, np.int64))) == 0
