@@ -472,12 +472,14 @@ async def test_a_download_shows_its_progress_and_the_data_is_there(
 
 @pytest.mark.usefixtures("no_data")
 async def test_no_network_is_one_line_and_synthetic_one_key_away(tmp_path: Path) -> None:
-    child = 'import sys; print(\'{"error": "no network: cannot reach it"}\'); sys.exit(1)'
+    line = '{"error": "cannot download (no network): try --data synthetic"}'
+    child = f"import sys; print({line!r}); sys.exit(1)"
     app = make_app(tmp_path / "runs", download_command=(sys.executable, "-c", child))
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("D")
-        await until(pilot, lambda: "no network: cannot reach it" in texts(app))
+        await until(pilot, lambda: "cannot download (no network)" in texts(app))
         assert isinstance(app.screen, Download)
+        assert "--data" not in texts(app)
         await pilot.press("S")
         await until(pilot, lambda: [f.status for f in app.store] == ["training"])
         assert app.data == "synthetic"

@@ -27,8 +27,14 @@ def look(source: str) -> DataStatus:
         found = sources.available(source)
     except (UserError, OSError) as error:
         return DataStatus(ready=False, line=str(error))
-    line = found.message
-    if not found.ready and source in TRAIN_IMAGES:
-        # what to do is said for the command line there; the app has keys for it
-        line = line.partition(": ")[0]
-    return DataStatus(ready=found.ready, line=line, train_images=TRAIN_IMAGES.get(found.kind))
+    return DataStatus(
+        ready=found.ready,
+        line=without_advice(found.message),
+        train_images=TRAIN_IMAGES.get(found.kind),
+    )
+
+
+def without_advice(line: str) -> str:
+    """The line without what to type on a command line: the app has keys for it."""
+    head, _, advice = line.partition(": ")
+    return head if "--data" in advice else line

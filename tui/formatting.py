@@ -101,13 +101,16 @@ def rate(value: float | None) -> str:
     return f"{value:.3g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.2e}"
 
 
-def duration(seconds: float | None) -> str:
-    """A span of time: ``0.4 s``, ``12 s``, ``3:05``, ``1:02:03``, ``2 d 4 h``."""
+def duration(seconds: float | None, *, tenths: bool = True) -> str:
+    """A span of time: ``0.4 s``, ``12 s``, ``3:05``, ``1:02:03``, ``2 d 4 h``.
+
+    Without ``tenths`` it changes once a second at most, for a span that is still growing.
+    """
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return DASH
-    if seconds < 9.95:
+    if tenths and seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
+    whole = round(seconds) if tenths else int(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

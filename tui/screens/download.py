@@ -14,6 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import Static
 
+from tui.datasource import without_advice
 from tui.formatting import clean, size
 from tui.launcher import environment
 from tui.screens.dialogs import Dialog
@@ -99,7 +100,7 @@ class Download(Dialog):
 
     def _heard(self, line: Line) -> None:
         if line.error:
-            self.problem = line.error
+            self.problem = without_advice(line.error)
         if line.downloaded is None:
             return
         if not line.total:

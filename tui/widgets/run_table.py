@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from rich.text import Text
 from textual.binding import Binding
+from textual.coordinate import Coordinate
+from textual.geometry import Region
 from textual.message import Message
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
@@ -126,6 +129,7 @@ class RunTable(DataTable[Text]):
         Binding("g,home", "scroll_top", show=False),
         Binding("G,end", "scroll_bottom", show=False),
     ]
+    _painting_cell = False
     DEFAULT_CSS = "RunTable { height: 1fr; }"
 
     class MarkToggled(Message):
@@ -185,22 +189,24 @@ class RunTable(DataTable[Text]):
         relaid = self._lay_out(sort)
         new_order = order != self._order
         was_empty = not self._order
-        if relaid or new_order:
-            self._rebuild(order, relaid)
         now = time.time()
+        fresh: dict[str, tuple[Text, ...]] = {}
         for run in runs:
             if touched is not None and run.run.id not in touched and not new_order and not relaid:
                 continue
-            cells = tuple(
-                _cell(column, run, store, colours, stopping, dark, now) for column in self._visible
+            fresh[run.run.id] = tuple(
+                _cut(
+                    _cell(column, run, store, colours, stopping, dark, now),
+                    column.width or self._name_width,
+                )
+                for column in self._visible
             )
-            cells = tuple(
-                _cut(cell, column.width or self._name_width)
-                for column, cell in zip(self._visible, cells, strict=True)
-            )
-            self._update(run.run.id, cells)
-        if new_order or relaid:
+        if relaid or new_order:
+            self._rebuild(order, fresh, relaid=relaid)
             self._restore_cursor(store.selected)
+        else:
+            for shown, cells in fresh.items():
+                self._update(shown, cells)
         if was_empty != (not order):
             self.refresh_bindings()
 
@@ -225,23 +231,37 @@ class RunTable(DataTable[Text]):
             self.add_column(label, key=column.key, width=column.width or name)
         return True
 
-    def _rebuild(self, order: list[str], relaid: bool) -> None:
-        keep = self._shown
+    def _rebuild(
+        self, order: list[str], fresh: dict[str, tuple[Text, ...]], *, relaid: bool
+    ) -> None:
         if not relaid:
             self.clear()
-        self._order, self._shown = order, {}
-        blank = tuple(Text("") for _ in self._visible)
+        self._order, self._shown = order, fresh
         for run in order:
-            cells = keep.get(run, blank)
-            self.add_row(*cells, key=run)
-            self._shown[run] = cells
+            self.add_row(*fresh[run], key=run)
 
     def _update(self, run: str, cells: tuple[Text, ...]) -> None:
         before = self._shown[run]
-        for column, old, new in zip(self._visible, before, cells, strict=True):
+        row = self._order.index(run)
+        for at, (old, new) in enumerate(zip(before, cells, strict=True)):
             if old.plain != new.plain or old.style != new.style:
-                self.update_cell(run, ColumnKey(column.key), new)
+                self._painting_cell = True
+                self.update_cell(run, ColumnKey(self._visible[at].key), new)
+                self._painting_cell = False
+                self.refresh_coordinate(Coordinate(row, at))
         self._shown[run] = cells
+
+    def refresh(
+        self,
+        *regions: Region,
+        repaint: bool = True,
+        layout: bool = False,
+        recompose: bool = False,
+    ) -> Self:
+        """Repaint; a changed cell is repainted alone, not the whole table with it."""
+        if self._painting_cell and not regions:
+            return self
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
     def _restore_cursor(self, selected: str | None) -> None:
         if selected in self._order:
@@ -288,8 +308,13 @@ WORDS: dict[str, Callable[[Follower], str]] = {
     "parameters": lambda run: formatting.count(
         run.state.described.parameters if run.state.described else None
     ),
-    "time": lambda run: formatting.duration(run.state.elapsed) if run.state.started else DASH,
+    "time": lambda run: _time(run),
 }
+
+
+def _time(run: Follower) -> str:
+    running = run.status in ACTIVE
+    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
 
 
 def _planned(run: Follower) -> str:
