@@ -161,6 +161,6 @@ def test_unreadable_files_are_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(DataError, match="cannot read .*Permission denied"):
+    with pytest.raises(DataError, match=r"cannot read .*Permission denied"):
         sources.load(str(tmp_path))
     assert "Permission denied" in sources.available(str(tmp_path)).message
