@@ -1,0 +1,197 @@
+"""The net of the chosen run, layer by layer, and the limits it was made for."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.widgets import DataTable, Static
+
+from trainer.events import LayerRow, ModelDescribed
+from trainer.runstate import Follower
+from tui import formatting
+from tui.formatting import clean
+from tui.screens.base import StoreScreen
+from tui.store import Changes
+from tui.widgets import layer_table
+from tui.widgets.layer_table import SORTS, LayerTable, Row, Sort, block_of
+from tui.widgets.limits_panel import LimitsPanel
+
+
+class LayersScreen(StoreScreen):
+    """Table, totals, the formula behind the chosen row, and the limits."""
+
+    TAB = "layers"
+    CSS_PATH = "layers.tcss"
+    BINDINGS = [
+        Binding("o", "sort", "Sort", id="layers.sort", tooltip="Sort by the next of the columns"),
+        Binding("f", "fold", "Fold", id="layers.fold", tooltip="Fold all blocks, or unfold them"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sort: Sort = "path"
+        self.open_blocks: frozenset[str] | None = None
+        self._shown: tuple[object, ...] = ()
+
+    def body(self) -> ComposeResult:
+        """Title, table or a sentence, totals, formula, limits."""
+        yield Static("", id="title", markup=False)
+        yield Static("", id="nothing", markup=False)
+        yield LayerTable()
+        yield Static("", id="totals", markup=False)
+        yield Static("", id="formula", markup=False)
+        yield LimitsPanel()
+
+    def on_mount(self) -> None:
+        """The table has the keys."""
+        self.query_one(LayerTable).focus()
+
+    def on_resize(self) -> None:
+        """Other columns may fit."""
+        self.call_after_refresh(self._repaint)
+
+    def show(self, changes: Changes) -> None:
+        """Repaint when the chosen run is another one, or was described."""
+        if self.is_mounted and (changes.listing or self.store.selected in changes.runs):
+            self._repaint()
+
+    def _repaint(self) -> None:
+        run = self.store.current
+        net = run.state.described if run is not None else None
+        there = net is not None and bool(net.layers)
+        self.set_class(not there, "-nothing")
+        self._say("#title", self._title(run))
+        if run is None or net is None or not there:
+            self._shown = ()
+            self._say("#nothing", Text(_why_nothing(run)))
+            return
+        width = self.size.width
+        key = (net, width, self.sort, self.open_blocks, self.app.theme)
+        if key != self._shown:
+            self._shown = key
+            unit, _ = layer_table.macs_unit(net.layers)
+            self.query_one(LayerTable).fill(
+                layer_table.rows_of(net.layers, open_blocks=self.open_blocks, sort=self.sort),
+                self.cifar.colours(),
+                sort=self.sort,
+                width=width,
+                unit=unit,
+            )
+            self._say("#totals", self._totals(net))
+            self._show_formula()
+        self.query_one(LimitsPanel).show_run(run.state, self.cifar.colours(), width)
+
+    def _title(self, run: Follower | None) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        if run is None or run.state.queued is None:
+            return text
+        queued, colours = run.state.queued, self.cifar.colours()
+        text.append(f" {clean(queued.model, 60)}", style="bold")
+        text.append(f"  run {clean(queued.name, 60)}", style=colours["secondary"])
+        if self.sort != "path":
+            names = {"macs": "multiply-adds", "receptive": "receptive field"}
+            text.append(f"  sorted by {names.get(self.sort, self.sort)}", style=colours["primary"])
+        if self.open_blocks is not None:
+            text.append("  folded by block: ↵ opens one", style=colours["primary"])
+        return text
+
+    def _totals(self, net: ModelDescribed) -> Text:
+        colours = self.cifar.colours()
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f" {net.parameters:,} parameters", style="bold")
+        if net.trainable_parameters != net.parameters:
+            text.append(f" ({net.trainable_parameters:,} trainable)")
+        field = layer_table.axes(net.receptive_field) if net.receptive_field else "unknown"
+        macs = formatting.compact(net.macs)
+        text.append(f" · {macs} MACs · receptive field {field} before pooling")
+        text.append(
+            f" · {net.depthwise_separable} depthwise separable · {net.dilated} dilated · "
+            f"{net.strided3x3} strided 3×3 · {net.max_pools} max pools",  # noqa: RUF001
+            style=colours["secondary"],
+        )
+        return text
+
+    def _show_formula(self) -> None:
+        row = self.query_one(LayerTable).chosen
+        colours = self.cifar.colours()
+        text = Text(no_wrap=True, overflow="ellipsis")
+        if row is not None:
+            text.append(f" {clean(row.last.path)}", style=f"bold {colours['primary']}")
+            text.append(f"  {_about(row.last)}\n", style=colours["secondary"])
+            text.append(f" {clean(layer_table.formula(row.last), 300)}")
+        self._say("#formula", text)
+
+    def _say(self, where: str, text: Text) -> None:
+        """Update a line only when it says something else: an idle app writes nothing."""
+        widget = self.query_one(where, Static)
+        before = widget.content
+        if not isinstance(before, Text) or before != text or before.spans != text.spans:
+            widget.update(text, layout=where == "#nothing")
+
+    # ---- keys -------------------------------------------------------------------------------
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """The formula follows the cursor."""
+        event.stop()
+        self._show_formula()
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Enter opens a folded block, or folds the block of the layer."""
+        event.stop()
+        row = self.query_one(LayerTable).chosen
+        if row is None or self.open_blocks is None:
+            return
+        block = _block(row)
+        self.open_blocks = self.open_blocks ^ {block}
+        self._repaint()
+
+    def action_sort(self) -> None:
+        """Sort by the next of the columns; the first is the order of the forward pass."""
+        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+        self._repaint()
+
+    def action_fold(self) -> None:
+        """Fold all blocks, or unfold them."""
+        self.open_blocks = frozenset() if self.open_blocks is None else None
+        self._repaint()
+
+
+def _block(row: Row) -> str:
+    return row.name if row.folded else block_of(row.name)
+
+
+def _about(layer: LayerRow) -> str:
+    """All that the table has no room for."""
+    words = [clean(layer.type, 40)]
+    if layer.kernel is not None:
+        words.append(f"{layer_table.axes(layer.kernel, square=True)}")
+        words += [
+            f"{name} {layer_table.axes(value)}"
+            for name, value in (
+                ("stride", layer.stride),
+                ("padding", layer.padding),
+                ("dilation", layer.dilation),
+            )
+            if value is not None
+        ]
+    if layer.groups is not None:
+        words.append(f"groups {layer.groups}")
+    words.append(
+        f"{layer_table.shape(layer.input_shape)} → {layer_table.shape(layer.output_shape)}"
+    )
+    if layer.macs:
+        words.append(f"{layer.macs:,} MACs")
+    return ", ".join(words)
+
+
+def _why_nothing(run: Follower | None) -> str:
+    if run is None:
+        return "No run is chosen: start one with s, or choose one in the list (1)."
+    if run.state.described is not None:
+        return "This run's net has no layers that could be followed."
+    if run.status == "queued":
+        return "The net is looked at when the run starts: this one still waits in the queue."
+    if run.status in ("training", "paused"):
+        return "The run is starting: its layers appear in a moment."
+    return "This run ended before its net was looked at: its dashboard (2) says why."

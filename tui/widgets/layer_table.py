@@ -1,0 +1,298 @@
+"""The table of a net's layers: columns by width, sorted or folded by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from rich.text import Text
+from textual.binding import Binding
+from textual.widgets import DataTable
+
+from trainer.events import LayerRow
+from tui import formatting
+from tui.formatting import DASH, clean
+
+Sort = Literal["path", "parameters", "macs", "receptive"]
+SORTS: tuple[Sort, ...] = ("path", "parameters", "macs", "receptive")
+PATH_MIN, PATH_MAX = 14, 40
+PADDING = 2
+BAR = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: one layer, or a folded block of several that follow each other."""
+
+    name: str
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def folded(self) -> bool:
+        """Whether it stands for several layers."""
+        return len(self.layers) > 1
+
+    @property
+    def last(self) -> LayerRow:
+        """The layer whose output is the row's."""
+        return self.layers[-1]
+
+    @property
+    def parameters(self) -> int:
+        """Of all its layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def share(self) -> float:
+        """Of all parameters of the net."""
+        return sum(layer.share for layer in self.layers)
+
+    @property
+    def macs(self) -> int | None:
+        """Of all its layers; unknown when one is."""
+        known = [layer.macs for layer in self.layers if layer.macs is not None]
+        return sum(known) if len(known) == len(self.layers) else None
+
+
+def block_of(path: str) -> str:
+    """The block of a layer: the first name of its path and the numbers after it."""
+    parts = path.split(".")
+    end = 1
+    while end < len(parts) - 1 and parts[end].isdecimal():
+        end += 1
+    return ".".join(parts[:end])
+
+
+def rows_of(
+    layers: Sequence[LayerRow], *, open_blocks: frozenset[str] | None, sort: Sort = "path"
+) -> list[Row]:
+    """Rows in order; ``open_blocks``: the blocks that are not folded, ``None``: none is."""
+    rows: list[Row] = []
+    for name, group in groupby(layers, key=lambda layer: block_of(layer.path)):
+        members = tuple(group)
+        if open_blocks is None or name in open_blocks or len(members) == 1:
+            rows += [Row(layer.path, (layer,)) for layer in members]
+        else:
+            rows.append(Row(name, members))
+    if sort == "parameters":
+        rows.sort(key=lambda row: -row.parameters)
+    elif sort == "macs":
+        rows.sort(key=lambda row: -(row.macs or 0))
+    elif sort == "receptive":
+        rows.sort(key=lambda row: -max(row.last.receptive_field or (0,)))
+    return rows
+
+
+def axes(value: tuple[int, int] | None, *, square: bool = False) -> str:
+    """(height, width) as one number when both are equal, else as height x width."""
+    if value is None:
+        return ""
+    if value[0] == value[1] and not square:
+        return f"{value[0]:,}"
+    return f"{value[0]:,}×{value[1]:,}"  # noqa: RUF001
+
+
+def shape(value: tuple[int, ...]) -> str:
+    """A tensor's shape without the batch: ``64×16×16``."""  # noqa: RUF002
+    return "×".join(map(str, value)) or DASH  # noqa: RUF001
+
+
+def receptive(layer: LayerRow) -> str:
+    """The receptive field, or that it is not known."""
+    return axes(layer.receptive_field) if layer.receptive_field else "unknown"
+
+
+def macs_unit(layers: Sequence[LayerRow]) -> tuple[str, float]:
+    """Prefix and size of the unit of a table's multiply-adds: the largest has 1 to 999 of them."""
+    largest = max((layer.macs or 0 for layer in layers), default=0)
+    for name, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if largest >= size:
+            return name, size
+    return "", 1.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: key, title, width in cells, and the least width of the table to show it."""
+
+    key: str
+    title: str
+    width: int
+    from_width: int = 0
+    right: bool = True
+
+
+COLUMNS = (
+    Column("path", "path", 0, right=False),
+    Column("type", "type", 13, 100, right=False),
+    Column("kernel", "kernel", 6),
+    Column("stride", "stride", 6),
+    Column("padding", "padding", 7, 140),
+    Column("dilation", "dilation", 8, 100),
+    Column("groups", "groups", 6, 128),
+    Column("input", "input", 10, 150),
+    Column("output", "output", 10),
+    Column("parameters", "parameters", 10),
+    Column("share", "share", 6, 0),
+    Column("bar", "", BAR, 128, right=False),
+    Column("macs", "MACs", 9, 100),
+    Column("jump", "jump", 4, 112),
+    Column("receptive", "rec. field", 10),
+)
+
+
+class LayerTable(DataTable[Text]):
+    """Layers as rows; the key of a row is its number in the list that was given."""
+
+    BINDINGS = [
+        Binding("j", "cursor_down", show=False),
+        Binding("k", "cursor_up", show=False),
+        Binding("g,home", "scroll_top", show=False),
+        Binding("G,end", "scroll_bottom", show=False),
+    ]
+    DEFAULT_CSS = "LayerTable { height: 1fr; }"
+
+    def __init__(self) -> None:
+        super().__init__(id="layers", cursor_type="row", cell_padding=1, zebra_stripes=True)
+        self._rows: list[Row] = []
+
+    @property
+    def chosen(self) -> Row | None:
+        """The row under the cursor."""
+        return self._rows[self.cursor_row] if 0 <= self.cursor_row < len(self._rows) else None
+
+    def fill(
+        self, rows: Sequence[Row], colours: dict[str, str], *, sort: Sort, width: int, unit: str
+    ) -> None:
+        """Show these rows; the cursor stays on the layer it was on."""
+        before = self.chosen.name if self.chosen else ""
+        size = {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit, 1.0)
+        visible = [column for column in COLUMNS if width >= column.from_width]
+        fixed = sum(column.width + PADDING for column in visible) + 2
+        path = max(PATH_MIN, min(PATH_MAX, width - fixed))
+        self.clear(columns=True)
+        self._rows = list(rows)
+        for column in visible:
+            title = f"MACs ({unit})" if column.key == "macs" and unit else column.title
+            if column.key == sort != "path":
+                title = f"{title}▼"
+            label = Text(title, justify="right" if column.right else "left")
+            self.add_column(label, key=column.key, width=column.width or path)
+        for row in rows:
+            cells = [_cell(column, row, colours, column.width or path, size) for column in visible]
+            self.add_row(*cells)
+        names = [row.name for row in rows]
+        # a layer whose block was folded: the block
+        at = names.index(before) if before in names else None
+        if at is None and before:
+            block = block_of(before)
+            at = next((i for i, name in enumerate(names) if block_of(name) == block), None)
+            at = names.index(block) if block in names else at
+        self.move_cursor(row=at or 0, animate=False)
+
+
+def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: float) -> Text:
+    layer = row.last
+    if column.key == "bar":
+        return Text(bar(row.share, width), style=colours["primary"])
+    if column.key == "path":
+        style = "bold" if row.folded else "" if row.parameters else colours["secondary"]
+        name = f"▸ {row.name}" if row.folded else row.name
+        return Text(_tail(clean(name), width), style=style, no_wrap=True)
+    style = ""
+    if column.key == "receptive" and layer.receptive_field is None:
+        style = colours["warning"]
+    if row.folded and column.key in BLOCK_LEFT_OUT:
+        words = ""
+    elif column.key == "macs":
+        words = DASH if row.macs is None else _scaled(row.macs, size)
+    else:
+        words = WORDS[column.key](row)
+    justify: Literal["right", "left"] = "right" if column.right else "left"
+    return Text(clean(words, width), style=style, justify=justify, no_wrap=True)
+
+
+BLOCK_LEFT_OUT = ("kernel", "stride", "padding", "dilation", "groups")
+WORDS: dict[str, Callable[[Row], str]] = {
+    "type": lambda row: f"{len(row.layers)} layers" if row.folded else row.last.type,
+    "kernel": lambda row: axes(row.last.kernel, square=True),
+    "stride": lambda row: axes(row.last.stride),
+    "padding": lambda row: axes(row.last.padding),
+    "dilation": lambda row: axes(row.last.dilation),
+    "groups": lambda row: "" if row.last.groups is None else str(row.last.groups),
+    "input": lambda row: shape(row.layers[0].input_shape),
+    "output": lambda row: shape(row.last.output_shape),
+    "parameters": lambda row: formatting.count(row.parameters) if row.parameters else "",
+    "share": lambda row: formatting.percent(row.share, 1) if row.parameters else "",
+    "jump": lambda row: axes(row.last.jump),
+    "receptive": lambda row: receptive(row.last),
+}
+
+
+def _scaled(value: int, size: float) -> str:
+    if not value:
+        return ""
+    return f"{value / size:.3f}" if size > 1 else f"{value:,}"
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a path that is too long: the beginning is what its neighbours share."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def bar(share: float, width: int) -> str:
+    """A share of 1 as a bar of eighths of a cell; something above 0 is never nothing."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    if share > 0:
+        eighths = max(1, eighths)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def formula(layer: LayerRow) -> str:
+    """How the layer's receptive field follows from its input's: r + (k_eff - 1)·jump.
+
+    From the row alone: a layer with a window adds (k_eff - 1)·jump to its input's receptive field,
+    so that the input's is what is left. Source: Araujo, Norris, Sim, "Computing Receptive Fields
+    of Convolutional Neural Networks", Distill 2019.
+    """
+    if layer.receptive_field is None:
+        return f"receptive field unknown: {layer.reason or 'no reason given'}"
+    if layer.kernel is None or layer.stride is None or layer.jump is None:
+        return f"receptive field {axes(layer.receptive_field)}: {_no_window(layer)}"
+    dilation = layer.dilation or (1, 1)
+    parts = [
+        _axis(layer.receptive_field[i], layer.kernel[i], layer.stride[i], dilation[i], jump)
+        for i, jump in enumerate(layer.jump)
+    ]
+    if None in parts:
+        return f"receptive field {axes(layer.receptive_field)}, jump {axes(layer.jump)}"
+    if parts[0] == parts[1]:
+        return f"receptive field {parts[0]}"
+    return f"receptive field: height {parts[0]}; width {parts[1]}"
+
+
+def _no_window(layer: LayerRow) -> str:
+    if layer.jump is None:
+        return "over all positions that are pooled, not clipped to the image"
+    if layer.type in ("add", "sum", "cat", "concat", "mul"):
+        return "the largest of its inputs"
+    return "as its input, it looks at one position at a time"
+
+
+def _axis(out: int, kernel: int, stride: int, dilation: int, jump: int) -> str | None:
+    """One axis in numbers; ``None`` where the row does not tell (a transposed convolution)."""
+    if stride < 1 or jump % stride:
+        return None
+    before = jump // stride
+    effective = dilation * (kernel - 1) + 1
+    into = out - (effective - 1) * before
+    if into < 1:
+        return None
+    k = "" if dilation == 1 else f"k_eff = {dilation}·({kernel} − 1) + 1 = {effective}, "  # noqa: RUF001
+    return (
+        f"{k}r = {into} + ({effective} − 1)·{before} = {out}, "  # noqa: RUF001
+        f"jump = {before}·{stride} = {jump}"
+    )

@@ -1,0 +1,139 @@
+"""The coursework's limits as ticks and crosses, with what is required and what the net has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rich.text import Text
+from textual.widgets import Static
+
+from trainer import config as settings
+from trainer.config import LimitSettings
+from trainer.errors import ConfigError
+from trainer.events import ModelDescribed
+from trainer.runstate import RunState
+from tui import formatting
+from tui.widgets.layer_table import axes
+
+NARROW = 118
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement; ``met`` is ``None`` while it is not known."""
+
+    name: str
+    short: str
+    """The name where there is little room."""
+    required: str
+    actual: str
+    met: bool | None
+
+
+@lru_cache(maxsize=32)
+def limits_of(config: str) -> LimitSettings | None:
+    """The limits in a run's configuration; ``None`` when it cannot be read."""
+    try:
+        return settings.from_toml(config).limits
+    except ConfigError:
+        return None
+
+
+def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> list[Check]:
+    """What is required, against the net and the best test accuracy."""
+    found: list[Check] = []
+    field = net.receptive_field
+    if limits.max_parameters is not None:
+        met = net.parameters < limits.max_parameters
+        found.append(
+            Check(
+                "parameters", "params", f"< {limits.max_parameters:,}", f"{net.parameters:,}", met
+            )
+        )
+    if limits.min_receptive_field is not None:
+        met_field = None if field is None else min(field) > limits.min_receptive_field
+        actual = axes(field) if field else "unknown"
+        required = f"> {limits.min_receptive_field}"
+        found.append(Check("receptive field", "RF", required, actual, met_field))
+    for name, short, least, has in (
+        ("depthwise separable", "DW sep.", limits.depthwise_separable, net.depthwise_separable),
+        ("dilated", "dilated", limits.dilated, net.dilated),
+    ):
+        if least is not None:
+            found.append(Check(name, short, f"≥ {least}", str(has), has >= least))
+    if limits.global_average_pooling is not None:
+        has_pool = net.global_average_pooling
+        met = has_pool or not limits.global_average_pooling
+        required = "required" if limits.global_average_pooling else "optional"
+        found.append(Check("global average pooling", "GAP", required, _yes(has_pool), met))
+    if limits.no_fc_after_pooling is not None:
+        has_fc = net.fc_after_pooling
+        met = not (has_fc and limits.no_fc_after_pooling)
+        required = "forbidden" if limits.no_fc_after_pooling else "allowed"
+        found.append(Check("FC after pooling", "FC after GAP", required, _yes(has_fc), met))
+    if limits.target_accuracy is not None:
+        met_target = None if best is None else best >= limits.target_accuracy
+        required = f"≥ {formatting.percent(limits.target_accuracy, 1)}"
+        actual = formatting.percent(best)
+        found.append(Check("best test accuracy", "best test", required, actual, met_target))
+    return found
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+class LimitsPanel(Static):
+    """As many checks on a line as fit."""
+
+    DEFAULT_CSS = "LimitsPanel { height: auto; padding: 0 1; }"
+
+    def __init__(self) -> None:
+        super().__init__("", id="limits", markup=False)
+        self._shown: tuple[object, ...] = ()
+
+    def show_run(self, state: RunState, colours: dict[str, str], width: int) -> None:
+        """Show the limits of a run; nothing is painted when nothing changed."""
+        best = state.best.test_accuracy if state.best else None
+        config = state.queued.config if state.queued else ""
+        key = (config, state.described, best, width, colours.get("success"))
+        if key == self._shown or state.described is None:
+            return
+        self._shown = key
+        limits = limits_of(config)
+        if limits is None:
+            self.update(Text("the run's configuration cannot be read: its limits are unknown"))
+            return
+        found = checks(limits, state.described, best)
+        self.update(_lines(found, colours, width - 2))
+
+
+def _lines(found: Sequence[Check], colours: dict[str, str], width: int) -> Text:
+    if not found:
+        return Text("this run's preset sets no limits", style=colours["secondary"])
+    narrow = width < NARROW
+    text = Text()
+    for check in found:
+        part = _part(check, colours, short=narrow)
+        line = text.plain.rpartition("\n")[2]
+        if line:
+            fits = len(line) + 3 + part.cell_len <= width
+            text.append("   " if fits else "\n")
+        text.append_text(part)
+    return text
+
+
+def _part(check: Check, colours: dict[str, str], *, short: bool) -> Text:
+    glyph, colour = {
+        True: ("✓", colours["success"]),
+        False: ("✗", colours["error"]),
+        None: ("?", colours["warning"]),
+    }[check.met]
+    part = Text()
+    part.append(f"{glyph} ", style=f"bold {colour}")
+    part.append(f"{check.short if short else check.name} ")
+    part.append(check.actual, style="bold")
+    part.append(f" ({check.required})", style=colours["secondary"])
+    return part
