@@ -139,7 +139,7 @@ class RunsScreen(StoreScreen):
         welcome = self.query_one("#welcome", Static)
         if welcome.display != nothing:
             welcome.display = nothing
-            self.query_one(RunTable).set_class(nothing, "-empty")
+            self.set_class(nothing, "-empty")
         if nothing:
             self._say("#welcome", self._welcome())
 
