@@ -54,7 +54,6 @@ class Augment:
         settings: what to do.
         mean, std: per channel, 0 to 1, of the training split.
         device, dtype: of what comes out; the arithmetic is float32.
-        channels_last: memory layout of what comes out; its shape stays [B, 3, 32, 32].
     """
 
     def __init__(
@@ -65,13 +64,13 @@ class Augment:
         std: tuple[float, float, float],
         device: torch.device,
         dtype: torch.dtype,
-        channels_last: bool = False,
     ) -> None:
         self.settings = settings
-        self.device, self.dtype, self.channels_last = device, dtype, channels_last
+        self.device, self.dtype = device, dtype
         deviation = torch.tensor(std, dtype=torch.float64)
-        self._scale = (1 / (255 * deviation)).float().to(device)
-        self._offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().to(device)
+        offset = -torch.tensor(mean, dtype=torch.float64) / deviation
+        self._scale = (1 / (255 * deviation)).float().view(1, 3, 1, 1).to(device)
+        self._offset = offset.float().view(1, 3, 1, 1).to(device)
         self._luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1)
         self._line = torch.arange(SIDE, device=device)
 
@@ -144,21 +143,14 @@ class Augment:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Only normalise: what evaluation does. Values 0 to 255, [B, 3, H, W]."""
-        if not self.channels_last:
-            values = images.to(torch.float32, copy=True)
-            values.mul_(self._scale.view(1, 3, 1, 1)).add_(self._offset.view(1, 3, 1, 1))
-            return values.to(self.dtype)
-        batch, channels, height, width = images.shape
-        # turned around while they are bytes, then in long rows: far cheaper than float images
-        values = images.permute(0, 2, 3, 1).reshape(batch, -1).to(torch.float32, copy=True)
-        values.mul_(self._scale.repeat(height * width)).add_(self._offset.repeat(height * width))
-        return values.to(self.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        values = images.to(torch.float32, copy=True)
+        return values.mul_(self._scale).add_(self._offset).to(self.dtype)
 
     def _move(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
         if draws.columns is None:
             return images
-        columns = draws.columns[index]
-        rows = self._line if draws.rows is None else draws.rows[index]
+        columns = draws.columns.index_select(0, index)
+        rows = self._line if draws.rows is None else draws.rows.index_select(0, index)
         source = rows.view(-1, SIDE, 1) * SIDE + columns.view(-1, 1, SIDE)
         source = source.view(len(images), 1, SIDE * SIDE).expand(-1, images.shape[1], -1)
         return images.flatten(2).gather(2, source).view_as(images)

@@ -87,7 +87,6 @@ class Training:
             std=self.dataset.std,
             device=self.device,
             dtype=devices.DTYPES[self.precision],
-            channels_last=train.channels_last,
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         devices.choose_precision_per_layer(self.net, self.device, self.precision)
@@ -181,7 +180,7 @@ class Training:
     def _step(self, index: Tensor, draws: Draws) -> None:
         """One optimizer step; nothing in it waits for the device."""
         train = self.config.train
-        images = self.augment(self.images[index], index, draws)
+        images = self.augment(self.images.index_select(0, index), index, draws)
         labels = self.labels[index]
         with self.autocast():
             logits = self.forward(images.contiguous(memory_format=self.layout))

@@ -175,7 +175,7 @@ def _render(
     picture += mask[:, None] * _contrast(random)
     # mostly a crumb, now and then most of the shape
     share = random(0, 1)
-    patch = np.float32(0.08) + np.float32(0.5) * share * share * share
+    patch = np.float32(0.06) + np.float32(0.54) * share * share * share
     a, b = _coordinates(rng, count, patch, spread=0.8)
     hidden = _soften(np.maximum(np.abs(a), np.abs(b)) - 1, np.full_like(size, 8))[:, None]
     picture += hidden * (random(0, 1, 3, 1, 1) - picture)
@@ -193,7 +193,7 @@ def _contrast(random: Callable[..., Field]) -> Field:
     direction = random(-1, 1, 3, 1, 1)
     strongest = np.abs(direction).max(1, keepdims=True) + np.float32(1e-3)
     strength = random(0, 1, 1, 1, 1)
-    difference: Field = direction / strongest * (np.float32(0.1) + np.float32(0.7) * strength)
+    difference: Field = direction / strongest * (np.float32(0.28) + np.float32(0.52) * strength)
     return difference
 
 
