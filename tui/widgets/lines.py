@@ -1,0 +1,90 @@
+"""A widget of prepared lines that repaints only the cells that changed.
+
+Textual repaints whole regions; over SSH a chart or a table of which three cells changed would cost
+kilobytes. Here each new line is compared with the one before, and only the span between the first
+and the last changed cell is refreshed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+
+class Lines(Widget):
+    """Shows lines from the top; what does not fit is cut."""
+
+    DEFAULT_CSS = "Lines { height: auto; }"
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._strips: list[Strip] = []
+
+    def set_lines(self, lines: Sequence[Text | Strip]) -> None:
+        """Show these lines; refresh only what differs."""
+        strips = [line if isinstance(line, Strip) else to_strip(line) for line in lines]
+        old, self._strips = self._strips, strips
+        if len(old) != len(strips):
+            self.refresh(layout=self.styles.is_auto_height)
+            return
+        dirty = [
+            Region(span[0], y, span[1] - span[0], 1)
+            for y, (before, after) in enumerate(zip(old, strips, strict=True))
+            if (span := changed(before, after))
+        ]
+        if dirty:
+            self.refresh(*dirty)
+
+    def get_content_height(self, container: object, viewport: object, width: int) -> int:
+        """As many lines as there are."""
+        return len(self._strips)
+
+    def render_line(self, y: int) -> Strip:
+        """One prepared line on the widget's background."""
+        width, style = self.size.width, self.rich_style
+        strip = self._strips[y] if y < len(self._strips) else Strip.blank(width)
+        return strip.adjust_cell_length(width, style).apply_style(style)
+
+
+_CONSOLE = Console(width=1000, color_system="truecolor", legacy_windows=False)
+
+
+def to_strip(text: Text) -> Strip:
+    """One line of Rich text as a strip."""
+    return Strip([s for s in text.render(_CONSOLE, end="") if not s.control])
+
+
+def from_ansi(lines: str) -> list[Strip]:
+    """Lines with colours by escape sequences, as a plotting library builds them."""
+    return [to_strip(Text.from_ansi(line, no_wrap=True, end="")) for line in lines.split("\n")]
+
+
+def changed(before: Strip, after: Strip) -> tuple[int, int] | None:
+    """First and one past the last cell that differ; ``None`` when all are alike."""
+    if before == after:
+        return None
+    old, new = _cells(before), _cells(after)
+    length = max(len(old), len(new))
+    blank = (" ", None)
+    old += [blank] * (length - len(old))
+    new += [blank] * (length - len(new))
+    differing = [x for x in range(length) if old[x] != new[x]]
+    return (differing[0], differing[-1] + 1) if differing else None
+
+
+def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
+    cells: list[tuple[str, Style | None]] = []
+    for segment in strip:
+        if segment.cell_length == len(segment.text):
+            cells += [(character, segment.style) for character in segment.text]
+            continue
+        for character in segment.text:  # wide characters take two cells
+            cells += [(character, segment.style)] * Segment(character).cell_length
+    return cells
