@@ -82,12 +82,15 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         sources.load_test(str(tmp_path))
 
 
-def test_postscript_is_not_interpreted(tmp_path: Path) -> None:
+def test_postscript_is_not_interpreted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image_folders(tmp_path)
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
     (tmp_path / "test" / "dog" / "program.png").write_bytes(program)
+    interpreted = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *x, **_: interpreted.append(x))
     with pytest.raises(DataError, match=r"program\.png cannot be read"):
         sources.load_test(str(tmp_path))
+    assert not interpreted
 
 
 def bomb(path: Path, width: int, height: int) -> None:
