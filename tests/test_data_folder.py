@@ -157,6 +157,19 @@ def test_no_data_set_is_one_line(
     assert found.message == str(raised.value)
 
 
+def test_a_hostile_path_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    folder = image_folders(tmp_path / "x\x1b[2J\ny")
+    found, data = sources.available(str(folder)), sources.load_test(str(folder))
+    assert found.ready
+    assert found.message == data.source
+    assert data.source.isprintable()
+
+
+def test_a_data_directory_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_TUI_DATA", "~no-such-user-here/data")
+    assert "is not in ~no-such-user-here/data" in sources.available("cifar10").message
+
+
 def test_unreadable_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image_folders(tmp_path)
 

@@ -72,6 +72,7 @@ class TestData:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(clean, self.classes)))
+        object.__setattr__(self, "source", printable(self.source))
         _check_labels(self.test, len(self.classes))
 
     @property
@@ -102,6 +103,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(clean, self.classes)))
+        object.__setattr__(self, "source", printable(self.source))
         if len(self.classes) < 2:
             raise DataError(f"{self.source}: one class only, at least two are needed")
         _check_labels(self.train, len(self.classes))
@@ -140,10 +142,15 @@ class Dataset:
 
 def clean(name: str) -> str:
     """A name that cannot drive a terminal: printable, short, never empty."""
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name.strip())
-    if len(printable) > NAME_LIMIT:
-        printable = printable[: NAME_LIMIT - 1] + "…"
-    return printable or "(no name)"
+    name = printable(name.strip())
+    if len(name) > NAME_LIMIT:
+        name = name[: NAME_LIMIT - 1] + "…"
+    return name or "(no name)"
+
+
+def printable(text: str) -> str:
+    """Text of any length without control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def channel_moments(images: Images) -> tuple[Channels, Channels]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from trainer.data import binary, image_folder, python_layout, synthetic
-from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap
+from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap, printable
 from trainer.errors import DataError
 
 DATA_DIR_VARIABLE = "CIFAR_TUI_DATA"
@@ -103,7 +103,7 @@ class Place:
 def default_data_dir() -> Path:
     """Where downloads go: ``CIFAR_TUI_DATA`` or the user's data directory."""
     given = os.environ.get(DATA_DIR_VARIABLE)
-    return Path(given).expanduser() if given else platformdirs.user_data_path("cifar-tui") / "data"
+    return _home(given) if given else platformdirs.user_data_path("cifar-tui") / "data"
 
 
 def load(source: str, *, data_dir: Path | None = None) -> Dataset:
@@ -158,8 +158,8 @@ def available(source: str, *, data_dir: Path | None = None) -> Availability:
         return Availability(source, False, str(error), kind)
     if missing:
         line = f"{', '.join(missing)} missing in {place.path}: {_remedy(place)}"
-        return Availability(source, False, str(DataError(line)), place.kind, place.path, missing)
-    return Availability(source, True, str(DataError(place.source)), place.kind, place.path)
+        return Availability(source, False, printable(line), place.kind, place.path, missing)
+    return Availability(source, True, printable(place.source), place.kind, place.path)
 
 
 def _remedy(place: Place) -> str:
@@ -172,10 +172,7 @@ def _place(source: str, data_dir: Path | None) -> Place:
     layout = python_layout.LAYOUTS.get(source)
     if layout is not None:
         return _named_place(layout, data_dir or default_data_dir())
-    try:
-        folder = Path(source).expanduser()
-    except RuntimeError:  # ~somebody who does not exist
-        folder = Path(source)
+    folder = _home(source)
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         raise DataError(f"data {source!r} {what}: give cifar10, cifar100, synthetic, or a folder")
@@ -186,6 +183,14 @@ def _place(source: str, data_dir: Path | None) -> Place:
             "cifar-10-batches-py, or train/<class> and test/<class> with images"
         )
     return found
+
+
+def _home(text: str) -> Path:
+    """A path with ``~`` resolved; that of nobody stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _named_place(layout: python_layout.Layout, data_dir: Path) -> Place:
