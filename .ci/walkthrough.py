@@ -34,6 +34,7 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self.screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self.screen)
+        self._ended: int | None = None
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
@@ -62,10 +63,10 @@ class Terminal:
 
     def status(self) -> int | None:
         """The exit status, once the program has ended."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid:
-            self.ended = os.waitstatus_to_exitcode(status)
-        return getattr(self, "ended", None)
+        if self._ended is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self._ended
 
 
 def events(runs: Path) -> list[dict[str, object]]:
