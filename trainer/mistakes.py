@@ -27,6 +27,7 @@ FIELDS = ("index", "actual", "predicted", "p_predicted", "p_actual", "loss", "sp
 
 Indices = NDArray[np.int64]
 Column = NDArray[np.float64]
+NONE: Indices = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)

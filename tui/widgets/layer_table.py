@@ -19,6 +19,7 @@ Sort = Literal["path", "parameters", "macs", "receptive"]
 SORTS: tuple[Sort, ...] = ("path", "parameters", "macs", "receptive")
 PATH_MIN, PATH_MAX = 14, 40
 PADDING = 2
+SCROLLBAR = 1
 BAR = 8
 
 
@@ -115,32 +116,43 @@ def macs_unit(layers: Sequence[LayerRow]) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: key, title, width in cells, and the least width of the table to show it."""
+    """A column: key, title, width in cells; where there is no room the highest rank goes first."""
 
     key: str
     title: str
     width: int
-    from_width: int = 0
+    rank: int = 0
     right: bool = True
 
 
 COLUMNS = (
     Column("path", "path", 0, right=False),
-    Column("type", "type", 13, 100, right=False),
+    Column("type", "type", 13, 3, right=False),
     Column("kernel", "kernel", 6),
     Column("stride", "stride", 6),
-    Column("padding", "padding", 7, 140),
-    Column("dilation", "dilation", 8, 100),
-    Column("groups", "groups", 6, 128),
-    Column("input", "input", 10, 150),
+    Column("padding", "padding", 7, 8),
+    Column("dilation", "dilation", 8, 4),
+    Column("groups", "groups", 6, 6),
+    Column("input", "input", 10, 5),
     Column("output", "output", 10),
     Column("parameters", "parameters", 10),
-    Column("share", "share", 6, 0),
-    Column("bar", "", BAR, 128, right=False),
-    Column("macs", "MACs", 9, 100),
-    Column("jump", "jump", 4, 112),
+    Column("share", "share", 6),
+    Column("bar", "", BAR, 7, right=False),
+    Column("macs", "MACs", 9, 1),
+    Column("jump", "jump", 4, 2),
     Column("receptive", "rec. field", 10),
 )
+
+
+def columns_for(width: int, path: int) -> list[Column]:
+    """The columns that fit beside a path of so many cells."""
+    visible = list(COLUMNS)
+    while path + sum(column.width + PADDING for column in visible) + SCROLLBAR > width:
+        least = max(visible, key=lambda column: column.rank)
+        if not least.rank:
+            break
+        visible.remove(least)
+    return visible
 
 
 class LayerTable(DataTable[Text]):
@@ -169,9 +181,11 @@ class LayerTable(DataTable[Text]):
         """Show these rows; the cursor stays on the layer it was on."""
         before = self.chosen.name if self.chosen else ""
         size = {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit, 1.0)
-        visible = [column for column in COLUMNS if width >= column.from_width]
-        fixed = sum(column.width + PADDING for column in visible) + 2
-        path = max(PATH_MIN, min(PATH_MAX, width - fixed))
+        longest = max((len(row.name) + 2 * row.folded for row in rows), default=0)
+        path = max(PATH_MIN, min(PATH_MAX, longest))
+        visible = columns_for(width, path)
+        room = width - sum(column.width + PADDING for column in visible) - SCROLLBAR
+        path = max(PATH_MIN, min(path, room))
         self.clear(columns=True)
         self._rows = list(rows)
         for column in visible:
@@ -252,7 +266,7 @@ def bar(share: float, width: int) -> str:
 
 
 def formula(layer: LayerRow) -> str:
-    """How the layer's receptive field follows from its input's: r + (k_eff - 1)·jump.
+    """How the layer's receptive field r follows from its input's: r + (k_eff - 1)·jump.
 
     From the row alone: a layer with a window adds (k_eff - 1)·jump to its input's receptive field,
     so that the input's is what is left. Source: Araujo, Norris, Sim, "Computing Receptive Fields
@@ -270,8 +284,8 @@ def formula(layer: LayerRow) -> str:
     if None in parts:
         return f"receptive field {axes(layer.receptive_field)}, jump {axes(layer.jump)}"
     if parts[0] == parts[1]:
-        return f"receptive field {parts[0]}"
-    return f"receptive field: height {parts[0]}; width {parts[1]}"
+        return str(parts[0])
+    return f"height: {parts[0]}; width: {parts[1]}"
 
 
 def _no_window(layer: LayerRow) -> str:

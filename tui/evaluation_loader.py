@@ -1,0 +1,114 @@
+"""Reads evaluations and their images on threads, one wish at a time, and keeps what it read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from textual.screen import Screen
+
+from trainer.errors import UserError
+from trainer.events import PredictionsSaved
+from trainer.mistakes import History
+from trainer.runstate import Follower
+from tui import evaluations
+from tui.evaluations import Evaluation, Histories, Pictures
+
+KEPT = 6
+"""Evaluations kept in memory: stepping back and forth reads no file again."""
+
+
+class EvaluationLoader:
+    """What is wanted, what is there, and why something is not. Lives on the UI thread."""
+
+    def __init__(self, screen: Screen[Any], changed: Callable[[], None]) -> None:
+        self._screen = screen
+        self._changed = changed
+        self._wanted: PredictionsSaved | None = None
+        self._kept: list[Evaluation] = []
+        self._pictures_of = ""
+        self._history_of: Histories | None = None
+        self.evaluation: Evaluation | None = None
+        self.pictures: Pictures | None = None
+        self.problem = ""
+        """Why there is no evaluation."""
+        self.pictures_problem = ""
+        """Why there are no images."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is being read."""
+        return self.evaluation is None and not self.problem
+
+    def forget(self) -> None:
+        """Nothing is wanted."""
+        self._wanted, self.evaluation, self.problem = None, None, ""
+
+    def want(self, run: Follower, saved: PredictionsSaved, source: str) -> None:
+        """Read an evaluation of a run and its images; ``source``: the app's own data."""
+        if saved is self._wanted:
+            return
+        if self.evaluation is not None and self.evaluation.run != run.run.id:
+            self.evaluation = None
+        self._wanted, self.problem = saved, ""
+        known = next((one for one in self._kept if one.saved is saved), None)
+        if known is not None:
+            self._take(known, evaluations.candidates(run.state, source))
+        else:
+            self._screen.run_worker(
+                self._read(run, saved, source),
+                group="predictions",
+                description="read predictions",
+                exclusive=True,
+            )
+
+    async def _read(self, run: Follower, saved: PredictionsSaved, source: str) -> None:
+        names = run.state.started.classes if run.state.started else ()
+        try:
+            found = await asyncio.to_thread(evaluations.read, run.run, saved, names)
+        except UserError as error:
+            if saved is self._wanted:
+                self.evaluation, self.problem = None, str(error)
+                self._changed()
+            return
+        self._kept = [*self._kept[1 - KEPT :], found]
+        if saved is self._wanted:
+            self._take(found, evaluations.candidates(run.state, source))
+
+    def _take(self, found: Evaluation, candidates: tuple[str, ...]) -> None:
+        self.evaluation = found
+        if found.fingerprint != self._pictures_of:
+            self._pictures_of = found.fingerprint
+            self.pictures, self.pictures_problem = None, ""
+            self._screen.run_worker(
+                self._read_pictures(candidates, found.fingerprint, len(found.images)),
+                group="images",
+                description="read test images",
+                exclusive=True,
+            )
+        self._changed()
+
+    async def _read_pictures(
+        self, candidates: tuple[str, ...], fingerprint: str, images: int
+    ) -> None:
+        try:
+            found = await asyncio.to_thread(evaluations.read_pictures, candidates, fingerprint)
+        except UserError as error:
+            if fingerprint == self._pictures_of:
+                self.pictures_problem = str(error)
+                self._changed()
+            return
+        if fingerprint == self._pictures_of:
+            if len(found) == images:
+                self.pictures = found
+            else:
+                self.pictures_problem = f"{len(found)} images, but {images} predictions"
+            self._changed()
+
+    async def history(self, run: Follower, variant: str) -> History:
+        """All evaluations of a run that can be read, one variant."""
+        if self._history_of is None or self._history_of.run != run.run:
+            self._history_of = Histories(run.run)
+        saved = tuple(run.state.predictions)
+        return await asyncio.to_thread(self._history_of.update, saved, variant)

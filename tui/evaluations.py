@@ -1,0 +1,131 @@
+"""What the mistakes screen reads from disk: predictions, their images, their history.
+
+Torch-free. These functions block: they are called on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer import confusion as confusions
+from trainer import mistakes, predictions
+from trainer.confusion import Matrix
+from trainer.errors import DataError, RunError, UserError
+from trainer.events import PredictionsSaved
+from trainer.mistakes import History, Mistakes
+from trainer.rundir import RunDir
+from trainer.runstate import RunState
+
+Pictures = NDArray[np.uint8]
+"""uint8 [N, 3, 32, 32]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """An evaluation of a run, read from its predictions."""
+
+    run: str
+    saved: PredictionsSaved
+    images: Mistakes
+    classes: tuple[str, ...]
+    matrix: Matrix
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images it was made on."""
+        return self.images.source.fingerprint
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the images that are right; ``None`` without images."""
+        return 1 - float(self.images.wrong.mean()) if len(self.images) else None
+
+
+def newest(state: RunState) -> PredictionsSaved | None:
+    """The predictions of the newest evaluation; of several variants of its epoch the plain one."""
+    if not state.predictions:
+        return None
+    last = state.predictions[-1]
+    same = [p for p in state.predictions if p.epoch == last.epoch and p.variant == "plain"]
+    return same[-1] if same else last
+
+
+def read(run: RunDir, saved: PredictionsSaved, names: Sequence[str]) -> Evaluation:
+    """Read an evaluation's predictions.
+
+    Raises:
+        RunError: the file is missing, damaged, or lies outside the run's folder.
+    """
+    found = predictions.load(run.inside(saved.path))
+    if found.split != "test":
+        # figures of other images must not be taken for test figures
+        raise RunError(f"the predictions {saved.path} are of another split than test")
+    images = mistakes.table(found)
+    return Evaluation(
+        run=run.id,
+        saved=saved,
+        images=images,
+        classes=mistakes.class_names(names, images.classes),
+        matrix=confusions.confusion(images.actual, images.predicted, images.classes),
+    )
+
+
+def read_pictures(candidates: Sequence[str], fingerprint: str) -> Pictures:
+    """The test images that predictions were made on, out of the first source that has them.
+
+    Raises:
+        DataError: none has; the reason is the first source's.
+    """
+    from trainer.data import sources
+
+    reasons = []
+    for source in candidates:
+        try:
+            data = sources.load_test(source)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        if data.fingerprint == fingerprint:
+            return data.test.images
+        reasons.append(
+            f"{data.source} has other test images "
+            f"(fingerprint {data.fingerprint[:8]}, the run's is {fingerprint[:8]})"
+        )
+    reason = reasons[0] if reasons else "it does not say which data it used"
+    raise DataError(f"the images of this run are not here: {reason}")
+
+
+def candidates(state: RunState, current: str) -> tuple[str, ...]:
+    """Where a run's images may be: its own source, the set of that name, the app's source."""
+    asked = state.queued.data if state.queued else ""
+    kind = state.started.data_kind if state.started else ""
+    if "synthetic" in (asked, kind):
+        return ("synthetic",)
+    named = kind if kind in ("cifar10", "cifar100") else ""
+    return tuple(dict.fromkeys(source for source in (asked, named, current) if source))
+
+
+class Histories:
+    """The evaluations of a run, one variant; what was read once is kept."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self._read: dict[str, tuple[list[PredictionsSaved], History]] = {}
+
+    def update(self, saved: Sequence[PredictionsSaved], variant: str) -> History:
+        """Read what is new; a file that cannot be read is left out."""
+        wanted = [one for one in saved if one.variant == variant]
+        known, history = self._read.get(variant, ([], History()))
+        if any(a is not b for a, b in zip(known, wanted, strict=False)):
+            known, history = [], History()  # the run was resumed from an earlier step
+        for one in wanted[len(known) :]:
+            with suppress(UserError):
+                history.add(predictions.load(self.run.inside(one.path)))
+            known.append(one)
+        self._read[variant] = known, history
+        return history

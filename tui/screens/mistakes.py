@@ -1,0 +1,389 @@
+"""The test images that a run gets wrong: grid, filter, confusion matrix, any of its evaluations."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal
+from textual.widgets import Input, Static
+
+from trainer import mistakes
+from trainer.errors import UserError
+from trainer.events import PredictionsSaved
+from trainer.mistakes import SORTS, Sort
+from trainer.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
+from trainer.runstate import Follower
+from tui import evaluations, formatting
+from tui.evaluation_loader import EvaluationLoader
+from tui.formatting import clean
+from tui.screens.base import StoreScreen
+from tui.store import Changes
+from tui.widgets.confusion_pane import ConfusionPane
+from tui.widgets.confusion_table import ConfusionTable
+from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
+
+
+class MistakesScreen(StoreScreen):
+    """Images to the left, the confusion matrix to the right or behind ``k``."""
+
+    TAB = "mistakes"
+    CSS_PATH = "mistakes.tcss"
+    BINDINGS = [
+        Binding("slash", "filter", "Filter", id="mistakes.filter", tooltip=f"Show only: {SYNTAX}"),
+        Binding("o", "sort", "Sort", id="mistakes.sort", tooltip="Sort by the next quantity"),
+        Binding("O", "reverse", show=False),
+        Binding(
+            "k", "matrix", "Matrix", id="mistakes.matrix", tooltip="Confusion matrix, or the images"
+        ),
+        Binding(
+            "left_square_bracket",
+            "evaluation(-1)",
+            "Epoch",
+            key_display="[",
+            id="mistakes.epoch",
+            tooltip="The evaluation before, or after",
+        ),
+        Binding(
+            "right_square_bracket",
+            "evaluation(1)",
+            "Epoch",
+            key_display="]",
+            id="mistakes.epoch",
+            tooltip="The evaluation before, or after",
+        ),
+        Binding(
+            "t", "all", "All", id="mistakes.all", show=False, tooltip="All images, or mistakes only"
+        ),
+        Binding(
+            "z", "density", "Size", id="mistakes.size", tooltip="Large images, small ones, a list"
+        ),
+        Binding(
+            "a", "actual", "Actual", id="mistakes.actual", show=False, tooltip="Choose the class"
+        ),
+        Binding(
+            "A",
+            "predicted",
+            "Predicted",
+            id="mistakes.predicted",
+            show=False,
+            tooltip="Choose the class they were taken for",
+        ),
+        Binding(
+            "percent_sign",
+            "percent",
+            "Percent",
+            key_display="%",
+            id="mistakes.percent",
+            show=False,
+            tooltip="Matrix: counts, or percentages of its rows",
+        ),
+        Binding(
+            "y",
+            "copy",
+            "Copy index",
+            id="mistakes.copy",
+            show=False,
+            tooltip="Copy the image's test index to the clipboard",
+        ),
+        Binding("escape", "clear", "Clear", id="mistakes.clear", show=False, tooltip="No filter"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sort: Sort = "confidence"
+        self.reversed = False
+        self.wrong_only = True
+        self.where: Filter = EVERYTHING
+        self.loader = EvaluationLoader(self, self._loaded)
+        self._chosen: PredictionsSaved | None = None
+        self._fault = ""
+
+    def body(self) -> ComposeResult:
+        """Title, what is wrong, filter, grid and matrix."""
+        yield Static("", id="title", markup=False)
+        yield Static("", id="shown", markup=False)
+        yield Static("", id="problem", markup=False)
+        field = Input(placeholder=SYNTAX, id="filter", compact=True)
+        field.cursor_blink = False
+        yield field
+        yield Static("", id="nothing", markup=False)
+        with Horizontal(id="body"):
+            yield MistakeGrid()
+            yield ConfusionPane()
+
+    def on_mount(self) -> None:
+        """The images have the keys."""
+        self.query_one(MistakeGrid).focus()
+
+    # ---- painting ---------------------------------------------------------------------------
+
+    def show(self, changes: Changes) -> None:
+        """Read a new evaluation when there is one; repaint what the run's state touches."""
+        if not self.is_mounted or not (changes.listing or self.store.selected in changes.runs):
+            return
+        run = self.store.current
+        saved = self._wanted(run)
+        if run is None or saved is None:
+            self.loader.forget()
+        else:
+            self.loader.want(run, saved, self.cifar.data)
+        self._show_state()
+
+    def _wanted(self, run: Follower | None) -> PredictionsSaved | None:
+        if run is None:
+            return None
+        if not any(saved is self._chosen for saved in run.state.predictions):
+            self._chosen = None
+        return self._chosen or evaluations.newest(run.state)
+
+    def _loaded(self) -> None:
+        """The loader has something new."""
+        if self.is_mounted:
+            self._apply()
+            self._show_state()
+
+    def _apply(self) -> None:
+        """Choose and order the images again."""
+        found = self.loader.evaluation
+        grid = self.query_one(MistakeGrid)
+        self._fault = ""
+        if found is None:
+            grid.fill(None, mistakes.NONE, None)
+            return
+        try:
+            line = self.query_one("#filter", Input).value
+            self.where = parse_filter(line, found.classes)
+        except UserError as error:
+            self._fault = str(error)
+        chosen = mistakes.select(
+            found.images,
+            sort=self.sort,
+            where=self.where,
+            wrong_only=self.wrong_only,
+            reverse=self.reversed,
+        )
+        grid.fill(found, chosen, self.loader.pictures)
+        self.query_one(ConfusionPane).fill(found)
+
+    def _show_state(self) -> None:
+        """The lines around the images, and whether there is anything to show."""
+        run, found = self.store.current, self.loader.evaluation
+        why = self._why_nothing(run)
+        self.set_class(bool(why), "-nothing")
+        self._say("#nothing", Text(why))
+        self._say("#title", self._title(run))
+        self._say("#shown", self._shown_line())
+        problem = self.loader.pictures_problem if found is not None else ""
+        self._say("#problem", Text(clean(problem, 400)))
+        self.query_one("#problem").display = bool(problem)
+
+    def _why_nothing(self, run: Follower | None) -> str:
+        if run is None:
+            return "No run is chosen: start one with s, or choose one in the list (1)."
+        if not run.state.predictions:
+            if run.status in ("queued", "training", "paused"):
+                return "The first mistakes appear after the run's first evaluation."
+            return "This run has no evaluations: it ended before its first one."
+        if self.loader.problem:
+            step = "; [ and ] go to other evaluations" if len(run.state.predictions) > 1 else ""
+            return clean(self.loader.problem, 300) + step
+        return ""
+
+    def _title(self, run: Follower | None) -> Text:
+        text = Text(no_wrap=True)
+        if run is None or run.state.queued is None:
+            return text
+        colours, found = self.cifar.colours(), self.loader.evaluation
+        text.append(f" {clean(run.state.queued.name, 40)}", style="bold")
+        kind = run.state.started.data_kind if run.state.started else run.state.queued.data
+        label = formatting.data_label(kind)
+        style = colours["secondary"] if label.startswith("CIFAR") else colours["warning"]
+        text.append(f"  {label}", style=style)
+        if found is not None:
+            variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
+            text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
+            if found.saved is evaluations.newest(run.state):
+                text.append(" newest", style=colours["secondary"])
+            wrong = int(found.images.wrong.sum())
+            text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
+            text.append(f", {wrong:,} of {len(found.images):,} test images wrong")
+        elif self.loader.waiting and run.state.predictions:
+            text.append("  reading…", style=colours["secondary"])
+        return text
+
+    def _shown_line(self) -> Text:
+        colours, grid = self.cifar.colours(), self.query_one(MistakeGrid)
+        text = Text(no_wrap=True)
+        if self.loader.evaluation is None:
+            return text
+        if self._fault:
+            return text.append(f" {self._fault}", style=colours["error"])
+        page, pages = grid.pages
+        arrow = "▲" if self.reversed else "▼"
+        text.append(f" {grid.count:,} {'mistakes' if self.wrong_only else 'images'}", style="bold")
+        text.append(f"  sorted by {self.sort}{arrow}")
+        text.append(f"  page {page} of {pages}", style=colours["secondary"])
+        if grid.chosen is not None:
+            text.append(f"  #{grid.chosen}", style=colours["secondary"])
+        if self.where:
+            line = clean(self.where.text(self.loader.evaluation.classes), 60)
+            text.append(f"  only {line}", style=colours["primary"])
+        return text
+
+    def _say(self, where: str, text: Text) -> None:
+        """Update a line only when it says something else: an idle app writes nothing."""
+        widget = self.query_one(where, Static)
+        before = widget.content
+        if not isinstance(before, Text) or before != text or before.spans != text.spans:
+            widget.update(text, layout=where in ("#problem", "#nothing"))
+
+    # ---- messages ---------------------------------------------------------------------------
+
+    def on_mistake_grid_moved(self) -> None:
+        """Another image, another page."""
+        self._say("#shown", self._shown_line())
+
+    def on_mistake_grid_enlarge(self, event: MistakeGrid.Enlarge) -> None:
+        """One image large."""
+        run, found = self.store.current, self.loader.evaluation
+        if run is not None and found is not None:
+            from tui.screens.image import ImageScreen
+
+            self.app.push_screen(ImageScreen(run, self.loader, self.query_one(MistakeGrid)))
+
+    def on_confusion_table_chosen(self, event: ConfusionTable.Chosen) -> None:
+        """Exactly the images of a cell."""
+        self._only(event.actual, event.predicted)
+
+    def _only(self, actual: int, predicted: int) -> None:
+        # the diagonal holds right images only
+        self.wrong_only = actual != predicted
+        self._narrow(((actual,), (predicted,)))
+        self._show_images()
+
+    def _narrow(self, confusion: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        """Filter by one confusion, whatever the line said of classes before."""
+        found = self.loader.evaluation
+        if found is not None:
+            confusions_now = (confusion,) if any(confusion) else ()
+            where = Filter(confusions_now, (), self.where.bounds)
+            self._set_line(where.text(found.classes))
+
+    def _set_line(self, line: str) -> None:
+        field = self.query_one("#filter", Input)
+        if field.value == line:
+            self._loaded()
+        field.value = line
+        field.display = bool(line) or field.has_focus
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter while it is typed."""
+        event.stop()
+        self._loaded()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Back to the images."""
+        event.stop()
+        event.input.display = bool(event.value.strip())
+        self._show_images()
+
+    # ---- keys -------------------------------------------------------------------------------
+
+    def _show_images(self) -> None:
+        self.remove_class("-matrix")
+        self.query_one(MistakeGrid).focus()
+
+    def action_filter(self) -> None:
+        """Type what to show."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_clear(self) -> None:
+        """Show all mistakes again."""
+        self.wrong_only = True
+        self._set_line("")
+        self.query_one("#filter").display = False
+        self._show_images()
+
+    def action_sort(self) -> None:
+        """Sort by the next quantity."""
+        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+        self._loaded()
+
+    def action_reverse(self) -> None:
+        """Turn the order round."""
+        self.reversed = not self.reversed
+        self._loaded()
+
+    def action_all(self) -> None:
+        """All images, or mistakes only."""
+        self.wrong_only = not self.wrong_only
+        self._loaded()
+
+    def action_density(self) -> None:
+        """Large images, small ones, one line each."""
+        grid = self.query_one(MistakeGrid)
+        grid.set_density(DENSITIES[(DENSITIES.index(grid.density) + 1) % len(DENSITIES)])
+
+    def action_percent(self) -> None:
+        """Counts, or percentages."""
+        table = self.query_one(ConfusionTable)
+        table.set_percent(not table.percent)
+
+    def action_matrix(self) -> None:
+        """To the matrix, or back; below 120 columns they take turns."""
+        table = self.query_one(ConfusionTable)
+        if table.has_focus:
+            self._show_images()
+            return
+        self.add_class("-matrix")
+        table.focus()
+
+    def action_evaluation(self, step: int) -> None:
+        """The evaluation before, or after; after the last one the newest is followed."""
+        run = self.store.current
+        if run is None or not run.state.predictions:
+            return
+        listed, now = run.state.predictions, self._wanted(run)
+        at = next((i for i, saved in enumerate(listed) if saved is now), 0)
+        at = max(0, min(at + step, len(listed) - 1))
+        newest = evaluations.newest(run.state)
+        self._chosen = None if listed[at] is newest else listed[at]
+        self.show(Changes(listing=True))
+
+    def action_actual(self) -> None:
+        """Choose the actual class."""
+        self._choose("Actual class", 0)
+
+    def action_predicted(self) -> None:
+        """Choose the predicted class."""
+        self._choose("Predicted class", 1)
+
+    def _choose(self, title: str, side: int) -> None:
+        found = self.loader.evaluation
+        if found is None:
+            return
+        from tui.screens.dialogs import Choice
+
+        def answered(answer: str | None) -> None:
+            if answer is not None:
+                now = self.where.confusions[0] if len(self.where.confusions) == 1 else ((), ())
+                chosen = (int(answer),) if answer != "any" else ()
+                self._narrow((chosen, now[1]) if side == 0 else (now[0], chosen))
+
+        wrong = found.matrix.sum(1 - side) - found.matrix.diagonal()
+        choices = [("", "any", "any class")]
+        choices += [
+            ("", str(i), f"{clean(name, 40)}  {int(wrong[i]):,} mistakes")
+            for i, name in enumerate(found.classes)
+        ]
+        self.app.push_screen(Choice(title, "", choices), answered)
+
+    def action_copy(self) -> None:
+        """Copy the image's index to the terminal's clipboard."""
+        index = self.query_one(MistakeGrid).chosen
+        if index is not None:
+            self.app.copy_to_clipboard(str(index))
+            self.cifar.tell(f"copied {index}")

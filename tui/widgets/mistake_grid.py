@@ -1,0 +1,324 @@
+"""Misclassified images with what they were taken for; only the visible ones are drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding
+from textual.geometry import Region
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from trainer import terminal_image
+from trainer.mistakes import Indices
+from tui.evaluations import Evaluation, Pictures
+from tui.formatting import clean
+from tui.widgets.image_view import color_mode
+from tui.widgets.tile import TILE, Line, Look, Words, below, beside, fit, under_cursor
+
+Density = Literal["large", "small", "list"]
+DENSITIES: tuple[Density, ...] = ("large", "small", "list")
+GAP = 1
+HEIGHTS: dict[Density, int] = {"large": 18, "small": 8, "list": 1}
+"""Lines of a tile: image and captions."""
+CACHED = 400
+
+
+class MistakeGrid(Widget, can_focus=True):
+    """Tiles in pages; the cursor is on one of them."""
+
+    BINDINGS = [
+        Binding(
+            "enter",
+            "enlarge",
+            "Enlarge",
+            key_display="↵",
+            id="mistakes.enlarge",
+            tooltip="One image large: all class probabilities, its history over the epochs",
+        ),
+        Binding("left", "move(-1)", show=False),
+        Binding("right", "move(1)", show=False),
+        Binding("up", "row(-1)", show=False),
+        Binding("down", "row(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown,space", "page(1)", show=False),
+        Binding("home,g", "edge(0)", show=False),
+        Binding("end,G", "edge(-1)", show=False),
+    ]
+    DEFAULT_CSS = "MistakeGrid { width: 1fr; height: 1fr; }"
+
+    class Moved(Message):
+        """The cursor is on another image, or the page has changed."""
+
+    class Enlarge(Message):
+        """Enter on an image."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    def __init__(self) -> None:
+        super().__init__(id="grid")
+        self.density: Density = "large"
+        self.cursor = 0
+        self._evaluation: Evaluation | None = None
+        self._chosen: Indices = np.empty(0, np.int64)
+        self._pictures: Pictures | None = None
+        self._drawn: dict[tuple[int, float], list[Line]] = {}
+        self._page: list[Strip] = []
+        self._page_key: tuple[object, ...] = ()
+
+    # ---- what the screen asks ---------------------------------------------------------------
+
+    def fill(
+        self, evaluation: Evaluation | None, chosen: Indices, pictures: Pictures | None
+    ) -> None:
+        """Show these images, in this order; the cursor stays on its image while it is there."""
+        before = self.chosen
+        if pictures is not self._pictures:
+            self._drawn.clear()
+        self._evaluation, self._chosen, self._pictures = evaluation, chosen, pictures
+        found = np.flatnonzero(chosen == (-1 if before is None else before))
+        self.cursor = int(found[0]) if len(found) else 0
+        self._repaint()
+
+    def set_density(self, density: Density) -> None:
+        """Large or small images, or one line each."""
+        self.density = density
+        self._repaint()
+
+    @property
+    def shown_density(self) -> Density:
+        """As asked for; without images, or in too little room, one line each."""
+        if self._pictures is None or self.size.width < TILE:
+            return "list"
+        if self.density == "large" and self.size.height < HEIGHTS["large"]:
+            return "small"
+        return self.density
+
+    @property
+    def chosen(self) -> int | None:
+        """Index of the image under the cursor."""
+        return int(self._chosen[self.cursor]) if 0 <= self.cursor < len(self._chosen) else None
+
+    @property
+    def count(self) -> int:
+        """How many images there are on all pages."""
+        return len(self._chosen)
+
+    @property
+    def across(self) -> int:
+        """Tiles side by side."""
+        if self.shown_density == "list":
+            return 1
+        return max(1, (self.size.width + GAP) // (TILE + GAP))
+
+    @property
+    def per_page(self) -> int:
+        """Tiles of a page."""
+        height = HEIGHTS[self.shown_density]
+        gap = 0 if self.shown_density == "list" else GAP
+        return self.across * max(1, (self.size.height + gap) // (height + gap))
+
+    @property
+    def pages(self) -> tuple[int, int]:
+        """The page, from 1, and how many there are."""
+        per = self.per_page
+        return self.cursor // per + 1, max(1, -(-len(self._chosen) // per))
+
+    def neighbour(self, step: int) -> int | None:
+        """Move the cursor by so many images; the index of the one it is on then."""
+        self.action_move(step)
+        return self.chosen
+
+    # ---- painting ---------------------------------------------------------------------------
+
+    def _repaint(self) -> None:
+        self._page_key = ()
+        self.refresh()
+        self.post_message(self.Moved())
+
+    def on_resize(self) -> None:
+        """Another number of tiles fits."""
+        self._repaint()
+
+    def on_focus(self) -> None:
+        """The cursor is bright."""
+        self._page_key = ()
+
+    def on_blur(self) -> None:
+        """The cursor is dim."""
+        self._page_key = ()
+
+    def render_line(self, y: int) -> Strip:
+        """A line of the page."""
+        key = (self.cursor, self.size, self.app.theme, self.has_focus, color_mode(self.app))
+        if key != self._page_key:
+            self._page_key = key
+            self._page = self._paint()
+        if y < len(self._page):
+            return self._page[y]
+        return Strip.blank(self.size.width, self.rich_style)
+
+    def _paint(self) -> list[Strip]:
+        if self._evaluation is None:
+            return []
+        look, width = self._look(), self.size.width
+        first = self.cursor // self.per_page * self.per_page
+        shown = range(first, min(first + self.per_page, len(self._chosen)))
+        if self.shown_density == "list":
+            return [
+                Strip(self._list_line(at, look)).adjust_cell_length(width, look.plain)
+                for at in shown
+            ]
+        strips: list[Strip] = []
+        for start in range(first, shown.stop, self.across):
+            tiles = [self._tile(at, look) for at in shown if start <= at < start + self.across]
+            for parts in zip(*tiles, strict=True):
+                line: Line = []
+                for part in parts:
+                    line += [*part, Segment(" " * GAP, look.plain)]
+                strips.append(Strip(line).adjust_cell_length(width, look.plain))
+            strips.append(Strip.blank(width, look.plain))
+        return strips
+
+    def _look(self) -> Look:
+        colours = self.app.theme_variables
+        plain = self.rich_style
+        cursor = "block-cursor-background" if self.has_focus else "block-cursor-blurred-background"
+        return Look(
+            plain=plain,
+            dim=plain + Style(color=colours["secondary"]),
+            actual=plain + Style(color=colours["success"]),
+            predicted=plain + Style(color=colours["error"]),
+            cursor=Style(
+                bgcolor=colours[cursor],
+                color=colours["block-cursor-foreground"] if self.has_focus else None,
+                bold=True,
+            ),
+        )
+
+    def _picture(self, index: int, scale: float) -> list[Line]:
+        """The image as lines; kept, as it is drawn again with every move of the cursor."""
+        key = (index, scale)
+        if key not in self._drawn:
+            if len(self._drawn) >= CACHED:
+                self._drawn.clear()
+            assert self._pictures is not None
+            lines = terminal_image.to_segments(
+                self._pictures[index], color=color_mode(self.app), scale=scale
+            )
+            plain = self.rich_style  # without colours the image is text on the background
+            self._drawn[key] = [[Segment(s.text, s.style or plain) for s in x] for x in lines]
+        return self._drawn[key]
+
+    def _tile(self, at: int, look: Look) -> list[Line]:
+        index = int(self._chosen[at])
+        words = self._words(index)
+        here = at == self.cursor
+        if self.shown_density == "large":
+            return [*self._picture(index, 1), *below(words, look, here=here)]
+        texts = beside(words, look, here=here)
+        picture = self._picture(index, 0.5)
+        return [[*left, *right] for left, right in zip(picture, texts, strict=True)]
+
+    def _list_line(self, at: int, look: Look) -> Line:
+        index = int(self._chosen[at])
+        w = self._words(index)
+        room = max(8, min(24, (self.size.width - 36) // 2))
+        assert self._evaluation is not None
+        loss = float(self._evaluation.images.loss[index])
+        line = [
+            Segment(f" #{index:<6}", look.dim),
+            Segment(fit(w.actual, room), look.actual),
+            Segment(" → " if not w.right else " ✓ ", look.dim),
+            Segment(fit(w.predicted, room), look.plain if w.right else look.predicted),
+            Segment(f" {w.p_predicted:>6}  {w.p_actual:>6}  {loss:>6.3f}", look.plain),
+        ]
+        return under_cursor(line, look) if at == self.cursor else line
+
+    def _words(self, index: int) -> Words:
+        evaluation = self._evaluation
+        assert evaluation is not None
+        images, classes = evaluation.images, evaluation.classes
+        return Words(
+            index=index,
+            actual=clean(classes[int(images.actual[index])]),
+            predicted=clean(classes[int(images.predicted[index])]),
+            p_actual=f"{images.p_actual[index]:.2f}",
+            p_predicted=f"{images.confidence[index]:.2f}",
+            right=bool(images.actual[index] == images.predicted[index]),
+        )
+
+    # ---- keys -------------------------------------------------------------------------------
+
+    def _go(self, to: int) -> None:
+        to = max(0, min(to, len(self._chosen) - 1))
+        if to == self.cursor or not len(self._chosen):
+            return
+        before, self.cursor = self.cursor, to
+        if before // self.per_page == to // self.per_page:
+            # the images stay: only two tiles' captions are written to the terminal
+            self.refresh(self._caption(before), self._caption(to))
+        else:
+            self.refresh()
+        self.post_message(self.Moved())
+
+    def _caption(self, at: int) -> Region:
+        row, column = divmod(at % self.per_page, self.across)
+        if self.shown_density == "list":
+            return Region(0, row, self.size.width, 1)
+        top, left = row * (HEIGHTS[self.shown_density] + GAP), column * (TILE + GAP)
+        if self.shown_density == "large":
+            return Region(left, top + TILE // 2, TILE, 2)
+        return Region(left + TILE // 2, top, TILE // 2, TILE // 4)
+
+    def action_move(self, step: int) -> None:
+        """To a neighbour."""
+        self._go(self.cursor + step)
+
+    def action_row(self, step: int) -> None:
+        """To the tile above or below."""
+        to = self.cursor + step * self.across
+        if 0 <= to < len(self._chosen):
+            self._go(to)
+        elif step > 0 and self.cursor // self.across < (len(self._chosen) - 1) // self.across:
+            self._go(len(self._chosen) - 1)
+
+    def action_page(self, step: int) -> None:
+        """To the next page, at the same place."""
+        self._go(self.cursor + step * self.per_page)
+
+    def action_edge(self, end: int) -> None:
+        """To the first or the last image."""
+        self._go(len(self._chosen) - 1 if end else 0)
+
+    def action_enlarge(self) -> None:
+        """One image large."""
+        if self.chosen is not None:
+            self.post_message(self.Enlarge(self.chosen))
+
+    def on_click(self, event: events.Click) -> None:
+        """A click chooses an image, a second one enlarges it."""
+        density = self.shown_density
+        gap = 0 if density == "list" else GAP
+        row = event.y // (HEIGHTS[density] + gap)
+        column = 0 if density == "list" else event.x // (TILE + GAP)
+        at = self.cursor // self.per_page * self.per_page + row * self.across + column
+        if column < self.across and at < len(self._chosen):
+            if at == self.cursor and event.chain > 1:
+                self.action_enlarge()
+            self._go(at)
+
+    def on_mouse_scroll_down(self) -> None:
+        """The next page."""
+        self.action_page(1)
+
+    def on_mouse_scroll_up(self) -> None:
+        """The page before."""
+        self.action_page(-1)
