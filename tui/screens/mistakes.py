@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -14,7 +16,7 @@ from trainer.events import PredictionsSaved
 from trainer.mistakes import SORTS, Sort
 from trainer.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.runstate import Follower
-from tui import evaluations, formatting
+from tui import evaluations, mistake_lines
 from tui.evaluation_loader import EvaluationLoader
 from tui.formatting import clean
 from tui.screens.base import StoreScreen
@@ -128,6 +130,8 @@ class MistakesScreen(StoreScreen):
             self.loader.forget()
         else:
             self.loader.want(run, saved, self.cifar.data)
+        if self.loader.evaluation is None:
+            self.query_one(MistakeGrid).fill(None, mistakes.NONE, None)
         self._show_state()
 
     def _wanted(self, run: Follower | None) -> PredictionsSaved | None:
@@ -169,67 +173,31 @@ class MistakesScreen(StoreScreen):
     def _show_state(self) -> None:
         """The lines around the images, and whether there is anything to show."""
         run, found = self.store.current, self.loader.evaluation
-        why = self._why_nothing(run)
+        why = mistake_lines.why_nothing(run, self.loader.problem)
         self.set_class(bool(why), "-nothing")
         self._say("#nothing", Text(why))
-        self._say("#title", self._title(run))
-        self._say("#shown", self._shown_line())
+        self._say("#title", mistake_lines.title(run, found, self.cifar.colours()))
+        self._show_page()
         problem = self.loader.pictures_problem if found is not None else ""
         self._say("#problem", Text(clean(problem, 400)))
         self.query_one("#problem").display = bool(problem)
 
-    def _why_nothing(self, run: Follower | None) -> str:
-        if run is None:
-            return "No run is chosen: start one with s, or choose one in the list (1)."
-        if not run.state.predictions:
-            if run.status in ("queued", "training", "paused"):
-                return "The first mistakes appear after the run's first evaluation."
-            return "This run has no evaluations: it ended before its first one."
-        if self.loader.problem:
-            step = "; [ and ] go to other evaluations" if len(run.state.predictions) > 1 else ""
-            return clean(self.loader.problem, 300) + step
-        return ""
-
-    def _title(self, run: Follower | None) -> Text:
-        text = Text(no_wrap=True)
-        if run is None or run.state.queued is None:
-            return text
-        colours, found = self.cifar.colours(), self.loader.evaluation
-        text.append(f" {clean(run.state.queued.name, 40)}", style="bold")
-        kind = run.state.started.data_kind if run.state.started else run.state.queued.data
-        label = formatting.data_label(kind)
-        style = colours["secondary"] if label.startswith("CIFAR") else colours["warning"]
-        text.append(f"  {label}", style=style)
-        if found is not None:
-            variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
-            text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
-            if found.saved is evaluations.newest(run.state):
-                text.append(" newest", style=colours["secondary"])
-            wrong = int(found.images.wrong.sum())
-            text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
-            text.append(f", {wrong:,} of {len(found.images):,} test images wrong")
-        elif self.loader.waiting and run.state.predictions:
-            text.append("  reading…", style=colours["secondary"])
-        return text
-
-    def _shown_line(self) -> Text:
-        colours, grid = self.cifar.colours(), self.query_one(MistakeGrid)
-        text = Text(no_wrap=True)
-        if self.loader.evaluation is None:
-            return text
-        if self._fault:
-            return text.append(f" {self._fault}", style=colours["error"])
-        page, pages = grid.pages
-        arrow = "▲" if self.reversed else "▼"
-        text.append(f" {grid.count:,} {'mistakes' if self.wrong_only else 'images'}", style="bold")
-        text.append(f"  sorted by {self.sort}{arrow}")
-        text.append(f"  page {page} of {pages}", style=colours["secondary"])
-        if grid.chosen is not None:
-            text.append(f"  #{grid.chosen}", style=colours["secondary"])
-        if self.where:
-            line = clean(self.where.text(self.loader.evaluation.classes), 60)
-            text.append(f"  only {line}", style=colours["primary"])
-        return text
+    def _show_page(self) -> None:
+        found, colours = self.loader.evaluation, self.cifar.colours()
+        if found is None:
+            line = Text("")
+        elif self._fault:
+            line = Text(f" {self._fault}", style=colours["error"])
+        else:
+            line = mistake_lines.page(
+                self.query_one(MistakeGrid),
+                colours,
+                sort=self.sort,
+                turned=self.reversed,
+                wrong_only=self.wrong_only,
+                where=self.where.text(found.classes),
+            )
+        self._say("#shown", line)
 
     def _say(self, where: str, text: Text) -> None:
         """Update a line only when it says something else: an idle app writes nothing."""
@@ -242,7 +210,7 @@ class MistakesScreen(StoreScreen):
 
     def on_mistake_grid_moved(self) -> None:
         """Another image, another page."""
-        self._say("#shown", self._shown_line())
+        self._show_page()
 
     def on_mistake_grid_enlarge(self, event: MistakeGrid.Enlarge) -> None:
         """One image large."""
@@ -259,15 +227,12 @@ class MistakesScreen(StoreScreen):
     def _only(self, actual: int, predicted: int) -> None:
         # the diagonal holds right images only
         self.wrong_only = actual != predicted
-        self._narrow(((actual,), (predicted,)))
+        self._show_only(Filter((((actual,), (predicted,)),)))
         self._show_images()
 
-    def _narrow(self, confusion: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-        """Filter by one confusion, whatever the line said of classes before."""
+    def _show_only(self, where: Filter) -> None:
         found = self.loader.evaluation
         if found is not None:
-            confusions_now = (confusion,) if any(confusion) else ()
-            where = Filter(confusions_now, (), self.where.bounds)
             self._set_line(where.text(found.classes))
 
     def _set_line(self, line: str) -> None:
@@ -275,7 +240,6 @@ class MistakesScreen(StoreScreen):
         if field.value == line:
             self._loaded()
         field.value = line
-        field.display = bool(line) or field.has_focus
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
@@ -285,7 +249,7 @@ class MistakesScreen(StoreScreen):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Back to the images."""
         event.stop()
-        event.input.display = bool(event.value.strip())
+        event.input.display = False
         self._show_images()
 
     # ---- keys -------------------------------------------------------------------------------
@@ -371,7 +335,8 @@ class MistakesScreen(StoreScreen):
             if answer is not None:
                 now = self.where.confusions[0] if len(self.where.confusions) == 1 else ((), ())
                 chosen = (int(answer),) if answer != "any" else ()
-                self._narrow((chosen, now[1]) if side == 0 else (now[0], chosen))
+                pair = (chosen, now[1]) if side == 0 else (now[0], chosen)
+                self._show_only(replace(self.where, confusions=(pair,) if any(pair) else ()))
 
         wrong = found.matrix.sum(1 - side) - found.matrix.diagonal()
         choices = [("", "any", "any class")]

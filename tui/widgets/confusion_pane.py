@@ -26,7 +26,9 @@ class ConfusionPane(Vertical):
     """Everything about classes; what is chosen in it comes as ``ConfusionTable.Chosen``."""
 
     DEFAULT_CSS = """
-    ConfusionPane ConfusionTable { max-height: 60%; }
+    ConfusionPane #matrix { height: auto; max-height: 60%; }
+    ConfusionPane #confused { height: auto; }
+    ConfusionPane ConfusionTable { max-height: 100%; }
     ConfusionPane #cell, ConfusionPane #pairs-title {
         height: 1; color: $secondary; text-wrap: nowrap; text-overflow: ellipsis;
     }
@@ -45,17 +47,19 @@ class ConfusionPane(Vertical):
 
     def compose(self) -> ComposeResult:
         """Matrix, its cell in words, pairs, classes."""
-        yield ConfusionTable()
-        yield Static("", id="cell", markup=False)
-        yield Static("most confused", id="pairs-title", markup=False)
-        yield OptionList(id="pairs", compact=True)
+        with Vertical(id="matrix"):
+            yield ConfusionTable()
+            yield Static("", id="cell", markup=False)
+        with Vertical(id="confused"):
+            yield Static("most confused", id="pairs-title", markup=False)
+            yield OptionList(id="pairs", compact=True)
         with VerticalScroll(id="figures"):
             yield Static("", id="classes", markup=False)
 
     def fill(self, found: Evaluation) -> None:
         """Show an evaluation's classes; nothing is painted when it is the same one."""
         self._evaluation = found
-        width = min(60, self.size.width - 3)
+        width = self.query_one("#confused").size.width - 1
         key = (found, self.app.theme, width)
         if key == self._shown:
             return

@@ -130,7 +130,7 @@ def history(moments: Sequence[Moment], colours: dict[str, str], width: int) -> T
     text.append(f", epochs {first} to {last}\n" if len(shown) > 1 else f", epoch {first}\n")
     text.append("right     ", style=colours["secondary"])
     for moment in shown:
-        glyph, colour = ("■", "success") if moment.right else ("·", "error")
+        glyph, colour = ("■", "success") if moment.right else ("✗", "error")
         text.append(glyph, style=colours[colour])
     text.append("\np(actual) ", style=colours["secondary"])
     text.append(

@@ -24,6 +24,8 @@ from tui.widgets.tile import TILE, Line, Look, Words, below, beside, fit, under_
 Density = Literal["large", "small", "list"]
 DENSITIES: tuple[Density, ...] = ("large", "small", "list")
 GAP = 1
+HEADING = 1
+"""Lines above a list."""
 HEIGHTS: dict[Density, int] = {"large": 18, "small": 8, "list": 1}
 """Lines of a tile: image and captions."""
 CACHED = 400
@@ -122,8 +124,9 @@ class MistakeGrid(Widget, can_focus=True):
     def per_page(self) -> int:
         """Tiles of a page."""
         height = HEIGHTS[self.shown_density]
-        gap = 0 if self.shown_density == "list" else GAP
-        return self.across * max(1, (self.size.height + gap) // (height + gap))
+        if self.shown_density == "list":
+            return max(1, self.size.height - HEADING)
+        return self.across * max(1, (self.size.height + GAP) // (height + GAP))
 
     @property
     def pages(self) -> tuple[int, int]:
@@ -172,10 +175,8 @@ class MistakeGrid(Widget, can_focus=True):
         first = self.cursor // self.per_page * self.per_page
         shown = range(first, min(first + self.per_page, len(self._chosen)))
         if self.shown_density == "list":
-            return [
-                Strip(self._list_line(at, look)).adjust_cell_length(width, look.plain)
-                for at in shown
-            ]
+            lines = [self._heading(look), *(self._list_line(at, look) for at in shown)]
+            return [Strip(line).adjust_cell_length(width, look.plain) for line in lines]
         strips: list[Strip] = []
         for start in range(first, shown.stop, self.across):
             tiles = [self._tile(at, look) for at in shown if start <= at < start + self.across]
@@ -227,10 +228,18 @@ class MistakeGrid(Widget, can_focus=True):
         picture = self._picture(index, 0.5)
         return [[*left, *right] for left, right in zip(picture, texts, strict=True)]
 
+    @property
+    def _name_width(self) -> int:
+        return max(8, min(20, (self.size.width - 43) // 2))
+
+    def _heading(self, look: Look) -> Line:
+        room = self._name_width
+        names = f" {'index':<7}{'actual':<{room}}   {'predicted':<{room}}"
+        return [Segment(f"{names} {'p(predicted)':>12} {'p(actual)':>9} {'loss':>7} ", look.dim)]
+
     def _list_line(self, at: int, look: Look) -> Line:
         index = int(self._chosen[at])
-        w = self._words(index)
-        room = max(8, min(24, (self.size.width - 36) // 2))
+        w, room = self._words(index), self._name_width
         assert self._evaluation is not None
         loss = float(self._evaluation.images.loss[index])
         line = [
@@ -238,7 +247,7 @@ class MistakeGrid(Widget, can_focus=True):
             Segment(fit(w.actual, room), look.actual),
             Segment(" → " if not w.right else " ✓ ", look.dim),
             Segment(fit(w.predicted, room), look.plain if w.right else look.predicted),
-            Segment(f" {w.p_predicted:>6}  {w.p_actual:>6}  {loss:>6.3f}", look.plain),
+            Segment(f" {w.p_predicted:>12} {w.p_actual:>9} {loss:>7.3f} ", look.plain),
         ]
         return under_cursor(line, look) if at == self.cursor else line
 
@@ -272,7 +281,7 @@ class MistakeGrid(Widget, can_focus=True):
     def _caption(self, at: int) -> Region:
         row, column = divmod(at % self.per_page, self.across)
         if self.shown_density == "list":
-            return Region(0, row, self.size.width, 1)
+            return Region(0, row + HEADING, self.size.width, 1)
         top, left = row * (HEIGHTS[self.shown_density] + GAP), column * (TILE + GAP)
         if self.shown_density == "large":
             return Region(left, top + TILE // 2, TILE, 2)
@@ -306,11 +315,11 @@ class MistakeGrid(Widget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """A click chooses an image, a second one enlarges it."""
         density = self.shown_density
-        gap = 0 if density == "list" else GAP
-        row = event.y // (HEIGHTS[density] + gap)
-        column = 0 if density == "list" else event.x // (TILE + GAP)
+        listed = density == "list"
+        row = event.y - HEADING if listed else event.y // (HEIGHTS[density] + GAP)
+        column = 0 if listed else event.x // (TILE + GAP)
         at = self.cursor // self.per_page * self.per_page + row * self.across + column
-        if column < self.across and at < len(self._chosen):
+        if row >= 0 and column < self.across and at < len(self._chosen):
             if at == self.cursor and event.chain > 1:
                 self.action_enlarge()
             self._go(at)

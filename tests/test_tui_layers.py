@@ -1,0 +1,392 @@
+"""The layers screen through its keys, and the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from tests.tui_helpers import append, fake_worker, held, make_run
+from trainer import events
+from trainer.config import LimitSettings
+from trainer.events import LayerRow, ModelDescribed
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.layers import LayersScreen
+from tui.widgets import layer_table
+from tui.widgets.layer_table import LayerTable, block_of, formula, rows_of
+from tui.widgets.limits_panel import LimitsPanel, checks
+
+SIZES = [(160, 50), (120, 40), (80, 24)]
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+
+
+def layer(path: str, **changes: object) -> LayerRow:
+    fields: dict[str, object] = {
+        "type": "Conv2d",
+        "input_shape": (3, 32, 32),
+        "output_shape": (16, 32, 32),
+        "parameters": 432,
+        "share": 0.25,
+        "macs": 442_368,
+        "kernel": (3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+        "groups": 1,
+        "jump": (1, 1),
+        "receptive_field": (3, 3),
+        **changes,
+    }
+    return LayerRow(path=path, **fields)  # type: ignore[arg-type]
+
+
+def plain(path: str, **changes: object) -> LayerRow:
+    """A layer without a window."""
+    nothing = dict.fromkeys(("kernel", "stride", "padding", "dilation", "groups"))
+    return layer(path, **{"type": "ReLU", "parameters": 0, "share": 0.0, **nothing, **changes})
+
+
+NET = (
+    layer("c1.0.conv"),
+    plain("c1.0.act", macs=0),
+    layer(
+        "c2.0.conv",
+        stride=(2, 2),
+        jump=(2, 2),
+        receptive_field=(5, 5),
+        parameters=864,
+        share=0.5,
+    ),
+    layer("c2.1.conv", dilation=(2, 2), jump=(2, 2), receptive_field=(13, 13)),
+    plain("[red]x[/]\x1b[31m", type="Mystery", receptive_field=None, jump=None, reason="an if"),
+)
+
+
+def make_app(runs_dir: Path) -> CifarApp:
+    return CifarApp(
+        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+async def open_layers(pilot: Pilot[None], app: CifarApp) -> LayersScreen:
+    await until(pilot, lambda: not app.store.loading and isinstance(app.screen, object))
+    await pilot.press("3")
+    await until(pilot, lambda: isinstance(app.screen, LayersScreen))
+    await pilot.pause(0.1)
+    screen = app.screen
+    assert isinstance(screen, LayersScreen)
+    return screen
+
+
+def text(screen: LayersScreen, where: str) -> str:
+    return str(screen.query_one(where, Static).render())
+
+
+def column(screen: LayersScreen, key: str) -> list[str]:
+    return [cell.plain for cell in screen.query_one(LayerTable).get_column(key)]
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (NET[0], "r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1"),  # noqa: RUF001
+        (NET[2], "r = 3 + (3 − 1)·1 = 5, jump = 1·2 = 2"),  # noqa: RUF001
+        (
+            NET[3],
+            "k_eff = 2·(3 − 1) + 1 = 5, r = 5 + (5 − 1)·2 = 13, "  # noqa: RUF001
+            "jump = 2·1 = 2",
+        ),
+        (NET[1], "receptive field 3: as its input, it looks at one position at a time"),
+        (NET[4], "receptive field unknown: an if"),
+        (plain("a.add", type="add"), "receptive field 3: the largest of its inputs"),
+        (
+            layer("tall", kernel=(3, 1), receptive_field=(3, 1)),
+            "height: r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1; "  # noqa: RUF001
+            "width: r = 1 + (1 − 1)·1 = 1, jump = 1·1 = 1",  # noqa: RUF001
+        ),
+        # what the row does not tell is not made up
+        (layer("up", stride=(2, 2), jump=(1, 1)), "receptive field 3, jump 1"),
+        (layer("odd", receptive_field=(2, 2)), "receptive field 2, jump 1"),
+    ],
+)
+def test_formulas(row: LayerRow, words: str) -> None:
+    assert formula(row) == words
+
+
+@pytest.mark.parametrize(
+    ("path", "block"),
+    [
+        ("c1.0.conv", "c1.0"),
+        ("stages.0.1.conv1.norm", "stages.0.1"),
+        ("c4.depthwise", "c4"),
+        ("features.3", "features"),
+        ("fc", "fc"),
+        ("0", "0"),
+        ("", ""),
+    ],
+)
+def test_blocks(path: str, block: str) -> None:
+    assert block_of(path) == block
+
+
+def test_folded_rows_add_up() -> None:
+    rows = rows_of(NET, open_blocks=frozenset())
+    assert [(row.name, len(row.layers)) for row in rows[:3]] == [
+        ("c1.0", 2),
+        ("c2.0.conv", 1),
+        ("c2.1.conv", 1),
+    ]
+    assert rows[0].parameters == 432
+    assert rows[0].macs == 442_368
+    assert sum(row.parameters for row in rows) == sum(one.parameters for one in NET)
+    assert len(rows_of(NET, open_blocks=frozenset({"c1.0"}))) == len(NET)
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"), [("parameters", "c2.0.conv"), ("receptive", "c2.1.conv")]
+)
+def test_sorted_rows(sort: layer_table.Sort, first: str) -> None:
+    rows = rows_of(NET, open_blocks=None, sort=sort)
+    assert rows[0].name == first
+    assert len(rows) == len(NET)
+
+
+def test_unknown_macs_make_the_sum_unknown() -> None:
+    rows = rows_of([layer("a.0.x"), layer("a.0.y", macs=None)], open_blocks=frozenset())
+    assert rows[0].macs is None
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 120, 160, 250])
+def test_columns_fit_their_table(width: int) -> None:
+    shown = layer_table.columns_for(width, 14)
+    used = 14 + sum(one.width + layer_table.PADDING for one in shown) + layer_table.SCROLLBAR
+    assert used <= max(width, 80)
+    keys = [one.key for one in shown]
+    assert {"path", "output", "parameters", "receptive"} <= set(keys)
+    assert width < 160 or keys == [one.key for one in layer_table.COLUMNS]
+
+
+def test_bars() -> None:
+    assert layer_table.bar(1, 4) == "████"
+    assert layer_table.bar(0.5, 4) == "██"
+    assert layer_table.bar(1e-9, 4) == "▏"
+    assert layer_table.bar(0, 4) == ""
+
+
+def described(**changes: object) -> ModelDescribed:
+    fields: dict[str, object] = {
+        "layers": NET,
+        "parameters": 99_999,
+        "trainable_parameters": 99_999,
+        "macs": 1,
+        "receptive_field": (53, 53),
+        "depthwise_separable": 2,
+        "dilated": 1,
+        "global_average_pooling": True,
+        "fc_after_pooling": False,
+        **changes,
+    }
+    return ModelDescribed(**fields)  # type: ignore[arg-type]
+
+
+LATE = LimitSettings(
+    max_parameters=100_000,
+    min_receptive_field=52,
+    depthwise_separable=2,
+    dilated=1,
+    global_average_pooling=True,
+    no_fc_after_pooling=True,
+    target_accuracy=0.87,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "best", "broken"),
+    [
+        ({}, 0.87, {}),
+        ({}, 0.8699, {"best test accuracy": False}),
+        ({}, None, {"best test accuracy": None}),
+        ({"parameters": 100_000}, 0.9, {"parameters": False}),
+        ({"receptive_field": (52, 99)}, 0.9, {"receptive field": False}),
+        ({"receptive_field": None}, 0.9, {"receptive field": None}),
+        ({"depthwise_separable": 1}, 0.9, {"depthwise separable": False}),
+        ({"dilated": 0}, 0.9, {"dilated": False}),
+        ({"global_average_pooling": False}, 0.9, {"global average pooling": False}),
+        ({"fc_after_pooling": True}, 0.9, {"FC after pooling": False}),
+    ],
+)
+def test_each_limit_can_be_broken(
+    changes: dict[str, object], best: float | None, broken: dict[str, bool | None]
+) -> None:
+    found = checks(LATE, described(**changes), best)
+    assert len(found) == 7
+    assert {check.name: check.met for check in found if check.met is not True} == broken
+
+
+def test_what_is_not_limited_is_not_checked() -> None:
+    assert checks(LimitSettings(), described(), 0.5) == []
+
+
+# ---- the screen -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_table(tmp_path: Path, size: tuple[int, int]) -> None:
+    make_run(tmp_path / "runs", preset="dws-late", layers=NET, parameters=98_442)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_layers(pilot, app)
+        assert column(screen, "path")[:3] == ["c1.0.conv", "c1.0.act", "c2.0.conv"]
+        assert column(screen, "receptive") == ["3", "3", "5", "13", "unknown"]
+        assert column(screen, "parameters")[2] == "864"
+        hostile = column(screen, "path")[4]
+        assert hostile == "[red]x[/][31m", "names are shown as they are, without control characters"
+        table = screen.query_one(LayerTable)
+        assert table.virtual_size.width <= size[0], "no sideways scrolling"
+        if size[0] >= 120:
+            titles = [str(one.label) for one in table.columns.values()]
+            assert any(title.startswith("MACs (k)") for title in titles)
+            assert column(screen, "macs")[0] == "442.368"
+        assert "98,442 parameters" in text(screen, "#totals")
+        assert "receptive field 55" in text(screen, "#totals")
+        limits = text(screen, "#limits")
+        assert "✓" in limits
+        assert "98,442" in limits
+        assert "(< 100,000)" in limits
+        assert "✗" in limits, "86 % is less than 87 %"
+        await pilot.press("down", "down", "down")
+        assert "c2.1.conv" in text(screen, "#formula")
+        assert "r = 5 + (5 − 1)·2 = 13" in text(screen, "#formula")  # noqa: RUF001
+        await pilot.press("end")
+        assert "unknown: an if" in text(screen, "#formula")
+
+
+async def test_sort_and_fold(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", layers=NET)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await open_layers(pilot, app)
+        await pilot.press("down")
+        await pilot.press("o")
+        assert column(screen, "path")[0] == "c2.0.conv"
+        assert "sorted by parameters" in text(screen, "#title")
+        chosen = screen.query_one(LayerTable).chosen
+        assert chosen is not None
+        assert chosen.name == "c1.0.act", "the cursor stays on its layer"
+        await pilot.press("o", "o", "o")
+        assert column(screen, "path")[0] == "c1.0.conv"
+        await pilot.press("f")
+        assert column(screen, "path")[0] == "▸ c1.0"
+        assert column(screen, "type")[0] == "2 layers"
+        chosen = screen.query_one(LayerTable).chosen
+        assert chosen is not None
+        assert chosen.name == "c1.0", "the cursor is on the layer's block"
+        await pilot.press("enter")
+        assert column(screen, "path")[:2] == ["c1.0.conv", "c1.0.act"]
+        await pilot.press("enter")
+        assert column(screen, "path")[0] == "▸ c1.0"
+        await pilot.press("f")
+        assert len(column(screen, "path")) == len(NET)
+
+
+async def test_nothing_to_show_is_said(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await open_layers(pilot, app)
+        assert "No run is chosen" in text(screen, "#nothing")
+        assert not screen.query_one(LayerTable).display
+
+
+async def test_a_queued_run_gets_its_layers_when_it_starts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", done=0, end=None)
+    with held(run):
+        app = make_app(tmp_path / "runs")
+        async with app.run_test(size=(120, 40)) as pilot:
+            screen = await open_layers(pilot, app)
+            assert "when the run starts" in text(screen, "#nothing")
+            append(run, described())
+            await until(pilot, lambda: screen.query_one(LayerTable).row_count == len(NET))
+            assert screen.query_one(LayerTable).display
+            assert not screen.query_one("#nothing").display
+
+
+async def test_a_run_that_failed_early_and_one_without_layers(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", done=0, end="failed", error="no data")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await open_layers(pilot, app)
+        assert "ended before its net was looked at" in text(screen, "#nothing")
+        append(app.store.current.run, described(layers=()))  # type: ignore[union-attr]
+        await until(pilot, lambda: "no layers" in text(screen, "#nothing"))
+
+
+async def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", preset="dws-late", done=0, end=None)
+    lines = run.log.read_bytes().replace(b"[limits]", b"[limits")
+    run.log.write_bytes(lines)
+    append(run, described())
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await open_layers(pilot, app)
+        await until(pilot, lambda: screen.query_one(LayerTable).row_count)
+        assert "cannot be read" in text(screen, "#limits")
+
+
+async def test_a_better_accuracy_turns_the_cross_into_a_tick(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", preset="dws-late", end=None, best=0.8)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=(160, 50)) as pilot:
+            screen = await open_layers(pilot, app)
+            assert "✗ best test accuracy 80.00 %" in text(screen, "#limits")
+            append(
+                run,
+                events.EvalEnded(
+                    epoch=6,
+                    step=48,
+                    split="test",
+                    variant="plain",
+                    loss=0.4,
+                    accuracy=0.875,
+                    correct=175,
+                    images=200,
+                    per_class=(),
+                    confusion=(),
+                    seconds=1,
+                ),
+            )
+            await until(pilot, lambda: "✓ best test accuracy 87.50 %" in text(screen, "#limits"))
+
+
+async def test_idle_it_paints_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs", layers=NET)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await open_layers(pilot, app)
+        painted: list[str] = []
+        monkeypatch.setattr(LayerTable, "fill", lambda *_, **__: painted.append("table"))
+        monkeypatch.setattr(LimitsPanel, "update", lambda *_, **__: painted.append("limits"))
+        app.repaint()
+        await pilot.pause(0.1)
+        assert painted == []
+        assert screen.query_one(LayerTable).display

@@ -1,0 +1,71 @@
+"""The lines around the images of the mistakes screen."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from trainer.mistakes import Sort
+from trainer.runstate import Follower
+from tui import evaluations, formatting
+from tui.evaluations import Evaluation
+from tui.formatting import clean
+from tui.widgets.mistake_grid import MistakeGrid
+
+
+def why_nothing(run: Follower | None, problem: str) -> str:
+    """Why there are no mistakes to see; empty when there are, or when they are being read."""
+    if run is None:
+        return "No run is chosen: start one with s, or choose one in the list (1)."
+    if not run.state.predictions:
+        if run.status in ("queued", "training", "paused"):
+            return "The first mistakes appear after the run's first evaluation."
+        return "This run has no evaluations: it ended before its first one."
+    if problem:
+        others = "; [ and ] go to other evaluations" if len(run.state.predictions) > 1 else ""
+        return clean(problem, 300) + others
+    return ""
+
+
+def title(run: Follower | None, found: Evaluation | None, colours: dict[str, str]) -> Text:
+    """Run, data, epoch, accuracy with its split."""
+    text = Text(no_wrap=True)
+    if run is None or run.state.queued is None:
+        return text
+    text.append(f" {clean(run.state.queued.name, 30)}", style="bold")
+    kind = run.state.started.data_kind if run.state.started else run.state.queued.data
+    label = formatting.data_label(kind)
+    real = label.startswith("CIFAR")
+    text.append(f"  {label}", style=colours["secondary" if real else "warning"])
+    if found is not None:
+        variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
+        text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
+        if found.saved is evaluations.newest(run.state):
+            text.append(" newest", style=colours["secondary"])
+        wrong = int(found.images.wrong.sum())
+        text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
+        text.append(f", {wrong:,} of {len(found.images):,} wrong")
+    elif run.state.predictions:
+        text.append("  reading…", style=colours["secondary"])
+    return text
+
+
+def page(
+    grid: MistakeGrid,
+    colours: dict[str, str],
+    *,
+    sort: Sort,
+    turned: bool,
+    wrong_only: bool,
+    where: str,
+) -> Text:
+    """How many images, in which order, which page, what is filtered."""
+    text = Text(no_wrap=True)
+    at, pages = grid.pages
+    text.append(f" {grid.count:,} {'mistakes' if wrong_only else 'images'}", style="bold")
+    text.append(f"  sorted by {sort}{'▲' if turned else '▼'}")
+    text.append(f"  page {at:,} of {pages:,}", style=colours["secondary"])
+    if grid.chosen is not None:
+        text.append(f"  #{grid.chosen}", style=colours["secondary"])
+    if where:
+        text.append(f"  only {clean(where, 60)}", style=colours["primary"])
+    return text
