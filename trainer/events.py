@@ -29,7 +29,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
-    """The run's folder exists; it waits for its turn. First event of every run."""
+    """The run waits for its turn: first event of every run, and again when it is resumed."""
 
     name: str
     preset: str

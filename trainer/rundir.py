@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,13 @@ class RunDir:
         if not inside:
             raise RunError(f"run {self.id}: the log names a file outside the run's folder")
         return target
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began; whatever else lies in it stays."""
+        with suppress(OSError):
+            for name in ("events.jsonl", "config.toml", "control", ".reserve", "lock"):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def is_locked(self) -> bool:
         """Whether a living process trains this run or keeps it queued."""

@@ -92,6 +92,10 @@ class RunState:
     run: str = ""
     queued: events.RunQueued | None = None
     queued_at: float = 0.0
+    asked_at: float = 0.0
+    """When it was queued last: later than ``queued_at`` in a resumed run."""
+    waiting: bool = True
+    """Whether no attempt has begun since it was queued last."""
     started: events.RunStarted | None = None
     started_at: float = 0.0
     described: events.ModelDescribed | None = None
@@ -125,6 +129,7 @@ class RunState:
         self.missing += envelope.seq - self.seq - 1
         self.seq = envelope.seq
         self.run = self.run or envelope.run
+        self.waiting = self.waiting and envelope.attempt == self.attempt
         self.attempt = envelope.attempt
         self.elapsed = self._base + envelope.elapsed
         self.revision += 1
@@ -150,7 +155,7 @@ class RunState:
             return "crashed"
         if self.paused:
             return "paused"
-        return "training" if self.attempt > 0 else "queued"
+        return "queued" if self.waiting else "training"
 
     def latest_eval(self, variant: events.Variant = "plain") -> events.EvalEnded | None:
         """The newest evaluation of a variant."""
@@ -180,7 +185,11 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
-    state.queued, state.queued_at = event, envelope.time
+    state.queued, state.asked_at, state.waiting = event, envelope.time, True
+    state.queued_at = state.queued_at or envelope.time
+    if state.attempt:  # resumed: what is known of the earlier attempts stays
+        state.ended, state.progress, state.paused = None, None, False
+        _go_on_from(state, envelope)
 
 
 def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> None:
@@ -197,11 +206,16 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     state.epochs = [row for row in state.epochs if row.step <= step]
     state.evals = [e for e in state.evals if e.step <= step]
     state.predictions = [p for p in state.predictions if p.step <= step]
+    _go_on_from(state, envelope)
+    _find_best(state)
+    state.points += 1
+
+
+def _go_on_from(state: RunState, envelope: Envelope) -> None:
+    """Let the time of training go on where the curves end."""
     last = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
     state._base = max(last, default=0.0) - envelope.elapsed
     state.elapsed = state._base + envelope.elapsed
-    _find_best(state)
-    state.points += 1
 
 
 def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed) -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainer import config as settings
-from trainer import control as controls
 from trainer import events
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.errors import ConfigError, DataError, RunError, UserError
+from trainer.errors import ConfigError, DataError, UserError
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
+from trainer.submit import read_config
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -108,7 +108,7 @@ def _prepare(
     from trainer.data import sources
     from trainer.engine import Training
 
-    config = _read_config(run)
+    config = read_config(run)
     device = devices.resolve(config.train.device)
     precision = devices.precision(config.train.precision, device)
     dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
@@ -138,14 +138,6 @@ def _prepare(
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
     return training
-
-
-def _read_config(run: RunDir) -> RunConfig:
-    try:
-        text = run.config.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read the configuration of run {run.id}: {error}") from None
-    return settings.from_toml(text, origin=f"{run.id}/config.toml")
 
 
 def _limited(dataset: Dataset, config: RunConfig) -> Dataset:
@@ -256,8 +248,3 @@ def _reason(error: Exception) -> str:
 def _keep_traceback(run: RunDir) -> None:
     with suppress(OSError):
         (run.path / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
-
-
-def forget_commands(run: RunDir) -> None:
-    """Before a run is resumed: what was asked of the earlier attempt is done with."""
-    controls.clear(run)

@@ -1,15 +1,17 @@
-"""Putting a run on disk before anything trains it. Torch-free."""
+"""Putting a run on disk before anything trains it, anew or once more. Torch-free."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from trainer import config as settings
+from trainer import control
 from trainer.config import RunConfig
 from trainer.errors import RunError
 from trainer.events import RunQueued
 from trainer.rundir import RunDir, create
 from trainer.runlog import RunLog
+from trainer.runstate import Follower
 
 
 def submit(config: RunConfig, runs_dir: Path) -> RunDir:
@@ -23,7 +25,56 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     try:
         run.config.write_text(text, "utf-8")
     except OSError as error:
+        run.discard()
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
+    _queue(run, config, text)
+    return run
+
+
+def resubmit(run: RunDir) -> None:
+    """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
+
+    What was asked of the earlier attempt is forgotten: its stop must not stop the next one.
+
+    Raises:
+        RunError: it is completed, being trained, without a checkpoint, or cannot be written.
+        ConfigError: its ``config.toml`` is not one.
+    """
+    config = read_config(run)
+    with run.locked():
+        follower = Follower(run)
+        follower.catch_up()
+        ended = follower.state.ended
+        if ended is not None and ended.state == "completed":
+            raise RunError(f"run {run.id} is completed: there is nothing left to train")
+        if not run.checkpoint("last").is_file():
+            raise RunError(
+                f"run {run.id} has no checkpoint to go on from: start a new run in its place"
+            )
+        try:
+            control.clear(run)
+        except OSError as error:
+            raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
+        _queue(run, config, settings.to_toml(config))
+
+
+def read_config(run: RunDir) -> RunConfig:
+    """The configuration in a run's folder.
+
+    Raises:
+        RunError: it cannot be read.
+        ConfigError: it is not one.
+    """
+    try:
+        text = run.config.read_text("utf-8")
+    except OSError as error:
+        raise RunError(f"cannot read {run.config}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RunError(f"cannot read {run.config}: not UTF-8 text") from None
+    return settings.from_toml(text, origin=f"{run.id}/config.toml")
+
+
+def _queue(run: RunDir, config: RunConfig, text: str) -> None:
     log = RunLog(run)
     log.emit(
         RunQueued(
@@ -36,4 +87,3 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
         )
     )
     log.close()
-    return run

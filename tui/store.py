@@ -99,6 +99,8 @@ class Store:
         """This app gave the run to its worker, which will lock it soon: until then it is queued."""
         self._expected.add(run)
         self._scanned = 0.0
+        if run in self._checked:  # resumed: look at it now
+            self._checked[run] = 0.0
 
     def give_up(self) -> None:
         """The worker has died: runs it never locked have no trainer."""
@@ -132,7 +134,7 @@ class Store:
         """Runs on their way to a trainer are queued, not crashed; note what changed."""
         run = follower.run.id
         state = follower.state
-        if follower.status == "crashed" and state.attempt == 0:
+        if follower.status == "crashed" and state.waiting:
             if run in self._expected or abs(time.time() - _made(follower)) < SUBMIT_SECONDS:
                 follower.status = "queued"
         elif follower.status != "queued":
@@ -181,9 +183,9 @@ class Store:
 
 
 def _made(follower: Follower) -> float:
-    """When the run was put on disk, seconds since 1970; of a run without a log its folder's."""
+    """When the run was queued, seconds since 1970; of a run without a log its folder's."""
     if follower.state.queued is not None:
-        return follower.state.queued_at
+        return follower.state.asked_at
     try:
         return follower.run.path.stat().st_mtime
     except OSError:
