@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trainer import config as settings
 from trainer.errors import ConfigError
 from trainer.runstate import Follower
 from tui import formatting
+from tui.formatting import DASH
 from tui.widgets.run_table import data_of, model_of, name_of
 
-COLUMNS: tuple[tuple[str, int], ...] = (
-    ("best test", 11),
-    ("at", 6),
-    ("test loss", 11),
-    ("train acc", 11),
-    ("parameters", 12),
-    ("RF", 5),
-    ("MACs", 8),
-    ("time", 10),
-    ("images/s", 10),
-    ("data", 12),
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the results: its width in cells, and how early it goes where there is no room."""
+
+    title: str
+    width: int
+    rank: int = 0
+    right: bool = True
+
+
+COLUMNS = (
+    Column("preset", 13, 3, right=False),
+    Column("model", 13, 2, right=False),
+    Column("norm", 8, 4, right=False),
+    Column("optimizer", 11, 4, right=False),
+    Column("lr", 9, 3),
+    Column("data", 12, 0, right=False),
+    Column("parameters", 12, 1),
+    Column("RF", 6, 3),
+    Column("MACs", 8, 4),
+    Column("best test acc", 15, 0),
+    Column("epoch", 7, 0),
+    Column("last train acc", 16, 1),
+    Column("time", 9, 0),
+    Column("images/s", 10, 2),
 )
 IGNORED = ("name", "preset", "description", "limits")
+
+
+def fitting(width: int) -> tuple[int, ...]:
+    """Indices of the columns for a width."""
+    for least in (5, 4, 3, 2, 1):
+        found = tuple(i for i, column in enumerate(COLUMNS) if column.rank < least)
+        if sum(COLUMNS[i].width for i in found) <= width:
+            break
+    return found
 
 
 def best_first(runs: Sequence[Follower]) -> list[Follower]:
@@ -34,14 +61,20 @@ def best_first(runs: Sequence[Follower]) -> list[Follower]:
 def figures(run: Follower) -> dict[str, Any]:
     """The results of a run for export; every accuracy names its split."""
     state = run.state
-    best, last = state.best, state.epochs[-1] if state.epochs else None
+    best = state.best
+    last = next((row for row in reversed(state.epochs) if row.train_accuracy is not None), None)
     described, started = state.described, state.started
     field = described.receptive_field if described is not None else None
+    flat = _flat(run)
     return {
         "run": run.run.id,
         "name": name_of(run),
         "state": run.status,
+        "preset": formatting.clean(state.queued.preset) if state.queued is not None else None,
         "model": model_of(run),
+        "norm": flat.get("model.norm"),
+        "optimizer": flat.get("optimizer.name"),
+        "lr": flat.get("optimizer.lr"),
         "data": started.data_kind if started is not None else data_of(run),
         "data_fingerprint": started.data_fingerprint if started is not None else None,
         "best_test_accuracy": best.test_accuracy if best is not None else None,
@@ -61,16 +94,20 @@ def cells(run: Follower) -> tuple[str, ...]:
     """The table's cells, in the order of ``COLUMNS``."""
     found = figures(run)
     return (
-        formatting.percent(found["best_test_accuracy"]),
-        str(found["best_epoch"] or formatting.DASH),
-        formatting.decimal(found["test_loss_at_best"]),
-        formatting.percent(found["last_train_accuracy"]),
+        found["preset"] or DASH,
+        formatting.clean(found["model"].rpartition("/")[2]) or DASH,
+        str(found["norm"] or DASH),
+        str(found["optimizer"] or DASH),
+        formatting.rate(found["lr"]),
+        data_of(run),
         formatting.count(found["parameters"]),
-        str(found["receptive_field"] or formatting.DASH),
+        str(found["receptive_field"] or DASH),
         formatting.compact(found["macs"]),
+        formatting.percent(found["best_test_accuracy"]),
+        str(found["best_epoch"] or DASH),
+        formatting.percent(found["last_train_accuracy"]),
         formatting.duration(found["seconds"], tenths=False),
         formatting.compact(found["last_images_per_second"]),
-        data_of(run),
     )
 
 
@@ -78,15 +115,18 @@ def differences(runs: Sequence[Follower]) -> dict[str, list[str]]:
     """Settings that are not the same in all runs: key, value in each run."""
     flat = [_flat(run) for run in runs]
     keys = sorted({key for one in flat for key in one})
-    found = {key: [str(one.get(key, formatting.DASH)) for one in flat] for key in keys}
+    found = {key: [str(one.get(key, DASH)) for one in flat] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
 def _flat(run: Follower) -> dict[str, Any]:
-    if run.state.queued is None:
-        return {}
+    return _settings(run.state.queued.config) if run.state.queued is not None else {}
+
+
+@lru_cache(maxsize=64)
+def _settings(text: str) -> dict[str, Any]:
     try:
-        values = settings.to_mapping(settings.from_toml(run.state.queued.config))
+        values = settings.to_mapping(settings.from_toml(text))
     except ConfigError:
         return {}
     flat: dict[str, Any] = {}

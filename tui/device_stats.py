@@ -1,4 +1,4 @@
-"""Figures of the machine for the device panel: GPUs through NVML, else CPU and memory. Torch-free.
+"""Figures of the machine for the device panel: a GPU through NVML, else CPU and memory. Torch-free.
 
 In containers NVML knows processes by the host's numbers, so what a run itself holds comes from its
 own events and not from here.
@@ -6,82 +6,87 @@ own events and not from here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU; ``None`` where the driver does not tell."""
-
-    name: str
-    use: int | None
-    """Per cent of the time a kernel ran."""
-    used: int
-    total: int
-    """Bytes, of all processes."""
-    celsius: int | None
-    watts: int | None
+_CUDA = re.compile(r"cuda(?::(\d+))?\b")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One reading, rounded so that noise is no change."""
+    """One reading, rounded so that noise is no change; ``None`` where nobody tells."""
 
-    gpus: tuple[Gpu, ...]
-    cpu: int
-    """Per cent of all cores since the last reading."""
-    cores: int
-    memory_used: int
-    memory_total: int
-    """Bytes."""
+    name: str
+    gpu: bool
+    use: int | None
+    """Per cent: of the time a kernel ran, or of all cores."""
+    used: int
+    total: int
+    """Bytes of all processes together."""
+    celsius: int | None = None
+    watts: int | None = None
+    reason: str = ""
+    """Why there are no figures of the GPU that was asked for."""
 
 
 class DeviceStats:
-    """Reads the figures. Without an NVIDIA driver there are no GPUs, which is normal."""
+    """Reads the figures of one device, as a run's log names it: ``cpu``, ``cuda:0 NVIDIA …``.
 
-    def __init__(self) -> None:
+    Used on one thread at a time. Without a driver the CPU is shown: that is normal.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
         self._nvml: Any = None
-        self._handles: list[Any] = []
+        self._handle: Any = None
+        self._reason = ""
         self._looked = False
         psutil.cpu_percent()  # the first call has nothing to compare with
 
     def read(self) -> Sample:
         """Take a reading; some milliseconds."""
         if not self._looked:
+            self._looked = True
             self._look()
+        if self._handle is not None:
+            return self._gpu(self._handle)
         memory = psutil.virtual_memory()
+        cores = psutil.cpu_count() or 1
         return Sample(
-            gpus=tuple(self._gpu(handle) for handle in self._handles),
-            cpu=round(psutil.cpu_percent()),
-            cores=psutil.cpu_count() or 1,
-            memory_used=round(memory.used, -8),
-            memory_total=memory.total,
+            name=f"CPU, {cores} core{'s' * (cores != 1)}",
+            gpu=False,
+            use=round(psutil.cpu_percent()),
+            used=_coarse(memory.total - memory.available),
+            total=memory.total,
+            reason=self._reason,
         )
 
     def _look(self) -> None:
-        self._looked = True
+        asked = _CUDA.match(self.device)
+        if asked is None:
+            return
         try:
             import pynvml
 
             pynvml.nvmlInit()
-            count = pynvml.nvmlDeviceGetCount()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(asked[1] or 0))
             self._nvml = pynvml
-        except Exception:  # no driver, no library, no permission: no GPU figures
-            self._handles = []
+        except Exception:  # no library, no driver, no permission, another number of GPUs
+            self._reason = "the GPU's driver gives no figures here"
 
-    def _gpu(self, handle: Any) -> Gpu:
+    def _gpu(self, handle: Any) -> Sample:
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         use = self._ask("nvmlDeviceGetUtilizationRates", handle)
         watts = self._ask("nvmlDeviceGetPowerUsage", handle)
         name = self._ask("nvmlDeviceGetName", handle) or "GPU"
-        return Gpu(
-            name=name.decode() if isinstance(name, bytes) else str(name),
+        return Sample(
+            name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
+            gpu=True,
             use=use.gpu if use is not None else None,
-            used=round(memory.used, -8) if memory is not None else 0,
+            used=_coarse(memory.used) if memory is not None else 0,
             total=memory.total if memory is not None else 0,
             celsius=self._ask("nvmlDeviceGetTemperature", handle, 0),
             watts=round(watts / 1000) if watts is not None else None,
@@ -92,3 +97,8 @@ class DeviceStats:
             return getattr(self._nvml, question)(*arguments)
         except Exception:  # each card refuses something
             return None
+
+
+def _coarse(value: float) -> int:
+    """Bytes in steps of 64 MiB."""
+    return round(value / (64 << 20)) * (64 << 20)

@@ -3,59 +3,86 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import RunError
 from trainer.runstate import EpochRow, Follower
-from tui import comparison
-from tui.curves import Quantity, Split, epoch_points
+from tui import comparison, curves, formatting
+from tui.curves import Points, Quantity, Split
+
+WIDTH, HEIGHT = 900, 420
+LEFT, RIGHT, TOP, BOTTOM = 60, 640, 40, 370
 
 
-def export_runs(runs: Sequence[Follower], runs_dir: Path) -> Path:
-    """Write ``summary.csv``, ``epochs.csv``, ``runs.json`` and four ``.svg`` graphs.
+@dataclass(frozen=True)
+class Export:
+    """Files by name, ready to be written; names come from the program, never from a run."""
 
-    File names come from the program alone, never from a run's name.
+    files: dict[str, str]
 
-    Returns:
-        The new folder, ``export-…`` in the runs directory.
+    def write(self, runs_dir: Path) -> Path:
+        """Write them into a new folder ``export-…`` of the runs directory, which it returns.
 
-    Raises:
-        RunError: it cannot be written.
-    """
-    folder = runs_dir / f"export-{time.strftime('%Y%m%d-%H%M%S')}"
-    summaries = [comparison.figures(run) for run in comparison.best_first(runs)]
-    try:
-        folder.mkdir(exist_ok=True)
-        _write_csv(folder / "summary.csv", summaries)
-        _write_csv(folder / "epochs.csv", _epochs(runs))
-        everything = [
-            {**comparison.figures(run), "epoch_rows": [asdict(r) for r in run.state.epochs]}
-            for run in runs
-        ]
-        (folder / "runs.json").write_text(json.dumps(everything, indent=1, allow_nan=False))
-        for split in ("train", "test"):
-            for quantity in ("loss", "accuracy"):
-                _write_graph(folder, runs, quantity, split)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from None
-    return folder
+        Raises:
+            RunError: it cannot be written.
+        """
+        stamp = f"export-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            folder = _new_folder(runs_dir, stamp)
+            for name, text in self.files.items():
+                (folder / name).write_text(text, "utf-8", newline="")
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"cannot write {runs_dir / stamp}: {reason}") from None
+        return folder
+
+
+def _new_folder(runs_dir: Path, stamp: str) -> Path:
+    for number in range(1, 1000):
+        folder = runs_dir / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise OSError(0, "too many exports in one second")
+
+
+def prepare(runs: Sequence[Follower], colours: Sequence[str]) -> Export:
+    """The files of an export, out of the runs as they are now: ``colours`` as ``#rrggbb``."""
+    ordered = comparison.best_first(runs)
+    everything = [
+        {**comparison.figures(run), "epoch_rows": [asdict(row) for row in run.state.epochs]}
+        for run in ordered
+    ]
+    files = {
+        "summary.csv": _csv([comparison.figures(run) for run in ordered], []),
+        "epochs.csv": _csv(_epochs(ordered), ["run", *(f.name for f in fields(EpochRow))]),
+        "runs.json": json.dumps(everything, indent=1, ensure_ascii=False) + "\n",
+    }
+    for split in ("train", "test"):
+        for quantity in ("loss", "accuracy"):
+            files[f"{split}-{quantity}.svg"] = graph(runs, colours, quantity, split)
+    return Export(files)
 
 
 def _epochs(runs: Sequence[Follower]) -> list[dict[str, Any]]:
     return [{"run": run.run.id, **asdict(row)} for run in runs for row in run.state.epochs]
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(rows[0]) if rows else ["run", *(f.name for f in fields(EpochRow))]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({k: _inert(v) for k, v in row.items()} for row in rows)
+def _csv(rows: list[dict[str, Any]], names: list[str]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names or list(rows[0]))
+    writer.writeheader()
+    writer.writerows({k: _inert(v) for k, v in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _inert(value: Any) -> Any:
@@ -65,32 +92,53 @@ def _inert(value: Any) -> Any:
     return value
 
 
-def _write_graph(folder: Path, runs: Sequence[Follower], quantity: Quantity, split: Split) -> None:
-    lines = []
-    palette = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-    curves = [epoch_points(run.state, quantity, split, "epoch") for run in runs]
-    xs = [x for c in curves for x in c.x] or [1.0]
-    ys = [y for c in curves for y in c.y] or [0.0, 1.0]
-    left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    width, height = right - left or 1.0, high - low or 1.0
-    for i, (run, curve) in enumerate(zip(runs, curves, strict=True)):
-        colour = palette[i % len(palette)]
-        points = " ".join(
-            f"{60 + 520 * (x - left) / width:.1f},{340 - 300 * (y - low) / height:.1f}"
-            for x, y in zip(curve.x, curve.y, strict=True)
+def graph(
+    runs: Sequence[Follower], colours: Sequence[str], quantity: Quantity, split: Split
+) -> str:
+    """One of the four graphs as SVG, by epoch."""
+    lines = [curves.epoch_points(run.state, quantity, split, "epoch").finite() for run in runs]
+    x = (0.0, max((float(line.x[-1]) for line in lines if len(line)), default=1.0))
+    y = curves.value_limits(lines, quantity, fit=False)
+    parts = [_axes(x, y, quantity, f"{split} {quantity}")]
+    for i, (run, colour, line) in enumerate(zip(runs, colours, lines, strict=True)):
+        where = " ".join(f"{px:.1f},{py:.1f}" for px, py in _placed(line, x, y))
+        name = escape(formatting.clean(comparison.figures(run)["name"], 32))
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{where}"/>'
+            f'<path d="M660 {55 + 22 * i}h24" stroke="{colour}" stroke-width="3"/>'
+            f'<text x="690" y="{60 + 22 * i}" fill="#dadada">{name}</text>'
         )
-        lines.append(
-            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>'
-            f'<text x="600" y="{60 + 20 * i}" fill="{colour}">{run.run.id}</text>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" '
+        f'fill="#121212"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _placed(
+    line: Points, x: tuple[float, float], y: tuple[float, float]
+) -> list[tuple[float, float]]:
+    across = LEFT + (RIGHT - LEFT) * (line.x - x[0]) / (x[1] - x[0])
+    down = BOTTOM - (BOTTOM - TOP) * (line.y - y[0]) / (y[1] - y[0])
+    return list(zip(across.tolist(), down.tolist(), strict=True))
+
+
+def _axes(x: tuple[float, float], y: tuple[float, float], quantity: Quantity, title: str) -> str:
+    grey = 'fill="#9e9e9e"'
+    found = [
+        f'<text x="{LEFT}" y="25" fill="#dadada" font-weight="bold">{title}</text>'
+        f'<text x="{RIGHT}" y="{BOTTOM + 40}" {grey} text-anchor="end">epoch</text>'
+        f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="#9e9e9e"/>'
+    ]
+    for tick in curves.whole_ticks(*x, 8):
+        at = LEFT + (RIGHT - LEFT) * (tick - x[0]) / (x[1] - x[0])
+        found.append(
+            f'<text x="{at:.1f}" y="{BOTTOM + 18}" {grey} text-anchor="middle">{tick:g}</text>'
         )
-    labels = (
-        f'<text x="60" y="25">{split} {quantity} by epoch</text>'
-        f'<text x="5" y="340">{low:.3g}</text><text x="5" y="50">{high:.3g}</text>'
-        f'<text x="60" y="365">{left:g}</text><text x="560" y="365">{right:g}</text>'
-        '<path d="M60 40V340H580" fill="none" stroke="#888"/>'
-    )
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 380" '
-        f'font-family="sans-serif" font-size="13">{labels}{"".join(lines)}</svg>\n'
-    )
-    (folder / f"{split}-{quantity}.svg").write_text(svg, "utf-8")
+    for tick in curves.ticks(*y, 6):
+        at = BOTTOM - (BOTTOM - TOP) * (tick - y[0]) / (y[1] - y[0])
+        label = f"{100 * tick:.0f} %" if quantity == "accuracy" else f"{tick:.4g}"
+        found.append(
+            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" {grey} text-anchor="end">{label}</text>'
+        )
+    return "".join(found)

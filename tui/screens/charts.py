@@ -1,23 +1,29 @@
-"""What the screens with charts share: the keys for axes, smoothing, zoom and cursor."""
+"""What the screens with charts share: which curves there are, and the keys of the charts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache, partial
 
 from textual.binding import Binding, BindingType
+from textual.color import Color
 
+from trainer.errors import ConfigError
 from trainer.runstate import Follower
-from tui import curves
+from tui import curves, themes
 from tui.curves import Axis, Points, Quantity, Split
+from tui.figure import Curve, Plan
 from tui.screens.base import StoreScreen
-from tui.store import ACTIVE, Changes
-from tui.widgets.curve_chart import Curve, CurveChart, Plan, limits_of
-from tui.widgets.run_table import name_of
+from tui.store import ACTIVE
+from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0
-TRAIN_FAINT, RAW_FAINT = 0.45, 0.7
+TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
+TEST_SAMPLE, TRAIN_SAMPLE, RAW_SAMPLE = "━", "┅", "░"
+
+Chart = tuple[str, Quantity, tuple[Split, ...]]
+"""Id, what is shown, of which splits."""
 
 
 def _key(key: str, action: str, name: str, tooltip: str, *, show: bool = False) -> BindingType:
@@ -26,22 +32,29 @@ def _key(key: str, action: str, name: str, tooltip: str, *, show: bool = False) 
 
 
 class ChartScreen(StoreScreen):
-    """Keeps how charts are shown; subclasses say which charts there are in ``plans``."""
+    """Keeps how charts are shown; subclasses name the charts."""
 
     BINDINGS = [
         _key("e", "axis", "Axis", "x axis: epoch, step or time", show=True),
-        _key("l", "log", "Log", "Logarithmic y axis of the loss", show=True),
+        _key("l", "log", "Log", "Logarithmic y axis of losses", show=True),
         _key("m", "smooth(1)", "Smooth", "More smoothing; the raw line stays, faint", show=True),
         _key("M", "smooth(-1)", "Less smooth", "Less smoothing"),
-        _key("v", "cursor", "Cursor", "Values under a cursor; arrows or the mouse move it"),
-        _key("plus,z", "zoom(0.5)", "Zoom in", "Show half of the x axis"),
+        _key("v", "cursor", "Values", "Values under a cursor; arrows or mouse move it", show=True),
+        _key("f", "enlarge", "Enlarge", "One chart alone, the next one, all", show=True),
+        _key("plus", "zoom(0.5)", "Zoom in", "Show half of the x axis"),
         _key("minus", "zoom(2)", "Zoom out", "Show twice as much of the x axis"),
-        _key("left", "move(-1)", "Left", "Move the cursor or the window"),
-        _key("right", "move(1)", "Right", "Move the cursor or the window"),
-        _key("f", "focus_chart", "Enlarge", "One chart alone, the next one, all"),
+        _key("z", "zoom(0)", "Whole axis", "Show the whole x axis"),
+        _key("left", "move(-1)", "Left", "Move the cursor, else the zoomed window"),
+        _key("right", "move(1)", "Right", "Move the cursor, else the zoomed window"),
+        Binding("shift+left", "move(-10)", show=False),
+        Binding("shift+right", "move(10)", show=False),
+        Binding("escape", "calm", show=False),
     ]
-    CHARTS: tuple[str, ...] = ()
-    """Ids of the charts."""
+    CHARTS: tuple[Chart, ...] = ()
+    VIEWS: tuple[tuple[str, ...], ...] = ()
+    """Ids of the charts that are visible together; ``f`` takes the next."""
+    RAW = False
+    """Whether the chosen run's training between evaluations is shown, faintly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,191 +63,305 @@ class ChartScreen(StoreScreen):
         self.smoothing = 0
         self.window: tuple[float, float] | None = None
         self.cursor: float | None = None
-        self.enlarged: int | None = None
+        self.view = 0
         self._drawn_at = 0.0
-        self._drawn_points: Any = None
-        self._limits: tuple[float, float] = (0.0, 1.0)
-
-    # ---- what subclasses say ----------------------------------------------------------------
-
-    def plans(self) -> dict[str, Plan]:
-        """The charts to show now, by id."""
-        raise NotImplementedError
+        self._drawn: tuple[object, object] | None = None
+        self._due = False
 
     def runs_shown(self) -> list[Follower]:
         """The runs whose curves the charts have; the chosen one last, so that it is on top."""
-        marked = self.store.marked()
         current = self.store.current
-        if current is not None and current not in marked:
-            marked.append(current)
-        return marked
+        marked = [run for run in self.store.marked() if run is not current]
+        return [*marked, current] if current is not None else marked
 
     # ---- painting ---------------------------------------------------------------------------
 
-    def draw_charts(self, *, now: bool = False) -> None:
-        """Draw when a curve has a new point, at most once a second; at once after a key."""
+    def draw_charts(self) -> None:
+        """Draw what has changed; new points at most once a second, everything else at once."""
         runs = self.runs_shown()
-        colours = tuple(self.cifar.run_colour(run.run.id) for run in runs)
-        points = (tuple((run.run.id, id(run.state), run.state.points) for run in runs), colours)
-        if not now and points == self._drawn_points:
+        points = tuple((id(run.state), run.state.points) for run in runs)
+        look = (
+            tuple((run.run.id, self.cifar.run_colour(run.run.id), _live(run)) for run in runs),
+            (self.axis, self.log_y, self.smoothing, self.window, self.cursor, self.view),
+            self.app.theme,
+        )
+        if (points, look) == self._drawn:
             return
-        if not now and time.monotonic() - self._drawn_at < self._pace(points):
+        wait = self._drawn_at + REPAINT_SECONDS - time.monotonic()
+        if self._drawn is not None and look == self._drawn[1] and wait > 0:
+            if not self._due:
+                self._due = True
+                self.set_timer(wait, self._draw_due)
             return
-        self._drawn_points, self._drawn_at = points, time.monotonic()
-        for name, plan in self.plans().items():
-            self.query_one(f"#{name}", CurveChart).draw(plan)
+        self._drawn, self._drawn_at = (points, look), time.monotonic()
+        key = (points, look[0], self.axis, self.log_y, self.smoothing, self.window)
+        for name, quantity, splits in self.CHARTS:
+            build = partial(self.plan, quantity, splits)
+            self.query_one(f"#{name}", CurveChart).draw(key, build, self.cursor)
 
-    def _pace(self, points: Any) -> float:
-        """Seconds between two pictures; other runs or colours are shown at once."""
-        before = self._drawn_points
-        same = before is not None and [p[:2] for p in before[0]] == [p[:2] for p in points[0]]
-        return REPAINT_SECONDS if same and before[1] == points[1] else 0.0
-
-    def redraw_later(self, changes: Changes) -> None:
-        """Called at each poll: draws what is due."""
+    def _draw_due(self) -> None:
+        self._due = False
         self.draw_charts()
+
+    def show_view(self) -> None:
+        """Show the charts of the chosen view, hide the others."""
+        visible = self.VIEWS[self.view]
+        for name, _, _ in self.CHARTS:
+            self.query_one(f"#{name}").display = name in visible
+        self.set_class(self.view > 0, "-enlarged")
 
     # ---- plans ------------------------------------------------------------------------------
 
-    def plan(self, title: str, quantity: Quantity, splits: Sequence[Split], *, raw: bool) -> Plan:
+    def plan(self, quantity: Quantity, splits: tuple[Split, ...]) -> Plan:
         """A chart of one quantity of all shown runs.
 
-        ``raw`` adds the training means over a few steps, faintly; they are no epoch's mean and
-        have no place in the legend.
+        Of the chosen run there are also the training means over a few steps, faintly: no epoch's
+        mean, so they count neither for the axis nor for the cursor.
         """
-        shown: list[Curve] = []
         runs = self.runs_shown()
-        everything: list[Points] = []
+        shown: list[Curve] = []
+        legend: list[tuple[str, str, str]] = []
         for run in runs:
             colour = self.cifar.run_colour(run.run.id)
-            if raw and quantity != "lr" and (len(runs) == 1 or run is self.store.current):
-                points = curves.step_points(run.state, quantity, self.axis)
-                shown.append(Curve("", points, colour, RAW_FAINT))
-                everything.append(points)
+            mark = self.glyph(run) if len(runs) > 1 else ""
+            own = run is self.store.current and self.RAW and quantity != "lr"
+            found: list[Curve] = []
             for split in splits:
-                points = self._points(run, quantity, split)
-                everything.append(points)
-                faint = TRAIN_FAINT if split == "train" and len(splits) > 1 else 0.0
-                label = _label(run, split, quantity, runs, splits)
-                weight = curves.SMOOTHING[self.smoothing]
-                if weight and len(points.x) > 2:
-                    shown.append(Curve("", points, colour, RAW_FAINT))
-                    points = curves.smooth(points, weight)
-                shown.append(Curve(label, points, colour, faint))
-        self._limits = limits_of(self.axis, everything, self._planned(runs))
+                found += self._curves(run, quantity, split, colour, mark, dotted=len(splits) > 1)
+            if own:
+                raw = curves.step_points(run.state, quantity, self.axis)
+                found.insert(0, Curve("", raw, self.blend(colour, RAW_FAINT), behind=True))
+            shown += sorted(found, key=lambda curve: not curve.behind)
+            if run is runs[-1]:
+                legend = self._legend(run, quantity, splits, colour, raw=own)
         return Plan(
-            title=title + self._suffix(quantity),
-            curves=tuple(shown),
+            title=self._title(quantity, splits),
+            legend=tuple(legend),
+            quantity=quantity,
             axis=self.axis,
-            x_limits=self.window or self._limits,
-            share=quantity == "accuracy",
+            curves=tuple(shown),
+            x_limits=self.window or (0.0, self.reach()),
+            zoomed=self.window is not None,
             log=self.log_y and quantity == "loss",
-            cursor=self.cursor,
         )
 
+    def _curves(
+        self,
+        run: Follower,
+        quantity: Quantity,
+        split: Split,
+        colour: str,
+        mark: str,
+        *,
+        dotted: bool,
+    ) -> list[Curve]:
+        """A curve, and if it is smoothed the raw line behind it."""
+        points = self._points(run, quantity, split)
+        train = split == "train" and dotted
+        line = self.blend(colour, TRAIN_FAINT if train else 0.0)
+        label = name(run, quantity, split)
+        mark = f"{mark} {split}" if mark and dotted else mark
+        weight = curves.SMOOTHING[self.smoothing]
+        if not weight or len(points) < 3 or quantity == "lr":
+            return [Curve(label, points, line, dotted=train, mark=mark)]
+        faint = Curve("", points, self.blend(colour, RAW_FAINT), dotted=train, behind=True)
+        smoothed = curves.smooth(points, weight)
+        return [faint, Curve(label, smoothed, line, dotted=train, mark=mark, exact=points)]
+
     def _points(self, run: Follower, quantity: Quantity, split: Split) -> Points:
-        if quantity == "lr":
+        if quantity == "lr" and len(run.state.steps):
             return curves.step_points(run.state, "lr", self.axis)
         return curves.epoch_points(run.state, quantity, split, self.axis)
 
-    def _planned(self, runs: Sequence[Follower]) -> float:
-        if self.axis == "epoch":
-            return float(max((r.state.queued.epochs for r in runs if r.state.queued), default=1))
-        steps = [
-            r.state.queued.epochs * r.state.started.steps_per_epoch
-            for r in runs
-            if r.state.queued is not None and r.state.started is not None
+    def _legend(
+        self,
+        run: Follower,
+        quantity: Quantity,
+        splits: tuple[Split, ...],
+        colour: str,
+        *,
+        raw: bool,
+    ) -> list[tuple[str, str, str]]:
+        if len(splits) < 2:
+            return []
+        found = [
+            (
+                TRAIN_SAMPLE if split == "train" else TEST_SAMPLE,
+                name(run, quantity, split),
+                self.blend(colour, TRAIN_FAINT if split == "train" else 0.0),
+            )
+            for split in reversed(splits)
         ]
-        return float(max(steps, default=1))
+        if raw:
+            found.append((RAW_SAMPLE, "within the epoch", self.blend(colour, RAW_FAINT)))
+        return found
 
-    def _suffix(self, quantity: Quantity) -> str:
-        words = [f"by {self.axis}"] if self.axis != "epoch" else []
-        words += ["log"] if self.log_y and quantity == "loss" else []
+    def _title(self, quantity: Quantity, splits: tuple[Split, ...]) -> str:
+        title = "learning rate" if quantity == "lr" else ""
+        if not title and len(splits) == 1:
+            names = [name(run, quantity, splits[0]) for run in self.runs_shown()]
+            title = max(names, key=len, default="")
+        words = ["log"] if self.log_y and quantity == "loss" else []
         weight = curves.SMOOTHING[self.smoothing]
-        words += [f"smoothed {weight:g}"] if weight else []
-        return f" ({', '.join(words)})" if words else ""
+        words += [f"smoothed {weight:g}"] if weight and quantity != "lr" else []
+        words += ["seconds"] if self.axis == "time" else ["steps"] if self.axis == "step" else []
+        return f"{title} ({', '.join(words)})".strip() if words else title
+
+    def reach(self) -> float:
+        """Where the x axis ends, for all charts alike."""
+        runs = self.runs_shown()
+        ends = [end for run in runs if (end := _end(run, self.axis)) is not None]
+        live = [run for run in runs if _live(run)]
+        planned = max((_planned(run, self.axis) for run in live), default=0.0)
+        return curves.reach(self.axis, max(ends, default=0.0), planned, live=bool(live))
+
+    def glyph(self, run: Follower) -> str:
+        """The mark of a run in legends: another shape for each."""
+        slot = self.store.slot(run.run.id)
+        return TEST_SAMPLE if slot is None else themes.run_glyph(slot)
+
+    def blend(self, colour: str, faint: float) -> str:
+        """The colour, mixed into the background as far as it is faint."""
+        background = Color.parse(self.app.current_theme.background or "#000000")
+        return Color.parse(colour).blend(background, faint).hex6.lower()
 
     # ---- keys -------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without a run there are no charts."""
+        if action in ("axis", "log", "smooth", "cursor", "zoom", "move", "enlarge"):
+            return bool(self.runs_shown())
+        return True
 
     def action_axis(self) -> None:
         """Next x axis."""
         self.axis = curves.AXES[(curves.AXES.index(self.axis) + 1) % len(curves.AXES)]
         self.window = self.cursor = None
-        self.draw_charts(now=True)
+        self.draw_charts()
 
     def action_log(self) -> None:
-        """Logarithmic y axis of the loss, or not."""
+        """Logarithmic y axis of losses, or not."""
         self.log_y = not self.log_y
-        self.draw_charts(now=True)
+        self.draw_charts()
 
     def action_smooth(self, step: int) -> None:
         """More or less smoothing."""
         self.smoothing = min(max(self.smoothing + step, 0), len(curves.SMOOTHING) - 1)
-        self.draw_charts(now=True)
+        self.draw_charts()
 
     def action_cursor(self) -> None:
-        """Show or hide the cursor; it begins at the newest point."""
-        low, high = self.window or self._limits
-        ends = [p.x[-1] for r in self.runs_shown() if (p := self._points(r, "loss", "train"))]
-        self.cursor = None if self.cursor is not None else min(max(ends, default=low), high)
-        self.draw_charts(now=True)
+        """Show or hide the cursor; it begins at the newest evaluation."""
+        low, high = self._limits()
+        if self.cursor is not None:
+            self.cursor = None
+        else:
+            ends = [end for run in self.runs_shown() if (end := _end(run, self.axis)) is not None]
+            self.cursor = min(max(max(ends, default=low), low), high)
+            if self.axis == "epoch":
+                self.cursor = float(int(self.cursor))
+        self.draw_charts()
+
+    def action_calm(self) -> None:
+        """Escape: hide the cursor, else show the whole axis, else all charts."""
+        if self.cursor is not None:
+            self.cursor = None
+        elif self.window is not None:
+            self.window = None
+        elif self.view:
+            self.view = 0
+            self.show_view()
+        self.draw_charts()
 
     def action_zoom(self, factor: float) -> None:
-        """Narrow or widen the window around the cursor or its middle."""
-        low, high = self.window or self._limits
+        """Narrow or widen the window around the cursor or its middle; 0 shows all."""
+        low, high = self._limits()
         centre = self.cursor if self.cursor is not None else (low + high) / 2
-        self._look_at(centre - (centre - low) * factor, centre + (high - centre) * factor)
+        if factor:
+            self._look_at(centre - (centre - low) * factor, centre + (high - centre) * factor)
+        else:
+            self.window = None
+            self.draw_charts()
 
     def action_move(self, direction: int) -> None:
-        """Move the cursor by a fiftieth of the axis, or else the window by a quarter."""
-        low, high = self.window or self._limits
+        """Move the cursor by a point or so, or else the window by a quarter."""
+        low, high = self._limits()
         if self.cursor is None:
             if self.window is not None:
-                shift = direction * (high - low) / 4
+                shift = max(-1, min(1, direction)) * (high - low) / 4
                 self._look_at(low + shift, high + shift)
             return
-        step = (high - low) / 50
-        if self.axis == "epoch":
-            step = max(1.0, round(step))
+        step = (high - low) / 60
+        if self.axis != "time":
+            step = max(1.0, float(round(step)))
         self.cursor = min(max(self.cursor + direction * step, low), high)
-        self.draw_charts(now=True)
+        self.draw_charts()
 
-    def _look_at(self, low: float, high: float) -> None:
-        first, last = self._limits
-        width = min(high - low, last - first)
-        low = min(max(low, first), last - width)
-        whole = width >= last - first
-        self.window = None if whole else (low, low + width)
-        self.draw_charts(now=True)
-
-    def action_focus_chart(self) -> None:
-        """Enlarge the first chart, the next, then show all again."""
-        following = 0 if self.enlarged is None else self.enlarged + 1
-        self.enlarged = following if following < len(self.CHARTS) else None
-        for i, name in enumerate(self.CHARTS):
-            self.query_one(f"#{name}").display = self.enlarged in (None, i)
-        self.set_class(self.enlarged is not None, "-enlarged")
+    def action_enlarge(self) -> None:
+        """The next view."""
+        self.view = (self.view + 1) % len(self.VIEWS)
+        self.show_view()
+        self.draw_charts()
 
     def on_curve_chart_pointed(self, message: CurveChart.Pointed) -> None:
-        """The mouse moves the cursor."""
-        if self.cursor is not None:
-            self.cursor = message.x
-            self.draw_charts(now=True)
+        """The mouse moves the cursor; a click brings it."""
+        if self.cursor is not None or message.clicked:
+            self.cursor = float(round(message.x)) if self.axis != "time" else message.x
+            self.draw_charts()
+
+    def _limits(self) -> tuple[float, float]:
+        return self.window or (0.0, self.reach())
+
+    def _look_at(self, low: float, high: float) -> None:
+        last = self.reach()
+        least = last / 50 if self.axis == "time" else min(2.0, last)
+        width = max(min(high - low, last), least)
+        low = min(max(low, 0.0), last - width)
+        self.window = None if width >= last else (low, low + width)
+        self.draw_charts()
 
 
-def _label(
-    run: Follower,
-    split: Split,
-    quantity: Quantity,
-    runs: Sequence[Follower],
-    splits: Sequence[Split],
-) -> str:
-    words = [name_of(run)] if len(runs) > 1 else []
-    if quantity != "lr" and len(splits) > 1:
-        words.append(split)
-    return " ".join(words) or ("learning rate" if quantity == "lr" else split)
+def name(run: Follower, quantity: Quantity, split: Split) -> str:
+    """What a curve shows. An accuracy measured on augmented images says so."""
+    if quantity == "lr":
+        return "learning rate"
+    if (quantity, split) == ("accuracy", "train") and run.state.queued is not None:
+        return f"train accuracy{' (augmented)' if _augmented(run.state.queued.config) else ''}"
+    return f"{split} {quantity}"
 
 
-def is_active(run: Follower | None) -> bool:
-    """Whether a run trains, waits or is paused."""
-    return run is not None and run.status in ACTIVE
+@lru_cache(maxsize=64)
+def _augmented(config: str) -> bool:
+    from trainer import config as settings
+
+    try:
+        augment = settings.from_toml(config).augment
+    except ConfigError:
+        return True
+    chances = (augment.shift, augment.shift_scale_rotate, augment.dropout, augment.grayscale)
+    return augment.flip != "none" or any(chances)
+
+
+def _live(run: Follower) -> bool:
+    return run.status in ACTIVE
+
+
+def _end(run: Follower, axis: Axis) -> float | None:
+    """The newest point's place on an axis."""
+    state = run.state
+    steps = state.steps
+    ends: Sequence[float] = steps.step[-1:]
+    if axis != "step":
+        ends = (steps.epoch if axis == "epoch" else steps.elapsed)[-1:]
+    found = [float(x) for x in ends]
+    if state.epochs:
+        row = state.epochs[-1]
+        found.append(float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis]))
+    return max(found, default=None)
+
+
+def _planned(run: Follower, axis: Axis) -> float:
+    state = run.state
+    if state.queued is None or axis == "time":
+        return 0.0
+    steps = state.started.steps_per_epoch if state.started is not None else 1
+    return float(state.queued.epochs * (steps if axis == "step" else 1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -9,24 +12,39 @@ from textual.containers import Grid
 from textual.widgets import Static
 
 from trainer.errors import UserError
-from trainer.runstate import Follower
-from tui import comparison, formatting, themes
-from tui.export import export_runs
+from tui import comparison, formatting
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
-from tui.widgets.curve_chart import CurveChart, Plan
+from tui.widgets.curve_chart import CurveChart
 from tui.widgets.lines import Lines
 from tui.widgets.run_table import name_of
 
-HINT = "space in the list of runs (1) marks more runs to compare"
+if TYPE_CHECKING:
+    from trainer.runstate import Follower
+    from tui.export import Export
+
+NOTHING = "No run yet: press s to start one, 1 for the list of runs."
+HINT = "space in the list of runs (1) marks runs to compare"
+NAME_WIDTH = 24
 
 
 class CompareScreen(ChartScreen):
     """All marked runs on the same axes, live; without marks the chosen run."""
 
-    TAB = "compare"
     CSS_PATH = "compare.tcss"
-    CHARTS = ("train-loss", "test-loss", "train-accuracy", "test-accuracy")
+    CHARTS = (
+        ("train-loss", "loss", ("train",)),
+        ("test-loss", "loss", ("test",)),
+        ("train-accuracy", "accuracy", ("train",)),
+        ("test-accuracy", "accuracy", ("test",)),
+    )
+    VIEWS = (
+        ("train-loss", "test-loss", "train-accuracy", "test-accuracy"),
+        ("test-accuracy",),
+        ("test-loss",),
+        ("train-accuracy",),
+        ("train-loss",),
+    )
     BINDINGS = [
         Binding(
             "E",
@@ -35,70 +53,137 @@ class CompareScreen(ChartScreen):
             id="compare.export",
             tooltip="Write results, epochs and graphs of the shown runs into a folder",
         ),
+        Binding("up", "scroll_results(-1)", show=False),
+        Binding("down", "scroll_results(1)", show=False),
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first = 0
+        """Line of the results at the top, below the titles."""
 
     def body(self) -> ComposeResult:
         """Four charts and a table."""
-        yield Static("", id="empty", markup=False)
+        yield Static(NOTHING, id="empty", markup=False)
         with Grid(id="graphs"):
-            for name in self.CHARTS:
+            for name, _, _ in self.CHARTS:
                 yield CurveChart(id=name)
         yield Lines(id="results")
 
     def on_mount(self) -> None:
-        """Nothing to compare yet is no error."""
-        self.query_one("#empty").display = False
+        """All four."""
+        self.show_view()
+
+    def on_resize(self) -> None:
+        """Other columns may fit."""
+        self.call_after_refresh(self.show, Changes())
+
+    def runs_shown(self) -> list[Follower]:
+        """The marked runs; the chosen one where none is marked."""
+        marked = self.store.marked()
+        current = self.store.current
+        return marked or ([current] if current is not None else [])
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed of the shown runs."""
         if not self.is_mounted:
             return
         runs = self.runs_shown()
-        self.query_one("#empty").display = not runs
-        self.query_one("#graphs").display = bool(runs)
+        if self.has_class("-no-run") == bool(runs):
+            self.set_class(not runs, "-no-run")
         if not runs:
-            self.query_one("#empty", Static).update("No run yet: press s to start one.")
             return
-        self.query_one("#results", Lines).set_lines(self._results(runs))
+        self._show_results(runs)
         self.draw_charts()
 
-    def plans(self) -> dict[str, Plan]:
-        """Train and test apart, loss and accuracy apart."""
-        return {
-            "train-loss": self.plan("train loss", "loss", ("train",), raw=False),
-            "test-loss": self.plan("test loss", "loss", ("test",), raw=False),
-            "train-accuracy": self.plan("train accuracy", "accuracy", ("train",), raw=False),
-            "test-accuracy": self.plan("test accuracy", "accuracy", ("test",), raw=False),
-        }
+    # ---- results ----------------------------------------------------------------------------
+
+    def _show_results(self, runs: list[Follower]) -> None:
+        head, *lines = self._results(runs)
+        room = max(2, self.app.size.height * 2 // 5 - 2)
+        self._first = max(0, min(self._first, len(lines) - room))
+        below = len(lines) - self._first - room
+        if below > 0:
+            head.append(f"  ↓ {below} more", style=self.cifar.colours()["primary"])
+        shown = [head, *lines[self._first : self._first + room]]
+        for line in shown:
+            line.truncate(self.app.size.width, overflow="ellipsis")
+        self.query_one("#results", Lines).set_lines(shown)
 
     def _results(self, runs: list[Follower]) -> list[Text]:
         """One line a run, best first; then the settings in which they differ."""
-        colours = self.cifar.colours()
+        colours, width = self.cifar.colours(), self.app.size.width
         ordered = comparison.best_first(runs)
-        head = Text(f"   {'run':<26}", style=f"bold {colours['secondary']}", no_wrap=True, end="")
-        head.append("".join(f"{title:>{width}}" for title, width in comparison.COLUMNS))
+        name_width = min(NAME_WIDTH, max(12, width // 6))
+        columns = comparison.fitting(width - name_width - 5)
+        head = Text(f"    {'run':<{name_width}}", style=f"bold {colours['secondary']}", end="")
+        for i in columns:
+            head.append(_cell(comparison.COLUMNS[i], comparison.COLUMNS[i].title))
         lines = [head]
         for run in ordered:
-            slot = self.store.slot(run.run.id)
-            glyph = themes.run_glyph(slot) if slot is not None else "━"
-            line = Text(f" {glyph} ", style=self.cifar.run_colour(run.run.id), no_wrap=True, end="")
-            line.append(f"{formatting.shorten(name_of(run), 25):<26}", style=colours["foreground"])
-            cells = zip(comparison.cells(run), comparison.COLUMNS, strict=True)
-            line.append("".join(f"{cell:>{width}}" for cell, (_, width) in cells))
+            best = (
+                "★" if run is ordered[0] and run.state.best is not None and len(runs) > 1 else " "
+            )
+            line = Text(f"{best}", style=colours["success"], no_wrap=True, end="")
+            line.append(f" {self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
+            name = formatting.shorten(name_of(run), name_width - 1)
+            line.append(name.ljust(name_width), style=colours["foreground"])
+            cells = comparison.cells(run)
+            for i in columns:
+                column = comparison.COLUMNS[i]
+                warn = column.title == "data" and not cells[i].startswith("CIFAR")
+                style = colours["warning" if warn else "foreground"]
+                line.append(_cell(column, cells[i]), style=style)
             lines.append(line)
-        for key, values in comparison.differences(ordered).items():
-            line = Text(f"   {key:<26}", style=colours["secondary"], no_wrap=True, end="")
-            line.append("  ".join(formatting.clean(v, 24) for v in values))
-            lines.append(line)
+        lines += self._differences(ordered, name_width)
         if len(runs) < 2:
-            lines.append(Text(f"   {HINT}", style=colours["secondary"], no_wrap=True, end=""))
+            lines.append(Text(f"    {HINT}", style=colours["primary"], no_wrap=True, end=""))
         return lines
+
+    def _differences(self, ordered: list[Follower], name_width: int) -> list[Text]:
+        found = comparison.differences(ordered)
+        if not found:
+            return []
+        colours = self.cifar.colours()
+        room = max(8, (self.app.size.width - name_width - 5) // len(ordered))
+        head = Text("    settings that differ", style=f"bold {colours['secondary']}", end="")
+        lines = [head]
+        for key, values in found.items():
+            line = Text(f"    {formatting.shorten(key, name_width + 1):<{name_width + 2}}", end="")
+            line.stylize(colours["secondary"])
+            for run, value in zip(ordered, values, strict=True):
+                line.append(f"{self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
+                words = formatting.clean(value, min(24, room - 3))
+                line.append(words.ljust(min(24, room - 2)), style=colours["foreground"])
+            lines.append(line)
+        return lines
+
+    def action_scroll_results(self, lines: int) -> None:
+        """Scroll the results where there is no room for all."""
+        self._first = max(0, self._first + lines)
+        self.show(Changes())
+
+    # ---- export -----------------------------------------------------------------------------
 
     def action_export(self) -> None:
         """Write everything shown into a new folder of the runs directory."""
+        from tui.export import prepare
+
+        runs = self.runs_shown()
+        if runs:
+            colours = [self.cifar.run_colour(run.run.id) for run in runs]
+            work = self._export(prepare(runs, colours))
+            self.run_worker(work, group="export", description="export the shown runs")
+
+    async def _export(self, export: Export) -> None:
         try:
-            folder = export_runs(self.runs_shown(), self.store.runs_dir)
+            folder = await asyncio.to_thread(export.write, self.store.runs_dir)
         except UserError as error:
             self.cifar.tell(str(error), severity="error")
             return
-        self.cifar.tell(f"written to {folder}")
+        self.cifar.tell(f"written to {formatting.clean(folder, 300)}")
+
+
+def _cell(column: comparison.Column, words: str) -> str:
+    words = formatting.shorten(words, column.width - 2)
+    return words.rjust(column.width) if column.right else f"  {words}".ljust(column.width)

@@ -2,84 +2,90 @@
 
 from __future__ import annotations
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from tui.screens.charts import ChartScreen, is_active
+from tui import formatting
+from tui.screens.charts import ChartScreen
 from tui.store import Changes
-from tui.widgets import run_header
-from tui.widgets.curve_chart import CurveChart, Plan
+from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
 from tui.widgets.epoch_table import EpochTable
 from tui.widgets.lines import Lines
+from tui.widgets.progress_line import ProgressLine
+from tui.widgets.run_header import RunHeader
+from tui.widgets.run_table import name_of
+
+NOTHING = "No run yet: press s to start one, n to choose what, 1 for the list of runs."
 
 
 class DashboardScreen(ChartScreen):
     """The chosen run, live or as it was: both are the same fold."""
 
-    TAB = "dashboard"
     CSS_PATH = "dashboard.tcss"
-    CHARTS = ("loss", "accuracy", "lr")
+    CHARTS = (
+        ("loss", "loss", ("train", "test")),
+        ("accuracy", "accuracy", ("train", "test")),
+        ("lr", "lr", ("train",)),
+    )
+    VIEWS = (("loss", "accuracy"), ("loss",), ("accuracy",), ("lr",))
+    RAW = True
 
     def body(self) -> ComposeResult:
-        """Header lines, table and device, charts."""
-        yield Lines(id="head")
-        yield Static("", id="empty", markup=False)
+        """Header lines, table and device, legend, charts."""
+        yield Static(NOTHING, id="empty", markup=False)
+        yield RunHeader(id="title")
+        yield ProgressLine(id="progress")
         with Horizontal(id="middle"):
             yield EpochTable(id="epochs")
             yield DevicePanel(id="device")
+        yield Lines(id="legend")
         with Horizontal(id="charts"):
-            for name in self.CHARTS:
+            for name, _, _ in self.CHARTS:
                 yield CurveChart(id=name)
 
     def on_mount(self) -> None:
         """The learning rate has a chart of its own only when it is enlarged."""
-        self.query_one("#lr").display = False
-        self.query_one("#empty").display = False
+        self.show_view()
         self.query_one(EpochTable).focus()
 
-    def action_focus_chart(self) -> None:
-        """As in all chart screens; the learning rate shows only by itself."""
-        super().action_focus_chart()
-        if self.enlarged is None:
-            self.query_one("#lr").display = False
-        self.draw_charts(now=True)
+    def on_resize(self) -> None:
+        """Other words may fit; the charts see to themselves."""
+        self.call_after_refresh(self.show, Changes())
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed of the chosen run and of the marked ones."""
         if not self.is_mounted:
             return
         run = self.store.current
-        self._show_empty(run is None)
+        if self.has_class("-no-run") != (run is None):
+            self.set_class(run is None, "-no-run")
         if run is None:
             return
-        colours = self.cifar.colours()
-        stopping = run.run.id in self.cifar.runs.stopping
-        lines = [
-            run_header.title(run, colours, self.cifar.run_colour(run.run.id), stopping=stopping),
-            *run_header.progress(run, colours, self.size.width),
-            run_header.news(run, colours),
-        ]
-        self.query_one("#head", Lines).set_lines(lines)
+        app, colours = self.cifar, self.cifar.colours()
+        stopping = run.run.id in app.runs.stopping
+        colour, mark = app.run_colour(run.run.id), self.glyph(run)
+        self.query_one(RunHeader).show(run, colours, colour, mark, stopping=stopping)
+        self.query_one(ProgressLine).show(run, colours, app.size.width)
         self.query_one(EpochTable).show(run.state)
-        progress = run.state.progress
-        memory = progress.memory if progress is not None else None
-        self.query_one(DevicePanel).show(active=is_active(run), own=memory)
+        self.query_one(DevicePanel).show(run)
+        self._show_legend()
         self.draw_charts()
 
-    def _show_empty(self, empty: bool) -> None:
-        self.query_one("#empty").display = empty
-        for name in ("#head", "#middle", "#charts"):
-            self.query_one(name).display = not empty
-        if empty:
-            words = "No run yet: press s to start one, n to choose what, 1 for the list of runs."
-            self.query_one("#empty", Static).update(words)
-
-    def plans(self) -> dict[str, Plan]:
-        """Loss, accuracy, learning rate."""
-        return {
-            "loss": self.plan("loss", "loss", ("train", "test"), raw=True),
-            "accuracy": self.plan("accuracy", "accuracy", ("train", "test"), raw=True),
-            "lr": self.plan("learning rate", "lr", ("train",), raw=False),
-        }
+    def _show_legend(self) -> None:
+        """Which run has which colour, when there are several."""
+        runs = self.runs_shown()
+        if len(runs) < 2:
+            self.query_one("#legend", Lines).set_lines([])
+            return
+        line = Text(" ", no_wrap=True, end="")
+        for run in reversed(runs):
+            text = f"{formatting.shorten(name_of(run), 28)}   "
+            if line.cell_len + len(text) + 2 > self.app.size.width:
+                line.append("…")
+                break
+            line.append(f"{self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
+            line.append(text, style=self.cifar.colours()["foreground"])
+        self.query_one("#legend", Lines).set_lines([line])

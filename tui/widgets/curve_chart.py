@@ -1,73 +1,57 @@
-"""A chart of curves: plotext draws it, and only the cells that changed are repainted."""
+"""A chart of curves that costs nothing until a curve changes: drawn once, kept as lines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual import events
-from textual.color import Color
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from tui import curves, formatting
-from tui.curves import Axis, Points
-from tui.widgets.lines import Lines, from_ansi, to_strip
+from tui import curves, figure, formatting
+from tui.curves import Axis
+from tui.figure import GUTTER, Plan
+from tui.widgets.lines import Lines, to_strip
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of the chart and how it looks."""
-
-    label: str
-    """Name for the legend; empty for none."""
-    points: Points
-    colour: str
-    """``#rrggbb``."""
-    faint: float = 0.0
-    """Share of the background in the colour: 0 for test, more for train and raw lines."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the picture; an equal plan is not drawn again."""
-
-    title: str
-    curves: tuple[Curve, ...]
-    axis: Axis
-    x_limits: tuple[float, float]
-    share: bool = False
-    """Whether values are shares of 1, shown as per cent."""
-    log: bool = False
-    cursor: float | None = None
-    """Position of the value cursor on the x axis."""
+LEAST = Size(GUTTER + 8, 6)
 
 
 class CurveChart(Lines):
-    """Draws a plan; one title line with the legend, or the values under the cursor."""
+    """One title line with the legend, or the values under the cursor, and the chart below."""
 
     DEFAULT_CSS = "CurveChart { width: 1fr; height: 1fr; }"
 
     class Pointed(Message):
-        """The mouse points at a position of the x axis."""
+        """The mouse is at a position of the x axis."""
 
-        def __init__(self, x: float) -> None:
+        def __init__(self, x: float, *, clicked: bool) -> None:
             super().__init__()
             self.x = x
+            self.clicked = clicked
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._key: object = None
+        self._build: Callable[[], Plan] | None = None
         self._plan: Plan | None = None
-        self._drawn: tuple[Any, ...] = ()
-        self._left = 0
+        self._body: list[Strip] = []
+        self._drawn: tuple[object, ...] = ()
+        self._cursor: float | None = None
         self.drawings = 0
-        """How often plotext was asked to draw: what a repaint costs."""
+        """How often the chart was drawn: what costs milliseconds."""
 
-    def draw(self, plan: Plan) -> None:
-        """Show a plan, now or as soon as there is room."""
-        self._plan = plan
+    @property
+    def plan(self) -> Plan | None:
+        """What is shown."""
+        return self._plan
+
+    def draw(self, key: object, build: Callable[[], Plan], cursor: float | None) -> None:
+        """Show a plan, now or as soon as there is room; an equal key is not drawn again."""
+        self._key, self._build, self._cursor = key, build, cursor
         self._redraw()
 
     def on_resize(self) -> None:
@@ -75,115 +59,101 @@ class CurveChart(Lines):
         self._redraw()
 
     def _redraw(self) -> None:
-        width, height = self.size
-        background = self.app.current_theme.background or "#000000"
-        key = (self._plan, width, height, background)
-        if self._plan is None or width < 20 or height < 5 or key == self._drawn:
+        size, theme = self.size, self.app.theme
+        if self._build is None or not self.display:
             return
-        self._drawn = key
-        self.drawings += 1
-        body = _plot(self._plan, width, height - 1, background)
-        self._left = max((strip.text.find("│") for strip in body), default=0) + 1
-        self.set_lines([self._head(width), *body])
+        if size.width < LEAST.width or size.height < LEAST.height:
+            self.set_lines([])
+            self._drawn = ()
+            return
+        if (self._key, size, theme) != self._drawn:
+            self._plan = self._build()
+            ink = self.app.theme_variables["secondary"]
+            self._body = figure.draw(self._plan, size.width, size.height - 1, ink)
+            self._drawn = (self._key, size, theme)
+            self.drawings += 1
+        assert self._plan is not None
+        self.set_lines([self._head(self._plan), *self._with_cursor(self._body)])
 
-    def _head(self, width: int) -> Strip:
-        plan = self._plan
-        assert plan is not None
-        text = Text(f" {plan.title} ", style="bold", no_wrap=True, end="")
-        if plan.cursor is not None:
-            text.append(f" {position(plan.cursor, plan.axis)} ", style="reverse")
-        for curve in plan.curves:
-            if not curve.label:
-                continue
-            text.append("  ━ ", style=mix(curve, self.app.current_theme.background or "#000000"))
-            text.append(formatting.clean(curve.label, 28))
-            if plan.cursor is not None and (hit := curves.at(curve.points, plan.cursor)):
-                text.append(f" {value(hit[1], share=plan.share)}", style="bold")
-        text.truncate(width, overflow="ellipsis")
+    # ---- the line above ---------------------------------------------------------------------
+
+    def _head(self, plan: Plan) -> Strip:
+        colours = self.app.theme_variables
+        text = Text(" ", no_wrap=True, end="")
+        if plan.title:
+            text.append(f"{plan.title} ", style=f"bold {colours['foreground']}")
+        if self._cursor is None:
+            self._append_legend(text, plan)
+        else:
+            self._append_values(text, plan, self._cursor)
+        text.truncate(self.size.width, overflow="ellipsis")
         return to_strip(text)
 
-    def on_mouse_move(self, event: events.MouseMove) -> None:
-        """Tell where on the x axis the mouse is, while a cursor is shown."""
-        if self._plan is None or self._plan.cursor is None or event.x < self._left:
+    def _append_legend(self, text: Text, plan: Plan) -> None:
+        """The entries that there is room for; what stands in brackets goes first."""
+        room = self.size.width - text.cell_len
+        whole = sum(len(label) + 4 for _, label, _ in plan.legend) <= room
+        for sample, label, colour in plan.legend:
+            words = label if whole else label.partition(" (")[0]
+            if text.cell_len + len(words) + 3 > self.size.width:
+                continue
+            text.append(f" {sample} ", style=colour)
+            text.append(f"{words} ", style=self.app.theme_variables["foreground"])
+
+    def _append_values(self, text: Text, plan: Plan, x: float) -> None:
+        foreground = self.app.theme_variables["foreground"]
+        text.append(f"{position(x, plan.axis)} ", style=f"reverse {foreground}")
+        for curve in plan.curves:
+            hit = curves.at(curve.exact or curve.points, x) if curve.label else None
+            if hit is not None:
+                text.append(f"  {curve.mark or curve.label} ", style=curve.colour)
+                shown = formatting.percent if plan.quantity == "accuracy" else formatting.decimal
+                words = formatting.rate(hit[1]) if plan.quantity == "lr" else shown(hit[1])
+                text.append(words, style=f"bold {foreground}")
+
+    # ---- the cursor -------------------------------------------------------------------------
+
+    def _with_cursor(self, body: list[Strip]) -> list[Strip]:
+        column = self._column()
+        if column is None:
+            return body
+        bar = Segment("│", Style(color=self.app.theme_variables["foreground"]))
+        canvas = len(body) - figure.FOOT
+        return [
+            Strip.join([line.crop(0, column), Strip([bar]), line.crop(column + 1)])
+            if y < canvas and line.text[column] == " "
+            else line
+            for y, line in enumerate(body)
+        ]
+
+    def _column(self) -> int | None:
+        if self._cursor is None or self._plan is None:
+            return None
+        low, high = self._plan.x_limits
+        if not low <= self._cursor <= high:
+            return None
+        last = self.size.width - GUTTER - 1
+        return GUTTER + int(0.5 + last * (self._cursor - low) / (high - low))
+
+    def _pointed(self, column: int, *, clicked: bool) -> None:
+        if self._plan is None or column < GUTTER:
             return
         low, high = self._plan.x_limits
-        share = (event.x - self._left) / max(1, self.size.width - self._left - 2)
-        self.post_message(self.Pointed(low + min(1.0, share) * (high - low)))
+        share = (column - GUTTER) / max(1, self.size.width - GUTTER - 1)
+        self.post_message(self.Pointed(low + min(1.0, share) * (high - low), clicked=clicked))
 
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """Tell where the mouse is while a cursor is shown."""
+        if self._cursor is not None:
+            self._pointed(event.x, clicked=False)
 
-def value(number: float, *, share: bool) -> str:
-    """A value under the cursor."""
-    return formatting.percent(number) if share else formatting.decimal(number)
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor there."""
+        self._pointed(event.x, clicked=True)
 
 
 def position(x: float, axis: Axis) -> str:
     """A place on the x axis in words."""
     if axis == "time":
         return formatting.duration(x, tenths=False)
-    return f"{axis} {x:.0f}" if axis == "step" else f"epoch {x:.4g}"
-
-
-def mix(curve: Curve, background: str) -> str:
-    """The curve's colour, blended into the background as far as it is faint."""
-    return Color.parse(curve.colour).blend(Color.parse(background), curve.faint).hex6.lower()
-
-
-def _plot(plan: Plan, width: int, height: int, background: str) -> list[Strip]:
-    from textual_plotext.plot import Plot  # imported late: plotext is slow to load
-
-    figure = Plot()
-    figure.plotsize(width, height)
-    figure._set_size(width, height)
-    figure.theme("clear")
-    low, high = plan.x_limits
-    shown = [curves.within(curve.points, low, high) for curve in plan.curves]
-    if plan.log:
-        shown = [curves.log_points(points) for points in shown]
-    shown = [curves.reduce(points, max(10, width - 8)) for points in shown]
-    bottom, top = curves.limits(shown, share=plan.share and not plan.log)
-    for curve, points in zip(plan.curves, shown, strict=True):
-        if points:
-            colour = Color.parse(mix(curve, background)).rgb
-            if len(points.x) == 1:
-                figure.scatter(list(points.x), list(points.y), color=colour, marker="●")
-            else:
-                figure.plot(list(points.x), list(points.y), color=colour, marker="braille")
-    if plan.cursor is not None:
-        figure.vline(plan.cursor, color=(128, 128, 128))
-    figure.xlim(low, high)
-    figure.ylim(bottom, top)
-    figure.xticks(*_x_ticks(plan, width))
-    figure.yticks(*_y_ticks(bottom, top, plan))
-    return from_ansi(figure.build().rstrip("\n"))[:height]
-
-
-def _x_ticks(plan: Plan, width: int) -> tuple[list[float], list[str]]:
-    low, high = plan.x_limits
-    step = curves.nice_step(max(high - low, 1e-9))
-    if plan.axis != "time":
-        step = max(1.0, float(round(step)))
-    first = -(-low // step) * step
-    ticks = [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
-    if plan.axis == "time":
-        return ticks, [formatting.duration(t, tenths=False) for t in ticks]
-    return ticks, [f"{t:g}" if t < 1e5 else formatting.compact(t) for t in ticks]
-
-
-def _y_ticks(bottom: float, top: float, plan: Plan) -> tuple[list[float], list[str]]:
-    step = curves.nice_step(top - bottom)
-    ticks = [bottom + i * step for i in range(int((top - bottom) / step + 1e-9) + 1)]
-    # all of one width: the frame must not move when the numbers grow
-    if plan.log:
-        return ticks, [f"{10**t:>6.3g}" for t in ticks]
-    if plan.share:
-        return ticks, [f"{100 * t:>4.0f} %" if step >= 0.01 else f"{100 * t:>4.1f}%" for t in ticks]
-    return ticks, [f"{t:>6.4g}" for t in ticks]
-
-
-def limits_of(axis: Axis, points: Sequence[Points], planned: float) -> tuple[float, float]:
-    """Limits of the x axis: the whole plan for epochs and steps, a growing round span for time."""
-    reached = max((p.x[-1] for p in points if p), default=0.0)
-    if axis == "time":
-        step = curves.nice_step(max(reached, 10.0))
-        return 0.0, (int(reached / step) + 1) * step
-    return 0.0, max(planned, reached, 1.0)
+    return f"step {x:,.0f}" if axis == "step" else f"epoch {x:.4g}"

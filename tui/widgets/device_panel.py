@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import platform
+
 from rich.text import Text
 from textual import work
 
+from trainer.runstate import Follower
 from tui import formatting
-from tui.device_stats import DeviceStats, Gpu, Sample
+from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines
+from tui.widgets.progress_line import bar
 
-SECONDS = 2.0
-BAR = 10
+SECONDS = 1.0
+BAR = 12
+LABEL = 12
+RUNNING = ("training", "paused")
 
 
 class DevicePanel(Lines):
-    """Reads the figures on a thread, only while it can be seen and a run is active."""
+    """Reads figures on a thread, and only while it is visible and its run trains on this machine.
+
+    Of a run that has ended it shows what the log tells: nothing is read, nothing repainted.
+    """
 
     DEFAULT_CSS = "DevicePanel { height: 1fr; }"
 
@@ -22,74 +31,112 @@ class DevicePanel(Lines):
         super().__init__(id=id)
         self._stats: DeviceStats | None = None
         self._sample: Sample | None = None
-        self._own: int | None = None
-        self.active = False
-        """Whether a run is going: nothing is read for finished ones after the first time."""
+        self._run: Follower | None = None
+        self.readings = 0
+        """How often figures were asked for."""
 
     def on_mount(self) -> None:
-        """Begin to read."""
+        """Look once a second whether there is something to read."""
         self.set_interval(SECONDS, self._tick)
 
-    def show(self, *, active: bool, own: int | None) -> None:
-        """Tell whether a run is going and how many bytes its process or its GPU holds."""
-        self.active, self._own = active, own
-        if self._sample is None:
+    def show(self, run: Follower) -> None:
+        """Show the device of a run."""
+        before = self._run
+        self._run = run
+        if before is not run:
+            self._sample = None
             self._tick()
         self._paint()
 
+    def samples(self) -> bool:
+        """Whether there is something to read: the run trains, here, and the panel is seen."""
+        run = self._run
+        if run is None or run.state.started is None or run.status not in RUNNING:
+            return False
+        seen = self.screen.is_active and self.display and self.size.height > 0
+        return seen and run.state.started.host in ("", platform.node())
+
     def _tick(self) -> None:
-        if self.screen.is_active and self.display and (self.active or self._sample is None):
+        if self.samples():
             self._read()
 
-    @work(thread=True, exclusive=True, group="device", description="read GPU and CPU figures")
+    @work(thread=True, exclusive=True, group="device", description="read GPU or CPU figures")
     def _read(self) -> None:
-        self._stats = self._stats or DeviceStats()
+        run = self._run
+        if run is None or run.state.started is None:
+            return
+        device = run.state.started.device
+        if self._stats is None or self._stats.device != device:
+            self._stats = DeviceStats(device)
+        self.readings += 1
         sample = self._stats.read()
-        self.app.call_from_thread(self._take, sample)
+        if self.app.is_running:
+            self.app.call_from_thread(self._take, run, sample)
 
-    def _take(self, sample: Sample) -> None:
-        self._sample = sample
-        self._paint()
+    def _take(self, run: Follower, sample: Sample) -> None:
+        if run is self._run:
+            self._sample = sample
+            self._paint()
 
     def _paint(self) -> None:
-        if self._sample is None:
+        run = self._run
+        if run is None:
             return
         colours = self.app.theme_variables
-        lines = [line for gpu in self._sample.gpus for line in _gpu_lines(gpu, colours)]
-        lines += _machine_lines(self._sample, colours)
-        if self._own is not None:
-            lines.append(_line("this run", formatting.size(self._own), colours))
-        self.set_lines(lines)
+        fresh = self._sample if run.status in RUNNING else None
+        lines = _figures(fresh, colours) if fresh is not None else []
+        lines += _facts(run, colours, named=fresh is not None)
+        for line in lines:
+            line.truncate(max(1, self.size.width), overflow="ellipsis")
+        height = self.size.height
+        self.set_lines((lines + [Text("")] * (height - len(lines)))[:height] if height else lines)
+
+    def on_resize(self) -> None:
+        """Another number of lines fits."""
+        self._paint()
 
 
-def _gpu_lines(gpu: Gpu, colours: dict[str, str]) -> list[Text]:
-    lines = [Text(formatting.clean(gpu.name, 28), style="bold", no_wrap=True, end="")]
-    if gpu.use is not None:
-        lines.append(_line("use", f"{gpu.use:>3} %", colours, gpu.use / 100))
-    if gpu.total:
-        words = f"{formatting.size(gpu.used)} of {formatting.size(gpu.total)}"
-        lines.append(_line("memory", words, colours, gpu.used / gpu.total))
-    heat = [f"{gpu.celsius} °C"] if gpu.celsius is not None else []
-    heat += [f"{gpu.watts} W"] if gpu.watts is not None else []
+def _figures(sample: Sample, colours: dict[str, str]) -> list[Text]:
+    lines = [Text(formatting.clean(sample.name, 40), style="bold", no_wrap=True, end="")]
+    if sample.reason:
+        lines[0] = Text(sample.reason, style=colours["warning"], no_wrap=True, end="")
+    if sample.use is not None:
+        word = "GPU use" if sample.gpu else "CPU use"
+        lines.append(_line(word, f"{sample.use:>3}%", colours, sample.use / 100))
+    if sample.total:
+        words = f"{formatting.size(sample.used)} of {formatting.size(sample.total)}"
+        lines.append(_line("memory", words, colours, sample.used / sample.total))
+    heat = [f"{sample.celsius} °C"] if sample.celsius is not None else []
+    heat += [f"{sample.watts} W"] if sample.watts is not None else []
     if heat:
-        lines.append(_line("heat", "  ".join(heat), colours))
+        lines.append(_line("heat, power", ", ".join(heat), colours))
     return lines
 
 
-def _machine_lines(sample: Sample, colours: dict[str, str]) -> list[Text]:
-    words = f"{formatting.size(sample.memory_used)} of {formatting.size(sample.memory_total)}"
-    cpu = f"{sample.cpu:>3} % of {sample.cores} core{'s' * (sample.cores != 1)}"
-    return [
-        _line("CPU", cpu, colours, sample.cpu / 100),
-        _line("memory", words, colours, sample.memory_used / sample.memory_total),
-    ]
+def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]:
+    """What the log tells of the run's machine."""
+    state = run.state
+    begun, now = state.started, state.progress
+    if begun is None:
+        return []
+    lines = []
+    if now is not None and now.memory is not None:
+        lines.append(_line("this run", formatting.size(now.memory), colours))
+    if not named:
+        lines.insert(0, Text(formatting.clean(begun.device, 60), style="bold", end=""))
+    if begun.host and begun.host != platform.node():
+        lines.append(_line("on", formatting.clean(begun.host, 40), colours))
+    if begun.threads:
+        lines.append(_line("threads", str(begun.threads), colours))
+    if begun.torch:
+        lines.append(_line("torch", formatting.clean(begun.torch, 30), colours))
+    lines.append(_line("precision", formatting.clean(begun.precision, 20), colours))
+    return lines
 
 
 def _line(name: str, words: str, colours: dict[str, str], share: float | None = None) -> Text:
-    text = Text(f"{name:<9}", style=colours["secondary"], no_wrap=True, end="")
+    text = Text(f"{name:<{LABEL}}", style=colours["secondary"], no_wrap=True, end="")
     if share is not None:
-        full = min(BAR, round(share * BAR))
-        text.append("━" * full, style=colours["accent"])
-        text.append("━" * (BAR - full) + " ", style=colours["panel"])
-    text.append(words, style=colours["foreground"])
-    return text
+        text.append(bar(share, BAR), style=f"{colours['accent']} on {colours['panel']}")
+        text.append(" ")
+    return text.append(words, style=colours["foreground"])

@@ -1,146 +1,186 @@
-"""The epochs of a run: one line each, the best marked; only changed cells are repainted."""
+"""The epochs of a run: one line each, the best marked. Only lines in view are ever made."""
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 from rich.text import Text
-from textual.geometry import Region, Size
-from textual.scroll_view import ScrollView
-from textual.strip import Strip
+from textual import events
+from textual.binding import Binding
 
 from trainer.events import EvalEnded
 from trainer.runstate import EpochRow, RunState
 from tui import formatting
-from tui.widgets.lines import changed, to_strip
+from tui.widgets.lines import Lines
 
-COLUMNS: tuple[tuple[str, int], ...] = (
-    ("epoch", 6),
-    ("lr", 10),
-    ("train loss", 11),
-    ("train acc", 10),
-    ("test loss", 10),
-    ("test acc", 10),
-    ("train", 8),
-    ("test", 8),
-    ("images/s", 9),
+COLUMNS: tuple[tuple[str, int, int], ...] = (
+    ("epoch", 6, 0),
+    ("lr", 10, 1),
+    ("train loss", 12, 0),
+    ("train accuracy", 16, 0),
+    ("test loss", 11, 0),
+    ("test accuracy", 15, 0),
+    ("train", 8, 2),
+    ("test", 8, 2),
+    ("images/s", 10, 2),
 )
-"""Title and width; the last ones are left out where there is no room."""
+"""Title, width, and how early it is left out where there is no room: 0 never."""
+TEST_LOSS, TEST_ACCURACY = 4, 5
+EXTRA = {"ema": "averaged weights (EMA)", "tta": "test-time augmentation"}
 
 
-class EpochTable(ScrollView, can_focus=True):
-    """Follows the newest epoch until the user scrolls up."""
+class EpochTable(Lines, can_focus=True):
+    """Follows the newest epoch until the user scrolls up; constant cost, however many epochs."""
 
-    DEFAULT_CSS = """
-    EpochTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
-    """
+    DEFAULT_CSS = "EpochTable { width: 1fr; height: 1fr; }"
+    BINDINGS = [
+        Binding("up,k", "scroll_rows(-1)", show=False),
+        Binding("down,j", "scroll_rows(1)", show=False),
+        Binding("pageup", "scroll_pages(-1)", show=False),
+        Binding("pagedown", "scroll_pages(1)", show=False),
+        Binding("home,g", "scroll_rows(-1000000)", show=False),
+        Binding("end,G", "scroll_rows(1000000)", show=False),
+    ]
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._keys: list[object] = []
-        self._strips: list[Strip] = []
-        self._head = Strip.blank(0)
-        self._columns = 0
         self._state: RunState | None = None
+        self._first: int | None = None
+        """The first row in view after scrolling up; ``None`` follows the newest."""
+        self._shown: tuple[object, ...] = ()
+
+    @property
+    def following(self) -> bool:
+        """Whether the newest row stays in view."""
+        return self._first is None
 
     def show(self, state: RunState) -> None:
-        """Bring the lines up to date; those whose numbers did not change are not made again."""
+        """Show a run's epochs; nothing happens when none has changed."""
+        if state is not self._state:
+            self._first = None
         self._state = state
-        columns = self._fitting()
-        if columns != self._columns:
-            self._columns, self._keys, self._strips = columns, [], []
-            self._head = to_strip(_head(columns, self.app.theme_variables["secondary"]))
-            self.refresh()
-        rows = state.epochs
-        best = state.best.epoch if state.best is not None else None
-        extra = [e for e in state.evals if e.variant != "plain"]
-        keys: list[object] = [(astuple(row), row.epoch == best) for row in rows]
-        last = {e.variant: e for e in extra}
-        keys += [(e.variant, e.epoch, e.loss, e.accuracy, e.seconds) for e in last.values()]
-        following = self.max_scroll_y - self.scroll_offset.y <= 1
-        for y, key in enumerate(keys):
-            if y < len(self._keys) and self._keys[y] == key:
-                continue
-            line = (
-                self._row(rows[y], rows[y].epoch == best)
-                if y < len(rows)
-                else self._evaluation(list(last.values())[y - len(rows)])
-            )
-            self._put(y, to_strip(line))
-        del self._strips[len(keys) :]
-        if len(keys) != len(self._keys):
-            self.virtual_size = Size(self.size.width, len(keys) + 1)
-            if following:
-                self.scroll_end(animate=False)
-            if len(keys) < len(self._keys):
-                self.refresh()
-        self._keys = keys
-
-    def _put(self, y: int, strip: Strip) -> None:
-        if y == len(self._strips):
-            self._strips.append(strip)
-            span: tuple[int, int] | None = (0, self.size.width)
-        else:
-            span = changed(self._strips[y], strip)
-            self._strips[y] = strip
-        line = y + 1 - self.scroll_offset.y
-        if span is not None and 1 <= line < self.size.height:
-            self.refresh(Region(span[0], line, span[1] - span[0], 1))
-
-    def _fitting(self) -> int:
-        room, fitting = max(self.size.width - 3, 0), 0
-        for _, width in COLUMNS:
-            room -= width
-            fitting += room >= 0
-        return max(fitting, 1)
-
-    def _row(self, row: EpochRow, best: bool) -> Text:
-        cells = (
-            str(row.epoch),
-            formatting.rate(row.lr),
-            formatting.decimal(row.train_loss),
-            formatting.percent(row.train_accuracy),
-            formatting.decimal(row.test_loss),
-            formatting.percent(row.test_accuracy),
-            formatting.duration(row.train_seconds),
-            formatting.duration(row.test_seconds),
-            formatting.compact(row.images_per_second),
-        )
-        text = Text(no_wrap=True, end="")
-        success = self.app.theme_variables["success"]
-        for i, (cell, (title, width)) in enumerate(zip(cells, COLUMNS, strict=True)):
-            if i < self._columns:
-                style = f"bold {success}" if best and title == "test acc" else ""
-                text.append(f"{cell:>{width}}", style=style)
-        text.append(" ★" if best else "  ", style=success)
-        return text
-
-    def _evaluation(self, evaluation: EvalEnded) -> Text:
-        names = {"ema": "averaged weights (EMA)", "tta": "test-time augmentation"}
-        name = names.get(evaluation.variant, evaluation.variant)
-        return Text(
-            f"{evaluation.epoch:>6}  {name}: test loss {formatting.decimal(evaluation.loss)}, "
-            f"test accuracy {formatting.percent(evaluation.accuracy)}",
-            style=self.app.theme_variables["accent"],
-            no_wrap=True,
-            end="",
-        )
+        view = (self._first, self.size, self.app.theme)
+        key = (id(state), state.points, state.attempt, len(state.evals), *view)
+        if key == self._shown:
+            return
+        self._shown = key
+        self._paint(state)
 
     def on_resize(self) -> None:
-        """Other columns may fit now."""
+        """Other columns and more rows may fit."""
         if self._state is not None:
             self.show(self._state)
 
-    def render_line(self, y: int) -> Strip:
-        """The titles, then the lines from the scroll offset on."""
-        width, style = self.size.width, self.rich_style
-        row = y - 1 + self.scroll_offset.y
-        strip = self._head if y == 0 else Strip.blank(width)
-        if y > 0 and row < len(self._strips):
-            strip = self._strips[row]
-        return strip.adjust_cell_length(width, style).apply_style(style)
+    # ---- painting ---------------------------------------------------------------------------
+
+    def _paint(self, state: RunState) -> None:
+        colours = self.app.theme_variables
+        extra = list({e.variant: e for e in state.evals if e.variant != "plain"}.values())
+        room = max(1, self.size.height - 1)
+        total = len(state.epochs) + len(extra)
+        last = max(0, total - room)
+        if self._first is not None and self._first >= last:
+            self._first = None
+        first = last if self._first is None else self._first
+        columns = fitting(self.size.width - 3)
+        lines = [_titles(columns, colours, first, room, total)]
+        for index in range(first, min(first + room, total)):
+            if index < len(state.epochs):
+                row = state.epochs[index]
+                best = state.best is not None and row.epoch == state.best.epoch
+                lines.append(_row(row, columns, colours, best=best))
+            else:
+                lines.append(_evaluation(extra[index - len(state.epochs)], columns, colours))
+        for line in lines:
+            line.truncate(self.size.width, overflow="ellipsis")
+        # as many as there is room for: the number of lines stays, only changed cells are sent
+        lines += [Text("")] * (room + 1 - len(lines))
+        self.set_lines(lines)
+
+    # ---- scrolling --------------------------------------------------------------------------
+
+    def action_scroll_rows(self, rows: int) -> None:
+        """Scroll; at the end the table follows the newest row again."""
+        if self._state is None:
+            return
+        variants = {e.variant for e in self._state.evals if e.variant != "plain"}
+        last = max(0, len(self._state.epochs) + len(variants) - (self.size.height - 1))
+        at = (last if self._first is None else self._first) + rows
+        self._first = None if at >= last else max(0, at)
+        self.show(self._state)
+
+    def action_scroll_pages(self, pages: int) -> None:
+        """Scroll by what is in view."""
+        self.action_scroll_rows(pages * max(1, self.size.height - 2))
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Three rows a notch."""
+        event.stop()
+        self.action_scroll_rows(-3)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Three rows a notch."""
+        event.stop()
+        self.action_scroll_rows(3)
 
 
-def _head(columns: int, colour: str) -> Text:
-    titles = "".join(f"{title:>{width}}" for title, width in COLUMNS[:columns])
-    return Text(titles, style=f"bold {colour}", no_wrap=True, end="")
+def fitting(width: int) -> tuple[int, ...]:
+    """Indices of the columns for a width; the least important go first."""
+    for least in (3, 2, 1):
+        found = tuple(i for i, column in enumerate(COLUMNS) if column[2] < least)
+        if sum(COLUMNS[i][1] for i in found) <= width:
+            return found
+    room, kept = width, []
+    for i, (_, cells, rank) in enumerate(COLUMNS):
+        if not rank and cells <= room:
+            kept.append(i)
+            room -= cells
+    return tuple(kept) or (0,)
+
+
+def _titles(
+    columns: tuple[int, ...], colours: dict[str, str], first: int, room: int, total: int
+) -> Text:
+    titles = "".join(f"{COLUMNS[i][0]:>{COLUMNS[i][1]}}" for i in columns)
+    text = Text(titles, style=f"bold {colours['secondary']}", no_wrap=True, end="")
+    if first + room < total:
+        text.append(f"   ↓ {total - first - room} more", style=colours["primary"])
+    return text
+
+
+def _row(row: EpochRow, columns: tuple[int, ...], colours: dict[str, str], *, best: bool) -> Text:
+    cells = (
+        str(row.epoch),
+        formatting.rate(row.lr),
+        formatting.decimal(row.train_loss),
+        formatting.percent(row.train_accuracy),
+        formatting.decimal(row.test_loss),
+        formatting.percent(row.test_accuracy),
+        formatting.duration(row.train_seconds),
+        formatting.duration(row.test_seconds),
+        formatting.compact(row.images_per_second),
+    )
+    text = Text(no_wrap=True, end="")
+    for i in columns:
+        star = best and i == TEST_ACCURACY
+        mark = "★ " if star else ""
+        style = f"bold {colours['success']}" if star else colours["foreground"]
+        text.append(f"{mark}{cells[i]}".rjust(COLUMNS[i][1]), style=style)
+    return text
+
+
+def _evaluation(evaluation: EvalEnded, columns: tuple[int, ...], colours: dict[str, str]) -> Text:
+    """Its numbers under the columns of the test split, its name behind them."""
+    cells = {
+        0: str(evaluation.epoch),
+        TEST_LOSS: formatting.decimal(evaluation.loss),
+        TEST_ACCURACY: formatting.percent(evaluation.accuracy),
+    }
+    text = Text(no_wrap=True, end="")
+    label = EXTRA.get(evaluation.variant, evaluation.variant)
+    before = sum(COLUMNS[i][1] for i in columns if 0 < i < TEST_LOSS)
+    for i in columns:
+        if i == 1 or (i == 2 and 1 not in columns):
+            text.append(f"  {label}".ljust(before)[:before], style=colours["accent"])
+        if i in cells:
+            style = f"bold {colours['accent']}" if i else colours["foreground"]
+            text.append(cells[i].rjust(COLUMNS[i][1]), style=style)
+    return text

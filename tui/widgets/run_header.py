@@ -1,132 +1,100 @@
-"""Who a run is and how far it has come: the lines above the dashboard's table and charts."""
+"""Who a run is and what it has to say: the lines above the dashboard's table and charts."""
 
 from __future__ import annotations
 
 from rich.text import Text
 
-from trainer.runstate import Follower, RunState
+from trainer.events import Notice
+from trainer.runstate import Follower
 from tui import formatting, themes
+from tui.widgets.lines import Lines
 from tui.widgets.run_table import data_of, model_of, name_of
 
-BLOCKS = " ▏▎▍▌▋▊▉█"
+REAL = ("cifar10", "cifar100")
 
 
-def title(run: Follower, colours: dict[str, str], colour: str, *, stopping: bool) -> Text:
-    """Name, state, model, data, device."""
+class RunHeader(Lines):
+    """The title line, and below it the failure or the last warning when there is one."""
+
+    DEFAULT_CSS = "RunHeader { height: auto; }"
+
+    def show(
+        self, run: Follower, colours: dict[str, str], colour: str, mark: str, *, stopping: bool
+    ) -> None:
+        """Show a run."""
+        width = self.size.width or self.app.size.width
+        lines = [title(run, colours, colour, mark, width, stopping=stopping)]
+        said = news(run, colours)
+        if said is not None:
+            said.truncate(width, overflow="ellipsis")
+            lines.append(said)
+        self.set_lines(lines)
+
+
+def title(
+    run: Follower,
+    colours: dict[str, str],
+    colour: str,
+    mark: str,
+    width: int,
+    *,
+    stopping: bool,
+) -> Text:
+    """Name, state, model, data, device; what finds no room is left out from the right."""
     state = run.state
+    secondary = colours["secondary"]
     text = Text(" ", no_wrap=True, end="")
-    text.append("━ ", style=colour)
-    text.append(name_of(run), style="bold")
+    text.append(f"{mark} ", style=colour)
+    text.append(formatting.shorten(name_of(run), max(12, width // 4)), style="bold")
     text.append("  ")
     text.append_text(themes.state_text(run.status, colours, stopping=stopping))
-    text.append(f"  {model_of(run)} on ", style=colours["secondary"])
-    official = state.started is not None and state.started.data_kind == "cifar10"
-    text.append(data_of(run), style=colours["foreground"] if official else colours["warning"])
+    text.append("  ")
+    kind = state.started.data_kind if state.started is not None else ""
+    data = "synthetic data, not CIFAR-10" if data_of(run) == "synthetic" else f"{data_of(run)}"
+    if kind == "folder" and state.started is not None:
+        data = f"folder {formatting.clean(state.started.data_source, 40)}"
+    real = kind in REAL or (not kind and data.startswith("CIFAR"))
+    text.append(data, style=colours["foreground"] if real else colours["warning"])
+    parts = [formatting.shorten(model_of(run).rpartition("/")[2], 30)]
+    if state.described is not None:
+        parts.append(f"{formatting.count(state.described.parameters)} parameters")
     if state.started is not None:
         device = formatting.clean(state.started.device, 40)
-        text.append(f"  {device} · {state.started.precision}", style=colours["secondary"])
-    if state.described is not None:
-        parameters = formatting.count(state.described.parameters)
-        text.append(f"  {parameters} parameters", style=colours["secondary"])
+        parts.append(f"{device} {formatting.clean(state.started.precision, 8)}")
+        parts.append(f"batch {state.started.batch_size}")
+        parts.append(f"{state.started.train_images:,} train images")
     if state.attempt > 1:
-        text.append(f"  attempt {state.attempt}", style=colours["secondary"])
+        parts.append(f"attempt {state.attempt}")
+    for part in parts:
+        if text.cell_len + len(part) + 3 > width:
+            break
+        text.append(f"   {part}", style=secondary)
+    text.truncate(width, overflow="ellipsis")
     return text
 
 
-def news(run: Follower, colours: dict[str, str]) -> Text:
-    """Why it failed, or the last warning; empty when all is well."""
+def news(run: Follower, colours: dict[str, str]) -> Text | None:
+    """Why it failed, or the last warning; ``None`` when all is well."""
     state = run.state
     text = Text(" ", no_wrap=True, end="")
     if state.ended is not None and state.ended.error:
-        text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
-        return text
+        return text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
     if run.status == "crashed":
         checkpoint = state.checkpoints.get("last")
-        kept = f"; its last checkpoint is of step {checkpoint.step:,}" if checkpoint else ""
-        text.append(f"its trainer ended without a word{kept}", style=colours["error"])
-        return text
-    for _, notice in reversed(state.notices):
-        if notice.level != "info":
-            text.append(formatting.clean(notice.message, 300), style=colours[notice.level])
-            return text
-    if state.ended is None and state.notices and state.started is None:
-        text.append(formatting.clean(state.notices[-1][1].message, 300), style=colours["secondary"])
-    return text
+        kept = f"; its last checkpoint is of epoch {checkpoint.epoch}" if checkpoint else ""
+        return text.append(f"its trainer ended without a word{kept}", style=colours["error"])
+    notice = _notice(run)
+    if notice is not None:
+        style = {"warning": "warning", "error": "error"}.get(notice.level, "secondary")
+        return text.append(formatting.clean(notice.message, 300), style=colours[style])
+    if run.damaged:
+        words = f"{run.damaged} damaged line{'s' * (run.damaged > 1)} in the log skipped"
+        return text.append(words, style=colours["warning"])
+    return None
 
 
-def progress(run: Follower, colours: dict[str, str], width: int) -> list[Text]:
-    """The epoch's line and the run's line: bars, counts, rate, time left."""
-    state = run.state
-    if state.queued is None:
-        return [Text(""), Text("")]
-    room = max(10, min(40, width - 84))
-    epoch, share = len(state.epochs), 0.0
-    if state.progress is not None and state.ended is None:
-        epoch = state.progress.epoch
-        share = state.progress.done / max(1, state.progress.total)
-    elif state.ended is not None:
-        share = float(epoch >= state.queued.epochs)
-    name = f" epoch {epoch:>4}/{state.queued.epochs:<4}"
-    words = width - len(name) - room - 2
-    done = _done(run)
-    return [
-        _bar(name, share, room, _fit(_epoch_words(state), words), colours),
-        _bar(f"{' run':<{len(name)}}", done, room, _fit(_run_words(run, done), words), colours),
-    ]
-
-
-def _epoch_words(state: RunState) -> list[str]:
-    now = state.progress
-    if now is None or state.ended is not None:
-        return []
-    what = "training" if now.phase == "train" else "evaluating on the test split"
-    words = [f"{now.done:>{len(str(now.total))}}/{now.total} {what}"]
-    if now.images_per_second:
-        words.append(f"{formatting.compact(now.images_per_second)} images/s")
-    if now.loss is not None and now.phase == "train":
-        words.append(f"train loss {formatting.decimal(now.loss)}")
-        words.append(f"train accuracy {formatting.percent(now.accuracy, 1)}")
-    return words
-
-
-def _run_words(run: Follower, done: float) -> list[str]:
-    state = run.state
-    words = [f"{100 * done:.0f} %", f"elapsed {formatting.duration(state.elapsed, tenths=False)}"]
-    left = state.eta() if run.status in ("training", "paused") else None
-    if left is not None:
-        words.append(f"left {formatting.duration(left, tenths=False)}")
-    if state.best is not None:
-        best = formatting.percent(state.best.test_accuracy)
-        words.append(f"best test accuracy {best} in epoch {state.best.epoch}")
-    return words
-
-
-def _fit(words: list[str], room: int) -> str:
-    """As many as fit, in order of importance; none is cut."""
-    line = ""
-    for word in words:
-        longer = f"{line}  {word}" if line else word
-        if len(longer) <= room:
-            line = longer
-    return line
-
-
-def _done(run: Follower) -> float:
-    state = run.state
-    if state.queued is None or state.started is None:
-        return 0.0
-    total = state.queued.epochs * state.started.steps_per_epoch
-    steps = [row.step for row in state.epochs[-1:]]
-    if state.progress is not None:
-        steps.append(state.progress.step)
-    return min(1.0, max(steps, default=0) / max(1, total))
-
-
-def _bar(name: str, share: float, room: int, words: str, colours: dict[str, str]) -> Text:
-    eighths = round(share * room * 8)
-    full, rest = divmod(eighths, 8)
-    bar = "█" * full + (BLOCKS[rest] if rest else "")
-    text = Text(name, style=colours["secondary"], no_wrap=True, end="")
-    text.append(f"{bar:<{room}}", style=f"{colours['accent']} on {colours['panel']}")
-    text.append(f"  {words}", style=colours["foreground"])
-    return text
+def _notice(run: Follower) -> Notice | None:
+    """The last warning or error; before training begins also what is being prepared."""
+    waits = run.state.started is None
+    said = [notice for _, notice in run.state.notices if waits or notice.level != "info"]
+    return said[-1] if said else None

@@ -1,0 +1,233 @@
+"""A chart as lines of text: plotext draws the curves, axes and limits are decided here.
+
+The frame stands still while a run goes on: labels have a fixed width, limits change in steps, and
+there is no frame to the right of the newest point that would have to be painted again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from tui import curves, formatting
+from tui.curves import Axis, Points, Quantity
+
+LABEL_WIDTH = 6
+GUTTER = LABEL_WIDTH + 1
+"""Columns to the left of the canvas: the labels of the values and the axis."""
+FOOT = 2
+"""Lines below the canvas: the axis and its labels."""
+
+_CODE = re.compile("\x1b\\[([0-9;]*)m")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line of the chart and how it looks."""
+
+    label: str
+    """What it shows, with the split's name; empty for raw lines: they are not under the cursor."""
+    points: Points
+    colour: str
+    """``#rrggbb``, already blended."""
+    dotted: bool = False
+    behind: bool = False
+    """Raw lines: they do not decide the limits."""
+    mark: str = ""
+    """The run's glyph, where several runs are shown."""
+    exact: Points | None = None
+    """The values for the cursor where the line is smoothed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that decides the picture."""
+
+    title: str
+    legend: tuple[tuple[str, str, str], ...]
+    """Sample of the line, what it shows, colour."""
+    quantity: Quantity
+    axis: Axis
+    curves: tuple[Curve, ...]
+    x_limits: tuple[float, float]
+    zoomed: bool = False
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The axes of a chart; values as they are drawn, so logarithms where the axis has them."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+
+
+def draw(plan: Plan, width: int, height: int, ink: str) -> list[Strip]:
+    """Lines of the chart, without background; ``ink`` is the colour of the axes."""
+    low, high = plan.x_limits
+    shown = [curves.within(curve.points, low, high) for curve in plan.curves]
+    if plan.log:
+        shown = [curves.log_points(points) for points in shown]
+    axes = frame(plan, shown, width, height)
+    columns = width - GUTTER
+    bottom, top = axes.y
+    visible = [
+        (curve, Points(points.x, np.clip(points.y, bottom, top)))
+        for curve, points in zip(plan.curves, shown, strict=True)
+    ]
+    return _strips(_build(axes, visible, width, height, columns, ink), width, height)
+
+
+def frame(plan: Plan, shown: Sequence[Points], width: int, height: int) -> Frame:
+    """Limits and ticks for the curves within the window."""
+    main = [p for c, p in zip(plan.curves, shown, strict=True) if not c.behind]
+    if not any(np.isfinite(points.y).any() for points in main):
+        main = [_without_outliers(points) for points in shown]
+    if plan.log:
+        y = curves.log_limits(main)
+    else:
+        y = curves.value_limits(main, plan.quantity, fit=plan.zoomed)
+    # a label every ten columns and every four lines or so
+    parts_x, parts_y = max(2, (width - GUTTER) // 12), max(2, (height - FOOT) // 4)
+    return Frame(plan.x_limits, y, _x_ticks(plan, parts_x), _y_ticks(plan, y, parts_y))
+
+
+def _without_outliers(points: Points) -> Points:
+    known = points.finite()
+    if len(known) < 50:
+        return known
+    low, high = np.quantile(known.y, (0.02, 0.98))
+    return Points(known.x, np.clip(known.y, low, high))
+
+
+def _x_ticks(plan: Plan, parts: int) -> tuple[tuple[float, str], ...]:
+    low, high = plan.x_limits
+    if plan.axis == "time":
+        return tuple((t, _clock(t)) for t in curves.time_ticks(low, high, parts))
+    found = curves.whole_ticks(low, high, parts)
+    return tuple((t, f"{t:.0f}" if t < 1e5 else formatting.compact(t)) for t in found)
+
+
+def _clock(seconds: float) -> str:
+    return "0" if seconds == 0 else formatting.duration(seconds, tenths=False)
+
+
+def _y_ticks(plan: Plan, y: tuple[float, float], parts: int) -> tuple[tuple[float, str], ...]:
+    if plan.log:
+        found = curves.log_ticks(*y)
+        while len(found) > max(3, parts * 2):
+            found = found[::2]
+        return tuple((t, f"{10**t:.3g}".rjust(LABEL_WIDTH)) for t in found)
+    found = curves.ticks(*y, parts)
+    step = found[1] - found[0] if len(found) > 1 else y[1] - y[0]
+    if plan.quantity == "accuracy":
+        digits = max(0, -math.floor(math.log10(100 * step) + 1e-9))
+        digits = digits if round(100 * step, digits) == round(100 * step, 6) else digits + 1
+        return tuple((t, f"{100 * t:.{min(digits, 2)}f}%".rjust(LABEL_WIDTH)) for t in found)
+    return tuple((t, f"{t:.4g}".rjust(LABEL_WIDTH)[:LABEL_WIDTH]) for t in found)
+
+
+def _build(
+    axes: Frame,
+    visible: Sequence[tuple[Curve, Points]],
+    width: int,
+    height: int,
+    columns: int,
+    ink: str,
+) -> str:
+    from textual_plotext.plot import Plot  # loaded when the first chart is drawn
+
+    figure = Plot()
+    figure.plotsize(width, height)
+    figure._set_size(width, height)
+    figure.theme("clear")
+    figure.ticks_color(_rgb(ink))
+    figure.xaxes(True, False)
+    figure.yaxes(True, False)
+    figure.xlim(*axes.x)
+    figure.ylim(*axes.y)
+    figure.xticks([t for t, _ in axes.x_ticks], [name for _, name in axes.x_ticks])
+    figure.yticks([t for t, _ in axes.y_ticks], [name for _, name in axes.y_ticks])
+    nothing = True
+    for curve, points in visible:
+        for part in _parts(points):
+            nothing = False
+            colour = _rgb(curve.colour)
+            if len(part) == 1:
+                figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="•")
+            elif curve.behind and len(part) > columns:
+                # a cloud: lines through noise cost plotext three times as much and hide the rest
+                part = curves.reduce(part, _share(part, axes.x, columns))
+                figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
+            elif curve.dotted:
+                part = _dots(part, axes.x, columns)
+                figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
+            else:
+                part = curves.reduce(part, _share(part, axes.x, columns))
+                figure.plot(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
+    if nothing:  # plotext draws no axes without a point: one outside of the canvas
+        figure.scatter([axes.x[0] - 1], [axes.y[0]], color=_rgb(ink), marker=" ")
+    built: str = figure.build()
+    return built
+
+
+def _parts(points: Points) -> list[Points]:
+    """The stretches between gaps."""
+    known = np.isfinite(points.y)
+    if known.all():
+        return [points] if len(points) else []
+    edges = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0, append=0))
+    return [Points(points.x[a:b], points.y[a:b]) for a, b in edges.reshape(-1, 2)]
+
+
+def _share(points: Points, x: tuple[float, float], columns: int) -> int:
+    """The columns that a stretch takes."""
+    return max(1, round(columns * float(points.x[-1] - points.x[0]) / (x[1] - x[0])))
+
+
+def _dots(points: Points, x: tuple[float, float], columns: int) -> Points:
+    """A dot in every column on the line through the points."""
+    if len(points) > columns:
+        return curves.reduce(points, _share(points, x, columns))
+    grid = np.linspace(x[0], x[1], columns)
+    grid = grid[(grid > points.x[0]) & (grid < points.x[-1])]
+    at = np.concatenate([points.x[:1], grid, points.x[-1:]])
+    return Points(at, np.interp(at, points.x, points.y))
+
+
+def _strips(built: str, width: int, height: int) -> list[Strip]:
+    """Lines with colours by escape sequences as strips; blanks join the text before them."""
+    strips = []
+    for line in built.rstrip("\n").split("\n")[:height]:
+        segments: list[Segment] = []
+        colour = ""
+        for i, part in enumerate(_CODE.split(line)):
+            if i % 2:
+                colour = part[5:] if part.startswith("38;2;") else ""
+            elif part:
+                before = segments[-1] if segments else None
+                if before is not None and (not part.strip() or before.style == _style(colour)):
+                    segments[-1] = Segment(before.text + part, before.style)
+                else:
+                    segments.append(Segment(part, _style(colour)))
+        strips.append(Strip(segments).adjust_cell_length(width))
+    return strips
+
+
+@lru_cache(maxsize=256)
+def _style(colour: str) -> Style | None:
+    return Style(color=f"rgb({colour.replace(';', ',')})") if colour else None
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,0 +1,131 @@
+"""How far a run has come: the epoch's line and the whole run's, or one line where it is narrow."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from trainer.runstate import Follower, RunState
+from tui import formatting
+from tui.widgets.lines import Lines
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+LEFT = 26
+"""Cells of bars, at most."""
+
+
+class ProgressLine(Lines):
+    """Two lines; one below 100 columns and of a run that has ended. Never animated."""
+
+    DEFAULT_CSS = "ProgressLine { height: auto; }"
+
+    def show(self, run: Follower, colours: dict[str, str], width: int) -> None:
+        """Show a run's progress."""
+        if run.state.queued is None:
+            self.set_lines([Text("")])
+        elif width < 100:
+            self.set_lines([_narrow(run, colours, width)])
+        elif run.state.ended is not None:
+            self.set_lines([_run_line(run, colours, width)])
+        else:
+            self.set_lines([_epoch_line(run, colours, width), _run_line(run, colours, width)])
+
+
+def _epoch_line(run: Follower, colours: dict[str, str], width: int) -> Text:
+    state = run.state
+    planned = state.queued.epochs if state.queued is not None else 0
+    epoch, share = where(state)
+    line = _begin(f" epoch {epoch:>5}/{planned:<5}", share, min(LEFT, width // 5), colours)
+    now = state.progress
+    if now is None or state.ended is not None:
+        return line
+    if now.phase == "test":
+        return line.append("evaluating on the test split", style=colours["foreground"])
+    figures = [
+        (f"{formatting.compact(now.images_per_second)} images/s", now.images_per_second),
+        (f"train loss {formatting.decimal(now.loss, 2)}", now.loss),
+        (f"train accuracy {formatting.percent(now.accuracy, 0)}", now.accuracy),
+        (f"lr {formatting.rate(now.lr)}", now.lr),
+        (f"memory {formatting.size(now.memory)}", now.memory),
+    ]
+    return _append(line, [words for words, value in figures if value is not None], width, colours)
+
+
+def _run_line(run: Follower, colours: dict[str, str], width: int) -> Text:
+    state = run.state
+    done = finished(state)
+    epochs = f"{where(state)[0]}/{state.queued.epochs if state.queued is not None else 0}"
+    name = f" run {epochs:>8}{100 * done:>4.0f}%" if state.ended else f" run {100 * done:>12.0f}%"
+    line = _begin(name, done, min(LEFT, width // 5), colours)
+    return _append(line, _times(run), width, colours)
+
+
+def _narrow(run: Follower, colours: dict[str, str], width: int) -> Text:
+    state = run.state
+    planned = state.queued.epochs if state.queued is not None else 0
+    epoch, share = where(state)
+    line = _begin(f" epoch {epoch}/{planned} ", share, 10, colours)
+    line.append(f"{100 * finished(state):.0f}% of run", style=colours["foreground"])
+    now = state.progress
+    words = _times(run)
+    if now is not None and now.images_per_second and state.ended is None:
+        words.insert(0, f"{formatting.compact(now.images_per_second)} images/s")
+    line.append("  ")
+    return _append(line, words, width, colours)
+
+
+def _times(run: Follower) -> list[str]:
+    state = run.state
+    words = [f"elapsed {formatting.duration(state.elapsed, tenths=False)}"]
+    left = state.eta() if run.status in ("training", "paused") else None
+    if left is not None:
+        words.append(f"left {formatting.duration(left, tenths=False)}")
+    if state.best is not None:
+        best = formatting.percent(state.best.test_accuracy)
+        words.append(f"best test accuracy {best} in epoch {state.best.epoch}")
+    return words
+
+
+def where(state: RunState) -> tuple[int, float]:
+    """The epoch the run is in, and the share of it that is trained or evaluated."""
+    now = state.progress
+    if now is not None and state.ended is None:
+        return now.epoch, min(1.0, now.done / max(1, now.total))
+    rows = state.epochs
+    return (rows[-1].epoch, 1.0) if rows else (0, 0.0)
+
+
+def finished(state: RunState) -> float:
+    """The share of all planned steps that is done."""
+    if state.queued is None or state.started is None:
+        return 0.0
+    if state.ended is not None and state.ended.state == "completed":
+        return 1.0
+    total = state.queued.epochs * state.started.steps_per_epoch
+    steps = [row.step for row in state.epochs[-1:]]
+    if state.progress is not None:
+        steps.append(state.progress.step)
+    return min(1.0, max(steps, default=0) / max(1, total))
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of blocks in eighths of a cell, padded to its width."""
+    full, rest = divmod(round(min(1.0, max(0.0, share)) * width * 8), 8)
+    drawn = "█" * full + (_EIGHTHS[rest] if rest else "")
+    return drawn.ljust(width)
+
+
+def _begin(name: str, share: float, width: int, colours: dict[str, str]) -> Text:
+    text = Text(name, style=colours["secondary"], no_wrap=True, end="")
+    text.append(" ")
+    text.append(bar(share, width), style=f"{colours['accent']} on {colours['panel']}")
+    return text.append("  ")
+
+
+def _append(line: Text, words: list[str], width: int, colours: dict[str, str]) -> Text:
+    """Add what fits, the most important first: nothing is cut within a word."""
+    for i, word in enumerate(words):
+        gap = "   " if i else ""
+        if line.cell_len + len(gap) + len(word) > width:
+            break
+        line.append(gap + word, style=colours["foreground"])
+    return line
