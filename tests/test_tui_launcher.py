@@ -14,6 +14,7 @@ import pytest
 
 from tests.tui_helpers import fake_worker, make_run, run_config
 from trainer.control import send
+from trainer.processes import child_environment
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.submit import submit
@@ -174,7 +175,7 @@ def test_a_folder_of_the_same_name_in_the_working_directory_is_not_run(tmp_path:
     (tmp_path / "trainer" / "__init__.py").write_text("print('wrong')")
     command = [*launchers.default_command()[:-2], "-c", "import trainer; print(trainer.__file__)"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=launchers.environment(), capture_output=True, check=True
+        command, cwd=tmp_path, env=child_environment(), capture_output=True, check=True
     )
     here = Path(launchers.__file__).resolve().parent.parent / "trainer" / "__init__.py"
     assert Path(done.stdout.decode().strip()) == here

@@ -31,10 +31,13 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     return run
 
 
-def resubmit(run: RunDir) -> None:
+def resubmit(run: RunDir) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
     What was asked of the earlier attempt is forgotten: its stop must not stop the next one.
+
+    Returns:
+        What it is trained with.
 
     Raises:
         RunError: it is completed, being trained, without a checkpoint, or cannot be written.
@@ -56,6 +59,7 @@ def resubmit(run: RunDir) -> None:
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
         _queue(run, config, settings.to_toml(config))
+    return config
 
 
 def read_config(run: RunDir) -> RunConfig:

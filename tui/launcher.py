@@ -20,6 +20,7 @@ from typing import IO
 import msgspec
 import platformdirs
 
+from trainer.processes import child_environment
 from tui.formatting import clean
 
 LOG_LIMIT = 1 << 20
@@ -75,13 +76,6 @@ def default_command() -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "trainer.worker")
 
 
-def environment() -> dict[str, str]:
-    """The environment of child processes: they find the packages this process was loaded from."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-
-
 def default_log() -> Path:
     """Where the trainer's stderr goes."""
     return Path(platformdirs.user_log_dir("cifar-tui")) / "worker.log"
@@ -130,7 +124,7 @@ class Launcher:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     start_new_session=True,
-                    env=environment(),
+                    env=child_environment(),
                 )
         except OSError as error:
             problem = f"cannot start the trainer: {error.strerror}"
@@ -144,13 +138,13 @@ class Launcher:
         self._tell(WorkerInfo(phase="loading"))
         return True
 
-    def queue(self, run: Path, *, data_dir: Path | None = None) -> bool:
+    def queue(self, run: Path, *, resume: bool = False) -> bool:
         """Give the trainer a run; it is started first if there is none."""
         if not self.start():
             return False
         assert self._process is not None
         assert self._process.stdin is not None
-        job = {"run": str(run.absolute()), "data_dir": str(data_dir) if data_dir else None}
+        job = {"run": str(run.absolute()), "resume": resume}
         try:
             os.write(self._process.stdin.fileno(), msgspec.json.encode(job) + b"\n")
         except OSError as error:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,21 +74,35 @@ def run(
     """
     _survive_odd_streams()
     try:
-        command(args=None if arguments is None else list(arguments), prog_name=name)
+        given = None if arguments is None else list(arguments)
+        return _code(command(args=given, prog_name=name, standalone_mode=False))
     except SystemExit as end:
         return _code(end.code)
     except UserError as error:
         warn(error)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return STOPPED
     except Exception as error:
+        if hasattr(error, "format_message"):
+            return _misused(error)
         if os.environ.get("CIFAR_TUI_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         warn(f"unexpected error: {reason} (CIFAR_TUI_DEBUG=1 shows where)")
         return FAILED
-    return COMPLETED
+
+
+def _misused(error: Any) -> int:
+    """A wrong option or argument, found by the command line's library: one line as well."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return BAD_INPUT
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "cifar-tui"
+    text = error.format_message().rstrip(".")
+    warn(f"{text[:1].lower()}{text[1:]} ('{path} --help' tells more)")
+    return BAD_INPUT
 
 
 def _code(code: object) -> int:

@@ -24,6 +24,9 @@ class View(Protocol):
     def show(self, envelopes: Iterable[Envelope]) -> None:
         """Show new envelopes, in order."""
 
+    def fold(self, envelopes: Iterable[Envelope]) -> None:
+        """Take note of what happened before."""
+
     def message(self, text: str) -> None:
         """Show a line that is no event."""
 
@@ -37,6 +40,10 @@ class JsonView:
     def show(self, envelopes: Iterable[Envelope]) -> None:
         """Write the lines of the log."""
         out.write(b"".join(events.encode(envelope) for envelope in envelopes))
+
+    def fold(self, envelopes: Iterable[Envelope]) -> None:
+        """Write them too: who reads the lines folds the whole log."""
+        self.show(envelopes)
 
     def message(self, text: str) -> None:
         """Write to standard error."""
@@ -58,6 +65,11 @@ class PlainView:
         for envelope in envelopes:
             self.state.apply(envelope)
             self.event(envelope.event)
+
+    def fold(self, envelopes: Iterable[Envelope]) -> None:
+        """Know it; an earlier attempt's lines are not written again."""
+        for envelope in envelopes:
+            self.state.apply(envelope)
 
     def event(self, event: events.AnyEvent) -> None:
         """Write an event's line, if it has one."""
@@ -94,7 +106,8 @@ class PlainView:
     def started(self, event: events.RunStarted) -> None:
         """Say what is trained on what."""
         queued = self.state.queued
-        self.line(f"run {clean(self.state.run)}")
+        again = "" if event.resumed_step is None else f" goes on from step {event.resumed_step}"
+        self.line(f"run {clean(self.state.run)}{again}")
         self.line(
             f"{clean(queued.model) if queued else 'model'} on {self.data}: "
             f"{event.train_images:,} train and {event.test_images:,} test images; "

@@ -14,9 +14,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import Static
 
+from trainer.processes import child_environment
 from tui.datasource import without_advice
 from tui.formatting import clean, size
-from tui.launcher import environment
 from tui.screens.dialogs import Dialog
 
 STEPS_SHOWN = 100
@@ -81,7 +81,7 @@ class Download(Dialog):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                env=environment(),
+                env=child_environment(),
                 # ctrl+c belongs to the app
                 start_new_session=True,
             )

@@ -1,0 +1,161 @@
+"""A run that trains in this process while its terminal watches and may stop it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trainer import events
+from trainer.cli.output import warn
+from trainer.cli.progress import View
+from trainer.control import Control
+from trainer.errors import UserError
+from trainer.events import Envelope
+from trainer.rundir import RunDir
+from trainer.runlog import Tail
+
+POLL_SECONDS = 0.1
+STOPS_UNTIL_ABORT = 3
+
+
+def attend(
+    run: RunDir,
+    control: Control,
+    view: View,
+    data_directory: Path | None = None,
+    *,
+    resume: bool = False,
+) -> events.RunEnded:
+    """Train a run on a thread of its own and show it until it ends.
+
+    A new run that was refused before its first step leaves no folder.
+
+    Raises:
+        UserError: bad input that was found while it was prepared.
+    """
+    trainer = _Trainer(run, control, data_directory, resume=resume)
+    try:
+        earlier = Tail(run.log)
+        while earlier.behind():
+            view.fold(earlier.read())
+        with _signals(trainer.heard):
+            trainer.start()
+            while not trainer.finished:
+                view.show(trainer.news(POLL_SECONDS))
+                for number in trainer.taken_signals():
+                    _stop(control, view, number)
+            view.show(trainer.news(0))
+    finally:
+        view.close()
+    try:
+        return trainer.result()
+    except UserError:
+        if not (resume or trainer.began):
+            run.discard()
+        raise
+
+
+class _Trainer:
+    """The training thread, its events, and the signals that came meanwhile."""
+
+    def __init__(
+        self, run: RunDir, control: Control, data_directory: Path | None, *, resume: bool
+    ) -> None:
+        self._resume = resume
+        self._run, self._control, self._data_directory = run, control, data_directory
+        self._queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._train, name="training", daemon=True)
+        self._outcome: events.RunEnded | BaseException | None = None
+        self._signals = 0
+        self._stops = 0
+        self.began = False
+        """Whether data and net were fit to train."""
+        self.finished = False
+
+    def start(self) -> None:
+        """Begin to train."""
+        self._thread.start()
+
+    def heard(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: only counts and wakes the main thread."""
+        self._signals += 1
+        self._queue.put(None)
+
+    def taken_signals(self) -> Iterator[int]:
+        """The numbers, from 1, of signals since the last call."""
+        while self._stops < self._signals:
+            self._stops += 1
+            yield self._stops
+
+    def news(self, seconds: float) -> list[Envelope]:
+        """Everything that has come; waits so long for the first."""
+        found: list[Envelope] = []
+        with suppress(queue.Empty):
+            one = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
+            while True:
+                if one is not None:
+                    found.append(one)
+                    self.began = self.began or isinstance(one.event, events.RunStarted)
+                one = self._queue.get_nowait()
+        return found
+
+    def result(self) -> events.RunEnded:
+        """The run's last event; what the thread raised is raised here."""
+        self._thread.join()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    def _train(self) -> None:
+        from trainer.session import train_run
+
+        try:
+            self._outcome = train_run(
+                self._run,
+                self._control,
+                listener=self._queue.put,
+                data_dir=self._data_directory,
+                resume=self._resume,
+            )
+        except BaseException as error:
+            self._outcome = error
+        finally:
+            self.finished = True
+            self._queue.put(None)
+
+
+def _stop(control: Control, view: View, number: int) -> None:
+    if number >= STOPS_UNTIL_ABORT:
+        view.close()
+        warn("aborted: the last checkpoint stays")
+        sys.stdout.flush()
+        os._exit(130)
+    control.request("stop")
+    view.message(
+        "stopping at the next step, saving a checkpoint"
+        if number == 1
+        else "still stopping; once more aborts without a checkpoint"
+    )
+
+
+@contextmanager
+def _signals(handler: Any) -> Iterator[None]:
+    """Ctrl-C, a polite kill and a lost terminal all stop the run cleanly."""
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # what is ignored stays so: nohup, a background job of a plain shell
+    wanted = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
