@@ -27,7 +27,7 @@ def tell(**state: object) -> None:
         os.write(1, json.dumps(state).encode() + b"\n")
 
 
-def train(run: RunDir, control: Control) -> None:
+def train(run: RunDir, control: Control, *, resume: bool) -> None:
     log = RunLog(run)
     if control.stopping():
         log.emit(events.RunEnded(state="stopped"))
@@ -46,6 +46,7 @@ def train(run: RunDir, control: Control) -> None:
             data_kind="synthetic",
             data_source="synthetic",
             data_fingerprint="0",
+            resumed_step=0 if resume else None,
         )
     )
     state: events.EndState = "completed"
@@ -71,17 +72,18 @@ def train(run: RunDir, control: Control) -> None:
 
 
 def main() -> int:
-    jobs: queue.SimpleQueue[tuple[RunDir, Control, ExitStack] | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[tuple[RunDir, Control, ExitStack, bool] | None] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
-            run = RunDir(Path(json.loads(line)["run"]))
+            job = json.loads(line)
+            run = RunDir(Path(job["run"]))
             if "refuse" in OPTIONS:
                 tell(state="refused", error=f"run {run.id} is not wanted")
                 continue
             lock = ExitStack()
             lock.enter_context(run.locked())
-            jobs.put((run, Control(run), lock))
+            jobs.put((run, Control(run), lock, job["resume"]))
         jobs.put(None)
 
     os.write(1, b"a line that is no JSON\n")
@@ -92,10 +94,10 @@ def main() -> int:
         return int(OPTIONS["die"])
     tell(state="ready", torch="2.0.0", device="cpu", devices=["cpu"], threads=2, new_field=1)
     while (job := jobs.get()) is not None:
-        run, control, lock = job
+        run, control, lock, resume = job
         tell(state="training", run=run.id)
         with lock:
-            train(run, control)
+            train(run, control, resume=resume)
         tell(state="idle")
     return 0
 

@@ -245,8 +245,8 @@ def test_version_and_usage_errors(cli: Cli) -> None:
     ):
         code, _, err = cli(*arguments)
         assert code == 2
-            assert err.count("\n") == 1
-            assert "--help" in err
+        assert err.count("\n") == 1
+        assert "--help" in err
         assert "Traceback" not in err
 
 

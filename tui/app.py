@@ -206,7 +206,13 @@ class CifarApp(App[None]):
             return action == "quit"
         if action in ("stop", "pause", "checkpoint"):
             return self.runs.target() is not None
+        if action == "resume":
+            return self.store.current is not None
         return True
+
+    def offers(self, binding: str) -> bool:
+        """Whether the key line shows a key that works: resume only where there is something to."""
+        return binding != "run.resume" or self.runs.resumable()
 
     def action_show(self, name: str) -> None:
         """Switch to a main screen."""
@@ -245,6 +251,10 @@ class CifarApp(App[None]):
     def action_pause(self) -> None:
         """Pause, or go on."""
         self.runs.pause()
+
+    async def action_resume(self) -> None:
+        """Go on with the chosen run from its checkpoint."""
+        await self.runs.resume()
 
     def action_checkpoint(self) -> None:
         """Save a checkpoint now."""

@@ -10,6 +10,13 @@ BINDINGS: list[BindingType] = [
     Binding("x", "stop", "Stop", id="run.stop", tooltip="Stop the run, keep its checkpoint"),
     Binding("p", "pause", "Pause", id="run.pause", tooltip="Pause the run, or go on"),
     Binding(
+        "r",
+        "resume",
+        "Resume",
+        id="run.resume",
+        tooltip="Go on with the chosen run: it stopped, failed or crashed",
+    ),
+    Binding(
         "c",
         "checkpoint",
         "Checkpoint",

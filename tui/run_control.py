@@ -136,6 +136,36 @@ class RunControl:
         app.refresh_bindings()
         return queued
 
+    def resumable(self) -> bool:
+        """Whether the chosen run ended before it was done."""
+        current = self._app.store.current
+        return current is not None and current.status in ("stopped", "failed", "crashed")
+
+    async def resume(self) -> None:
+        """Queue the chosen run once more, from its checkpoint, or say why not."""
+        from trainer.submit import resubmit
+
+        app, run = self._app, self._app.store.current
+        if run is None:
+            return
+        if run.status == "paused":
+            self.pause()
+            return
+        if run.status in ACTIVE:
+            app.tell(f"{_name(run)} is {run.status}: there is nothing to resume")
+            return
+        try:
+            await asyncio.to_thread(resubmit, run.run)
+        except UserError as error:
+            app.tell(str(error), severity="error", title="Not resumed")
+            return
+        app.store.expect(run.run.id)
+        if not app.worker.queue(run.run.path, resume=True):
+            app.store.give_up()
+        app.tell(f"{_name(run)} goes on from its checkpoint")
+        app.poll()
+        app.refresh_bindings()
+
     def _ask_for_data(self, status: DataStatus) -> None:
         from tui.screens.dialogs import Choice
 

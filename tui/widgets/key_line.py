@@ -32,7 +32,12 @@ class KeyLine(Widget):
     def render(self) -> Content:
         """Key, meaning, key, meaning."""
         width = self.size.width
-        shown = [entry for entry in entries(self.screen) if entry.binding.show and entry.enabled]
+        offers = getattr(self.app, "offers", lambda binding: True)
+        shown = [
+            entry
+            for entry in entries(self.screen)
+            if entry.binding.show and entry.enabled and offers(entry.binding.id)
+        ]
         # help and quit stand at the end and are never the ones that found no room
         shown.sort(key=lambda entry: entry.binding.id in ("app.help", "app.quit"))
         last = sum(

@@ -1,0 +1,276 @@
+"""A run that ended too early goes on from its checkpoint: engine, command line, app."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.training_helpers import TINY_NET, binary_folder, tiny_run
+from tests.tui_helpers import fake_worker, held, make_run
+from trainer import control, events
+from trainer.control import Control
+from trainer.errors import RunError
+from trainer.rundir import RunDir, scan
+from trainer.runlog import Tail
+from trainer.runstate import Follower, RunState
+from trainer.session import train_run
+from trainer.submit import resubmit
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.widgets.key_line import KeyLine
+
+
+def folded(run: RunDir) -> RunState:
+    return Follower(run).catch_up()
+
+
+def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+def stopped_run(folder: Path, data: Path) -> RunDir:
+    """Two epochs of six steps, stopped in the second after the first was evaluated."""
+    run = tiny_run(folder, f"data='{data}'", "train.precision=fp32")
+    asked = Control(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EvalEnded):
+            asked.request("stop")
+
+    assert train_run(run, asked, listener=listen).state == "stopped"
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return binary_folder(tmp_path_factory.mktemp("data"))
+
+
+def test_stop_resume_completed_gives_one_clean_curve(tmp_path: Path, data: Path) -> None:
+    run = stopped_run(tmp_path / "a", data)
+    control.send(run, "stop")  # of the earlier attempt: it must not stop the next one
+    resubmit(run)
+    assert folded(run).status(locked=True) == "queued"
+    assert folded(run).epochs, "what is known stays while it waits"
+    ended = train_run(run, Control(run), resume=True)
+    assert ended.state == "completed"
+    state = folded(run)
+    assert state.attempt == 2
+    assert state.status(locked=False) == "completed"
+    assert [row.epoch for row in state.epochs] == [1, 2]
+    steps = list(state.steps.step)
+    assert steps == sorted(set(steps))
+    assert list(state.steps.elapsed) == sorted(state.steps.elapsed)
+    assert state.missing == 0
+    whole = tiny_run(tmp_path / "b", f"data='{data}'", "train.precision=fp32")
+    train_run(whole, Control(whole))
+    # the batch order, the augmentation, the optimizer: as if it had never stopped
+    assert [(r.train_loss, r.test_loss) for r in state.epochs] == [
+        (r.train_loss, r.test_loss) for r in folded(whole).epochs
+    ]
+
+
+def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:
+    done = make_run(tmp_path, seed=1)
+    with pytest.raises(RunError, match="is completed: there is nothing left to train"):
+        resubmit(done)
+    bare = make_run(tmp_path, seed=2, end="stopped")
+    with pytest.raises(RunError, match="no checkpoint to go on from"):
+        resubmit(bare)
+    going = make_run(tmp_path, seed=3, end=None)
+    with held(going), pytest.raises(RunError, match="is being trained by another process"):
+        resubmit(going)
+    broken = make_run(tmp_path, seed=4, end="stopped")
+    broken.config.unlink()
+    with pytest.raises(RunError, match="cannot read"):
+        resubmit(broken)
+    assert folded(done).ended is not None
+    assert folded(bare).ended is not None
+
+
+def test_a_resumed_run_waits_trains_and_can_be_taken_out_of_the_queue(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=4, done=2, end="stopped")
+    give_checkpoint(run)
+    before = folded(run)
+    resubmit(run)
+    state = folded(run)
+    assert state.ended is None
+    assert state.status(locked=True) == "queued"
+    assert state.status(locked=False) == "crashed"
+    assert state.queued_at == before.queued_at < state.asked_at
+    assert state.elapsed == pytest.approx(before.epochs[-1].elapsed)
+    asked = Control(run)
+    asked.request("stop")
+    assert train_run(run, asked, resume=True).state == "stopped"
+    assert [row.epoch for row in folded(run).epochs] == [1, 2]
+
+
+# the command line, with real training
+
+
+def cifar_tui(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(folder), capture_output=True, text=True, timeout=120
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "trainer", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CIFAR_TUI_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+
+
+def settings(folder: Path, data: Path, epochs: int) -> list[str]:
+    net = folder / "tiny.py"
+    net.write_text(TINY_NET)
+    return [
+        *("quick", "--data", str(data), "--epochs", str(epochs), "--batch-size", "16"),
+        *("--device", "cpu", "--set", f"model.name='{net}:Tiny'"),
+    ]
+
+
+def test_detach_returns_at_once_and_resume_goes_on(tmp_path: Path, data: Path) -> None:
+    began = time.monotonic()
+    left = cifar_tui(tmp_path, "train", *settings(tmp_path, data, 100_000), "--detach")
+    assert time.monotonic() - began < 30
+    (run,) = scan(tmp_path / "runs")
+    assert (left.returncode, left.stderr) == (0, "")
+    assert run.id in left.stdout
+    assert f"cifar-tui show {run.id}" in left.stdout
+    assert run.is_locked()
+    wait(lambda: folded(run).steps)
+    started = folded(run).started
+    assert started is not None
+    assert os.getsid(started.pid) == started.pid, "a session of its own"
+    again = cifar_tui(tmp_path, "train", "--resume", "last")
+    assert again.returncode == 2
+    assert again.stderr == f"cifar-tui: run {run.id} is being trained by another process\n"
+    os.kill(started.pid, signal.SIGTERM)
+    wait(lambda: not run.is_locked())
+    before = folded(run)
+    assert before.status(locked=False) == "stopped"
+    with subprocess.Popen(
+        command("train", "--resume", run.id),
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait(lambda: len(folded(run).epochs) > len(before.epochs))
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert f"run {run.id} goes on from step " in out
+    assert "epoch 1/" not in out.split("goes on")[1].split("\n", 3)[2]
+    assert "stopping at the next step" in err
+    state = folded(run)
+    assert [row.epoch for row in state.epochs] == list(range(1, len(state.epochs) + 1))
+    log = Tail(run.log)
+    assert [e.seq for e in log.read()] == list(range(state.seq + 1))
+    assert log.damaged == 0
+
+
+def test_detach_and_resume_with_bad_input(tmp_path: Path, data: Path) -> None:
+    for arguments, said in (
+        (("quick", "--detach", "--data", str(tmp_path / "none")), "does not exist"),
+        (("--resume", "nothing"), "no run 'nothing'"),
+        (("quick", "--resume", "last"), "give no others with it"),
+        (("--resume", "last", "--epochs", "3"), "give no others with it"),
+        ((), "give a preset"),
+    ):
+        done = cifar_tui(tmp_path, "train", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert scan(tmp_path / "runs") == []
+
+
+# the app
+
+
+@pytest.fixture
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
+
+
+def give_checkpoint(run: RunDir) -> None:
+    run.checkpoint("last").parent.mkdir(exist_ok=True)
+    run.checkpoint("last").touch()
+
+
+def app_of(runs_dir: Path, *options: str) -> CifarApp:
+    return CifarApp(
+        runs_dir,
+        worker_command=fake_worker(*options),
+        worker_log=runs_dir.parent / "worker.log",
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def told(app: CifarApp) -> str:
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+def keys(app: CifarApp) -> str:
+    return app.screen.query_one(KeyLine).render().plain
+
+
+def status(app: CifarApp, run: RunDir) -> str:
+    follower = app.store.get(run.id)
+    return follower.status if follower is not None else ""
+
+
+@pytest.mark.usefixtures("data_is_there")
+async def test_r_resumes_the_chosen_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=3, done=1, end="stopped")
+    give_checkpoint(run)
+    control.send(run, "stop")
+    app = app_of(tmp_path / "runs", "steps=40")
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: "r Resume" in keys(app))
+        await pilot.press("r")
+        await until(pilot, lambda: "goes on from its checkpoint" in told(app))
+        await until(pilot, lambda: status(app, run) == "training")
+        assert "r Resume" not in keys(app)
+        await pilot.press("r")
+        await until(pilot, lambda: "is training: there is nothing to resume" in told(app))
+        await until(pilot, lambda: status(app, run) == "completed")
+        await pilot.press("r")
+        await until(pilot, lambda: "is completed: there is nothing left to train" in told(app))
+        assert status(app, run) == "completed"
+    assert folded(run).attempt == 2
+
+
+@pytest.mark.usefixtures("data_is_there")
+async def test_a_run_without_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=3, done=1, end=None)
+    app = app_of(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: status(app, run) == "crashed")
+        await pilot.press("r")
+        await until(pilot, lambda: "has no checkpoint to go on from" in told(app))
+        assert status(app, run) == "crashed"
