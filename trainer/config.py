@@ -120,7 +120,7 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     """Seed of weights, order and augmentation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of convolutions and matrix products; auto measures what is fastest."""
+    """Precision of convolutions and products; auto takes bf16 where the device multiplies in it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     channels_last: bool = True

@@ -40,7 +40,7 @@ FIELDS = (
     Field("batch", "batch size", ("train", "batch_size"), "int", "images per optimizer step"),
     Field("lr", "peak lr", ("optimizer", "lr"), "float"),
     Field("seed", "seed", ("train", "seed"), "int", "of weights, order and augmentation"),
-    Field("precision", "precision", ("train", "precision"), "choice", "auto measures", PRECISIONS),
+    Field("precision", "precision", ("train", "precision"), "choice", "auto: what this device multiplies fastest", PRECISIONS),
     Field("device", "device", ("train", "device"), "text"),
     Field("name", "name", ("name",), "text", "free text, for you"),
     Field("settings", "settings", (), "text", "key=value …, e.g. optimizer.weight_decay=1e-4"),
