@@ -143,16 +143,18 @@ def _between(curve: Points, left: int, at_x: float) -> Floats:
     return np.interp([at_x], curve.x[left : left + 2], curve.y[left : left + 2])
 
 
-def reduce(curve: Points, columns: int) -> Points:
+def reduce(curve: Points, columns: int, low: float, high: float) -> Points:
     """At most two points a column, the least and the greatest, in the order they came.
 
-    The first and the last point are kept besides. A gap survives as long as it fills a column.
+    The columns divide the axis from ``low`` to ``high``, so that what is drawn stays where it is
+    while the curve grows. The first and the last point are kept besides. A gap survives as long as
+    it fills a column.
     """
     count = len(curve)
-    if count <= 2 * columns or columns < 1:
+    if count <= 2 * columns or columns < 1 or high <= low:
         return curve
-    low, width = curve.x[0], (curve.x[-1] - curve.x[0]) or 1.0
-    column = np.minimum((curve.x - low) / width * columns, columns - 1).astype(np.int64)
+    place = (curve.x - low) / (high - low) * columns
+    column = np.clip(place, 0, columns - 1).astype(np.int64)
     starts = np.flatnonzero(np.diff(column, prepend=-1))
     sizes = np.diff(starts, append=count)
     kept = [np.array([0, count - 1])]

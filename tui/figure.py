@@ -167,13 +167,13 @@ def _build(
                 figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="•")
             elif curve.behind and len(part) > columns:
                 # a cloud: lines through noise cost plotext three times as much and hide the rest
-                part = curves.reduce(part, _share(part, axes.x, columns))
+                part = curves.reduce(part, columns, *axes.x)
                 figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
             elif curve.dotted:
                 part = _dots(part, axes.x, columns)
                 figure.scatter(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
             else:
-                part = curves.reduce(part, _share(part, axes.x, columns))
+                part = curves.reduce(part, columns, *axes.x)
                 figure.plot(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
     if nothing:  # plotext draws no axes without a point: one outside of the canvas
         figure.scatter([axes.x[0] - 1], [axes.y[0]], color=_rgb(ink), marker=" ")
@@ -190,15 +190,10 @@ def _parts(points: Points) -> list[Points]:
     return [Points(points.x[a:b], points.y[a:b]) for a, b in edges.reshape(-1, 2)]
 
 
-def _share(points: Points, x: tuple[float, float], columns: int) -> int:
-    """The columns that a stretch takes."""
-    return max(1, round(columns * float(points.x[-1] - points.x[0]) / (x[1] - x[0])))
-
-
 def _dots(points: Points, x: tuple[float, float], columns: int) -> Points:
     """A dot in every column on the line through the points."""
     if len(points) > columns:
-        return curves.reduce(points, _share(points, x, columns))
+        return curves.reduce(points, columns, *x)
     grid = np.linspace(x[0], x[1], columns)
     grid = grid[(grid > points.x[0]) & (grid < points.x[-1])]
     at = np.concatenate([points.x[:1], grid, points.x[-1:]])

@@ -1,8 +1,8 @@
 """A widget of prepared lines that repaints only the cells that changed.
 
 Textual repaints whole regions; over SSH a chart or a table of which three cells changed would cost
-kilobytes. Here each new line is compared with the one before, and only the span between the first
-and the last changed cell is refreshed.
+kilobytes. Here each new line is compared with the one before, and only the cells that differ are
+refreshed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from rich.text import Text
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
+
+NEAR = 30
 
 
 class Lines(Widget):
@@ -35,9 +37,9 @@ class Lines(Widget):
             self.refresh(layout=self.styles.is_auto_height)
             return
         dirty = [
-            Region(span[0], y, span[1] - span[0], 1)
+            Region(first, y, last - first, 1)
             for y, (before, after) in enumerate(zip(old, strips, strict=True))
-            if (span := changed(before, after))
+            for first, last in changed(before, after)
         ]
         if dirty:
             self.refresh(*dirty)
@@ -66,17 +68,28 @@ def from_ansi(lines: str) -> list[Strip]:
     return [to_strip(Text.from_ansi(line, no_wrap=True, end="")) for line in lines.split("\n")]
 
 
-def changed(before: Strip, after: Strip) -> tuple[int, int] | None:
-    """First and one past the last cell that differ; ``None`` when all are alike."""
+def changed(before: Strip, after: Strip) -> list[tuple[int, int]]:
+    """Spans of cells that differ, each from the first to one past the last.
+
+    Spans with few equal cells between them are one: moving the cursor and setting the colours again
+    takes some fifty bytes.
+    """
     if before == after:
-        return None
+        return []
     old, new = _cells(before), _cells(after)
     length = max(len(old), len(new))
     blank = (" ", None)
     old += [blank] * (length - len(old))
     new += [blank] * (length - len(new))
-    differing = [x for x in range(length) if old[x] != new[x]]
-    return (differing[0], differing[-1] + 1) if differing else None
+    spans: list[tuple[int, int]] = []
+    for x in range(length):
+        if old[x] == new[x]:
+            continue
+        if spans and x - spans[-1][1] < NEAR:
+            spans[-1] = (spans[-1][0], x + 1)
+        else:
+            spans.append((x, x + 1))
+    return spans
 
 
 def _cells(strip: Strip) -> list[tuple[str, Style | None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.text import Text
 
 from trainer.runstate import Follower, RunState
@@ -11,6 +13,7 @@ from tui.widgets.lines import Lines
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
 """Cells of bars, at most."""
+FIGURES_SECONDS = 0.5
 
 
 class ProgressLine(Lines):
@@ -18,36 +21,54 @@ class ProgressLine(Lines):
 
     DEFAULT_CSS = "ProgressLine { height: auto; }"
 
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._figures: list[str] = []
+        self._of: object = None
+        self._read_at = 0.0
+
     def show(self, run: Follower, colours: dict[str, str], width: int) -> None:
-        """Show a run's progress."""
+        """Show a run's progress; the bars at every poll, the noisy figures less often."""
+        now = run.state.progress
+        of = (id(run.state), now.phase if now is not None else "", width)
+        if of != self._of or time.monotonic() - self._read_at >= FIGURES_SECONDS:
+            self._of, self._read_at = of, time.monotonic()
+            self._figures = _figures(run)
         if run.state.queued is None:
             self.set_lines([Text("")])
         elif width < 100:
-            self.set_lines([_narrow(run, colours, width)])
+            self.set_lines([_narrow(run, colours, width, self._figures[:1])])
         elif run.state.ended is not None:
             self.set_lines([_run_line(run, colours, width)])
         else:
-            self.set_lines([_epoch_line(run, colours, width), _run_line(run, colours, width)])
+            first = _epoch_line(run, colours, width, self._figures)
+            self.set_lines([first, _run_line(run, colours, width)])
 
 
-def _epoch_line(run: Follower, colours: dict[str, str], width: int) -> Text:
+def _figures(run: Follower) -> list[str]:
+    """What is measured while the run trains, the most important first."""
+    now = run.state.progress
+    if now is None or run.state.ended is not None:
+        return []
+    if now.phase == "test":
+        return ["evaluating on the test split"]
+    speed = now.images_per_second
+    found = [
+        (f"{formatting.compact(speed):>5} images/s", speed),
+        (f"train loss {formatting.decimal(now.loss, 2)}", now.loss),
+        (f"train accuracy {formatting.percent(now.accuracy, 0):>5}", now.accuracy),
+        (f"lr {formatting.rate(now.lr)}", now.lr),
+        (f"memory {formatting.size(now.memory)}", now.memory),
+    ]
+    return [words for words, value in found if value is not None]
+
+
+def _epoch_line(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Text:
     state = run.state
     planned = state.queued.epochs if state.queued is not None else 0
     epoch, share = where(state)
     line = _begin(f" epoch {epoch:>5}/{planned:<5}", share, min(LEFT, width // 5), colours)
-    now = state.progress
-    if now is None or state.ended is not None:
-        return line
-    if now.phase == "test":
-        return line.append("evaluating on the test split", style=colours["foreground"])
-    figures = [
-        (f"{formatting.compact(now.images_per_second)} images/s", now.images_per_second),
-        (f"train loss {formatting.decimal(now.loss, 2)}", now.loss),
-        (f"train accuracy {formatting.percent(now.accuracy, 0)}", now.accuracy),
-        (f"lr {formatting.rate(now.lr)}", now.lr),
-        (f"memory {formatting.size(now.memory)}", now.memory),
-    ]
-    return _append(line, [words for words, value in figures if value is not None], width, colours)
+    return _append(line, figures, width, colours)
 
 
 def _run_line(run: Follower, colours: dict[str, str], width: int) -> Text:
@@ -59,18 +80,14 @@ def _run_line(run: Follower, colours: dict[str, str], width: int) -> Text:
     return _append(line, _times(run), width, colours)
 
 
-def _narrow(run: Follower, colours: dict[str, str], width: int) -> Text:
+def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Text:
     state = run.state
     planned = state.queued.epochs if state.queued is not None else 0
     epoch, share = where(state)
     line = _begin(f" epoch {epoch}/{planned} ", share, 10, colours)
     line.append(f"{100 * finished(state):.0f}% of run", style=colours["foreground"])
-    now = state.progress
-    words = _times(run)
-    if now is not None and now.images_per_second and state.ended is None:
-        words.insert(0, f"{formatting.compact(now.images_per_second)} images/s")
     line.append("  ")
-    return _append(line, words, width, colours)
+    return _append(line, [*figures, *_times(run)], width, colours)
 
 
 def _times(run: Follower) -> list[str]:
