@@ -82,7 +82,7 @@ def _queue(run: RunDir, config: RunConfig, text: str) -> None:
     log = RunLog(run)
     log.emit(
         RunQueued(
-            name=config.name or config.preset or run.id,
+            name=config.name.strip() or config.preset or run.id,
             preset=config.preset,
             model=config.model.name,
             data=config.data,

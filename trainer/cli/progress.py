@@ -90,6 +90,8 @@ class PlainView:
                     f"epoch {event.epoch}: test accuracy ({event.variant}) "
                     f"{percent(event.accuracy)} on {self.data}"
                 )
+        elif isinstance(event, events.Notice) and event.code == "not-a-number":
+            pass  # it is the reason of the end, which is told once
         elif isinstance(event, events.Notice) and event.level != "info":
             self.message(f"{event.level}: {event.message}")
         elif isinstance(event, events.Paused):

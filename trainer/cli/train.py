@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import tomli_w
 import typer
 
@@ -90,7 +91,7 @@ def train(
     elif preset is None:
         raise ConfigError("what to train? give a preset ('cifar-tui presets' lists them) or a file")
     else:
-        config = catalog.load(preset, overrides)
+        config = anchored(catalog.load(preset, overrides))
         check(config, place)
         run = submit(config, runs_dir(directory))
     if detached:
@@ -120,6 +121,27 @@ def _leave(run: RunDir, data_directory: Path | None, *, resume: bool, json: bool
             "watch it: cifar-tui",
             f"look at it: cifar-tui show {run.id}",
         )
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """With absolute paths: the run may be resumed from another folder."""
+    from model import registry
+
+    data, model = config.data, config.model
+    if data not in TRAIN_IMAGES:
+        data = _absolute(data)
+    if registry.is_file(model.name):
+        file, _, name = model.name.rpartition(":")
+        if file:
+            model = msgspec.structs.replace(model, name=f"{_absolute(file)}:{name}")
+    return msgspec.structs.replace(config, data=data, model=model)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:  # the home of nobody
+        return path
 
 
 def check(config: RunConfig, data_directory: Path | None) -> None:
