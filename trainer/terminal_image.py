@@ -239,7 +239,7 @@ def _ramp(pixels: Pixels) -> list[str]:
     return ["".join(RAMP[i] for i in row) for row in (mean * len(RAMP) // 256).tolist()]
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)  # more only makes the garbage collector slow
 def _style(foreground: int | None, background: int | None, palette: bool) -> Style | None:
     if foreground is None:
         return None
@@ -248,7 +248,7 @@ def _style(foreground: int | None, background: int | None, palette: bool) -> Sty
     )
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)  # more only makes the garbage collector slow
 def _color(code: int, palette: bool) -> Color:
     if palette:
         return Color.from_ansi(code)

@@ -106,7 +106,7 @@ class MistakesScreen(StoreScreen):
         yield Static("", id="title", markup=False)
         yield Static("", id="shown", markup=False)
         yield Static("", id="problem", markup=False)
-        field = Input(placeholder=SYNTAX, id="filter", compact=True)
+        field = Input(placeholder=SYNTAX, id="filter", compact=True, select_on_focus=False)
         field.cursor_blink = False
         yield field
         yield Static("", id="nothing", markup=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import OptionList, Static
@@ -84,6 +85,12 @@ class ConfusionPane(Vertical):
         """The lines of pairs may be longer."""
         if self._evaluation is not None:
             self.fill(self._evaluation)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The list of pairs shows a cursor once it has the keys."""
+        pairs = self.query_one("#pairs", OptionList)
+        if event.widget is pairs and pairs.highlighted is None and pairs.option_count:
+            pairs.highlighted = 0
 
     def on_confusion_table_moved(self) -> None:
         """The cell in words."""

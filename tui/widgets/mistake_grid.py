@@ -18,7 +18,7 @@ from trainer import terminal_image
 from trainer.mistakes import Indices
 from tui.evaluations import Evaluation, Pictures
 from tui.formatting import clean
-from tui.widgets.image_view import color_mode
+from tui.widgets import image_view
 from tui.widgets.tile import TILE, Line, Look, Words, below, beside, fit, under_cursor
 
 Density = Literal["large", "small", "list"]
@@ -28,7 +28,11 @@ HEADING = 1
 """Lines above a list."""
 HEIGHTS: dict[Density, int] = {"large": 18, "small": 8, "list": 1}
 """Lines of a tile: image and captions."""
-CACHED = 400
+SPARE = 6
+"""Drawn images kept beside this page and the next one. Each is thousands of small objects: many
+more would make the garbage collector's pauses longer than a key may take."""
+AHEAD_SECONDS = 0.02
+"""Between two images that are drawn ahead, a few milliseconds each: keys come first."""
 
 
 class MistakeGrid(Widget, can_focus=True):
@@ -74,6 +78,7 @@ class MistakeGrid(Widget, can_focus=True):
         self._drawn: dict[tuple[int, float], list[Line]] = {}
         self._page: list[Strip] = []
         self._page_key: tuple[object, ...] = ()
+        self._ahead: list[tuple[int, float]] = []
 
     # ---- what the screen asks ---------------------------------------------------------------
 
@@ -84,6 +89,7 @@ class MistakeGrid(Widget, can_focus=True):
         before = self.chosen
         if pictures is not self._pictures:
             self._drawn.clear()
+            self._ahead.clear()
         self._evaluation, self._chosen, self._pictures = evaluation, chosen, pictures
         found = np.flatnonzero(chosen == (-1 if before is None else before))
         self.cursor = int(found[0]) if len(found) else 0
@@ -160,10 +166,17 @@ class MistakeGrid(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """A line of the page."""
-        key = (self.cursor, self.size, self.app.theme, self.has_focus, color_mode(self.app))
+        key = (
+            self.cursor,
+            self.size,
+            self.app.theme,
+            self.has_focus,
+            image_view.color_mode(self.app),
+        )
         if key != self._page_key:
             self._page_key = key
             self._page = self._paint()
+            self._look_ahead()
         if y < len(self._page):
             return self._page[y]
         return Strip.blank(self.size.width, self.rich_style)
@@ -208,15 +221,35 @@ class MistakeGrid(Widget, can_focus=True):
         """The image as lines; kept, as it is drawn again with every move of the cursor."""
         key = (index, scale)
         if key not in self._drawn:
-            if len(self._drawn) >= CACHED:
-                self._drawn.clear()
+            while len(self._drawn) >= 2 * self.per_page + SPARE:
+                del self._drawn[next(iter(self._drawn))]
             assert self._pictures is not None
             lines = terminal_image.to_segments(
-                self._pictures[index], color=color_mode(self.app), scale=scale
+                self._pictures[index], color=image_view.color_mode(self.app), scale=scale
             )
             plain = self.rich_style  # without colours the image is text on the background
             self._drawn[key] = [[Segment(s.text, s.style or plain) for s in x] for x in lines]
         return self._drawn[key]
+
+    def _look_ahead(self) -> None:
+        """Draw the next page's images before it is asked for: a page of new ones takes 20 ms."""
+        if self.shown_density == "list":
+            return
+        scale = 1 if self.shown_density == "large" else 0.5
+        start = (self.cursor // self.per_page + 1) * self.per_page
+        coming = [(int(i), scale) for i in self._chosen[start : start + self.per_page]]
+        idle = not self._ahead
+        self._ahead = [key for key in coming if key not in self._drawn]
+        if idle and self._ahead:
+            self.set_timer(AHEAD_SECONDS, self._draw_ahead)
+
+    def _draw_ahead(self) -> None:
+        if self._ahead and self._pictures is not None:
+            index, scale = self._ahead.pop(0)
+            if index < len(self._pictures):
+                self._picture(index, scale)
+        if self._ahead:
+            self.set_timer(AHEAD_SECONDS, self._draw_ahead)
 
     def _tile(self, at: int, look: Look) -> list[Line]:
         index = int(self._chosen[at])

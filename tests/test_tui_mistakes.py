@@ -1,0 +1,772 @@
+"""The mistakes screen through its keys, on small predictions and the synthetic images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.segment import Segment
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, Static
+
+from tests.tui_helpers import append, fake_worker, held, make_run
+from trainer import events, predictions
+from trainer.data import sources
+from trainer.data.dataset import TestData
+from trainer.mistakes import Moment
+from trainer.predictions import Predictions
+from trainer.rundir import RunDir
+from tui import datasource, evaluations
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.image import ImageScreen
+from tui.screens.mistakes import MistakesScreen
+from tui.widgets import image_view
+from tui.widgets.confusion_table import ConfusionTable
+from tui.widgets.mistake_grid import MistakeGrid
+
+LARGE, SMALL = (160, 50), (80, 24)
+COLOR_MODE = image_view.color_mode
+COLOURS = {"secondary": "#999999", "success": "#00ff00", "error": "#ff0000", "primary": "#0000ff"}
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> TestData:
+    return sources.load_test("synthetic")
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch, synthetic: TestData) -> None:
+    load = sources.load_test
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+    monkeypatch.setattr(
+        sources, "load_test", lambda source: synthetic if source == "synthetic" else load(source)
+    )
+
+
+@pytest.fixture(autouse=True)
+def true_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_view, "color_mode", lambda app: "true")
+
+
+def some(data: TestData, epoch: int, *, wrong: float = 0.1) -> Predictions:
+    """Every tenth image or so is taken for the next class; sure of it in later epochs."""
+    labels = data.test.labels
+    n, c = len(labels), len(data.classes)
+    random = np.random.default_rng(epoch)
+    raw = random.random((n, c)) * 0.2 + 0.01
+    raw[np.arange(n), labels] += 1.5
+    missed = np.flatnonzero(np.random.default_rng(0).random(n) < wrong)
+    raw[missed, (labels[missed] + 1) % c] += 1.5 + random.random(len(missed)) * epoch
+    return Predictions(
+        (raw / raw.sum(1, keepdims=True)).astype(np.float16),
+        labels,
+        "test",
+        data.fingerprint,
+        epoch,
+    )
+
+
+def evaluate(run: RunDir, made: Predictions, variant: events.Variant = "plain") -> None:
+    """An evaluation's predictions, on disk and in the log."""
+    path = run.predictions(made.epoch, variant)
+    predictions.save(made, path)
+    append(run, saved(run, made, variant))
+
+
+def saved(
+    run: RunDir, made: Predictions, variant: events.Variant = "plain"
+) -> events.PredictionsSaved:
+    path = run.predictions(made.epoch, variant)
+    return events.PredictionsSaved(
+        epoch=made.epoch,
+        step=made.epoch * 8,
+        split="test",
+        variant=variant,
+        path=str(path.relative_to(run.path)),
+        images=len(made.labels),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, synthetic: TestData) -> RunDir:
+    """A run on the synthetic images with evaluations after epochs 1, 2 and 3."""
+    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
+    for epoch in (1, 2, 3):
+        evaluate(run, some(synthetic, epoch))
+    return run
+
+
+def make_app(runs_dir: Path, data: str = "synthetic") -> CifarApp:
+    return CifarApp(
+        runs_dir,
+        data=data,
+        worker_command=fake_worker(),
+        worker_log=runs_dir.parent / "worker.log",
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if holds():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+async def open_mistakes(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
+    await until(pilot, lambda: not app.store.loading)
+    await pilot.press("4")
+    await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+    screen = app.screen
+    assert isinstance(screen, MistakesScreen)
+    return screen
+
+
+async def with_images(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
+    screen = await open_mistakes(pilot, app)
+    await until(pilot, lambda: screen.loader.pictures is not None)
+    await pilot.pause()
+    return screen
+
+
+def grid(screen: MistakesScreen) -> MistakeGrid:
+    return screen.query_one(MistakeGrid)
+
+
+def text(screen: object, where: str) -> str:
+    return str(screen.query_one(where, Static).render())  # type: ignore[attr-defined]
+
+
+def lines(screen: MistakesScreen) -> list[str]:
+    shown = grid(screen)
+    return [shown.render_line(y).text for y in range(shown.size.height)]
+
+
+async def type_filter(pilot: Pilot[None], line: str) -> None:
+    await pilot.press("slash", *(NAMED.get(c, c) for c in line), "enter")
+    await pilot.pause()
+
+
+NAMED = {">": "greater_than_sign", "<": "less_than_sign", ".": "full_stop", " ": "space"}
+NAMED |= {"#": "number_sign", "_": "underscore", "-": "minus"}
+
+
+# ---- the grid ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "fit"), [(LARGE, 6), ((120, 40), 2), (SMALL, 2)])
+async def test_images_with_their_classes(
+    tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int], fit: int
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await with_images(pilot, app)
+        made = some(synthetic, 3)
+        assert grid(screen).count == len(made.wrong)
+        assert grid(screen).per_page >= fit
+        confidence = made.probabilities[np.arange(len(made.labels)), made.predicted]
+        first = grid(screen).chosen
+        assert first is not None
+        assert confidence[first] == confidence[made.wrong].max()
+        shown = lines(screen)
+        actual = synthetic.classes[int(made.labels[first])]
+        predicted = synthetic.classes[int(made.predicted[first])]
+        assert f"{actual} → {predicted}" in shown[16]
+        assert f"#{first}" in shown[16]
+        p = float(made.probabilities[first, made.labels[first]])
+        assert f"p({predicted}) {confidence[first]:.2f}  p({actual}) {p:.2f}" in shown[17]
+        # the picture itself: the upper left pixel is the first cell's foreground
+        cell = grid(screen).render_line(0)._segments[0]
+        assert cell.style is not None
+        assert cell.style.color is not None
+        pixel = synthetic.test.images[first, :, 0, 0]
+        assert cell.style.color.triplet == tuple(int(v) for v in pixel)
+        title = text(screen, "#title")
+        assert "synthetic" in title
+        assert "epoch 3 newest" in title
+        assert f"{len(made.wrong)} of 2,000 wrong" in title
+        assert "test accuracy" in title
+
+
+@pytest.mark.parametrize("mode", ["256", "grey", "ascii"])
+async def test_fewer_colours(
+    tmp_path: Path, run: RunDir, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_view, "color_mode", lambda app: mode)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        line = grid(screen).render_line(3)
+        picture: Sequence[Segment] = list(line.crop(0, 32))
+        blocks = "▀" in "".join(segment.text for segment in picture)
+        assert blocks == (mode != "ascii")
+        if mode != "ascii":
+            colours = [s.style.color.number for s in picture if s.style and s.style.color]
+            assert all(number is not None and number >= 16 for number in colours)
+            assert mode == "256" or all(number and number >= 232 for number in colours)
+
+
+@pytest.mark.parametrize(
+    ("system", "mode"),
+    [("truecolor", "true"), ("256", "256"), ("standard", "ascii"), (None, "ascii")],
+)
+def test_what_a_terminal_can_show(system: str | None, mode: str) -> None:
+    console = SimpleNamespace(color_system=system)
+    assert COLOR_MODE(SimpleNamespace(no_color=False, console=console)) == mode  # type: ignore[arg-type]
+    assert COLOR_MODE(SimpleNamespace(no_color=True, console=console)) == "grey"  # type: ignore[arg-type]
+
+
+async def test_cursor_and_pages(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        at = grid(screen)
+        assert at.across == 3
+        for key, cursor in (
+            ("left", 0),
+            ("right", 1),
+            ("down", 4),
+            ("up", 1),
+            ("up", 1),
+            ("pagedown", 7),
+            ("pageup", 1),
+            ("end", at.count - 1),
+            ("right", at.count - 1),
+            ("down", at.count - 1),
+            ("pagedown", at.count - 1),
+            ("home", 0),
+        ):
+            await pilot.press(key)
+            assert at.cursor == cursor, key
+        await pilot.press("pagedown")
+        assert "page 2 of" in text(screen, "#shown")
+
+
+async def test_a_move_within_the_page_paints_captions_only(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        asked: list[tuple[object, ...]] = []
+        refresh = grid(screen).refresh
+        grid(screen).refresh = lambda *r, **k: (asked.append(r), refresh(*r, **k))[1]  # type: ignore[assignment,method-assign]
+        await pilot.press("right")
+        await pilot.press("down")
+        assert len(asked) == 2
+        assert all(region.height == 2 for regions in asked for region in regions)  # type: ignore[attr-defined]
+        assert f"#{grid(screen).chosen}" in lines(screen)[19 + 16]
+
+
+async def test_sizes(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        chosen = grid(screen).chosen
+        await pilot.press("z")
+        assert grid(screen).per_page == 4
+        assert f"#{chosen}" in lines(screen)[0]
+        await pilot.press("z")
+        assert grid(screen).per_page == 19
+        assert "p(predicted)" in lines(screen)[0]
+        assert f"#{chosen}" in lines(screen)[1]
+        await pilot.press("z")
+        assert grid(screen).per_page == 2
+        assert grid(screen).chosen == chosen
+
+
+async def test_sorts(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 3)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        for sort in ("loss", "margin", "entropy", "index"):
+            await pilot.press("home", "o", "home")
+            assert f"sorted by {sort}▼" in text(screen, "#shown")
+        assert grid(screen).chosen == made.wrong[0]
+        await pilot.press("O", "home")
+        assert grid(screen).chosen == made.wrong[-1]
+        assert "index▲" in text(screen, "#shown")
+
+
+# ---- filters ----------------------------------------------------------------------------------
+
+
+async def test_filter_line(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 3)
+    app = make_app(tmp_path / "runs")
+    first, second = synthetic.classes[0], synthetic.classes[1]
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        await type_filter(pilot, f"{first}>{second} conf>0.5")
+        fits = (made.labels == 0) & (made.predicted == 1)
+        fits &= made.probabilities[np.arange(len(fits)), made.predicted] > 0.5
+        assert grid(screen).count == int(fits.sum()) > 0
+        assert f"only {first}>{second} conf>0.5" in text(screen, "#shown")
+        assert not screen.query_one("#filter").display
+        await type_filter(pilot, " qqq")
+        assert "nothing known as 'qqq'" in text(screen, "#shown")
+        assert grid(screen).count == int(fits.sum()), "what was understood last stays"
+        await pilot.press("escape")
+        assert grid(screen).count == len(made.wrong)
+        wanted = int(made.wrong[7])
+        await type_filter(pilot, f"#{wanted}")
+        assert grid(screen).chosen == wanted
+
+
+async def test_class_choosers(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 3)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("a", "down", "down", "down", "enter")
+        await pilot.pause()
+        assert grid(screen).count == int((made.labels[made.wrong] == 2).sum())
+        await pilot.press("A", "down", "down", "down", "down", "enter")
+        await pilot.pause()
+        assert text(screen, "#shown").endswith(
+            f"only {synthetic.classes[2]}>{synthetic.classes[3]}"
+        )
+        await pilot.press("a", "enter")
+        await pilot.pause()
+        assert text(screen, "#shown").endswith(f"only >{synthetic.classes[3]}")
+
+
+async def test_all_images(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("t", "home")
+        assert grid(screen).count == 2000
+        await type_filter(pilot, "conf<0.6")
+        await pilot.press("t")
+        assert 0 < grid(screen).count < 2000
+
+
+# ---- the matrix -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_a_cell_shows_exactly_its_images(
+    tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
+) -> None:
+    made = some(synthetic, 3)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await with_images(pilot, app)
+        matrix = screen.query_one(ConfusionTable)
+        assert screen.query_one("#pane").display == (size == LARGE)
+        await type_filter(pilot, "conf>0.9")
+        await pilot.press("k")
+        assert matrix.has_focus
+        assert grid(screen).display == (size == LARGE)
+        await pilot.press("down", "down", "right", "right", "right")
+        assert "taken for" in text(screen, "#cell")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert grid(screen).has_focus
+        assert grid(screen).display
+        count = int(((made.labels == 2) & (made.predicted == 3)).sum())
+        assert grid(screen).count == count > 0
+        # the diagonal holds what was right
+        await pilot.press("k", "left", "enter")
+        await pilot.pause()
+        assert grid(screen).count == int(((made.labels == 2) & (made.predicted == 2)).sum())
+        await pilot.press("escape")
+        assert grid(screen).count == len(made.wrong)
+
+
+async def test_counts_and_percentages(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 3)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        matrix = screen.query_one(ConfusionTable)
+        right = int(((made.labels == 0) & (made.predicted == 0)).sum())
+        of = int((made.labels == 0).sum())
+        assert matrix.render_line(2).text.split()[1] == str(right)
+        await pilot.press("percent_sign")
+        assert matrix.render_line(2).text.split()[1] == f"{100 * right / of:.0f}"
+        assert "% of row" in matrix.render_line(0).text
+
+
+async def test_most_confused_pairs_and_figures(
+    tmp_path: Path, run: RunDir, synthetic: TestData
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        pairs = screen.query_one("#pairs", OptionList)
+        pairs.focus()
+        await pilot.press("enter")
+        await pilot.pause()
+        found = screen.loader.evaluation
+        assert found is not None
+        off = found.matrix - np.diag(np.diagonal(found.matrix))
+        assert grid(screen).count == off.max()
+        figures = text(screen, "#classes")
+        assert "precision recall" in figures
+        recall = found.matrix[0, 0] / found.matrix[0].sum()
+        assert f"{100 * recall:.1f}" in figures
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_a_hundred_classes(tmp_path: Path, size: tuple[int, int]) -> None:
+    names = tuple(f"class_{i:02d}" for i in range(100))
+    run = make_run(tmp_path / "runs", data="cifar100", end=None, classes=names, done=1, epochs=2)
+    random = np.random.default_rng(0)
+    labels = np.arange(1000) % 100
+    raw = random.random((1000, 100)) ** 4
+    made = Predictions(
+        (raw / raw.sum(1, keepdims=True)).astype(np.float16), labels, "test", "0" * 64, 1
+    )
+    evaluate(run, made)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: screen.loader.evaluation)
+        await pilot.press("k")
+        matrix = screen.query_one(ConfusionTable)
+        await pilot.press("end")
+        await pilot.pause()
+        assert matrix.cursor == (99, 99)
+        shown = [matrix.render_line(y).text for y in range(matrix.size.height)]
+        assert any(line.startswith("class_99") for line in shown)
+        assert not any(line.startswith("class_00") for line in shown)
+        assert all(len(line) == matrix.size.width for line in shown)
+        await pilot.press("home")
+        await pilot.pause()
+        assert matrix.render_line(2).text.startswith("class_00")
+        assert "class_00" in text(screen, "#classes")
+
+
+# ---- evaluations ------------------------------------------------------------------------------
+
+
+async def test_stepping_through_evaluations(
+    tmp_path: Path, run: RunDir, synthetic: TestData
+) -> None:
+    evaluate(run, some(synthetic, 3, wrong=0.05), "tta")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        assert "epoch 3 newest" in text(screen, "#title"), "of one epoch the plain one"
+
+        async def at(words: str) -> None:
+            await until(pilot, lambda: words in text(screen, "#title"))
+
+        await pilot.press("right_square_bracket")
+        await at("epoch 3 (tta)")
+        await pilot.press("left_square_bracket")
+        await at("epoch 3 newest")
+        await pilot.press("left_square_bracket")
+        await at("epoch 2")
+        await pilot.press("left_square_bracket", "left_square_bracket")
+        await at("epoch 1")
+        chosen = grid(screen).chosen
+        evaluate(run, some(synthetic, 4))
+        app.poll()
+        await until(pilot, lambda: app.store.current.state.predictions[-1].epoch == 4)  # type: ignore[union-attr]
+        assert "epoch 1" in text(screen, "#title"), "an older one is not taken away"
+        assert grid(screen).chosen == chosen
+
+
+async def test_the_newest_evaluation_comes_by_itself(
+    tmp_path: Path, run: RunDir, synthetic: TestData
+) -> None:
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            screen = await with_images(pilot, app)
+            await pilot.press("right", "right")
+            chosen = grid(screen).chosen
+            evaluate(run, some(synthetic, 4))
+            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+            assert grid(screen).chosen == chosen, "the cursor stays on its image"
+
+
+async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    make_run(tmp_path / "runs", created=-600, seed=7, name="elder", done=1, epochs=2)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("1", "down", "4")
+        await pilot.pause(0.1)
+        assert "has no evaluations" in text(screen, "#nothing")
+        assert grid(screen).count == 0
+        await pilot.press("1", "up", "4")
+        await until(pilot, lambda: grid(screen).count)
+
+
+# ---- bad input --------------------------------------------------------------------------------
+
+
+async def test_no_run_and_no_evaluation(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        assert "No run is chosen" in text(screen, "#nothing")
+        for key in ("enter", "o", "k", "a", "z", "t", "y", "percent_sign", "slash", "x", "escape"):
+            await pilot.press(key)
+        run = make_run(tmp_path / "runs", done=0, end=None)
+        with held(run):
+            await until(pilot, lambda: "first evaluation" in text(screen, "#nothing"))
+
+
+async def test_damaged_and_missing_predictions(
+    tmp_path: Path, run: RunDir, synthetic: TestData
+) -> None:
+    path = run.predictions(3, "plain")
+    path.write_bytes(path.read_bytes()[:1000])
+    run.predictions(2, "plain").unlink()
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: "cannot be read" in text(screen, "#nothing"))
+        assert "[ and ] go to other evaluations" in text(screen, "#nothing")
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: "are gone" in text(screen, "#nothing"))
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: grid(screen).count == len(some(synthetic, 1).wrong))
+        assert not screen.query_one("#nothing").display
+
+
+async def test_a_log_that_names_a_file_elsewhere(tmp_path: Path, synthetic: TestData) -> None:
+    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
+    made = some(synthetic, 5)
+    predictions.save(made, tmp_path / "epoch.npz")
+    hostile = saved(run, made)
+    append(run, events.PredictionsSaved(**{**_fields(hostile), "path": "../../epoch.npz"}))  # type: ignore[arg-type]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: "outside the run's folder" in text(screen, "#nothing"))
+
+
+def _fields(event: events.PredictionsSaved) -> dict[str, object]:
+    return {name: getattr(event, name) for name in event.__struct_fields__}
+
+
+async def test_predictions_of_another_split(tmp_path: Path, synthetic: TestData) -> None:
+    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
+    made = some(synthetic, 5)
+    evaluate(
+        run,
+        Predictions(made.probabilities, made.labels, "train", made.fingerprint, 5, made.predicted),
+    )
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: "another split than test" in text(screen, "#nothing"))
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_without_images_the_rest_works(tmp_path: Path, gone: bool) -> None:
+    data = str(tmp_path / "away") if gone else "synthetic"
+    run = make_run(tmp_path / "runs", data=data, data_kind="folder", with_predictions=True)
+    app = make_app(tmp_path / "runs", data)
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: screen.query_one("#problem").display)
+        problem = text(screen, "#problem")
+        assert problem.startswith("the images of this run are not here: ")
+        assert ("does not exist" if gone else "other test images") in problem
+        found = predictions.load(run.predictions(5, "plain"))
+        assert grid(screen).count == len(found.wrong)
+        assert "p(predicted)" in lines(screen)[0]
+        await pilot.press("k", "enter")
+        await pilot.pause()
+        assert grid(screen).count == int(((found.labels == 0) & (found.predicted == 0)).sum())
+        await pilot.press("enter")
+        await pilot.pause(0.1)
+        assert isinstance(app.screen, ImageScreen)
+        assert "no image" in app.screen.query_one("#image").render_line(16).text
+
+
+def test_the_app_s_own_data_may_hold_the_images(
+    synthetic: TestData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load_test(source: str) -> TestData:
+        asked.append(source)
+        if source == "here":
+            return synthetic
+        raise sources.DataError(f"{source} does not exist")
+
+    monkeypatch.setattr(sources, "load_test", load_test)
+    found = evaluations.read_pictures(("away", "cifar10", "here"), synthetic.fingerprint)
+    assert found is synthetic.test.images
+    assert asked == ["away", "cifar10", "here"]
+    with pytest.raises(sources.DataError, match="not here: away does not exist"):
+        evaluations.read_pictures(("away", "cifar10"), synthetic.fingerprint)
+
+
+async def test_names_of_classes_are_data(tmp_path: Path) -> None:
+    names = ("[red]x[/]", "\x1b[31mevil", "漢字漢字漢字", "a→b", "conf", "#1", "", "é" * 300)
+    run = make_run(tmp_path / "runs", end=None, classes=names, done=1, epochs=2)
+    labels = np.arange(80) % 8
+    raw = np.eye(8)[(labels + 1) % 8] * 0.9 + 0.0125
+    evaluate(run, Predictions(raw.astype(np.float16), labels, "test", "0" * 64, 1))
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: grid(screen).count == 80)
+        shown = "\n".join(lines(screen))
+        assert "[red]x[/]" in shown
+        assert "\x1b" not in shown
+        await pilot.press("k")
+        matrix = screen.query_one(ConfusionTable)
+        for column in range(8):
+            await pilot.press("right", "enter")
+            await pilot.pause()
+            wanted = (0, min(column + 1, 7))
+            assert matrix.cursor == wanted
+            fits = (labels == 0) & ((labels + 1) % 8 == wanted[1])
+            assert grid(screen).count == int(fits.sum())
+            await pilot.press("k")
+        await pilot.press("k", "a", "escape", "question_mark", "escape", "escape")
+
+
+# ---- one image --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_one_image_enlarged(
+    tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+        shown = app.screen
+        await until(pilot, lambda: "evaluations, epochs 1 to 3" in text(shown, "#history"))
+        index = grid(screen).chosen
+        assert index is not None
+        assert f"test image #{index}" in text(shown, "#what")
+        bars = text(shown, "#bars").splitlines()
+        made = some(synthetic, 3)
+        first = synthetic.classes[int(made.predicted[index])]
+        assert bars[0].split()[0] == first
+        assert bars[0].endswith("predicted")
+        actual = next(line for line in bars if line.endswith("actual"))
+        assert actual.split()[0] == synthetic.classes[int(made.labels[index])]
+        assert len(bars) >= 10
+        scale = 2 if size == LARGE else 1
+        view = shown.query_one("#image")
+        assert view.size == (32 * scale, 16 * scale)
+        pixel = synthetic.test.images[index, :, 0, 0]
+        style = view.render_line(0)._segments[0].style
+        assert style is not None
+        assert style.color is not None
+        assert style.color.triplet == tuple(int(v) for v in pixel)
+        await pilot.press("right")
+        assert grid(screen).chosen != index
+        assert f"#{grid(screen).chosen}" in text(shown, "#what")
+        await pilot.press("escape")
+        assert app.screen is screen
+
+
+def test_bars_name_actual_and_predicted() -> None:
+    drawn = image_view.bars(
+        np.array([0.25, 0.5, 0.25]),
+        ("cat", "deer", "dog"),
+        actual=2,
+        predicted=1,
+        colours=COLOURS,
+        width=40,
+        limit=2,
+    ).plain.splitlines()
+    assert [line.split()[0] for line in drawn] == ["deer", "dog", "and"]
+    assert drawn[0].endswith("0.500 predicted")
+    assert drawn[1].endswith("0.250 actual")
+    length = [line.count("█") for line in drawn[:2]]
+    assert abs(length[0] - 2 * length[1]) <= 1
+    right = image_view.bars(
+        np.array([1.0, 0.0]),
+        ("a", "b"),
+        actual=0,
+        predicted=0,
+        colours=COLOURS,
+        width=40,
+        limit=9,
+    )
+    assert "1.000 actual ✓" in right.plain
+
+
+def test_history_strip() -> None:
+    moments = [Moment(1, False, 0.0), Moment(2, False, 0.01), Moment(5, True, 1.0)]
+    first, right, curve = image_view.history(moments, COLOURS, 60).plain.splitlines()
+    assert first == "right at 1 of 3 evaluations, epochs 1 to 5"
+    assert right.endswith("✗✗■")
+    assert curve.endswith(" ▁█")
+    many = [Moment(i, True, 0.5) for i in range(1, 201)]
+    cut = image_view.history(many, COLOURS, 62).plain.splitlines()
+    assert cut[0] == "right at 50 of 50 evaluations, epochs 151 to 200"
+    assert all(len(line) <= 62 for line in cut)
+    assert "no evaluation" in image_view.history([], COLOURS, 60).plain
+
+
+def test_histories_read_only_what_is_new(
+    run: RunDir, synthetic: TestData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = predictions.load
+    monkeypatch.setattr(predictions, "load", lambda p: (loaded.append(p.name), load(p))[1])
+    listed = [saved(run, some(synthetic, epoch)) for epoch in (1, 2, 3)]
+    histories = evaluations.Histories(run)
+    run.predictions(2, "plain").write_bytes(b"damaged")
+    history = histories.update(listed, "plain")
+    assert [m.epoch for m in history.of(0)] == [1, 3]
+    evaluate(run, some(synthetic, 4))
+    loaded.clear()
+    listed.append(saved(run, some(synthetic, 4)))
+    assert [m.epoch for m in histories.update(listed, "plain").of(0)] == [1, 3, 4]
+    assert loaded == ["epoch-0004-plain.npz"]
+    # resumed from epoch 1: the second attempt's evaluations are others
+    again = [listed[0], saved(run, some(synthetic, 3))]
+    assert [m.epoch for m in histories.update(again, "plain").of(0)] == [1, 3]
+
+
+async def test_the_index_is_copied(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("right", "y")
+        assert app.clipboard == str(grid(screen).chosen)
+
+
+async def test_idle_it_paints_nothing(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.pause(0.1)
+        painted: list[str] = []
+        for widget in (grid(screen), *screen.query(Static)):
+            name = str(widget.id)
+            widget.refresh = lambda *_, name=name, **__: painted.append(name)  # type: ignore[assignment,method-assign]
+        app.repaint()
+        await pilot.pause(0.1)
+        assert painted == []
+
+
+async def test_a_click_chooses_and_a_second_one_enlarges(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.click(MistakeGrid, offset=(40, 25))
+        assert grid(screen).cursor == 4
+        await pilot.click(MistakeGrid, offset=(40, 25), times=2)
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+
+
+async def test_filter_has_the_keys_while_it_is_typed(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("slash", "o", "k", "left_square_bracket")
+        assert screen.query_one("#filter", Input).value == "ok["
+        assert screen.sort == "confidence"
