@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,12 @@ def save(state: dict[str, Any], path: Path) -> None:
     """
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    # in memory first: torch's zip writer hides a full disk behind an error of its own
+    whole = BytesIO()
+    torch.save({"format": FORMAT, **state}, whole)
     try:
         with partial.open("wb") as file:
-            try:
-                torch.save({"format": FORMAT, **state}, file)
-            except RuntimeError as error:
-                # torch's zip writer reports a full disk as a RuntimeError of its own
-                raise OSError(str(error).splitlines()[0]) from error
+            file.write(whole.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

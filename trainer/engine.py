@@ -107,6 +107,7 @@ class Training:
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.steps_per_epoch * train.epochs
         self.paused_seconds = 0.0
+        self._unsaved: dict[str, str] = {}
         self._paused_seconds = 0.0
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
@@ -338,8 +339,9 @@ class Training:
             predictions.save(found, path)
         except OSError as error:
             reason = error.strerror or str(error)
-            self._notice("error", "predictions-not-saved", f"predictions not saved: {reason}")
+            self._not_saved("predictions", reason)
             return
+        self._unsaved.pop("predictions", None)
         self.log.emit(
             events.PredictionsSaved(
                 epoch=epoch,
@@ -358,8 +360,9 @@ class Training:
             checkpoint.save(self.state_dict(), path)
         except OSError as error:
             reason = error.strerror or str(error)
-            self._notice("error", "checkpoint-not-saved", f"checkpoint not saved: {reason}")
+            self._not_saved("checkpoint", reason)
             return
+        self._unsaved.pop("checkpoint", None)
         self.log.emit(
             events.CheckpointSaved(
                 role="best" if role == "best" else "last",
@@ -400,6 +403,12 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         if self.device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _not_saved(self, what: str, reason: str) -> None:
+        """Told once, not at every epoch of a night on a full disk."""
+        if self._unsaved.get(what) != reason:
+            self._unsaved[what] = reason
+            self._notice("error", f"{what}-not-saved", f"{what} not saved: {reason}")
 
     def _notice(self, level: events.Level, code: str, message: str) -> None:
         self.log.emit(events.Notice(level=level, code=code, message=message))

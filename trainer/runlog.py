@@ -1,7 +1,8 @@
 """The run log: written by one process, read by any number. Torch-free.
 
 Append only, one whole line a write. A full disk is survived: events wait in memory, and a small
-reserve that was written beforehand is given up so that the notice of it still fits.
+reserve that was written beforehand is given up so that the notice of it still fits. A second one
+is kept for the end: how a run ended is in its log even when the disk stays full.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SYNCED = (
     events.RunEnded,
 )
 RESERVE_BYTES = 32 * 1024
+LAST_RESERVE_BYTES = 8 * 1024
 PENDING_LIMIT = 100_000
 RETRY_SECONDS = 1.0
 MARK_BYTES = 256
@@ -60,6 +62,7 @@ class RunLog:
         except OSError as error:
             raise RunError(f"cannot write {run.log}: {error.strerror}") from None
         self._make_reserve()
+        _occupy(self._last_reserve, LAST_RESERVE_BYTES)
 
     @property
     def waiting(self) -> int:
@@ -91,7 +94,11 @@ class RunLog:
             self._reserve.unlink(missing_ok=True)
         self._flush(force=True)
         with suppress(OSError):
-            self._reserve.unlink(missing_ok=True)
+            if self._pending:
+                self._write_the_most()
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)  # a flush that went well has made one anew
+            self._last_reserve.unlink(missing_ok=True)
         with suppress(OSError):
             os.fsync(self._fd)
         os.close(self._fd)
@@ -125,15 +132,26 @@ class RunLog:
     def _reserve(self) -> Path:
         return self._run.path / ".reserve"
 
+    @property
+    def _last_reserve(self) -> Path:
+        return self._run.path / ".reserve-last"
+
     def _make_reserve(self) -> bool:
-        try:
-            # random: a file system that compresses would not keep room for zeros
-            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
-        except OSError:
-            with suppress(OSError):
-                self._reserve.unlink(missing_ok=True)
-            return False
-        return True
+        return _occupy(self._reserve, RESERVE_BYTES)
+
+    def _write_the_most(self) -> None:
+        """The end on a full disk: what fits without the progress, then the last event for sure.
+
+        Readers see by the sequence numbers that something is missing.
+        """
+        *lines, last = self._pending
+        self._pending = [x for x in lines if b'"kind":"Progress"' not in x]
+        with suppress(OSError):
+            self._write_pending()
+        self._pending = [last]
+        self._last_reserve.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._write_pending()
 
     def _flush(self, *, force: bool) -> None:
         if not force and self._full_since is not None and time.monotonic() < self._retry_at:
@@ -203,6 +221,18 @@ class RunLog:
         if len(self._pending) > PENDING_LIMIT:
             older, newer = self._pending[: PENDING_LIMIT // 2], self._pending[PENDING_LIMIT // 2 :]
             self._pending = [x for x in older if b'"kind":"Progress"' not in x] + newer
+
+
+def _occupy(path: Path, size: int) -> bool:
+    """Keep room on the disk; whether there was any."""
+    try:
+        # random: a file system that compresses would not keep room for zeros
+        path.write_bytes(os.urandom(size))
+    except OSError:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _continue_from(fd: int) -> tuple[int, int, int]:

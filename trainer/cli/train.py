@@ -29,6 +29,7 @@ from trainer.control import Control
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
+from trainer.runstate import Follower
 from trainer.submit import resubmit, submit
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
@@ -176,6 +177,10 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
     if ended.best_accuracy is not None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
     out.lines(f"{ended.state}{best} on {clean(data)}, {duration(ended.seconds)}", f"run {run.path}")
+    follower = Follower(run)
+    missing = follower.catch_up().missing
+    if missing or follower.state.ended is None:
+        warn(f"the log of this run is incomplete ({missing} events miss): the disk was full")
     if ended.state == "failed":
         warn(f"the run failed: {ended.error or 'for an unknown reason'}")
 
