@@ -241,7 +241,7 @@ def ticks(low: float, high: float, parts: int) -> list[float]:
 def whole_ticks(low: float, high: float, parts: int) -> list[float]:
     """Round whole numbers: epochs and steps."""
     step = nice_step(max(high - low, 1e-9), max(1, parts))
-    return _multiples(low, high, max(1.0, math.ceil(step)))
+    return _multiples(low, high, 5.0 if step == 2.5 else max(1.0, step))
 
 
 def time_ticks(low: float, high: float, parts: int) -> list[float]:

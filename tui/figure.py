@@ -125,8 +125,8 @@ def _clock(seconds: float) -> str:
 def _y_ticks(plan: Plan, y: tuple[float, float], parts: int) -> tuple[tuple[float, str], ...]:
     if plan.log:
         found = curves.log_ticks(*y)
-        while len(found) > max(3, parts * 2):
-            found = found[::2]
+        if len(found) > parts * 2:
+            found = [t for t in found if abs(t - round(t)) < 1e-9] or found[:1]
         return tuple((t, f"{10**t:.3g}".rjust(LABEL_WIDTH)) for t in found)
     found = curves.ticks(*y, parts)
     step = found[1] - found[0] if len(found) > 1 else y[1] - y[0]

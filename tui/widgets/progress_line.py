@@ -26,14 +26,21 @@ class ProgressLine(Lines):
         self._figures: list[str] = []
         self._of: object = None
         self._read_at = 0.0
+        self._shown: tuple[Follower, dict[str, str], int] | None = None
+        self._due = False
 
     def show(self, run: Follower, colours: dict[str, str], width: int) -> None:
         """Show a run's progress; the bars at every poll, the noisy figures less often."""
+        self._shown = (run, colours, width)
         now = run.state.progress
-        of = (id(run.state), now.phase if now is not None else "", width)
-        if of != self._of or time.monotonic() - self._read_at >= FIGURES_SECONDS:
+        of = (id(run.state), run.status, now.phase if now is not None else "", width)
+        wait = self._read_at + FIGURES_SECONDS - time.monotonic()
+        if of != self._of or wait <= 0:
             self._of, self._read_at = of, time.monotonic()
             self._figures = _figures(run)
+        elif not self._due:
+            self._due = True
+            self.set_timer(wait, self._show_due)
         if run.state.queued is None:
             self.set_lines([Text("")])
         elif width < 100:
@@ -43,6 +50,11 @@ class ProgressLine(Lines):
         else:
             first = _epoch_line(run, colours, width, self._figures)
             self.set_lines([first, _run_line(run, colours, width)])
+
+    def _show_due(self) -> None:
+        self._due = False
+        if self._shown is not None:
+            self.show(*self._shown)
 
 
 def _figures(run: Follower) -> list[str]:
@@ -87,7 +99,8 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
     line = _begin(f" epoch {epoch}/{planned} ", share, 10, colours)
     line.append(f"{100 * finished(state):.0f}% of run", style=colours["foreground"])
     line.append("  ")
-    return _append(line, [*figures, *_times(run)], width, colours)
+    elapsed, *left = _times(run)
+    return _append(line, [*left[:1], *figures, elapsed, *left[1:]], width, colours)
 
 
 def _times(run: Follower) -> list[str]:

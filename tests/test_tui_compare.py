@@ -1,0 +1,213 @@
+"""Comparing runs: graphs, results, differences, export."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
+from tests.tui_helpers import append, fake_worker, held, make_run
+from trainer.runstate import Follower
+from tui import comparison, datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.export import prepare
+
+NAMES = ("train-loss", "test-loss", "train-accuracy", "test-accuracy")
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+
+
+def three(runs_dir: Path) -> list[str]:
+    quick = make_run(runs_dir, preset="quick", best=0.8, epochs=5, seed=1)
+    late = make_run(
+        runs_dir, preset="dws-late", data="cifar10", best=0.9, epochs=8, seed=2, created=60
+    )
+    queued = make_run(runs_dir, preset="standard", done=0, end="stopped", seed=3, created=120)
+    return [quick.id, late.id, queued.id]
+
+
+def make_app(runs_dir: Path) -> CifarApp:
+    return CifarApp(
+        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
+    )
+
+
+def followed(run: Path | object) -> Follower:
+    follower = Follower(run)  # type: ignore[arg-type]
+    follower.catch_up()
+    return follower
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_four_graphs_of_the_marked_runs(tmp_path: Path, size: tuple[int, int]) -> None:
+    runs = three(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)
+        for run in runs:
+            app.store.toggle_mark(run)
+        await pilot.press("5")
+        await pilot.pause(0.1)
+        for name in NAMES:
+            plan = chart(app, name).plan
+            assert plan is not None
+            assert plan.x_limits == (0, 8)
+            assert [len(c.points) for c in plan.curves if len(c.points)] == [5, 8]
+            assert len({c.colour for c in plan.curves}) == 3
+            assert name.replace("-", " ") in chart(app, name).render_line(0).text
+            assert chart(app, name).size.height >= 6
+        rows = text(app, "#results").splitlines()
+        shown = [row for row in rows if re.search(r"quick|dws-late|standard", row)]
+        assert "★" in shown[0]
+        assert "90.00 %" in shown[0], "best first"
+        assert "80.00 %" in shown[1]
+        assert "–" in shown[2]  # noqa: RUF001
+        assert "CIFAR-10" in shown[0]
+        assert "synthetic" in shown[1]
+
+
+async def test_without_marks_the_chosen_run_and_a_hint(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=3)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store))
+        await pilot.press("5")
+        await pilot.pause(0.1)
+        assert "marks runs to compare" in text(app, "#results")
+        assert chart(app, "test-accuracy").plan is not None
+        assert "settings that differ" not in text(app, "#results")
+
+
+async def test_nothing_to_compare(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("5")
+        await pilot.pause()
+        assert app.screen.query_one("#empty").display
+        for key in ("E", "e", "v", "f", "down"):
+            await pilot.press(key)
+        assert not list((tmp_path / "runs").glob("export-*"))
+
+
+async def test_marked_runs_are_live(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None, best=0.5)
+    with held(run):
+        app = make_app(tmp_path / "runs")
+        async with app.run_test(size=MIDDLE) as pilot:
+            await until(pilot, lambda: len(app.store))
+            app.store.toggle_mark(run.id)
+            await pilot.press("5")
+            append(run, *epoch_ended(3))
+            await until(pilot, lambda: "99.00 %" in text(app, "#results"))
+            shown = chart(app, "test-accuracy")
+            await until(pilot, lambda: shown.plan and len(shown.plan.curves[0].points) == 3)
+
+
+async def test_cursor_and_enlarging(tmp_path: Path) -> None:
+    runs = three(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)
+        for run in runs[:2]:
+            app.store.toggle_mark(run)
+        await pilot.press("5", "v")
+        await pilot.pause()
+        head = chart(app, "test-accuracy").render_line(0).text
+        assert "epoch 8" in head
+        assert "80.00 %" in head
+        assert "90.00 %" in head
+        await pilot.press("f")
+        await pilot.pause()
+        assert [name for name in NAMES if chart(app, name).display] == ["test-accuracy"]
+
+
+def test_only_settings_that_differ(tmp_path: Path) -> None:
+    runs = [
+        followed(make_run(tmp_path, seed=1, epochs=4)),
+        followed(make_run(tmp_path, seed=2, epochs=4, created=60, data="cifar10")),
+    ]
+    assert comparison.differences(runs) == {
+        "data": ["synthetic", "cifar10"],
+        "train.seed": ["1", "2"],
+    }
+    assert comparison.differences(runs[:1]) == {}
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 140, 200])
+def test_columns_fit(width: int) -> None:
+    columns = [comparison.COLUMNS[i] for i in comparison.fitting(width)]
+    assert sum(c.width for c in columns) <= max(width, 43)
+    assert {"data", "best test acc", "epoch"} <= {c.title for c in columns}
+
+
+# ---- export -----------------------------------------------------------------------------------
+
+
+async def test_export_by_key(tmp_path: Path) -> None:
+    runs = three(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)
+        for run in runs:
+            app.store.toggle_mark(run)
+        await pilot.press("5", "E")
+        await until(pilot, lambda: list((tmp_path / "runs").glob("export-*/*.svg")))
+        await until(pilot, lambda: app._notifications)
+        folder = next((tmp_path / "runs").glob("export-*"))
+        assert folder.name in next(iter(app._notifications)).message
+        assert len(app.store) == 3, "an export is no run"
+
+
+def test_what_is_exported(tmp_path: Path) -> None:
+    runs = [
+        followed(make_run(tmp_path, name='=cmd|"x"</svg>[red]', seed=1, epochs=4, best=0.7)),
+        followed(make_run(tmp_path, name="../../x", seed=2, epochs=6, best=0.9, created=60)),
+        followed(make_run(tmp_path, name="none yet", seed=3, done=0, end=None, created=90)),
+    ]
+    export = prepare(runs, ["#ff0000", "#00ff00", "#0000ff"])
+    folder = export.write(tmp_path)
+    again = export.write(tmp_path)
+    assert folder != again, "nothing is overwritten"
+    assert {path.name for path in folder.iterdir()} == {
+        "summary.csv",
+        "epochs.csv",
+        "runs.json",
+        *(f"{name}.svg" for name in NAMES),
+    }
+    with (folder / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["best_test_accuracy"] for row in rows] == ["0.9", "0.7", ""]
+    assert rows[1]["name"].startswith("'=cmd")
+    with (folder / "epochs.csv").open(newline="") as file:
+        epochs = list(csv.DictReader(file))
+    assert len(epochs) == 10
+    assert epochs[0]["run"] == runs[1].run.id
+    assert float(epochs[5]["test_accuracy"]) == 0.9
+    everything = json.loads((folder / "runs.json").read_text("utf-8"))
+    assert everything[1]["name"] == '=cmd|"x"</svg>[red]'
+    assert len(everything[0]["epoch_rows"]) == 6
+    for name in NAMES:
+        tree = ElementTree.parse(folder / f"{name}.svg")
+        lines = tree.findall(".//{http://www.w3.org/2000/svg}polyline")
+        assert [len((line.get("points") or "").split()) for line in lines] == [4, 6, 0]
+
+
+def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
+    from trainer.errors import RunError
+
+    export = prepare([followed(make_run(tmp_path, epochs=2))], ["#ff0000"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        export.write(tmp_path / "file")
+    with pytest.raises(RunError, match="cannot write"):
+        export.write(tmp_path / "not there")

@@ -1,0 +1,526 @@
+"""The dashboard through its keys, on fabricated logs: finished, live, failed, foreign."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui_helpers import append, fake_worker, held, make_run, started
+from trainer import events
+from tui import datasource, device_stats
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens import charts
+from tui.screens.dashboard import DashboardScreen
+from tui.widgets.curve_chart import CurveChart
+from tui.widgets.device_panel import DevicePanel
+from tui.widgets.epoch_table import EpochTable
+from tui.widgets.lines import Lines
+
+LARGE, MIDDLE, SMALL = (160, 50), (120, 40), (80, 24)
+SIZES = [LARGE, MIDDLE, SMALL]
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+
+
+@asynccontextmanager
+async def dashboard(
+    runs_dir: Path, size: tuple[int, int] = LARGE
+) -> AsyncIterator[tuple[CifarApp, Pilot[None]]]:
+    app = CifarApp(
+        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
+    )
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: len(app.store) and not app.store.loading)
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await pilot.pause()
+        yield app, pilot
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def text(app: CifarApp, where: str) -> str:
+    widget = app.screen.query_one(where, Lines)
+    return "\n".join(widget.render_line(y).text for y in range(widget.size.height))
+
+
+def chart(app: CifarApp, name: str) -> CurveChart:
+    return app.screen.query_one(f"#{name}", CurveChart)
+
+
+def epoch_ended(epoch: int, steps: int = 8) -> list[events.Event]:
+    return [
+        events.EpochEnded(
+            epoch=epoch,
+            step=epoch * steps,
+            loss=0.5,
+            accuracy=0.8,
+            lr=0.1,
+            seconds=2.0,
+            images_per_second=1000.0,
+        ),
+        evaluated(epoch, 0.99, steps=steps),
+    ]
+
+
+def evaluated(
+    epoch: int, accuracy: float, variant: events.Variant = "plain", steps: int = 8
+) -> events.EvalEnded:
+    return events.EvalEnded(
+        epoch=epoch,
+        step=epoch * steps,
+        split="test",
+        variant=variant,
+        loss=0.4,
+        accuracy=accuracy,
+        correct=round(200 * accuracy),
+        images=200,
+        per_class=(accuracy,) * 10,
+        confusion=((20,) * 10,) * 10,
+        seconds=0.5,
+    )
+
+
+def progress(epoch: int, done: int, **changes: object) -> events.Progress:
+    fields: dict[str, object] = {
+        "phase": "train",
+        "epoch": epoch,
+        "step": (epoch - 1) * 8 + done,
+        "done": done,
+        "total": 8,
+        "loss": 1.25,
+        "accuracy": 0.5,
+        "lr": 0.1,
+        "images_per_second": 4200.0,
+        "memory": 312 << 20,
+        **changes,
+    }
+    return events.Progress(**fields)  # type: ignore[arg-type]
+
+
+# ---- what it says -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_finished_run(tmp_path: Path, size: tuple[int, int]) -> None:
+    make_run(tmp_path / "runs", name="first look", best=0.86, epochs=30)
+    async with dashboard(tmp_path / "runs", size) as (app, _):
+        title = text(app, "#title")
+        assert "first look" in title
+        assert "✓ completed" in title
+        assert "synthetic data, not CIFAR-10" in title
+        assert "100%" in text(app, "#progress")
+        rows = text(app, "#epochs").splitlines()
+        assert "test accuracy" in rows[0]
+        assert rows[-1].split()[0] == "30"
+        assert "★ 86.00 %" in rows[-1]
+        assert "test accuracy" in chart(app, "accuracy").render_line(0).text
+        assert "test loss" in chart(app, "loss").render_line(0).text
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_nothing_is_cut_within_a_word(tmp_path: Path, size: tuple[int, int]) -> None:
+    run = make_run(tmp_path / "runs", epochs=20, done=3, end=None)
+    append(run, progress(4, 3))
+    with held(run):
+        async with dashboard(tmp_path / "runs", size) as (app, _):
+            for where in ("#title", "#progress", "#epochs"):
+                assert "…" not in text(app, where)
+            assert "…" not in chart(app, "loss").render_line(0).text
+            assert "left" in text(app, "#progress")
+            screen = app.screen
+            assert screen.query_one("#charts").region.bottom == size[1] - 1
+            assert chart(app, "loss").size.height >= 8
+
+
+async def test_data_is_named_for_what_it_is(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", data="cifar10", data_kind="synthetic")
+    async with dashboard(tmp_path / "runs", SMALL) as (app, _):
+        assert "synthetic data, not CIFAR-10" in text(app, "#title")
+
+
+async def test_reason_of_a_failure_and_hostile_names(tmp_path: Path) -> None:
+    make_run(
+        tmp_path / "runs",
+        name="[red]x[/]\x1b[31m",
+        end="failed",
+        done=2,
+        error="[b]out[/b] of memory: lower the batch size",
+    )
+    async with dashboard(tmp_path / "runs", SMALL) as (app, _):
+        assert "[red]x[/][31m" in text(app, "#title")
+        assert "✗ failed" in text(app, "#title")
+        assert "[b]out[/b] of memory: lower the batch size" in text(app, "#title")
+
+
+async def test_a_crashed_run_says_so(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", end=None, done=2)
+    async with dashboard(tmp_path / "runs") as (app, _):
+        assert "ended without a word; its last checkpoint is of epoch 2" in text(app, "#title")
+
+
+async def test_results_with_tta_have_a_line_of_their_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", end=None, epochs=5, best=0.8)
+    append(run, evaluated(5, 0.91, "tta"), events.RunEnded(state="completed"))
+    async with dashboard(tmp_path / "runs", SMALL) as (app, _):
+        rows = text(app, "#epochs").splitlines()
+        assert "test-time augmentation" in rows[-1]
+        assert "91.00 %" in rows[-1]
+        assert "★ 80.00 %" in rows[-2], "TTA is never the best plain accuracy"
+        assert app.store.current is not None
+        assert chart(app, "accuracy").plan is not None
+        assert max(p.points.y.max() for p in chart(app, "accuracy").plan.curves if p.label) < 0.9
+
+
+async def test_no_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.pause(0.2)
+        await pilot.press("2")
+        await pilot.pause()
+        assert app.screen.query_one("#empty").display
+        assert not app.screen.query_one("#charts").display
+        for key in ("e", "v", "z", "f", "right", "m"):
+            await pilot.press(key)
+
+
+async def test_a_queued_run_has_empty_charts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", done=0, end=None)
+    with held(run):
+        async with dashboard(tmp_path / "runs", SMALL) as (app, pilot):
+            assert "queued" in text(app, "#title")
+            await pilot.press("v", "e", "e", "l")
+
+
+# ---- live -------------------------------------------------------------------------------------
+
+
+async def test_a_live_run_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.1)
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None, best=0.8)
+    with held(run):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            assert "▶ training" in text(app, "#title")
+            assert "3" not in [r.split()[0] for r in text(app, "#epochs").splitlines() if r.split()]
+            append(run, progress(3, 4))
+            await until(pilot, lambda: "4.2k images/s" in text(app, "#progress"))
+            assert "train accuracy  50 %" in text(app, "#progress")
+            drawings = chart(app, "loss").drawings
+            append(run, *epoch_ended(3))
+            await until(pilot, lambda: "★ 99.00 %" in text(app, "#epochs"))
+            await until(pilot, lambda: chart(app, "loss").drawings > drawings)
+            append(run, events.RunEnded(state="stopped"))
+            await until(pilot, lambda: "■ stopped" in text(app, "#title"))
+
+
+async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            drawings = chart(app, "loss").drawings
+            for done in range(1, 6):
+                append(run, progress(3, done))
+                app.poll()
+                await pilot.pause()
+            assert chart(app, "loss").drawings <= drawings + 1
+            newest = app.store.current.state.points  # type: ignore[union-attr]
+            await until(
+                pilot,
+                lambda: app.screen._drawn[0][-1][1] == newest,  # type: ignore[attr-defined]
+            )
+
+
+async def test_without_a_new_point_nothing_is_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await pilot.pause(1.1)
+            before = {name: chart(app, name).drawings for name in ("loss", "accuracy", "lr")}
+            assert before["lr"] == 0, "hidden charts are not drawn"
+            append(run, events.Notice(level="info", code="x", message="nothing new"))
+            append(run, progress(2, 8, phase="test", loss=None))
+            await pilot.pause(1.2)
+            assert before == {name: chart(app, name).drawings for name in before}
+
+
+async def test_an_idle_run_repaints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs")
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        await pilot.pause(1.0)
+        painted: list[object] = []
+        monkeypatch.setattr(app, "_display", lambda *args: painted.append(args))
+        await pilot.pause(1.5)
+        assert painted == []
+
+
+async def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=5, done=3, end="stopped")
+    append(run, started(resumed_step=16), progress(3, 2), *epoch_ended(3))
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        rows = [r.split()[0] for r in text(app, "#epochs").splitlines()[1:] if r.strip()]
+        assert rows == ["1", "2", "3"]
+        plan = chart(app, "loss").plan
+        assert plan is not None
+        for curve in plan.curves:
+            assert (curve.points.x[1:] > curve.points.x[:-1]).all()
+        await pilot.press("e")
+        assert chart(app, "loss").plan.axis == "step"  # type: ignore[union-attr]
+
+
+# ---- keys -------------------------------------------------------------------------------------
+
+
+async def test_axis_log_smoothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=20)
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        loss = chart(app, "loss")
+        assert loss.plan is not None
+        assert (loss.plan.axis, loss.plan.log) == ("epoch", False)
+        raw = {c.label: c.points.y.tolist() for c in loss.plan.curves}
+        await pilot.press("e", "l", "m")
+        assert (loss.plan.axis, loss.plan.log) == ("step", True)
+        assert "log, smoothed 0.3, steps" in loss.render_line(0).text
+        assert not chart(app, "accuracy").plan.log  # type: ignore[union-attr]
+        smoothed = next(c for c in loss.plan.curves if c.label == "test loss")
+        assert smoothed.points.y.tolist() != raw["test loss"]
+        assert smoothed.exact is not None
+        assert smoothed.exact.y.tolist() == raw["test loss"], "the cursor tells what was measured"
+        assert sum(c.behind for c in loss.plan.curves) == 3
+        await pilot.press("M", "M", "e", "e")
+        assert loss.plan.axis == "epoch"
+        assert sum(c.behind for c in loss.plan.curves) == 1
+
+
+async def test_zoom_and_pan(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=40)
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        loss = chart(app, "loss")
+        await pilot.press("left")
+        assert loss.plan is not None
+        assert loss.plan.x_limits == (0, 40)
+        await pilot.press("plus")
+        assert loss.plan.x_limits == (10, 30)
+        await pilot.press("right")
+        assert loss.plan.x_limits == (15, 35)
+        await pilot.press("right", "right", "right")
+        assert loss.plan.x_limits == (20, 40)
+        for _ in range(12):
+            await pilot.press("plus")
+        low, high = loss.plan.x_limits
+        assert high - low == 2
+        await pilot.press("z")
+        assert loss.plan.x_limits == (0, 40)
+        await pilot.press("plus", "minus", "minus")
+        assert not loss.plan.zoomed
+
+
+async def test_the_cursor_tells_the_values(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=20, best=0.86)
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        accuracy = chart(app, "accuracy")
+        drawings = accuracy.drawings
+        await pilot.press("v")
+        head = accuracy.render_line(0).text
+        assert "epoch 20" in head
+        assert "test accuracy 86.00 %" in head
+        assert "train accuracy (augmented) 84.00 %" in head
+        await pilot.press("left", "left")
+        assert "epoch 18" in accuracy.render_line(0).text
+        assert any("│" in accuracy.render_line(y).text[10:] for y in range(1, 20))
+        await pilot.hover(CurveChart, offset=(7, 10))
+        await pilot.pause()
+        assert "epoch 0" in accuracy.render_line(0).text
+        assert accuracy.drawings == drawings, "moving the cursor draws no chart anew"
+        await pilot.press("escape")
+        assert "epoch" not in accuracy.render_line(0).text.replace("within the epoch", "")
+        await pilot.click("#loss", offset=(7, 5))
+        await pilot.pause()
+        assert "epoch 0" in chart(app, "loss").render_line(0).text
+
+
+async def test_enlarge(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=10)
+    async with dashboard(tmp_path / "runs", SMALL) as (app, pilot):
+        shown = []
+        for _ in range(4):
+            await pilot.press("f")
+            await pilot.pause()
+            shown.append([n for n in ("loss", "accuracy", "lr") if chart(app, n).display])
+            if shown[-1] != ["loss", "accuracy"]:
+                assert chart(app, shown[-1][0]).size.height >= 18
+        assert shown == [["loss"], ["accuracy"], ["lr"], ["loss", "accuracy"]]
+
+
+async def test_marked_runs_share_the_axes(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "runs", name="one", epochs=4, seed=1)
+    second = make_run(tmp_path / "runs", name="two", epochs=8, seed=2, created=60)
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        assert not text(app, "#legend")
+        app.store.toggle_mark(first.id)
+        await until(pilot, lambda: "one" in text(app, "#legend"))
+        assert "two" in text(app, "#legend")
+        plan = chart(app, "loss").plan
+        assert plan is not None
+        assert plan.x_limits == (0, 8)
+        labelled = [c for c in plan.curves if c.label]
+        assert len(labelled) == 4
+        assert {c.colour for c in labelled[:2]}.isdisjoint(c.colour for c in labelled[2:])
+        assert app.store.current is not None
+        assert app.store.current.run.id == second.id
+
+
+async def test_resizing_keeps_everything_in_place(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=20)
+    async with dashboard(tmp_path / "runs", LARGE) as (app, pilot):
+        for size in (SMALL, MIDDLE, LARGE, (100, 30), SMALL):
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.1)
+            loss = chart(app, "loss")
+            assert loss.region.right <= size[0]
+            assert loss.render_line(loss.size.height - 1).text.strip()
+            assert len(loss.render_line(1).text) == loss.size.width
+            assert text(app, "#epochs").splitlines()[-1].split()[0] == "20"
+
+
+# ---- epoch table ------------------------------------------------------------------------------
+
+
+async def test_the_table_follows_unless_scrolled(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=1000, done=60, end=None, steps_per_epoch=1)
+    with held(run):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            table = app.screen.query_one(EpochTable)
+            assert table.following
+            await pilot.press("pageup")
+            assert not table.following
+            top = text(app, "#epochs").splitlines()[1].split()[0]
+            append(run, *epoch_ended(61, steps=1))
+            await until(pilot, lambda: len(app.store.current.state.epochs) == 61)  # type: ignore[union-attr]
+            await pilot.pause()
+            assert text(app, "#epochs").splitlines()[1].split()[0] == top
+            assert "more" in text(app, "#epochs").splitlines()[0]
+            await pilot.press("end")
+            assert table.following
+            assert text(app, "#epochs").splitlines()[-1].split()[0] == "61"
+            await pilot.press("home")
+            assert text(app, "#epochs").splitlines()[1].split()[0] == "1"
+
+
+async def test_hundreds_of_epochs_make_only_the_lines_in_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs", epochs=300, steps_per_epoch=1)
+    from tui.widgets import epoch_table
+
+    made: list[object] = []
+    row = epoch_table._row
+
+    def counted(*args: object, **options: object) -> object:
+        made.append(args)
+        return row(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(epoch_table, "_row", counted)
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        await until(pilot, lambda: "300" in text(app, "#epochs"))
+        made.clear()
+        await pilot.press("up")
+        assert 0 < len(made) <= 20
+
+
+# ---- device -----------------------------------------------------------------------------------
+
+
+class Readings:
+    """Stands in for the machine."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def read(self) -> device_stats.Sample:
+        return device_stats.Sample(
+            "H200", gpu=True, use=98, used=4 << 30, total=141 << 30, celsius=61, watts=412
+        )
+
+
+async def test_device_figures_of_a_live_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.widgets.device_panel.DeviceStats", Readings)
+    monkeypatch.setattr("tui.widgets.device_panel.platform.node", lambda: "testhost")
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await until(pilot, lambda: " 98%" in text(app, "#device"))
+            panel = text(app, "#device")
+            assert "4.0 GiB of 141 GiB" in panel
+            assert "61 °C, 412 W" in panel
+            assert "300 MiB" in panel
+
+
+@pytest.mark.parametrize("end", ["completed", None])
+async def test_nothing_is_read_of_finished_or_foreign_runs(tmp_path: Path, end: str | None) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=end)
+    with held(*([run] if end is None else [])):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await pilot.pause(1.3)
+            panel = app.screen.query_one(DevicePanel)
+            assert panel.readings == 0
+            assert "testhost" in text(app, "#device")
+
+
+def test_without_a_driver_the_cpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    sample = device_stats.DeviceStats("cuda:0 NVIDIA H200").read()
+    assert not sample.gpu
+    assert "no figures" in sample.reason
+    assert sample.total > 0
+    sample = device_stats.DeviceStats("cpu").read()
+    assert sample.reason == ""
+    assert 0 <= (sample.use or 0) <= 100
+
+
+def test_an_nvidia_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nvml:
+        class Memory:
+            used, total = 3 << 30, 80 << 30
+
+        @staticmethod
+        def nvmlInit() -> None: ...
+
+        @staticmethod
+        def nvmlDeviceGetHandleByIndex(index: int) -> int:
+            return index
+
+        @staticmethod
+        def nvmlDeviceGetMemoryInfo(handle: int) -> object:
+            return Nvml.Memory
+
+        @staticmethod
+        def nvmlDeviceGetName(handle: int) -> bytes:
+            return b"card %d" % handle
+
+        @staticmethod
+        def nvmlDeviceGetPowerUsage(handle: int) -> int:
+            raise OSError("not supported")
+
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml)
+    sample = device_stats.DeviceStats("cuda:1 NVIDIA").read()
+    assert (sample.name, sample.gpu, sample.use, sample.watts) == ("card 1", True, None, None)
+    assert (sample.used, sample.total) == (3 << 30, 80 << 30)
