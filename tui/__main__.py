@@ -16,12 +16,19 @@ NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' 
 
 def main() -> None:
     """Entry point; exits with 0, 1, 2 or 130."""
-    chosen = quick_options(sys.argv[1:])
+    try:
+        sys.exit(_run(sys.argv[1:]))
+    except KeyboardInterrupt:  # while modules were still being imported
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> int:
+    chosen = quick_options(arguments)
     if chosen is not None:
-        sys.exit(open_app(**chosen))
+        return open_app(**chosen)
     from tui.command_line import run_with_app
 
-    sys.exit(run_with_app(open_app))
+    return run_with_app(open_app)
 
 
 def quick_options(arguments: list[str]) -> dict[str, str] | None:
