@@ -436,9 +436,16 @@ async def test_a_hundred_classes(tmp_path: Path, size: tuple[int, int]) -> None:
         assert any(line.startswith("class_99") for line in shown)
         assert not any(line.startswith("class_00") for line in shown)
         assert all(len(line) == matrix.size.width for line in shown)
+        assert "class_99 right" in text(screen, "#cell")
+        visible = matrix.region.intersection(screen.query_one("#pane").region)
+        assert visible.height == matrix.region.height, "nothing of it is cut off"
         await pilot.press("home")
         await pilot.pause()
         assert matrix.render_line(2).text.startswith("class_00")
+        await pilot.press(*["down"] * 40)
+        await pilot.pause()
+        seen = matrix.scrollable_content_region.height
+        assert matrix.render_line(seen - 1).text.startswith("class_40"), "not under a scrollbar"
         assert "class_00" in text(screen, "#classes")
 
 
@@ -702,7 +709,7 @@ def test_history_strip() -> None:
     first, right, curve = image_view.history(moments, COLOURS, 60).plain.splitlines()
     assert first == "right at 1 of 3 evaluations, epochs 1 to 5"
     assert right.endswith("✗✗■")
-    assert curve.endswith(" ▁█")
+    assert curve.endswith(" ▁▁█")
     many = [Moment(i, True, 0.5) for i in range(1, 201)]
     cut = image_view.history(many, COLOURS, 62).plain.splitlines()
     assert cut[0] == "right at 50 of 50 evaluations, epochs 151 to 200"

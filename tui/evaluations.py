@@ -21,6 +21,7 @@ from trainer.mistakes import History, Mistakes
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
 
+NAMED = ("cifar10", "cifar100")
 Pictures = NDArray[np.uint8]
 """uint8 [N, 3, 32, 32]."""
 
@@ -88,7 +89,9 @@ def read_pictures(candidates: Sequence[str], fingerprint: str) -> Pictures:
         try:
             data = sources.load_test(source)
         except UserError as error:
-            reasons.append(str(error))
+            line = str(error)
+            # what to do is said for the command line there
+            reasons.append(line.partition(": ")[0] if source in NAMED else line)
             continue
         if data.fingerprint == fingerprint:
             return data.test.images

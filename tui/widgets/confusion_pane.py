@@ -27,9 +27,8 @@ class ConfusionPane(Vertical):
     """Everything about classes; what is chosen in it comes as ``ConfusionTable.Chosen``."""
 
     DEFAULT_CSS = """
-    ConfusionPane #matrix { height: auto; max-height: 60%; }
+    ConfusionPane ConfusionTable { max-height: 55%; scrollbar-size: 1 1; }
     ConfusionPane #confused { height: auto; }
-    ConfusionPane ConfusionTable { max-height: 100%; }
     ConfusionPane #cell, ConfusionPane #pairs-title {
         height: 1; color: $secondary; text-wrap: nowrap; text-overflow: ellipsis;
     }
@@ -47,10 +46,9 @@ class ConfusionPane(Vertical):
         self._evaluation: Evaluation | None = None
 
     def compose(self) -> ComposeResult:
-        """Matrix, its cell in words, pairs, classes."""
-        with Vertical(id="matrix"):
-            yield ConfusionTable()
-            yield Static("", id="cell", markup=False)
+        """The cell in words, matrix, pairs, classes."""
+        yield Static("", id="cell", markup=False)
+        yield ConfusionTable()
         with Vertical(id="confused"):
             yield Static("most confused", id="pairs-title", markup=False)
             yield OptionList(id="pairs", compact=True)

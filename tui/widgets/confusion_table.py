@@ -190,7 +190,8 @@ class ConfusionTable(ScrollView, can_focus=True):
     def _follow(self) -> None:
         """Scroll so that the cursor is seen beside the labels."""
         w, (row, column) = self.cell_width, self.cursor
-        room_x, room_y = self.size.width - LABEL, self.size.height - HEAD
+        seen = self.scrollable_content_region  # without the scrollbars
+        room_x, room_y = seen.width - LABEL, seen.height - HEAD
         x, y = int(self.scroll_offset.x), int(self.scroll_offset.y)
         x = min(max(x, (column + 1) * w - room_x), column * w)
         y = min(max(y, row + 1 - room_y), row)

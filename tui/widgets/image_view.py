@@ -21,7 +21,7 @@ from tui.formatting import clean
 if TYPE_CHECKING:
     from tui.evaluations import Pictures
 
-EIGHTHS = " ▁▂▃▄▅▆▇█"
+EIGHTHS = "▁▂▃▄▅▆▇█"
 SIDE = 32
 
 
@@ -134,7 +134,7 @@ def history(moments: Sequence[Moment], colours: dict[str, str], width: int) -> T
         text.append(glyph, style=colours[colour])
     text.append("\np(actual) ", style=colours["secondary"])
     text.append(
-        "".join(EIGHTHS[min(8, int(moment.p_actual * 8 + 0.999))] for moment in shown),
+        "".join(EIGHTHS[min(7, int(moment.p_actual * 8))] for moment in shown),
         style=colours["primary"],
     )
     return text
