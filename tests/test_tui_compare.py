@@ -73,6 +73,7 @@ async def test_four_graphs_of_the_marked_runs(tmp_path: Path, size: tuple[int, i
         assert "–" in shown[2]  # noqa: RUF001
         assert "CIFAR-10" in shown[0]
         assert "synthetic" in shown[1]
+        assert "do not compare" in "".join(rows)
 
 
 async def test_without_marks_the_chosen_run_and_a_hint(tmp_path: Path) -> None:
@@ -124,8 +125,12 @@ async def test_cursor_and_enlarging(tmp_path: Path) -> None:
         await pilot.pause()
         head = chart(app, "test-accuracy").render_line(0).text
         assert "epoch 8" in head
-        assert "80.00 %" in head
-        assert "90.00 %" in head
+        assert "90.0 %" in head
+        assert "80" not in head, "the other run has ended before"
+        await pilot.press("left", "left", "left")
+        head = chart(app, "test-accuracy").render_line(0).text
+        assert "epoch 5" in head
+        assert "80.0 %" in head
         await pilot.press("f")
         await pilot.pause()
         assert [name for name in NAMES if chart(app, name).display] == ["test-accuracy"]

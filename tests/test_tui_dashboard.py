@@ -469,7 +469,7 @@ async def test_device_figures_of_a_live_run(
         async with dashboard(tmp_path / "runs") as (app, pilot):
             await until(pilot, lambda: " 98%" in text(app, "#device"))
             panel = text(app, "#device")
-            assert "4.0 GiB of 141 GiB" in panel
+            assert "4.0 of 141 GiB" in panel
             assert "61 °C, 412 W" in panel
             assert "300 MiB" in panel
 

@@ -58,6 +58,12 @@ def best_first(runs: Sequence[Follower]) -> list[Follower]:
     return sorted(runs, key=lambda r: -(r.state.best.test_accuracy or 0.0) if r.state.best else 1.0)
 
 
+def comparable(runs: Sequence[Follower]) -> bool:
+    """Whether all runs that have begun were tested on the same images."""
+    begun = [run.state.started for run in runs if run.state.started is not None]
+    return len({(s.data_kind, s.data_fingerprint) for s in begun}) <= 1
+
+
 def figures(run: Follower) -> dict[str, Any]:
     """The results of a run for export; every accuracy names its split."""
     state = run.state

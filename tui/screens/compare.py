@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
-NAME_WIDTH = 24
+OTHER_DATA = "these runs have other test images: their accuracies do not compare"
+NAME_WIDTH = 28
 
 
 class CompareScreen(ChartScreen):
@@ -135,6 +136,8 @@ class CompareScreen(ChartScreen):
                 style = colours["warning" if warn else "foreground"]
                 line.append(_cell(column, cells[i]), style=style)
             lines.append(line)
+        if not comparison.comparable(runs):
+            lines.append(Text(f"    {OTHER_DATA}", style=colours["warning"], no_wrap=True, end=""))
         lines += self._differences(ordered, name_width)
         if len(runs) < 2:
             lines.append(Text(f"    {HINT}", style=colours["primary"], no_wrap=True, end=""))

@@ -18,6 +18,8 @@ from tui.figure import GUTTER, Plan
 from tui.widgets.lines import Lines, to_strip
 
 LEAST = Size(GUTTER + 8, 6)
+_HALF: dict[Axis, float] = {"epoch": 0.5, "step": 0.0, "time": 1.0}
+"""So far behind its last point a curve still has a value under the cursor."""
 
 
 class CurveChart(Lines):
@@ -80,7 +82,7 @@ class CurveChart(Lines):
     def _head(self, plan: Plan) -> Strip:
         colours = self.app.theme_variables
         text = Text(" ", no_wrap=True, end="")
-        if plan.title:
+        if plan.title and not (self._cursor is not None and plan.title.startswith("(")):
             text.append(f"{plan.title} ", style=f"bold {colours['foreground']}")
         if self._cursor is None:
             self._append_legend(text, plan)
@@ -101,15 +103,24 @@ class CurveChart(Lines):
             text.append(f"{words} ", style=self.app.theme_variables["foreground"])
 
     def _append_values(self, text: Text, plan: Plan, x: float) -> None:
+        """The values of the curves that reach so far, the chosen run's first, as many as fit."""
         foreground = self.app.theme_variables["foreground"]
         text.append(f"{position(x, plan.axis)} ", style=f"reverse {foreground}")
-        for curve in plan.curves:
-            hit = curves.at(curve.exact or curve.points, x) if curve.label else None
-            if hit is not None:
-                text.append(f"  {curve.mark or curve.label} ", style=curve.colour)
-                shown = formatting.percent if plan.quantity == "accuracy" else formatting.decimal
-                words = formatting.rate(hit[1]) if plan.quantity == "lr" else shown(hit[1])
-                text.append(words, style=f"bold {foreground}")
+        for curve in reversed(plan.curves):
+            exact = curve.exact or curve.points
+            if not curve.label or not len(exact) or x > exact.x[-1] + _HALF[plan.axis]:
+                continue
+            hit = curves.at(exact, x)
+            if hit is None:
+                continue
+            words = value(hit[1], plan, brief=bool(curve.mark))
+            name = curve.mark or curve.label
+            if text.cell_len + len(name) + len(words) + 3 > self.size.width:
+                name = name.partition(" (")[0]
+                if text.cell_len + len(name) + len(words) + 3 > self.size.width:
+                    break
+            text.append(f"  {name} ", style=curve.colour)
+            text.append(words, style=f"bold {foreground}")
 
     # ---- the cursor -------------------------------------------------------------------------
 
@@ -150,6 +161,15 @@ class CurveChart(Lines):
     def on_click(self, event: events.Click) -> None:
         """Put the cursor there."""
         self._pointed(event.x, clicked=True)
+
+
+def value(number: float, plan: Plan, *, brief: bool) -> str:
+    """A value under the cursor."""
+    if plan.quantity == "lr":
+        return formatting.rate(number)
+    if plan.quantity == "accuracy":
+        return formatting.percent(number, 1 if brief else 2)
+    return formatting.decimal(number, 3 if brief else 4)
 
 
 def position(x: float, axis: Axis) -> str:

@@ -14,7 +14,7 @@ from tui.widgets.lines import Lines
 from tui.widgets.progress_line import bar
 
 SECONDS = 1.0
-BAR = 12
+BAR = 8
 LABEL = 12
 RUNNING = ("training", "paused")
 
@@ -104,13 +104,22 @@ def _figures(sample: Sample, colours: dict[str, str]) -> list[Text]:
         word = "GPU use" if sample.gpu else "CPU use"
         lines.append(_line(word, f"{sample.use:>3}%", colours, sample.use / 100))
     if sample.total:
-        words = f"{formatting.size(sample.used)} of {formatting.size(sample.total)}"
-        lines.append(_line("memory", words, colours, sample.used / sample.total))
+        lines.append(
+            _line("memory", _of(sample.used, sample.total), colours, sample.used / sample.total)
+        )
     heat = [f"{sample.celsius} °C"] if sample.celsius is not None else []
     heat += [f"{sample.watts} W"] if sample.watts is not None else []
     if heat:
         lines.append(_line("heat, power", ", ".join(heat), colours))
     return lines
+
+
+def _of(used: int, total: int) -> str:
+    """``1.6 of 23.5 GiB``: the unit once where both have it."""
+    first, second = formatting.size(used), formatting.size(total)
+    if first.split()[-1] == second.split()[-1]:
+        first = first.split()[0]
+    return f"{first} of {second}"
 
 
 def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]:
