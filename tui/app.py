@@ -24,6 +24,7 @@ from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
 WORKER_DELAY = 0.15
+PRELOAD_DELAY = 0.4
 """After the first paint: the trainer's start must not make the first keys wait."""
 
 
@@ -121,9 +122,22 @@ class CifarApp(App[None]):
         self.poll()
         self.set_interval(POLL_SECONDS, self.poll)
         self.set_timer(WORKER_DELAY, self.worker.start)
+        self.set_timer(PRELOAD_DELAY, self._preload)
         self.run_worker(
             self.runs.look_for_data(), group="data", description="look for the data set"
         )
+
+    def _preload(self) -> None:
+        """Import on a thread what the charts need, so that their first key need not wait."""
+
+        def load() -> None:
+            import textual_plotext.plot
+
+            import tui.screens.dashboard  # noqa: F401
+
+            textual_plotext.plot.Plot()
+
+        self.run_worker(load, thread=True, group="preload", description="load the charts")
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""
@@ -179,7 +193,9 @@ class CifarApp(App[None]):
             reason = state.ended.error if state.ended and state.ended.error else "no reason given"
             self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")
         else:
-            self.tell(f"{name} crashed: its trainer has ended without a word", severity="error")
+            checkpoint = follower.run.checkpoint("last").is_file()
+            more = ": r goes on from its checkpoint" if checkpoint else ""
+            self.tell(f"{name} crashed, its trainer ended without a word{more}", severity="error")
 
     def tell(self, message: str, *, severity: Any = "information", title: str = "") -> None:
         """Show a message in the corner; names in it are never read as markup."""

@@ -55,6 +55,14 @@ class WorkerInfo:
         """Whether it cannot train."""
         return self.phase in ("failed", "dead")
 
+    def lacks(self, device: str) -> str:
+        """Why a run cannot train on a device; empty when it can, or when it is not known yet."""
+        names = [known.split()[0] for known in self.devices]  # "cuda:0 NVIDIA H200"
+        kinds = {name.partition(":")[0] for name in names}
+        if not names or device == "auto" or device in names or device in kinds:
+            return ""
+        return f"this machine has no {device}: choose auto or {', '.join(names)}"
+
     def line(self) -> str:
         """A few words for the header."""
         if self.phase == "off":

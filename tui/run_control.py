@@ -117,6 +117,10 @@ class RunControl:
         from trainer.submit import submit
 
         app = self._app
+        lacking = app.worker.info.lacks(config.train.device)
+        if lacking:
+            app.tell(lacking, severity="error", title="Not started")
+            return False
         try:
             run = await asyncio.to_thread(submit, config, app.store.runs_dir.absolute())
         except UserError as error:

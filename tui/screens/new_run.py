@@ -123,6 +123,9 @@ class NewRun(ModalScreen[RunConfig | None]):
     def _check(self) -> None:
         texts = self.texts()
         self._config, wrong = form.build(self.preset, texts)
+        lacking = self.cifar.worker.info.lacks(texts["device"].strip())
+        if lacking and "device" not in wrong:
+            self._config, wrong["device"] = None, lacking
         self._say("preset", dict(self.cifar.presets()).get(self.preset, ""))
         for field in FIELDS:
             self._say(

@@ -1,0 +1,269 @@
+"""Bad input through the real program: one clear line, the right exit status, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import sample_log
+from tests.training_helpers import TINY_NET, binary_folder
+from tests.tui_helpers import fake_worker, make_run
+from trainer import checkpoint, events, runlog
+from trainer.rundir import RunDir, create, scan
+from trainer.runlog import RunLog
+from trainer.runstate import Follower
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.launcher import WorkerInfo
+
+NETS = (
+    TINY_NET
+    + """
+
+class OutOfMemory(Tiny):
+    def forward(self, x):
+        if self.training and len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(x)
+
+
+class Wide(Tiny):
+    def __init__(self, classes):
+        super().__init__(classes + 1)
+
+
+class Raises(Tiny):
+    def __init__(self, classes):
+        raise ValueError("no such thing")
+
+
+class Fails(Tiny):
+    def forward(self, x):
+        raise RuntimeError("shapes")
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return binary_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "nets.py"
+    path.write_text(NETS)
+    return path
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "CIFAR_TUI_RUNS": str(folder / "runs"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "train", "quick", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def small(data: Path, net: str, *more: str) -> list[str]:
+    return [
+        *("--data", str(data), "--epochs", "1", "--batch-size", "16", "--device", "cpu"),
+        *("--set", f"model.name='{net}'", *more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Wide", "has shape [2, 11]: it must be [2, 10]"),
+        ("Raises", "no such thing"),
+        ("Fails", "RuntimeError: shapes"),
+    ],
+)
+def test_a_net_that_cannot_train_leaves_no_run(
+    tmp_path: Path, data: Path, net: Path, name: str, said: str
+) -> None:
+    done = train(tmp_path, *small(data, f"{net}:{name}"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert scan(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--device", "cuda"), "torch sees no CUDA device here"),
+        (("--batch-size", "101"), "batch size 101 is above the data set's 100 training images"),
+    ],
+)
+def test_what_only_the_trainer_can_know_leaves_no_run(
+    tmp_path: Path, data: Path, net: Path, more: tuple[str, ...], said: str
+) -> None:
+    done = train(tmp_path, *small(data, f"{net}:Tiny", *more))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_out_of_memory_and_not_a_number_fail_with_their_reason(
+    tmp_path: Path, data: Path, net: Path
+) -> None:
+    for arguments, reason in (
+        (small(data, f"{net}:OutOfMemory"), "out of memory: lower the batch size"),
+        (small(data, f"{net}:Tiny", "--lr", "1e30"), "the loss is not a number in epoch 1"),
+    ):
+        done = train(tmp_path, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.count(reason) == 1
+        state = Follower(scan(tmp_path / "runs")[0]).catch_up()
+        assert state.ended is not None
+        assert state.ended.state == "failed"
+        assert reason in (state.ended.error or "")
+
+
+def test_paths_in_a_run_are_absolute(
+    tmp_path: Path, data: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(runlog.__file__).parents[1]))
+    done = train(tmp_path, *small(Path(os.path.relpath(data)), "nets.py:Tiny"), "--name", " ")
+    assert done.returncode == 0, done.stderr
+    queued = Follower(scan(tmp_path / "runs")[0]).catch_up().queued
+    assert queued is not None
+    assert Path(queued.data).is_absolute()
+    assert queued.model == f"{net}:Tiny"
+    assert queued.name == "quick", "a blank name is none"
+
+
+def test_ctrl_c_while_the_program_loads_is_no_traceback(tmp_path: Path) -> None:
+    slow = tmp_path / "typer.py"
+    slow.write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tui", "runs"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"loading\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"")
+
+
+# a full disk
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunDir], None]:
+    """Fills the disk: from then on a log can grow only when a reserve is given up."""
+    pwrite = os.pwrite
+    run: list[RunDir] = []
+    given_up: set[str] = set()
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        room = 0
+        for name, size in ((".reserve", 600), (".reserve-last", 4000)):
+            if run and name not in given_up and not (run[0].path / name).exists():
+                given_up.add(name)
+                room += size
+        if run and room < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    return run.append
+
+
+def test_the_end_is_in_the_log_of_a_disk_that_stays_full(
+    tmp_path: Path, full_disk: Callable[[RunDir], None]
+) -> None:
+    run = create(tmp_path, "x")
+    log = RunLog(run)
+    log.emit(sample_log.queued())
+    log.begin_attempt()
+    log.emit(sample_log.started())
+    full_disk(run)
+    for event in sample_log.epoch_events(1, 0.5):
+        log.emit(event)
+    log.emit(events.RunEnded(state="completed", best_accuracy=0.5, best_epoch=1))
+    log.close()
+    follower = Follower(run)
+    state = follower.catch_up()
+    assert state.ended is not None
+    assert state.ended.state == "completed"
+    assert state.missing > 0
+    assert follower.damaged == 0
+    assert not list(run.path.glob(".reserve*"))
+
+
+def test_a_checkpoint_that_does_not_fit_says_so_in_the_systems_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    target = tmp_path / "checkpoints" / "last.pt"
+    checkpoint.save({"a": 1}, target)
+    before = target.read_bytes()
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    partial.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save({"a": 2}, target)
+    assert target.read_bytes() == before
+    assert not partial.is_symlink()
+
+
+# the app
+
+
+def test_a_device_that_is_not_here_is_refused_when_it_is_known() -> None:
+    info = WorkerInfo(devices=("cuda:0 NVIDIA H200", "cpu"))
+    assert [info.lacks(d) for d in ("auto", "cpu", "cuda", "cuda:0")] == [""] * 4
+    assert info.lacks("cuda:1") == "this machine has no cuda:1: choose auto or cuda:0, cpu"
+    assert info.lacks("mps")
+    assert WorkerInfo().lacks("cuda") == "", "torch is still loading"
+
+
+async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
+    runs = tmp_path / "runs"
+    make_run(runs)
+    app = CifarApp(
+        runs, device="cuda", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
+    )
+    async with app.run_test(size=(120, 40)) as pilot:
+        for _ in range(100):
+            await pilot.pause(0.05)
+            if app.worker.info.devices:
+                break
+        await pilot.press("s")
+        for _ in range(100):
+            await pilot.pause(0.05)
+            if app._notifications:
+                break
+        assert [n.message for n in app._notifications] == [
+            "this machine has no cuda: choose auto or cpu"
+        ]
+    assert len(scan(runs)) == 1
