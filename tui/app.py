@@ -24,8 +24,8 @@ from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
 WORKER_DELAY = 0.15
-PRELOAD_DELAY = 0.4
 """After the first paint: the trainer's start must not make the first keys wait."""
+PRELOAD_DELAY = 0.4
 
 
 def _screen(module: str, name: str) -> Any:

@@ -7,10 +7,10 @@ there is no frame to the right of the newest point that would have to be painted
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from rich.segment import Segment
@@ -25,8 +25,6 @@ GUTTER = LABEL_WIDTH + 1
 """Columns to the left of the canvas: the labels of the values and the axis."""
 FOOT = 2
 """Lines below the canvas: the axis and its labels."""
-
-_CODE = re.compile("\x1b\\[([0-9;]*)m")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +142,11 @@ def _build(
     height: int,
     columns: int,
     ink: str,
-) -> str:
+) -> list[tuple[list[str], list[Any]]]:
+    """Characters and colours of each line, from the top."""
     from textual_plotext.plot import Plot  # loaded when the first chart is drawn
 
-    figure = Plot()
+    figure: Any = Plot()
     figure.plotsize(width, height)
     figure._set_size(width, height)
     figure.theme("clear")
@@ -177,8 +176,11 @@ def _build(
                 figure.plot(part.x.tolist(), part.y.tolist(), color=colour, marker="braille")
     if nothing:  # plotext draws no axes without a point: one outside of the canvas
         figure.scatter([axes.x[0] - 1], [axes.y[0]], color=_rgb(ink), marker=" ")
-    built: str = figure.build()
-    return built
+    # the matrix of characters and colours: its text with escape sequences takes as long again
+    figure._set_sizes()
+    figure._build_matrix()
+    matrix = figure.monitor.matrix
+    return list(zip(matrix.marker, matrix.fullground, strict=True))[::-1]
 
 
 def _parts(points: Points) -> list[Points]:
@@ -200,28 +202,28 @@ def _dots(points: Points, x: tuple[float, float], columns: int) -> Points:
     return Points(at, np.interp(at, points.x, points.y))
 
 
-def _strips(built: str, width: int, height: int) -> list[Strip]:
-    """Lines with colours by escape sequences as strips; blanks join the text before them."""
+def _strips(built: list[tuple[list[str], list[Any]]], width: int, height: int) -> list[Strip]:
+    """The lines as strips; blanks join the text before them, whatever its colour."""
     strips = []
-    for line in built.rstrip("\n").split("\n")[:height]:
+    for characters, colours in built[:height]:
         segments: list[Segment] = []
-        colour = ""
-        for i, part in enumerate(_CODE.split(line)):
-            if i % 2:
-                colour = part[5:] if part.startswith("38;2;") else ""
-            elif part:
-                before = segments[-1] if segments else None
-                if before is not None and (not part.strip() or before.style == _style(colour)):
-                    segments[-1] = Segment(before.text + part, before.style)
-                else:
-                    segments.append(Segment(part, _style(colour)))
+        text, current = "", None  # type: str, Any
+        for character, colour in zip(characters, colours, strict=True):
+            if character != " " and colour != current:
+                if text.strip():
+                    segments.append(Segment(text, _style(current)))
+                    text = ""
+                current = colour
+            text += character
+        segments.append(Segment(text, _style(current)))
         strips.append(Strip(segments).adjust_cell_length(width))
     return strips
 
 
 @lru_cache(maxsize=256)
-def _style(colour: str) -> Style | None:
-    return Style(color=f"rgb({colour.replace(';', ',')})") if colour else None
+def _style(colour: object) -> Style | None:
+    """plotext's colours are tuples, or a word where there is none."""
+    return Style(color="#{:02x}{:02x}{:02x}".format(*colour)) if type(colour) is tuple else None
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
