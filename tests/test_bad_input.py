@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import sample_log
-from tests.training_helpers import TINY_NET, binary_folder
+from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, make_run
 from trainer import checkpoint, events, runlog
+from trainer.control import Control
 from trainer.rundir import RunDir, create, scan
 from trainer.runlog import RunLog
 from trainer.runstate import Follower
+from trainer.session import train_run
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -267,3 +270,24 @@ async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(
             "this machine has no cuda: choose auto or cpu"
         ]
     assert len(scan(runs)) == 1
+
+
+def test_what_is_not_saved_is_told_once_and_when_it_is_saved_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tmp_path, f"data='{data}'", "train.epochs=5")
+    save, calls = checkpoint.save, [0]
+
+    def fails(state: dict[str, Any], path: Path) -> None:
+        calls[0] += path.stem == "last"
+        if path.stem == "best" or 2 <= calls[0] <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(checkpoint, "save", fails)
+    state_of_end = train_run(run, Control(run))
+    assert state_of_end.state == "completed"
+    told = [n.code for _, n in Follower(run).catch_up().notices if n.code.startswith("checkpoint")]
+    assert told.count("checkpoint-not-saved") == told.count("checkpoint-saved-again")
+    assert all(a != b for a, b in zip(told, told[1:], strict=False)), "never twice in a row"
+    assert run.checkpoint("last").is_file()

@@ -341,7 +341,7 @@ class Training:
             reason = error.strerror or str(error)
             self._not_saved("predictions", reason)
             return
-        self._unsaved.pop("predictions", None)
+        self._saved("predictions")
         self.log.emit(
             events.PredictionsSaved(
                 epoch=epoch,
@@ -362,7 +362,7 @@ class Training:
             reason = error.strerror or str(error)
             self._not_saved("checkpoint", reason)
             return
-        self._unsaved.pop("checkpoint", None)
+        self._saved("checkpoint")
         self.log.emit(
             events.CheckpointSaved(
                 role="best" if role == "best" else "last",
@@ -409,6 +409,10 @@ class Training:
         if self._unsaved.get(what) != reason:
             self._unsaved[what] = reason
             self._notice("error", f"{what}-not-saved", f"{what} not saved: {reason}")
+
+    def _saved(self, what: str) -> None:
+        if self._unsaved.pop(what, None) is not None:
+            self._notice("info", f"{what}-saved-again", f"{what} saved again")
 
     def _notice(self, level: events.Level, code: str, message: str) -> None:
         self.log.emit(events.Notice(level=level, code=code, message=message))
