@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -289,5 +290,5 @@ def test_what_is_not_saved_is_told_once_and_when_it_is_saved_again(
     assert state_of_end.state == "completed"
     told = [n.code for _, n in Follower(run).catch_up().notices if n.code.startswith("checkpoint")]
     assert told.count("checkpoint-not-saved") == told.count("checkpoint-saved-again")
-    assert all(a != b for a, b in zip(told, told[1:], strict=False)), "never twice in a row"
+    assert all(a != b for a, b in pairwise(told)), "never twice in a row"
     assert run.checkpoint("last").is_file()
