@@ -28,10 +28,10 @@ class ImageScreen(ModalScreen[None]):
         Binding("right,down,space", "step(1)", "Next", id="image.next", tooltip="The next image"),
         Binding("y", "copy", "Copy index", id="image.copy", tooltip="Copy the test index"),
     ]
+    # opaque: the images below would be drawn and blended again with every key
+    CSS = "ModalScreen.image { background: $surface; }"
     DEFAULT_CSS = """
-    ImageScreen #box {
-        width: 100%; height: 100%; background: $surface; padding: 0 1;
-    }
+    ImageScreen #box { width: 100%; height: 100%; padding: 0 1; }
     ImageScreen #what, ImageScreen #note { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     ImageScreen #middle { height: 1fr; }
     ImageScreen ImageView { margin-right: 2; }
@@ -42,7 +42,7 @@ class ImageScreen(ModalScreen[None]):
     """
 
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
-        super().__init__()
+        super().__init__(classes="image")
         self._run = run
         self._loader = loader
         self._grid = grid
@@ -94,31 +94,33 @@ class ImageScreen(ModalScreen[None]):
             return
         width, height = self.size.width, self.size.height
         scale = max(1, min((width - 50) // SIDE, (height - 3) * 2 // SIDE))
-        view = self.query_one(ImageView)
-        view.styles.width, view.styles.height = SIDE * scale, SIDE * scale // 2
+        view, line = self.query_one(ImageView), self.query_one("#history", Static)
+        if view.size != (SIDE * scale, SIDE * scale // 2):
+            view.styles.width, view.styles.height = SIDE * scale, SIDE * scale // 2
         pictures = self._loader.pictures
         view.show_picture(None if pictures is None else pictures[index])
         images, colours = found.images, self.app.theme_variables
         actual, predicted = int(images.actual[index]), int(images.predicted[index])
-        self.query_one("#what", Static).update(self._what(actual, predicted, index))
-        self.query_one("#bars", Static).update(
-            image_view.bars(
-                images.source.probabilities[index].astype(np.float64),
-                found.classes,
-                actual=actual,
-                predicted=predicted,
-                colours=colours,
-                width=width - SIDE * scale - 5,
-                limit=max(2, min(24, height - 8)),
-            )
+        room = width - SIDE * scale - 5
+        self.query_one("#what", Static).update(self._what(actual, predicted, index), layout=False)
+        bars = self.query_one("#bars", Static)
+        text = image_view.bars(
+            images.source.probabilities[index].astype(np.float64),
+            found.classes,
+            actual=actual,
+            predicted=predicted,
+            colours=colours,
+            width=room,
+            limit=max(2, min(24, height - 8)),
         )
-        line = self.query_one("#history", Static)
+        # all images have as many lines: only the first one is laid out
+        bars.update(text, layout=len(text.plain.splitlines()) != bars.size.height)
         if self._history is None:
-            line.update(Text("reading the other evaluations…", style=colours["secondary"]))
+            reading = Text("reading the other evaluations…", style=colours["secondary"])
+            line.update(reading, layout=False)
         else:
-            line.update(
-                image_view.history(self._history.of(index), colours, width - SIDE * scale - 5)
-            )
+            moments = self._history.of(index)
+            line.update(image_view.history(moments, colours, room), layout=False)
 
     def _what(self, actual: int, predicted: int, index: int) -> Text:
         found, colours = self._loader.evaluation, self.app.theme_variables

@@ -106,6 +106,7 @@ def bars(
     if len(shown) < len(order):
         rest_of = len(order) - len(shown)
         text.append(f"and {rest_of} classes more", style=colours["secondary"])
+    text.rstrip()
     return text
 
 
