@@ -155,6 +155,27 @@ def test_pause_waits_and_goes_on(tmp_path: Path, every_step: None) -> None:
     assert row.train_seconds < resumed.seconds + 5
 
 
+def test_a_checkpoint_can_be_asked_for_while_paused(tmp_path: Path, every_step: None) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1")
+    asked = Control(run)
+    order: list[str] = []
+
+    def listener(envelope: Envelope) -> None:
+        name = type(envelope.event).__name__
+        if name == "Progress" and not order:
+            asked.request("pause")
+        elif name == "Paused":
+            asked.request("checkpoint")
+        elif name == "CheckpointSaved":
+            asked.request("resume")
+        if name in ("Progress", "Paused", "CheckpointSaved", "Resumed"):
+            order.append(name)
+
+    assert train_run(run, asked, listener=listener).state == "completed"
+    paused = order.index("Paused")
+    assert order[paused : paused + 3] == ["Paused", "CheckpointSaved", "Resumed"]
+
+
 def test_stop_before_the_start_trains_nothing(tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
     control.send(run, "stop")

@@ -217,22 +217,26 @@ class Training:
         if self.control.stopping():
             self._keep_epoch_seconds(began)
             raise StopTraining
+        self._save_if_asked(began)
+        if self.control.paused():
+            self._wait_while_paused(began)
+
+    def _save_if_asked(self, began: float) -> None:
         if self.control.take_checkpoint_request():
             earlier = self.at.epoch_seconds
             self._keep_epoch_seconds(began)
             self.save_checkpoint("last")
             self.at.epoch_seconds = earlier
-        if self.control.paused():
-            self._wait_while_paused()
 
     def _keep_epoch_seconds(self, began: float) -> None:
         self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
 
-    def _wait_while_paused(self) -> None:
+    def _wait_while_paused(self, epoch_began: float) -> None:
         devices.synchronize(self.device)
         self.log.emit(events.Paused(step=self.at.step))
         began = time.monotonic()
         while self.control.paused():
+            self._save_if_asked(epoch_began + time.monotonic() - began)
             self.control.wait(0.1)
         seconds = time.monotonic() - began
         self._paused_seconds += seconds
