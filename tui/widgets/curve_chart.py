@@ -97,7 +97,7 @@ class CurveChart(Lines):
         whole = sum(len(label) + 4 for _, label, _ in plan.legend) <= room
         for sample, label, colour in plan.legend:
             words = label if whole else label.partition(" (")[0]
-            if text.cell_len + len(words) + 3 > self.size.width:
+            if text.cell_len + len(words) + 4 > self.size.width:
                 continue
             text.append(f" {sample} ", style=colour)
             text.append(f"{words} ", style=self.app.theme_variables["foreground"])

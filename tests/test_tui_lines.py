@@ -1,0 +1,60 @@
+"""What is sent to the terminal: only cells that changed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from tui.exact import ExactUpdate
+from tui.widgets.lines import NEAR, changed
+
+RED = Style(color="red")
+
+
+def strip(*parts: str) -> Strip:
+    return Strip([Segment(part) for part in parts])
+
+
+def test_equal_lines_have_no_changes() -> None:
+    assert changed(strip("abc", "def"), strip("abcdef")) == []
+
+
+def test_spans_of_changed_cells() -> None:
+    gap = "." * NEAR
+    assert changed(strip("abc"), strip("axc")) == [(1, 2)]
+    assert changed(strip("abcd"), strip("xbcx")) == [(0, 4)], "near ones are one span"
+    assert changed(strip(f"a{gap}.b"), strip(f"x{gap}.y")) == [(0, 1), (NEAR + 2, NEAR + 3)]
+    assert changed(strip("ab"), strip("abcd")) == [(2, 4)]
+    assert changed(strip("abcd"), strip("ab")) == [(2, 4)]
+    assert changed(strip("ab"), Strip([Segment("a"), Segment("b", RED)])) == [(1, 2)]
+
+
+def test_wide_characters_take_two_cells() -> None:
+    assert changed(strip("日本x"), strip("日本y")) == [(4, 5)]
+    assert changed(strip("日本"), strip("日木")) == [(2, 4)]
+
+
+@pytest.mark.parametrize("spans", [[(0, 2, 8)], [(0, 0, 10)], [(0, 7, 9), (1, 1, 2)]])
+def test_an_update_writes_the_changed_cells_alone(spans: list[tuple[int, int, int]]) -> None:
+    lines = ["abcdefghij", "klmnopqrst"]
+    chops = [{0: strip(line[:3], line[3:6]), 6: strip(line[6:])} for line in lines]
+    update = ExactUpdate(chops, spans, [[6, 10], [6, 10]])
+    written = update.render_segments(Console(color_system=None, width=10))
+    cells = {}
+    for row, column, text in re.findall(r"\x1b\[(\d+);(\d+)H([a-z]*)", written):
+        for i, character in enumerate(text):
+            cells[int(row) - 1, int(column) - 1 + i] = character
+    expected = {(y, x): lines[y][x] for y, first, last in spans for x in range(first, last)}
+    assert cells == expected
+
+
+def test_hidden_parts_are_left_out() -> None:
+    update = ExactUpdate([{0: None, 6: strip("ghij")}], [(0, 0, 10)], [[6, 10]])
+    written = update.render_segments(Console(color_system=None, width=10))
+    assert "ghij" in written
+    assert ";1H" not in written
