@@ -355,6 +355,16 @@ async def test_the_cursor_tells_the_values(tmp_path: Path) -> None:
         assert "epoch 0" in chart(app, "loss").render_line(0).text
 
 
+async def test_both_values_fit_a_small_chart(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=20, best=0.86)
+    async with dashboard(tmp_path / "runs", SMALL) as (app, pilot):
+        await pilot.press("v")
+        await pilot.pause()
+        head = chart(app, "accuracy").render_line(0).text
+        assert "test 86.00 %" in head
+        assert "train 84.00 %" in head
+
+
 async def test_enlarge(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", epochs=10)
     async with dashboard(tmp_path / "runs", SMALL) as (app, pilot):

@@ -18,6 +18,8 @@ from tui.figure import GUTTER, Plan
 from tui.widgets.lines import Lines, to_strip
 
 LEAST = Size(GUTTER + 8, 6)
+SHORT_NAMES = 56
+"""Below this width a value under the cursor has its split's name alone before it."""
 _HALF: dict[Axis, float] = {"epoch": 0.5, "step": 0.0, "time": 1.0}
 """So far behind its last point a curve still has a value under the cursor."""
 
@@ -115,6 +117,8 @@ class CurveChart(Lines):
                 continue
             words = value(hit[1], plan, brief=bool(curve.mark))
             name = curve.mark or curve.label
+            if not curve.mark and self.size.width < SHORT_NAMES:
+                name = name.split()[0]
             if text.cell_len + len(name) + len(words) + 3 > self.size.width:
                 name = name.partition(" (")[0]
                 if text.cell_len + len(name) + len(words) + 3 > self.size.width:
