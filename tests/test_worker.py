@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -163,3 +164,24 @@ def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(
     wait(lambda: watch(run)("completed"))
     states = [json.loads(worker.stdout.readline())["state"] for _ in range(4)]
     assert states.count("refused") == 2
+
+
+def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> None:
+    broken = tmp_path / "broken" / "torch"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(
+        "import time; time.sleep(1.5); raise ImportError('libcuda is too old')"
+    )
+    run = new_run(tmp_path / "a", data)
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer.worker"],
+        input=json.dumps({"run": str(run.path)}).encode() + b"\n",
+        env={**os.environ, "PYTHONPATH": str(broken.parent)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 1
+    ended = Follower(run).catch_up().ended
+    assert ended is not None
+    assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")

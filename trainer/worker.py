@@ -67,11 +67,11 @@ class Held:
             data_dir = Path(self.job.data_dir) if self.job.data_dir else None
             train_locked(self.run, self.control, data_dir=data_dir, resume=self.job.resume)
 
-    def cancel(self) -> None:
+    def end(self, state: events.EndState, error: str | None = None) -> None:
         """End it before it began."""
-        with self._lock:
+        with self._lock, suppress(RunError):
             log = RunLog(self.run)
-            log.emit(events.RunEnded(state="stopped"))
+            log.emit(events.RunEnded(state=state, error=error))
             log.close()
 
 
@@ -133,8 +133,14 @@ class Worker:
         for held in list(self._waiting):
             if self._stopping or held.control.stopping():
                 self._waiting.remove(held)
-                with suppress(RunError):
-                    held.cancel()
+                held.end("stopped")
+
+    def fail_all(self, reason: str) -> None:
+        """Nothing can be trained: the queued runs say why."""
+        with self._changed:
+            for held in self._waiting:
+                held.end("failed", reason)
+            self._waiting.clear()
 
 
 def main() -> int:
@@ -151,8 +157,10 @@ def main() -> int:
     try:
         tell(_ready())
     except Exception as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        tell(State(state="failed", error=f"torch cannot be loaded: {reason[0]}"))
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = f"torch cannot be loaded: {lines[0]}"
+        worker.fail_all(reason)
+        tell(State(state="failed", error=reason))
         return 1
     trainer = threading.Thread(target=_train_all, args=(worker, tell), name="training")
     trainer.start()

@@ -96,5 +96,19 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
 def _notice(run: Follower) -> Notice | None:
     """The last warning or error; before training begins also what is being prepared."""
     waits = run.state.started is None
-    said = [notice for _, notice in run.state.notices if waits or notice.level != "info"]
+    notices = [notice for _, notice in run.state.notices]
+    over = _over(notices)
+    said = [n for n in notices if (waits or n.level != "info") and n not in over]
     return said[-1] if said else None
+
+
+def _over(notices: list[Notice]) -> list[Notice]:
+    """Troubles that a later notice says are over: nothing to worry about any more."""
+    over: list[Notice] = []
+    for i, notice in enumerate(notices):
+        code = notice.code.removesuffix("-saved-again") + "-not-saved"
+        if notice.code.endswith("-saved-again"):
+            over += [n for n in notices[:i] if n.code == code]
+        elif notice.code == "disk-writable":
+            over += [n for n in notices[:i] if n.code in ("disk-full", "disk-error")]
+    return over
