@@ -665,6 +665,7 @@ async def test_one_image_enlarged(
         scale = 2 if size == LARGE else 1
         view = shown.query_one("#image")
         assert view.size == (32 * scale, 16 * scale)
+        assert shown.styles.background.a == 1, "or the grid below is drawn again with every key"
         pixel = synthetic.test.images[index, :, 0, 0]
         style = view.render_line(0)._segments[0].style
         assert style is not None

@@ -28,18 +28,7 @@ class ImageScreen(ModalScreen[None]):
         Binding("right,down,space", "step(1)", "Next", id="image.next", tooltip="The next image"),
         Binding("y", "copy", "Copy index", id="image.copy", tooltip="Copy the test index"),
     ]
-    # opaque: the images below would be drawn and blended again with every key
-    CSS = "ModalScreen.image { background: $surface; }"
-    DEFAULT_CSS = """
-    ImageScreen #box { width: 100%; height: 100%; padding: 0 1; }
-    ImageScreen #what, ImageScreen #note { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
-    ImageScreen #middle { height: 1fr; }
-    ImageScreen ImageView { margin-right: 2; }
-    ImageScreen #right { width: 1fr; }
-    ImageScreen #bars { height: auto; }
-    ImageScreen #history { height: 3; margin-top: 1; }
-    ImageScreen #note { color: $secondary; }
-    """
+    CSS_PATH = "image.tcss"
 
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
         super().__init__(classes="image")
