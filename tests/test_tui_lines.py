@@ -10,7 +10,9 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from tui import exact
 from tui.exact import ExactUpdate
+from tui.screens.dashboard import DashboardScreen
 from tui.widgets.lines import NEAR, changed
 
 RED = Style(color="red")
@@ -58,3 +60,12 @@ def test_hidden_parts_are_left_out() -> None:
     written = update.render_segments(Console(color_system=None, width=10))
     assert "ghij" in written
     assert ";1H" not in written
+
+
+def test_exact_updates_are_installed_in_this_textual() -> None:
+    class Unknown:
+        _compositor = None
+
+    assert exact.install(DashboardScreen()) is False  # its own constructor has done it
+    assert isinstance(DashboardScreen()._compositor, exact.ExactCompositor)
+    assert exact.install(Unknown()) is False

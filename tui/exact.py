@@ -2,14 +2,18 @@
 
 Textual sends a changed line of a widget from the widget's left edge on; a curve grows at its right
 end. Here the part before the change is left out, which is most of a chart's bytes. What Textual
-does is kept but for that: should its internals change, its own update is used.
+does is kept but for that. These are its internals: where they are not as they are known here,
+``install`` leaves its own update in place, which only sends more.
 """
 
 from __future__ import annotations
 
+import inspect
+
 from rich.console import Console
 from rich.control import Control
 from textual._compositor import ChopsUpdate, Compositor
+from textual.screen import Screen
 
 
 class ExactUpdate(ChopsUpdate):
@@ -38,3 +42,17 @@ class ExactCompositor(Compositor):
         if update is None:
             return None
         return ExactUpdate(update.chops, update.spans, update.chop_ends)
+
+
+def install(screen: Screen[None]) -> bool:
+    """Let a screen send exact updates, before it is first shown; whether that was possible."""
+    known = list(inspect.signature(ChopsUpdate.__init__).parameters) == [
+        "self",
+        "chops",
+        "spans",
+        "chop_ends",
+    ]
+    if not known or type(getattr(screen, "_compositor", None)) is not Compositor:
+        return False
+    screen._compositor = ExactCompositor()
+    return True

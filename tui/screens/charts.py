@@ -11,9 +11,8 @@ from textual.color import Color
 
 from trainer.errors import ConfigError
 from trainer.runstate import Follower
-from tui import curves, themes
+from tui import curves, exact, themes
 from tui.curves import Axis, Points, Quantity, Split
-from tui.exact import ExactCompositor
 from tui.figure import Curve, Plan
 from tui.screens.base import StoreScreen
 from tui.store import ACTIVE
@@ -59,7 +58,7 @@ class ChartScreen(StoreScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._compositor = ExactCompositor()
+        exact.install(self)
         self.axis: Axis = "epoch"
         self.log_y = False
         self.smoothing = 0
