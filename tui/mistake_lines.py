@@ -17,6 +17,8 @@ def why_nothing(run: Follower | None, problem: str) -> str:
     if run is None:
         return "No run is chosen: start one with s, or choose one in the list (1)."
     if not run.state.predictions:
+        if run.state.evals:
+            return "The predictions of this run's evaluations were not saved: see its notices."
         if run.status in ("queued", "training", "paused"):
             return "The first mistakes appear after the run's first evaluation."
         return "This run has no evaluations: it ended before its first one."

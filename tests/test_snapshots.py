@@ -1,0 +1,105 @@
+"""Pictures of every screen at two sizes, compared with the ones kept in ``__snapshots__``.
+
+A picture depends on the library that draws it to the last byte: with another Textual than the one
+it was taken with the comparison says nothing, and is skipped. After a wanted change:
+``pytest tests/test_snapshots.py --snapshot-update``, and look at the pictures.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui_helpers import fake_worker, make_run
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.base import StoreScreen
+
+TAKEN_WITH = {"textual": "8.2.8", "rich": "15.0.0", "plotext": "5.3.2"}
+INSTALLED = {name: version(name) for name in TAKEN_WITH}
+
+pytestmark = pytest.mark.skipif(
+    INSTALLED != TAKEN_WITH, reason=f"pictures were taken with {TAKEN_WITH}, not {INSTALLED}"
+)
+
+
+@pytest.fixture(autouse=True)
+def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+    monkeypatch.setattr("tui.screens.runs.time.time", lambda: 1_764_100_000.0)
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    make_run(folder, name="first try", preset="quick", seed=1, best=0.82, created=0)
+    make_run(
+        folder,
+        name="[red]x[/]",
+        preset="dws-late",
+        epochs=60,
+        seed=2,
+        created=900,
+        with_predictions=True,
+    )
+    make_run(
+        folder,
+        name="too hot",
+        preset="fast",
+        epochs=8,
+        done=3,
+        end="failed",
+        error="the loss is not a number in epoch 4, step 88: lower the learning rate",
+        seed=3,
+        created=1000,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("size", [(160, 50), (80, 24)], ids=["160x50", "80x24"])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("runs", ()),
+        ("dashboard", ("down", "space", "2")),
+        ("layers", ("down", "3")),
+        ("mistakes", ("down", "4")),
+        ("compare", ("space", "down", "space", "5")),
+        ("form", ("n",)),
+        ("help", ("question_mark",)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_screen(
+    snap_compare: Any, runs: Path, size: tuple[int, int], name: str, keys: tuple[str, ...]
+) -> None:
+    app = CifarApp(
+        runs,
+        data="synthetic",
+        worker_command=fake_worker(),
+        worker_log=runs.parent / "worker.log",
+    )
+
+    async def drive(pilot: Pilot[None]) -> None:
+        for _ in range(200):
+            ready = "torch" in app.worker_line() and "loading" not in app.worker_line()
+            if ready and len(app.store) == 3 and not app.store.loading:
+                break
+            await pilot.pause(0.05)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        await pilot.pause(1.2)
+        if isinstance(app.screen, StoreScreen):
+            app.repaint()
+        await pilot.pause(0.2)
+
+    assert snap_compare(app, terminal_size=size, run_before=drive)
