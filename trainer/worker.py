@@ -23,32 +23,12 @@ import msgspec
 from trainer import events
 from trainer.control import Control
 from trainer.errors import RunError, UserError
+from trainer.protocol import Job, State
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 from trainer.session import train_locked
 
 CANCEL_POLL_SECONDS = 0.5
-
-
-class Job(msgspec.Struct, frozen=True):
-    """A line on stdin."""
-
-    run: str
-    data_dir: str | None = None
-    resume: bool = False
-
-
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line on stdout."""
-
-    state: str
-    """loading, ready, training, idle, failed or refused."""
-    run: str = ""
-    torch: str = ""
-    device: str = ""
-    devices: tuple[str, ...] = ()
-    threads: int = 0
-    error: str = ""
 
 
 class Held:

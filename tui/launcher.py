@@ -21,22 +21,11 @@ import msgspec
 import platformdirs
 
 from trainer.processes import child_environment
+from trainer.protocol import Job, State
 from tui.formatting import clean
 
 LOG_LIMIT = 1 << 20
 EXIT_SECONDS = 2.0
-
-
-class State(msgspec.Struct, frozen=True):
-    """A line of the trainer's stdout; unknown fields are ignored."""
-
-    state: str
-    run: str = ""
-    torch: str = ""
-    device: str = ""
-    devices: tuple[str, ...] = ()
-    threads: int = 0
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ class Launcher:
             return False
         assert self._process is not None
         assert self._process.stdin is not None
-        job = {"run": str(run.absolute()), "resume": resume}
+        job = Job(run=str(run.absolute()), resume=resume)
         try:
             os.write(self._process.stdin.fileno(), msgspec.json.encode(job) + b"\n")
         except OSError as error:
