@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import confusion as confusions
-from trainer import mistakes
+from trainer.analysis import confusion as confusions
+from trainer.analysis import mistakes
+from trainer.analysis.mistakes import SORTS, History, Mistakes, Sort
+from trainer.analysis.mistakes_filter import EVERYTHING, Bound, Filter, parse_filter
 from trainer.errors import ConfigError
-from trainer.mistakes import SORTS, History, Mistakes, Sort
-from trainer.mistakes_filter import EVERYTHING, Bound, Filter, parse_filter
 from trainer.predictions import Predictions
 
 CLASSES = ("cat", "deer", "dog")

@@ -14,9 +14,9 @@ from textual.widgets import Input, OptionList, Static
 
 from tests.tui_helpers import append, fake_worker, held, make_run
 from trainer import events, predictions
+from trainer.analysis.mistakes import Moment
 from trainer.data import sources
 from trainer.data.dataset import TestData
-from trainer.mistakes import Moment
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 from tui import datasource, evaluations

@@ -8,9 +8,9 @@ from typing import Any
 
 from textual.screen import Screen
 
+from trainer.analysis.mistakes import History
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.mistakes import History
 from trainer.runstate import Follower
 from tui import evaluations
 from tui.evaluations import Evaluation, Histories, Pictures

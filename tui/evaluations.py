@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import confusion as confusions
-from trainer import mistakes, predictions
-from trainer.confusion import Matrix
+from trainer import predictions
+from trainer.analysis import confusion as confusions
+from trainer.analysis import mistakes
+from trainer.analysis.confusion import Matrix
+from trainer.analysis.mistakes import History, Mistakes
 from trainer.errors import DataError, RunError, UserError
 from trainer.events import PredictionsSaved
-from trainer.mistakes import History, Mistakes
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from trainer.mistakes import Sort
+from trainer.analysis.mistakes import Sort
 from trainer.runstate import Follower
 from tui import evaluations, formatting
 from tui.evaluations import Evaluation

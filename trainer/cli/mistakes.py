@@ -62,9 +62,9 @@ def mistakes(
     follower = Follower(find(runs_dir(directory), run))
     folded = follower.catch_up()
     saved = _choose(folded, follower.run.id, epoch)
-    from trainer import mistakes as tables
     from trainer import predictions
-    from trainer.mistakes_filter import Filter
+    from trainer.analysis import mistakes as tables
+    from trainer.analysis.mistakes_filter import Filter
 
     found = predictions.load(follower.run.inside(saved.path))
     images = tables.table(found)

@@ -10,7 +10,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from trainer.mistakes import History
+from trainer.analysis.mistakes import History
 from trainer.runstate import Follower
 from tui.evaluation_loader import EvaluationLoader
 from tui.formatting import clean

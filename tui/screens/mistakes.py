@@ -10,11 +10,11 @@ from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
-from trainer import mistakes
+from trainer.analysis import mistakes
+from trainer.analysis.mistakes import SORTS, Sort
+from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.mistakes import SORTS, Sort
-from trainer.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.runstate import Follower
 from tui import evaluations, mistake_lines
 from tui.evaluation_loader import EvaluationLoader

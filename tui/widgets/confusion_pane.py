@@ -12,8 +12,8 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from trainer import confusion as confusions
-from trainer.confusion import ClassFigures, Pair
+from trainer.analysis import confusion as confusions
+from trainer.analysis.confusion import ClassFigures, Pair
 from tui.evaluations import Evaluation
 from tui.formatting import DASH, clean
 from tui.widgets.confusion_table import ConfusionTable

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from trainer.confusion import Matrix, row_shares
+from trainer.analysis.confusion import Matrix, row_shares
 from tui import formatting
 from tui.formatting import clean
 from tui.widgets.tile import fit

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from trainer import terminal_image
-from trainer.mistakes import Moment
+from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
 from tui.formatting import clean
 

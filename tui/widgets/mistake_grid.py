@@ -15,7 +15,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from trainer import terminal_image
-from trainer.mistakes import Indices
+from trainer.analysis.mistakes import Indices
 from tui.evaluations import Evaluation, Pictures
 from tui.formatting import clean
 from tui.widgets import image_view

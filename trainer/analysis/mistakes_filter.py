@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainer.mistakes import Mistakes
+    from trainer.analysis.mistakes import Mistakes
 
 SYNTAX = "cat>dog  cat>  >dog  cat  conf>0.9  loss<2  #12  #10-20"
 QUANTITIES = {

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.analysis.mistakes_filter import EVERYTHING, Filter
 from trainer.data.dataset import clean
-from trainer.mistakes_filter import EVERYTHING, Filter
 from trainer.predictions import Predictions
 
 Sort = Literal["confidence", "loss", "margin", "entropy", "index"]
