@@ -24,8 +24,8 @@ Whole = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=-60_000_000_000, le=253_402_300_799)]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """Base of all events."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", gc=False):
+    """Base of all events. They form no cycles: the garbage collector need not look at them."""
 
 
 class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     """Set when an earlier attempt goes on: points past this step are dropped by the fold."""
 
 
-class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
+class LayerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the layer table; sizes are (height, width)."""
 
     path: str
@@ -233,7 +233,7 @@ AnyEvent = (
 )
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What every event is wrapped in, stamped in one place: the run log's writer."""
 
     v: Whole
@@ -272,3 +272,15 @@ def decode(line: bytes) -> Envelope:
         return _decoder.decode(line)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+def decode_lines(lines: bytes) -> list[Envelope] | None:
+    """The envelopes of whole lines in half the time of one by one; ``None``: do it one by one.
+
+    That is where anything is damaged, and where there are not as many envelopes as lines.
+    """
+    try:
+        found: list[Envelope] = _decoder.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if len(found) == lines.count(b"\n") else None

@@ -298,9 +298,11 @@ class Tail:
             return []
         self.offset += len(data)
         self._mark = (self._mark + data[-MARK_BYTES:])[-MARK_BYTES:]
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        return list(self._decode(lines))
+        whole = self._rest + data
+        end = whole.rfind(b"\n") + 1
+        whole, self._rest = whole[:end], whole[end:]
+        found = events.decode_lines(whole)
+        return list(self._decode(whole.split(b"\n"))) if found is None else found
 
     def _goes_on(self, file: FileIO, stat: os.stat_result) -> bool:
         """Whether the file is the one read before, with something added."""

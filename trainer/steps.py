@@ -1,0 +1,117 @@
+"""The points of training between evaluations, in bounded memory. Torch-free.
+
+A run of a day makes hundreds of thousands. Whenever ``LIMIT`` is reached, neighbours are thinned
+out: of each stretch of steps the points with the least and the greatest loss, accuracy and learning
+rate stay, so that no spike is lost however coarse the curve becomes. What remains depends on the
+points and their order alone, not on how many came at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer import events
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LIMIT = 32_768
+"""Points kept at most; six columns of eight bytes are 1.5 MiB."""
+_WIDEST = 2**53
+
+
+class Steps:
+    """Columns of the training progress: one point an event, not finite numbers as nan."""
+
+    def __init__(self) -> None:
+        self.step = array("q")
+        self.epoch = array("d")
+        self.elapsed = array("d")
+        self.loss = array("d")
+        self.accuracy = array("d")
+        self.lr = array("d")
+        self.stretch = 1
+        """Steps of which the extremes are kept."""
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __eq__(self, other: object) -> bool:
+        # by bytes: a nan equals itself here
+        return isinstance(other, Steps) and all(
+            mine.tobytes() == theirs.tobytes()
+            for mine, theirs in zip(self._columns(), other._columns(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def append(self, at: events.Progress, elapsed: float) -> None:
+        """Add a point; its epoch is fractional: 2.5 is half way through the third."""
+        self.extend([at], [elapsed])
+
+    def extend(self, new: list[events.Progress], elapsed: list[float]) -> None:
+        """Add points, each with the seconds of training until then; the losses are known."""
+        while new:
+            room = LIMIT - len(self)
+            some, new = new[:room], new[room:]
+            times, elapsed = elapsed[:room], elapsed[room:]
+            self.step += array("q", [at.step for at in some])
+            self.epoch += _floats([at.epoch - 1 + at.done / (at.total or 1) for at in some])
+            self.elapsed += _floats(times)
+            self.loss += _floats([at.loss for at in some])
+            self.accuracy += _floats([at.accuracy for at in some])
+            self.lr += _floats([at.lr for at in some])
+            if len(self) >= LIMIT:
+                self._thin()
+
+    def drop_after(self, step: int) -> None:
+        """Forget the points past a step."""
+        keep = bisect_right(self.step, step)
+        for column in self._columns():
+            del column[keep:]
+
+    def _columns(self) -> tuple[array[Any], ...]:
+        return self.step, self.epoch, self.elapsed, self.loss, self.accuracy, self.lr
+
+    def _thin(self) -> None:
+        """Keep the extremes of each stretch, and the newest point."""
+        import numpy as np  # only long runs need it here: the first paint must not wait for it
+
+        kept = self._extremes()
+        while len(kept) > LIMIT // 2 and self.stretch < _WIDEST:
+            self.stretch *= 2
+            kept = self._extremes()
+        if len(kept) > LIMIT // 2:  # no run has such steps, but a damaged log may
+            kept = kept[::2]
+        for column in self._columns():
+            kind = np.int64 if column.typecode == "q" else np.float64
+            values = np.frombuffer(column, kind)[kept]
+            column[:] = array(column.typecode, values.tobytes())
+
+    def _extremes(self) -> NDArray[np.intp]:
+        import numpy as np
+
+        stretch = np.frombuffer(self.step, np.int64) // self.stretch
+        new = np.diff(stretch, prepend=stretch[0] - 1) != 0
+        starts, number = np.flatnonzero(new), np.cumsum(new) - 1
+        kept = np.zeros(len(new), bool)
+        kept[-1] = True
+        for column in (self.loss, self.accuracy, self.lr):
+            values = np.frombuffer(column, np.float64)
+            for extreme in (np.fmin, np.fmax):
+                hits = np.flatnonzero(values == extreme.reduceat(values, starts)[number])
+                first = np.diff(number[hits], prepend=-1) != 0
+                kept[hits[first]] = True
+        return np.flatnonzero(kept)
+
+
+def _floats(values: Sequence[float | None]) -> array[float]:
+    try:
+        return array("d", values)  # type: ignore[arg-type]  # nearly always there is no None
+    except TypeError:
+        return array("d", [math.nan if value is None else value for value in values])
