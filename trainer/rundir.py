@@ -92,6 +92,13 @@ class RunDir:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
+    def sweep(self) -> None:
+        """Remove half-written files of a trainer that was killed; the caller holds the lock."""
+        for folder in ("checkpoints", "predictions"):
+            with suppress(OSError):
+                for partial in (self.path / folder).glob("*.partial"):
+                    partial.unlink(missing_ok=True)
+
     def is_locked(self) -> bool:
         """Whether a living process trains this run or keeps it queued."""
         try:

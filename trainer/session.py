@@ -72,6 +72,7 @@ def train_locked(
         control.poll(now=True)
         if control.stopping():
             return _end(log, None, began, "stopped")
+        run.sweep()
         log.begin_attempt()
         log.emit(events.Notice(level="info", code="preparing", message="loading data and model"))
         from trainer.engine import StopTraining, TrainingFailed
