@@ -313,6 +313,11 @@ class Follower:
         """Lines of the log that could not be read."""
         return self._tail.damaged
 
+    @property
+    def offset(self) -> int:
+        """Bytes of the log that were folded."""
+        return self._tail.offset
+
     def poll(self, *, limit: int = 8 << 20) -> bool:
         """Fold what is new; whether anything changed, the status included."""
         new = self._tail.read(limit)
