@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import struct
 from collections.abc import Mapping
@@ -17,6 +18,16 @@ from PIL import Image
 
 from trainer.data import python_layout
 from trainer.data.binary import CIFAR10_CLASSES
+
+
+def shared_file(name: str) -> Path:
+    """A file of the data beside the repository; skips the test where it is not."""
+    given = os.environ.get("CIFAR_TUI_SHARED")
+    shared = Path(given) if given else Path(__file__).parents[2] / "shared"
+    path = shared / "data" / name
+    if not path.is_file():
+        pytest.skip(f"no shared data: {path} is not there (set CIFAR_TUI_SHARED)")
+    return path
 
 
 def some_images(count: int, seed: int = 0) -> np.ndarray:
