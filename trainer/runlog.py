@@ -264,6 +264,15 @@ def _last_newline(fd: int, end: int) -> int:
     return -1
 
 
+def file_of(log: Path) -> tuple[int, int] | None:
+    """Inode and size of a log: which one it is, and how far; ``None`` when there is none."""
+    try:
+        stat = log.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size
+
+
 @dataclass
 class Tail:
     """Reader: gives the new envelopes at each call, whatever happens to the file."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from trainer import events
 from trainer.events import Envelope
 from trainer.rundir import RunDir
-from trainer.runlog import Tail
+from trainer.runlog import Tail, file_of
 from trainer.steps import Steps
 
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
@@ -300,12 +300,17 @@ _HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {
 
 
 class Follower:
-    """A run being watched: its folder, the tail of its log, and the state folded from it."""
+    """A run being watched: its folder, the tail of its log, and the state folded from it.
+
+    After a ``glance`` the state is what the ends of the log tell, until the log changes or the
+    whole is asked for.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.state = RunState()
         self._tail = Tail(run.log)
+        self._glanced: tuple[int, int] | None = None
         self.status: Status = "queued"
 
     @property
@@ -318,8 +323,34 @@ class Follower:
         """Bytes of the log that were folded."""
         return self._tail.offset
 
-    def poll(self, *, limit: int = 8 << 20) -> bool:
-        """Fold what is new; whether anything changed, the status included."""
+    @property
+    def partial(self) -> bool:
+        """Whether there was only a glance at the log: no curves."""
+        return self._glanced is not None
+
+    def glance(self) -> bool:
+        """Know the run by the ends of its log alone, if they tell enough; whether they did.
+
+        What was folded of the whole log is forgotten.
+        """
+        from trainer.glance import glance
+
+        found = glance(self.run.log)
+        if found is None:
+            return False
+        self.state, self._glanced, self._tail = found.state, found.file, Tail(self.run.log)
+        self.status = self._status()
+        return True
+
+    def poll(self, *, limit: int = 8 << 20, whole: bool = True) -> bool:
+        """Fold what is new; whether anything changed, the status included.
+
+        Not ``whole``: a glance that is still true is enough.
+        """
+        if self._glanced is not None:
+            if not whole and self._glanced == file_of(self.run.log):
+                return False
+            self._glanced, self.state = None, RunState()
         new = self._tail.read(limit)
         if self._tail.restarted:
             self.state = RunState()
@@ -328,7 +359,7 @@ class Follower:
         return bool(new) or self._tail.restarted or before != self.status
 
     def behind(self) -> bool:
-        """Whether the log has more than was folded."""
+        """Whether the log has more than was folded; of a glance nearly everything is left."""
         return self._tail.behind()
 
     def catch_up(self) -> RunState:

@@ -23,6 +23,9 @@ from tui.store import Changes, Store
 from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
+SLICE_SECONDS = 0.015
+"""Long logs are read in slices: a key waits for one at most."""
+BREATH_SECONDS = 0.001
 WORKER_DELAY = 0.15
 """After the first paint: the trainer's start must not make the first keys wait."""
 PRELOAD_DELAY = 0.4
@@ -71,6 +74,9 @@ class CifarApp(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.store = Store(runs_dir)
+        self._read = Changes()
+        """What was read since the last poll and is not shown yet."""
+        self._reading = False
         self.device = device
         self.download_command = download_command
         self.runs = RunControl(self, data=data)
@@ -141,7 +147,30 @@ class CifarApp(App[None]):
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""
-        changes = self.store.poll()
+        changes = self.store.poll(budget=SLICE_SECONDS)
+        changes.listing |= self._read.listing
+        changes.runs |= self._read.runs
+        changes.transitions = {**self._read.transitions, **changes.transitions}
+        self._read = Changes()
+        self._take(changes)
+        if self.store.unfinished and not self._reading:
+            self._reading = True
+            self.set_timer(BREATH_SECONDS, self._read_on)
+
+    def _read_on(self) -> None:
+        """Read the rest of a long log in slices; what came is shown when it is all there."""
+        changes = self.store.poll(budget=SLICE_SECONDS)
+        self._read.listing |= changes.listing
+        self._read.runs |= changes.runs
+        self._read.transitions.update(changes.transitions)
+        if self.store.unfinished:
+            self.set_timer(BREATH_SECONDS, self._read_on)
+        else:
+            self._reading = False
+            self.poll()
+
+    def _take(self, changes: Changes) -> None:
+        """Show what a poll has found."""
         if changes.transitions:
             self.refresh_bindings()
         for run, (before, after) in changes.transitions.items():
@@ -233,6 +262,8 @@ class CifarApp(App[None]):
     def action_show(self, name: str) -> None:
         """Switch to a main screen."""
         if isinstance(self.screen, StoreScreen) and name != self.screen.TAB:
+            if self.store.current is not None and self.store.current.partial:
+                self.poll()  # its curves, if they are soon read
             self.switch_screen(name)
 
     def open_run(self, run: str) -> None:

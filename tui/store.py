@@ -17,9 +17,16 @@ from tui.view import View
 
 SCAN_SECONDS = 1.0
 FINISHED_SECONDS = 1.0
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
+WHOLE_KEPT = 12
+"""So many ended runs keep their curves after another is chosen; of the others a glance is left."""
 SUBMIT_SECONDS = 10.0
 """For so long after it was put on disk a run may be without a lock: its trainer is starting."""
+
+RESTING_EACH = 64
+"""So many of the runs that do nothing are looked at in a poll: a thousand cost no more."""
+SETTLED_SECONDS = 2.0
+"""A directory's time of change is trusted when it is older: file systems count in ticks."""
 
 ACTIVE: tuple[Status, ...] = ("training", "paused", "queued")
 
@@ -51,11 +58,15 @@ class Store:
         """Why the runs directory cannot be read; empty when it can."""
         self.loading = True
         """Whether logs of the directory are still being read for the first time."""
+        self.unfinished = False
+        """Whether the last poll ran out of time: the next should follow at once."""
         self._expected: set[str] = set()
         self._scanned = 0.0
+        self._listed: tuple[int, int] | None = None
         self._checked: dict[str, float] = {}
         self._status: dict[str, Status] = {}
         self._touched: set[str] = set()
+        self._whole: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Follower]:
         """Runs, newest first."""
@@ -115,12 +126,15 @@ class Store:
         if now or began - self._scanned >= SCAN_SECONDS:
             self._scan(changes)
             self._scanned = began
-        for follower in self._due(began):
-            if time.monotonic() - began > budget:
+        end = began + budget
+        self.unfinished = False
+        for count, follower in enumerate(self._due(began)):
+            if count and time.monotonic() >= end:
+                self.unfinished = True
                 break
             self._checked[follower.run.id] = began
             known = (id(follower.state), follower.state.revision)
-            follower.poll(limit=CHUNK_BYTES)
+            self._read(follower, end)
             if self._correct(follower, changes) or known != (
                 id(follower.state),
                 follower.state.revision,
@@ -128,7 +142,34 @@ class Store:
                 changes.runs.add(follower.run.id)
         self.loading = len(self._checked) < len(self.followers)
         changes.runs &= self.followers.keys()
+        self._forget_curves()
         return changes
+
+    def _read(self, follower: Follower, end: float) -> None:
+        """Fold a run as far as it is shown: the chosen and the marked ones whole."""
+        run = follower.run.id
+        needed = run == self.selected or run in self.view.marked
+        if run not in self._status and not needed and follower.glance():
+            return
+        follower.poll(limit=CHUNK_BYTES, whole=needed)
+        while not follower.partial and follower.behind():
+            if time.monotonic() >= end:
+                self.unfinished = True
+                return
+            follower.poll(limit=CHUNK_BYTES)
+        if needed:
+            self._whole.pop(run, None)
+            self._whole[run] = None
+
+    def _forget_curves(self) -> None:
+        """Scrolling through a thousand runs must not keep a thousand curves."""
+        for run in list(self._whole)[: max(0, len(self._whole) - WHOLE_KEPT)]:
+            if run == self.selected or run in self.view.marked:
+                continue
+            del self._whole[run]
+            follower = self.followers.get(run)
+            if follower is not None and follower.status not in ACTIVE:
+                follower.glance()
 
     def _correct(self, follower: Follower, changes: Changes) -> bool:
         """Runs on their way to a trainer are queued, not crashed; note what changed."""
@@ -140,7 +181,7 @@ class Store:
         elif follower.status != "queued":
             self._expected.discard(run)
         before = self._status.get(run)
-        if before is None and follower.behind():
+        if before is None and follower.behind() and not follower.partial:
             # still being read for the first time: what it was before is not known
             return True
         self._status[run] = follower.status
@@ -150,6 +191,10 @@ class Store:
         return True
 
     def _scan(self, changes: Changes) -> None:
+        stamp = _stamp(self.runs_dir)
+        if stamp is not None and stamp == self._listed:
+            return
+        self._listed = stamp
         try:
             found = {run.id: run for run in scan(self.runs_dir)}
         except RunError as error:
@@ -171,15 +216,29 @@ class Store:
 
     def _due(self, now: float) -> list[Follower]:
         """The chosen run first, then the longest not looked at; ended ones only now and then."""
-        due = []
+        due: list[tuple[bool, float, str]] = []
+        idle: list[tuple[bool, float, str]] = []
         for run, follower in self.followers.items():
             seen = self._checked.get(run)
             resting = follower.status not in ACTIVE
             rested = seen is None or now - seen >= FINISHED_SECONDS
-            if resting and not rested and not (run == self.selected and follower.behind()):
+            shown = run == self.selected or (follower.partial and run in self.view.marked)
+            if resting and not rested and not (shown and follower.behind()):
                 continue
-            due.append((run != self.selected, seen or 0.0, run))
+            busy = not resting or seen is None or shown
+            (due if busy else idle).append((run != self.selected, seen or 0.0, run))
+        due += sorted(idle)[:RESTING_EACH]
         return [self.followers[run] for _, _, run in sorted(due)]
+
+
+def _stamp(directory: Path) -> tuple[int, int] | None:
+    """What changes with a directory's listing; ``None`` when that cannot be told (yet)."""
+    try:
+        stat = directory.stat()
+    except OSError:
+        return None
+    settled = abs(time.time() - stat.st_mtime) > SETTLED_SECONDS
+    return (stat.st_ino, stat.st_mtime_ns) if settled else None
 
 
 def _made(follower: Follower) -> float:

@@ -93,7 +93,7 @@ COLUMNS = (
     Column("preset", "preset", 11, 128, sort=_text(_preset)),
     Column("model", "model", 11, 96, sort=_text(model_of)),
     Column("data", "data", 9, sort=_text(data_of)),
-    Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(len(r.state.epochs)))),
+    Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(_epochs_done(r)))),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
     Column("at", "at", 4, 90, right=True),
     Column("parameters", "parameters", 10, 106, right=True, sort=_most(_parameters)),
