@@ -91,8 +91,13 @@ def is_file(spec: str) -> bool:
     return spec.endswith(".py") or ".py:" in spec
 
 
-def check_output(net: nn.Module, classes: int) -> None:
-    """Run two 32x32 images through a net in eval mode; state, modes and RNG stay as they were.
+def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
+    """Run two square images through a net in eval mode; state, modes and RNG stay as they were.
+
+    Args:
+        net: it takes [2, 3, side, side].
+        classes: it should give [2, classes].
+        side: of the images in pixels.
 
     Raises:
         ModelError: it fails, or its output is not [2, classes].
@@ -103,9 +108,10 @@ def check_output(net: nn.Module, classes: int) -> None:
 
     with untouched(net), torch.no_grad():
         try:
-            output = net(torch.zeros(2, 3, 32, 32, device=first_device(net)))
+            output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
         except Exception as error:
-            raise ModelError(f"the net fails on a batch [2, 3, 32, 32]: {_reason(error)}") from None
+            shape = [2, 3, side, side]
+            raise ModelError(f"the net fails on a batch {shape}: {_reason(error)}") from None
     if not isinstance(output, torch.Tensor):
         kind = type(output).__name__
         raise ModelError(f"the net must return one tensor [N, {classes}], not a {kind}")

@@ -13,6 +13,7 @@ import torch
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, control, events, predictions
 from trainer.control import Control
+from trainer.engine import Training
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
 from trainer.events import Envelope
 from trainer.rundir import RunDir
@@ -254,6 +255,39 @@ def test_resume_refuses_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: other)
     with pytest.raises(DataError, match="not the one"):
         train_run(run, Control(run), resume=True)
+
+
+def test_the_first_part_of_a_run_can_be_trained_on_shrunk_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    step = Training._resize
+
+    def resize(self: Training, images: torch.Tensor) -> torch.Tensor:
+        small = step(self, images)
+        sides.append(small.shape[-1])
+        return small
+
+    monkeypatch.setattr(Training, "_resize", resize)
+    run = tiny_run(tmp_path, "train.low_resolution=20", "train.low_resolution_share=0.75")
+    assert train_run(run, Control(run)).state == "completed"
+    assert sides == [20] * 9 + [32] * 3
+
+
+def test_a_net_that_cannot_take_shrunk_images_is_refused_at_the_start(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "model.name='fast'", "train.low_resolution=3")
+    with pytest.raises(ConfigError, match=r"fails on a batch \[2, 3, 3, 3\]"):
+        train_run(run, Control(run))
+
+
+def test_a_checkpoint_of_a_version_with_fewer_settings_can_be_resumed(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    train_run(run, Control(run))
+    state = checkpoint.load(run.checkpoint("last"))
+    assert "low_resolution = 0\n" in state["config"]
+    state["config"] = state["config"].replace("low_resolution = 0\n", "")
+    checkpoint.save(state, run.checkpoint("last"))
+    assert train_run(run, Control(run), resume=True).state == "completed"
 
 
 def test_early_stop_and_test_time_augmentation(tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """Passes over the training split."""
     batch_size: Count = 128
     """Images per optimizer step."""
+    low_resolution: Annotated[int, Meta(ge=0, le=32)] = 0
+    """Side in pixels that images are shrunk to in the first part of the run; 0 means never."""
+    low_resolution_share: Share = 0.5
+    """Share of the run's steps with shrunk images."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Szegedy et al. 2016."""
     grad_clip: NotNegative = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from typing import Literal
 
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from trainer.errors import DeviceError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Parameters of mallopt(3) in glibc."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -78,6 +82,12 @@ def precision(name: str, device: torch.device) -> Precision:
     return "bf16" if name == "bf16" else "fp32"
 
 
+@functools.cache
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are faster than in fp32 on it."""
+    return device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16_products())
+
+
 def _cpu_has_bf16_products() -> bool:
     # private in torch, so absent is possible: then fp32, which is always right
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
@@ -106,6 +116,27 @@ def choose_precision_per_layer(net: nn.Module, device: torch.device, chosen: Pre
             continue
         if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1:
             layer.__class__ = Fp32Conv2d
+
+
+def keep_freed_memory() -> None:
+    """Keep what tensors on the host free for the next ones, instead of giving it back.
+
+    glibc maps large blocks anew each time, and the kernel clears their pages at first touch: the
+    activations of every step. One arena, as autograd frees in a thread of its own what the forward
+    pass allocated. Elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(option, value)
+
+
+def give_memory_back() -> None:
+    """Hand what a run kept free to the system again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memory(device: torch.device) -> int:

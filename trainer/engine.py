@@ -181,7 +181,7 @@ class Training:
     def _step(self, index: Tensor, draws: Draws) -> None:
         """One optimizer step; nothing in it waits for the device."""
         train = self.config.train
-        images = self.augment(self.images.index_select(0, index), index, draws)
+        images = self._resize(self.augment(self.images.index_select(0, index), index, draws))
         labels = self.labels[index]
         with self.autocast():
             logits = self.forward(images.contiguous(memory_format=self.layout))
@@ -212,6 +212,19 @@ class Training:
             # the cross-entropy without smoothing, so that it compares with the test loss
             correct = (logits.argmax(1) == labels).sum()
             self.meter.add(cross_entropy * len(labels), correct, len(labels))
+
+    def _resize(self, images: Tensor) -> Tensor:
+        """Shrink a batch in the first part of the run, where coarse shapes are learnt.
+
+        As Howard 2018 ("progressive resizing", DAWNBench) and Tan and Le 2021 (arXiv:2104.00298): a
+        step at 24 pixels costs about half of one at 32.
+        """
+        train = self.config.train
+        side = train.low_resolution
+        if not side or self.at.step >= train.low_resolution_share * self.total_steps:
+            return images
+        small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        return small.to(images.dtype)
 
     def _obey_control(self, began: float) -> None:
         if self.control.stopping():

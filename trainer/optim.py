@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimizerSettings
+from trainer.device import multiplies_bf16
 
 
 class Muon(torch.optim.Optimizer):
@@ -65,7 +66,7 @@ def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
     at it, else in fp32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices.float()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     if tall:

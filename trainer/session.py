@@ -111,6 +111,8 @@ def _prepare(
 
     config = read_config(run)
     device = devices.resolve(config.train.device)
+    if device.type == "cpu":
+        devices.keep_freed_memory()
     precision = devices.precision(config.train.precision, device)
     dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
     if config.train.batch_size > len(dataset.train.labels):
@@ -126,7 +128,8 @@ def _prepare(
             norm=config.model.norm,
             options=config.model.options,
         )
-        registry.check_output(net, len(dataset.classes))
+        for side in {32, config.train.low_resolution or 32}:
+            registry.check_output(net, len(dataset.classes), side)
         summary = summarize(net)
     except registry.ModelError as error:
         raise ConfigError(str(error)) from None
@@ -164,7 +167,8 @@ def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -
         raise DataError(
             "the data set is not the one the run was trained on: give the same one with --data"
         )
-    if state.get("config") != settings.to_toml(config):
+    # compared as settings, not as text: a later version may have more of them
+    if settings.from_toml(str(state.get("config")), origin="checkpoint") != config:
         raise ConfigError("config.toml was changed after the checkpoint: start a new run instead")
 
 

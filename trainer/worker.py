@@ -46,6 +46,7 @@ class Held:
         with self._lock, suppress(UserError):
             data_dir = Path(self.job.data_dir) if self.job.data_dir else None
             train_locked(self.run, self.control, data_dir=data_dir, resume=self.job.resume)
+        _give_memory_back()
 
     def end(self, state: events.EndState, error: str | None = None) -> None:
         """End it before it began."""
@@ -53,6 +54,13 @@ class Held:
             log = RunLog(self.run)
             log.emit(events.RunEnded(state=state, error=error))
             log.close()
+
+
+def _give_memory_back() -> None:
+    """The worker lives on after a run and should not hold what the run needed."""
+    from trainer import device  # loads torch, which a run has done before
+
+    device.give_memory_back()
 
 
 class Worker:
