@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +11,10 @@ from hypothesis import strategies as st
 
 from trainer.analysis import confusion as confusions
 from trainer.analysis import mistakes
+from trainer.analysis.human import People
 from trainer.analysis.mistakes import SORTS, History, Mistakes, Sort
-from trainer.analysis.mistakes_filter import EVERYTHING, Bound, Filter, parse_filter
+from trainer.analysis.mistakes_filter import FLAGS, Bound, Filter, parse_filter
+from trainer.analysis.review import Review, Reviewed, Votes
 from trainer.errors import ConfigError
 from trainer.predictions import Predictions
 
@@ -51,6 +51,23 @@ def images() -> Mistakes:
     )
 
 
+@pytest.fixture
+def judged(images: Mistakes) -> Mistakes:
+    """The same: people agree with 0.9, 0.5, 1.0, 0.2 of them, 4 nobody saw, 5 all say so."""
+    counts = [[9, 1, 0], [5, 5, 0], [0, 10, 0], [8, 0, 2], [0, 0, 0], [0, 0, 10]]
+    votes = {1: (1, 4, 0, 0), 2: (5, 0, 0, 0), 5: (2, 0, 3, 0)}
+    entries = tuple(
+        Reviewed(
+            i,
+            int(images.actual[i]),
+            0,
+            Votes(given=v[0], guessed=v[1], neither=v[2], both=v[3]),
+        )
+        for i, v in votes.items()
+    )
+    return images.beside(People(np.array(counts, np.int64), images.actual), Review(6, entries))
+
+
 def test_the_columns(images: Mistakes) -> None:
     assert images.wrong.tolist() == [False, True, True, True, True, False]
     assert images.confidence.tolist() == [0.875, 0.625, 1.0, 0.375, 0.625, 0.75]
@@ -70,12 +87,75 @@ def test_the_columns(images: Mistakes) -> None:
         ("loss", [2, 1, 4, 3]),
         ("margin", [2, 1, 4, 3]),
         ("entropy", [3, 1, 4, 2]),
+        ("doubt", [3, 2, 1, 4]),
         ("index", [1, 2, 3, 4]),
     ],
 )
 def test_orders_are_stable(images: Mistakes, sort: Sort, order: list[int]) -> None:
     assert mistakes.select(images, sort=sort).tolist() == order
     assert mistakes.select(images, sort=sort, reverse=True).tolist() == order[::-1]
+
+
+def test_the_order_of_label_doubts_by_hand(images: Mistakes) -> None:
+    # what is usual: the mean probability of a class over the images labelled so. Nobody expects
+    # deer: 3, a dog that looks most like a deer, is doubted more than 2, a deer taken for a dog
+    usual = np.array([1.375 / 3, 0, 1.0625 / 2])
+    expected = []
+    for i in range(6):
+        adjusted = images.source.probabilities[i] - usual + usual.max()
+        adjusted /= adjusted.sum()
+        label = images.actual[i]
+        others = [adjusted[k] for k in range(3) if k != label]
+        expected.append((1 - adjusted[label] + max(others)) / 2)
+    assert images.doubt.tolist() == pytest.approx(expected)
+    order = mistakes.select(images, sort="doubt", wrong_only=False).tolist()
+    assert order == sorted(range(6), key=lambda i: (-round(expected[i], 12), i))
+
+
+def test_the_order_of_human_doubt(images: Mistakes, judged: Mistakes) -> None:
+    order = mistakes.select(judged, sort="human", wrong_only=False).tolist()
+    assert order == [3, 1, 0, 2, 5, 4], "who was asked about by nobody comes last"
+    assert mistakes.select(judged, sort="human").tolist() == [3, 1, 2, 4]
+    assert judged.sorts == SORTS
+    assert "human" not in images.sorts
+    with pytest.raises(ConfigError, match="--human"):
+        mistakes.select(images, sort="human")
+
+
+@pytest.mark.parametrize(
+    ("line", "indices"),
+    [
+        ("human<0.5", [3]),
+        ("human<=50%", [1, 3]),
+        ("human>=0.9", [0, 2, 5]),
+        ("human=0.5-0.9", [0, 1]),
+        ("sure", [0, 2, 5]),
+        ("!sure", [1, 3, 4]),
+        ("unsure", [1, 3]),
+        ("UNSURE cat>", [1]),
+        ("doubtful", [1, 5]),
+        ("!doubtful human>0.1", [0, 2, 3]),
+        ("doubtful sure", [5]),
+    ],
+)
+def test_filters_by_people(judged: Mistakes, line: str, indices: list[int]) -> None:
+    where = parse_filter(line, CLASSES)
+    chosen = mistakes.select(judged, sort="index", where=where, wrong_only=False)
+    assert chosen.tolist() == indices
+    assert parse_filter(where.text(CLASSES), CLASSES) == where
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [("human<0.5", "--human"), ("sure", "--human"), ("unsure", "--human"), ("!doubtful", "--rev")],
+)
+def test_filters_by_people_need_their_files(images: Mistakes, line: str, part: str) -> None:
+    where = parse_filter(line, CLASSES)
+    assert not where.known(images)
+    with pytest.raises(ConfigError, match=part):
+        where.check(images)
+    with pytest.raises(ConfigError, match=part):
+        mistakes.select(images, where=where)
 
 
 def test_all_images_by_margin(images: Mistakes) -> None:
@@ -111,6 +191,12 @@ def test_all_images_by_margin(images: Mistakes) -> None:
         ("#0", []),
         ("#2-4", [2, 3, 4]),
         ("#1 #4..9", [1, 4]),
+        ("#1,4", [1, 4]),
+        ("#0-1,#3,5", [1, 3]),
+        ("conf=0.375-0.625", [1, 3, 4]),
+        ("confidence=37.5%..50%", [3]),
+        ("margin=-0.5--0.1", [1, 4]),
+        ("doubt>0.61", [2, 3]),
         ("cat>dog conf>0.5 loss<2 #4", [4]),
     ],
 )
@@ -136,6 +222,11 @@ def test_a_filter_over_all_images(images: Mistakes) -> None:
         ("#", "# is no index"),
         ("#x", "#x is no index"),
         ("#9-3", "ends before it begins"),
+        ("#1,x", "#1,x is no index"),
+        ("#1,5-2", "5-2 ends before it begins"),
+        ("conf=0.9-0.5", "conf=0.9-0.5 ends before it begins"),
+        ("size=1-2", "nothing known as 'size=1-2'"),
+        ("!cat", "nothing known as '!cat'"),
         ("cat>dog>cat", "nothing known as 'dog>cat'"),
         ("@3", "nothing known as '@3'"),
         ("\x1b[31m", "nothing known as"),
@@ -151,6 +242,13 @@ def test_filters_that_are_not_understood(line: str, part: str) -> None:
 
 def test_a_name_that_begins_another_is_found() -> None:
     assert parse_filter("cat>", ("cattle", "cat")).confusions == (((1,), ()),)
+
+
+def test_classes_named_as_a_word_of_the_filter() -> None:
+    names = ("sure", "doubtful", "cat")
+    where = Filter((((0,), (1,)),), flags=("!doubtful",))
+    assert where.text(names) == "@0>@1 !doubtful"
+    assert parse_filter(where.text(names), names) == where
 
 
 def test_digits_as_class_names() -> None:
@@ -171,7 +269,7 @@ def _filters(draw: st.DrawFn) -> tuple[tuple[str, ...], Filter]:
     ranges = st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda p: (min(p), max(p)))
     bound = st.builds(
         Bound,
-        st.sampled_from(["confidence", "p_actual", "loss", "margin", "entropy"]),
+        st.sampled_from(["confidence", "p_actual", "loss", "margin", "entropy", "human", "doubt"]),
         st.sampled_from([">", ">=", "<", "<="]),
         st.floats(-100, 100),
     )
@@ -179,6 +277,7 @@ def _filters(draw: st.DrawFn) -> tuple[tuple[str, ...], Filter]:
         tuple(draw(st.lists(confusion, max_size=3))),
         tuple(draw(st.lists(ranges, max_size=2))),
         tuple(draw(st.lists(bound, max_size=2))),
+        tuple(draw(st.lists(st.sampled_from([*FLAGS, "!sure", "!doubtful"]), max_size=2))),
     )
 
 
@@ -231,6 +330,23 @@ def test_confusion_and_figures_against_loops(case: tuple[int, list[tuple[int, in
     assert all(pair.share == pair.count / sum(naive[pair.actual]) for pair in ranked)
 
 
+def test_confusion_and_figures_against_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    labels, predicted = random.integers(0, 4, (2, 500))
+    predicted[predicted == 3] = 2  # a class that is never predicted
+    matrix = confusions.confusion(labels, predicted, 5)  # and one without images
+    assert matrix.tolist() == metrics.confusion_matrix(labels, predicted, labels=range(5)).tolist()
+    precision, recall, f1, images = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(5), zero_division=np.nan
+    )
+    for k, figures in enumerate(confusions.per_class(matrix)):
+        assert figures.images == images[k]
+        for ours, theirs in ((figures.precision, precision), (figures.recall, recall)):
+            assert ours == (None if np.isnan(theirs[k]) else pytest.approx(theirs[k]))
+        assert figures.f1 == (None if np.isnan(f1[k]) else pytest.approx(f1[k]))
+
+
 def test_row_shares_and_top() -> None:
     matrix = np.array([[8, 2, 0], [1, 0, 3], [0, 0, 0]], np.int64)
     assert confusions.row_shares(matrix).tolist() == [[0.8, 0.2, 0], [0.25, 0, 0.75], [0, 0, 0]]
@@ -244,24 +360,6 @@ def test_row_shares_and_top() -> None:
 
 
 # ---- rows, history, speed ---------------------------------------------------------------------
-
-
-def test_rows_name_their_split(images: Mistakes) -> None:
-    listed = mistakes.rows(images, mistakes.select(images), ("cat", "de\ner", "dog"))
-    assert listed[0] == {
-        "index": 2,
-        "actual": "de\ner",
-        "predicted": "dog",
-        "p_predicted": 1.0,
-        "p_actual": 0.0,
-        "loss": pytest.approx(16.6355, abs=1e-3),
-        "split": "test",
-    }
-    read = list(csv.DictReader(mistakes.to_csv(listed).splitlines()))
-    assert tuple(read[0]) == mistakes.FIELDS
-    assert [row["index"] for row in read] == ["2", "1", "4", "3"]
-    assert {row["split"] for row in read} == {"test"}
-    assert read[0]["actual"] == "de\N{REPLACEMENT CHARACTER}er"
 
 
 def test_class_names_of_a_log_are_padded_and_printable() -> None:
@@ -287,28 +385,4 @@ def test_no_images() -> None:
     images = mistakes.table(
         Predictions(np.empty((0, 3), np.float16), np.empty(0, np.int64), "test", "", 1)
     )
-    assert all(len(mistakes.select(images, sort=sort)) == 0 for sort in SORTS)
-
-
-def test_ten_thousand_images_in_a_blink() -> None:
-    random = np.random.default_rng(0)
-    raw = random.random((10_000, 10)).astype(np.float32)
-    found = Predictions(
-        (raw / raw.sum(1, keepdims=True)).astype(np.float16),
-        random.integers(0, 10, 10_000),
-        "test",
-        "",
-        1,
-    )
-    names = mistakes.class_names([f"c{i}" for i in range(10)], 10)
-    best = math.inf
-    for _ in range(3):  # the machine may be busy: the best of three counts
-        began = time.perf_counter()
-        images = mistakes.table(found)
-        where = parse_filter("c1>c2 conf>0.1 loss>1", names)
-        for sort in SORTS:
-            mistakes.select(images, sort=sort, where=where)
-        confusions.per_class(confusions.confusion(images.actual, images.predicted, 10))
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.1
-    assert len(mistakes.select(images, where=EVERYTHING)) == len(found.wrong)
+    assert all(len(mistakes.select(images, sort=sort)) == 0 for sort in images.sorts)

@@ -5,25 +5,27 @@ Torch-free and vectorised: each function takes well under 100 ms with 10,000 ima
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from io import StringIO
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.analysis.human import People
+from trainer.analysis.label_doubt import LabelDoubt, label_doubt
 from trainer.analysis.mistakes_filter import EVERYTHING, Filter
+from trainer.analysis.review import Review
 from trainer.data.dataset import clean
+from trainer.errors import ConfigError
 from trainer.predictions import Predictions
 
-Sort = Literal["confidence", "loss", "margin", "entropy", "index"]
+Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "index"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 SMALLEST = 2.0**-24
 """The smallest float16 above 0: what a stored probability of 0 may have been. Losses of
 -ln(2**-24) = 16.64 therefore mean "at least"."""
-FIELDS = ("index", "actual", "predicted", "p_predicted", "p_actual", "loss", "split")
 
 Indices = NDArray[np.int64]
 Column = NDArray[np.float64]
@@ -38,7 +40,7 @@ class Mistakes:
     probability of the predicted class; ``p_actual``, that of the actual class; ``loss``, the
     cross-entropy -ln p_actual in nats, with 0 taken as ``SMALLEST``; ``margin``, p_actual minus
     the largest probability of another class (below 0: wrong); ``entropy`` of the probabilities in
-    nats.
+    nats. ``people`` and ``review`` are what people say about the same images, where that is known.
     """
 
     source: Predictions
@@ -49,6 +51,8 @@ class Mistakes:
     loss: Column
     margin: Column
     entropy: Column
+    people: People | None = None
+    review: Review | None = None
     _orders: dict[Sort, Indices] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -70,18 +74,76 @@ class Mistakes:
         """How many classes there are."""
         return int(self.source.probabilities.shape[1])
 
+    def beside(self, people: People | None, review: Review | None) -> Mistakes:
+        """The same images with what people say about them."""
+        return replace(self, people=people, review=review, _orders={})
+
+    @cached_property
+    def label_doubt(self) -> LabelDoubt:
+        """Which labels the run's own predictions make doubtful: a guess."""
+        return label_doubt(self.source.probabilities, self.actual)
+
+    @property
+    def doubt(self) -> Column:
+        """Score of the doubt about each label, float64 [N], 0 to 1: a guess from this run's own
+        predictions."""
+        return self.label_doubt.score
+
+    @property
+    def human(self) -> Column:
+        """Share of people who agree with each label, float64 [N]; not-a-number: nobody was asked.
+
+        Raises:
+            ConfigError: it is not known what people say; this and the next three.
+        """
+        return self._known_people.agreement
+
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        """Whether people are sure of each label, bool [N]."""
+        return self._known_people.sure
+
+    @property
+    def unsure(self) -> NDArray[np.bool_]:
+        """Whether people doubt each label, bool [N]."""
+        return self._known_people.doubt
+
+    @property
+    def doubtful(self) -> NDArray[np.bool_]:
+        """Whether the label review found each label doubtful, bool [N]."""
+        if self.review is None:
+            raise ConfigError(
+                "doubtful labels are known from a label review: give one with --review FILE"
+            )
+        return self.review.doubtful
+
+    @property
+    def _known_people(self) -> People:
+        if self.people is None:
+            raise ConfigError(
+                "what people say is known from a file of their answers: give one with --human FILE"
+            )
+        return self.people
+
+    @property
+    def sorts(self) -> tuple[Sort, ...]:
+        """The quantities that these images can be sorted by."""
+        return tuple(sort for sort in SORTS if sort != "human" or self.people is not None)
+
     def order(self, sort: Sort) -> Indices:
-        """All images, int64 [N]: most confident, largest loss, smallest margin, largest entropy or
-        smallest index first; ties by index."""
+        """All images, int64 [N]: most confident, largest loss, smallest margin, largest entropy,
+        most doubtful label (a guess), fewest people who agree, or smallest index first; ties by
+        index.
+
+        Raises:
+            ConfigError: by people, and it is not known what they say.
+        """
         if sort not in self._orders:
-            keys = {
-                "confidence": -self.confidence,
-                "loss": -self.loss,
-                "margin": self.margin,
-                "entropy": -self.entropy,
-                "index": self.index,
-            }
-            self._orders[sort] = np.argsort(keys[sort], kind="stable").astype(np.int64)
+            values = getattr(self, sort)
+            smallest_first = sort in ("margin", "human", "index")
+            # images that nobody was asked about come last: not-a-number sorts behind all
+            keys = values if smallest_first else -values
+            self._orders[sort] = np.argsort(keys, kind="stable").astype(np.int64)
         return self._orders[sort]
 
 
@@ -102,7 +164,7 @@ def table(predictions: Predictions) -> Mistakes:
         p_actual=p_actual,
         loss=-np.log(np.maximum(p_actual, SMALLEST)),
         margin=p_actual - others.max(1, initial=-np.inf),
-        entropy=-terms.sum(1),
+        entropy=0.0 - terms.sum(1),  # never -0
     )
 
 
@@ -114,7 +176,11 @@ def select(
     wrong_only: bool = True,
     reverse: bool = False,
 ) -> Indices:
-    """Indices of the images that fit, in order; ``reverse`` turns the order round."""
+    """Indices of the images that fit, in order; ``reverse`` turns the order round.
+
+    Raises:
+        ConfigError: it takes people's answers or a label review, and there are none.
+    """
     fits = where.mask(images)
     if wrong_only:
         fits &= images.wrong
@@ -126,33 +192,6 @@ def select(
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
     """As many printable names as there are classes: a log may name too few."""
     return tuple(clean(names[i]) if i < len(names) else f"class {i}" for i in range(classes))
-
-
-def rows(images: Mistakes, chosen: Indices, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The chosen images as rows of ``FIELDS``, for JSON and CSV; the split is always named."""
-    split = images.source.split
-    return [
-        {
-            "index": int(i),
-            "actual": classes[int(images.actual[i])],
-            "predicted": classes[int(images.predicted[i])],
-            "p_predicted": float(images.confidence[i]),
-            "p_actual": float(images.p_actual[i]),
-            "loss": float(images.loss[i]),
-            "split": split,
-        }
-        for i in chosen
-    ]
-
-
-def to_csv(listed: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV with a header; names are made printable."""
-    text = StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for row in listed:
-        writer.writerow({k: clean(v) if isinstance(v, str) else v for k, v in row.items()})
-    return text.getvalue()
 
 
 @dataclass(frozen=True)

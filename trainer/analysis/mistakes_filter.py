@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Mistakes
 
-SYNTAX = "cat>dog  cat>  >dog  cat  conf>0.9  loss<2  #12  #10-20"
+SYNTAX = "cat>dog  >dog  cat  conf>0.9  loss=1-2  human<0.5  #12  #10-20"
 QUANTITIES = {
     "conf": "confidence",
     "confidence": "confidence",
@@ -25,15 +25,21 @@ QUANTITIES = {
     "loss": "loss",
     "margin": "margin",
     "entropy": "entropy",
+    "doubt": "doubt",
+    "human": "human",
 }
+FLAGS = ("doubtful", "sure", "unsure")
+"""Doubtful by the label review; people are sure or unsure of the label. ``!`` before: not so."""
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
     "<": operator.lt,
     "<=": operator.le,
 }
-_BOUND = re.compile(r"([a-z_]+)(>=|<=|>|<)([-+]?(?:\d+\.?\d*|\.\d+)%?)", re.IGNORECASE)
-_INDEX = re.compile(r"#(\d{1,9})(?:(?:-|\.\.)#?(\d{1,9}))?")
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)%?)"
+_BOUND = re.compile(rf"([a-z_]+)(>=|<=|>|<){_NUMBER}", re.IGNORECASE)
+_RANGE = re.compile(rf"([a-z_]+)={_NUMBER}(?:-|\.\.){_NUMBER}", re.IGNORECASE)
+_INDEX = re.compile(r"#?(\d{1,9})(?:(?:-|\.\.)#?(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,43 @@ class Bound:
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that an image must meet: any of the confusions, any of the ranges, all bounds."""
+    """Conditions that an image must meet: any of the confusions, any of the ranges of indices, all
+    bounds, all flags."""
 
     confusions: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     """Actual classes and predicted classes; no class means any. None at all means any image."""
     indices: tuple[tuple[int, int], ...] = ()
     """Ranges of indices, both ends included."""
     bounds: tuple[Bound, ...] = ()
+    flags: tuple[str, ...] = ()
+    """Names out of ``FLAGS``, perhaps with ``!`` before."""
 
     def __bool__(self) -> bool:
-        return bool(self.confusions or self.indices or self.bounds)
+        return bool(self.confusions or self.indices or self.bounds or self.flags)
+
+    def check(self, images: Mistakes) -> None:
+        """Whether all that is asked for is known of these images.
+
+        Raises:
+            ConfigError: it takes people's answers or a label review, and there are none.
+        """
+        for name in (*(b.quantity for b in self.bounds), *(f.lstrip("!") for f in self.flags)):
+            getattr(images, name)
+
+    def known(self, images: Mistakes) -> bool:
+        """Whether ``check`` finds all that is asked for."""
+        try:
+            self.check(images)
+        except ConfigError:
+            return False
+        return True
 
     def mask(self, images: Mistakes) -> NDArray[np.bool_]:
-        """Which images fit, bool [N]."""
+        """Which images fit, bool [N].
+
+        Raises:
+            ConfigError: as ``check``.
+        """
         fits = np.ones(len(images), np.bool_)
         if self.confusions:
             some = np.zeros(len(images), np.bool_)
@@ -78,6 +108,8 @@ class Filter:
             fits &= some
         for bound in self.bounds:
             fits &= _COMPARE[bound.compare](getattr(images, bound.quantity), bound.value)
+        for flag in self.flags:
+            fits &= getattr(images, flag.lstrip("!")) ^ flag.startswith("!")
         return fits
 
     def text(self, classes: Sequence[str]) -> str:
@@ -87,7 +119,7 @@ class Filter:
             for actual, predicted in self.confusions
         ]
         words += [f"#{a}" if a == b else f"#{a}-{b}" for a, b in self.indices]
-        return " ".join([*words, *map(str, self.bounds)])
+        return " ".join([*words, *map(str, self.bounds), *self.flags])
 
 
 EVERYTHING = Filter()
@@ -109,12 +141,18 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
     confusions: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     indices: list[tuple[int, int]] = []
     bounds: list[Bound] = []
+    flags: list[str] = []
     for word in line.replace("→", ">").split():
         bound = _BOUND.fullmatch(word)
+        between = _RANGE.fullmatch(word)
         if word.startswith("#"):
-            indices.append(_indices(word))
+            indices += [_indices(part, word) for part in word.split(",")]
         elif bound and bound[1].lower() in QUANTITIES:
-            bounds.append(_bound(bound))
+            bounds.append(_bound(bound[1], bound[2], bound[3]))
+        elif between and between[1].lower() in QUANTITIES:
+            bounds += _between(between)
+        elif word.lower().removeprefix("!") in FLAGS:
+            flags.append(word.lower())
         elif ">" in word:
             actual, _, predicted = word.partition(">")
             confusions.append((_classes(actual, classes), _classes(predicted, classes)))
@@ -123,28 +161,34 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
             confusions += [(named, ()), ((), named)]
     if any(not actual and not predicted for actual, predicted in confusions):
         confusions.clear()
-    return Filter(tuple(confusions), tuple(indices), tuple(bounds))
+    return Filter(tuple(confusions), tuple(indices), tuple(bounds), tuple(flags))
 
 
 def _among(column: NDArray[np.int64], named: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.isin(column, named) if named else np.ones(len(column), np.bool_)
 
 
-def _indices(word: str) -> tuple[int, int]:
-    found = _INDEX.fullmatch(word)
+def _indices(text: str, word: str) -> tuple[int, int]:
+    found = _INDEX.fullmatch(text)
     if found is None:
-        raise ConfigError(f"filter: {word} is no index: write #12 or #10-20")
+        raise ConfigError(f"filter: {word} is no index: write #12, #10-20 or #1,5,9")
     first = int(found[1])
     last = int(found[2]) if found[2] else first
     if last < first:
-        raise ConfigError(f"filter: {word} ends before it begins")
+        raise ConfigError(f"filter: {text} ends before it begins")
     return first, last
 
 
-def _bound(found: re.Match[str]) -> Bound:
-    number = found[3]
+def _bound(name: str, compare: str, number: str) -> Bound:
     value = float(number[:-1]) / 100 if number.endswith("%") else float(number)
-    return Bound(QUANTITIES[found[1].lower()], found[2], value)
+    return Bound(QUANTITIES[name.lower()], compare, value)
+
+
+def _between(found: re.Match[str]) -> list[Bound]:
+    low, high = _bound(found[1], ">=", found[2]), _bound(found[1], "<=", found[3])
+    if high.value < low.value:
+        raise ConfigError(f"filter: {found[0]} ends before it begins")
+    return [low, high]
 
 
 def _classes(text: str, classes: Sequence[str]) -> tuple[int, ...]:
@@ -183,4 +227,5 @@ def _listed(named: tuple[int, ...], classes: Sequence[str]) -> str:
 
 
 def _is_special(key: str) -> bool:
-    return key in QUANTITIES or key in ("", "*") or key.startswith("@") or not key.isprintable()
+    known = key in QUANTITIES or key.removeprefix("!") in FLAGS or key in ("", "*")
+    return known or key.startswith("@") or not key.isprintable()

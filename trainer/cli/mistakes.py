@@ -63,6 +63,7 @@ def mistakes(
     folded = follower.catch_up()
     saved = _choose(folded, follower.run.id, epoch)
     from trainer import predictions
+    from trainer.analysis import export
     from trainer.analysis import mistakes as tables
     from trainer.analysis.mistakes_filter import Filter
 
@@ -72,9 +73,9 @@ def mistakes(
     classes = tables.class_names(names, images.classes)
     where = Filter(confusions=_confusions(pair, classes))
     chosen = tables.select(images, sort=sort.value, where=where)
-    shown = tables.rows(images, chosen[:top], classes)
+    shown = export.rows(images, chosen[:top], classes)
     if as_csv:
-        out.write(tables.to_csv(shown).encode())
+        out.write(export.to_csv(shown).encode())
     elif json:
         out.json(_report(folded, found, classes, shown))
     else:

@@ -11,7 +11,7 @@ from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
 from trainer.analysis import mistakes
-from trainer.analysis.mistakes import SORTS, Sort
+from trainer.analysis.mistakes import Sort
 from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
@@ -152,14 +152,20 @@ class MistakesScreen(StoreScreen):
         found = self.loader.evaluation
         grid = self.query_one(MistakeGrid)
         self._fault = ""
+        if found is not None and self.sort not in found.images.sorts:
+            self.sort = "confidence"
         if found is None:
             grid.fill(None, mistakes.NONE, None)
             return
         try:
             line = self.query_one("#filter", Input).value
-            self.where = parse_filter(line, found.classes)
+            where = parse_filter(line, found.classes)
+            where.check(found.images)
+            self.where = where
         except UserError as error:
             self._fault = str(error)
+            if not self.where.known(found.images):
+                self.where = EVERYTHING
         chosen = mistakes.select(
             found.images,
             sort=self.sort,
@@ -273,7 +279,11 @@ class MistakesScreen(StoreScreen):
 
     def action_sort(self) -> None:
         """Sort by the next quantity."""
-        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+        found = self.loader.evaluation
+        if found is None:
+            return
+        sorts = found.images.sorts
+        self.sort = sorts[(sorts.index(self.sort) + 1) % len(sorts)]
         self._loaded()
 
     def action_reverse(self) -> None:
