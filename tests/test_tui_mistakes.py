@@ -282,7 +282,7 @@ async def test_sorts(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
-        for sort in ("loss", "margin", "entropy", "index"):
+        for sort in ("loss", "margin", "entropy", "doubt", "index"):
             await pilot.press("home", "o", "home")
             assert f"sorted by {sort}▼" in text(screen, "#shown")
         assert grid(screen).chosen == made.wrong[0]

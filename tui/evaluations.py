@@ -17,12 +17,11 @@ from trainer.analysis import confusion as confusions
 from trainer.analysis import mistakes
 from trainer.analysis.confusion import Matrix
 from trainer.analysis.mistakes import History, Mistakes
-from trainer.errors import DataError, RunError, UserError
+from trainer.errors import RunError, UserError
 from trainer.events import PredictionsSaved
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
 
-NAMED = ("cifar10", "cifar100")
 Pictures = NDArray[np.uint8]
 """uint8 [N, 3, 32, 32]."""
 
@@ -83,35 +82,16 @@ def read_pictures(candidates: Sequence[str], fingerprint: str) -> Pictures:
     Raises:
         DataError: none has; the reason is the first source's.
     """
-    from trainer.data import sources
+    from trainer.analysis import pictures
 
-    reasons = []
-    for source in candidates:
-        try:
-            data = sources.load_test(source)
-        except UserError as error:
-            line = str(error)
-            # what to do is said for the command line there
-            reasons.append(line.partition(": ")[0] if source in NAMED else line)
-            continue
-        if data.fingerprint == fingerprint:
-            return data.test.images
-        reasons.append(
-            f"{data.source} has other test images "
-            f"(fingerprint {data.fingerprint[:8]}, the run's is {fingerprint[:8]})"
-        )
-    reason = reasons[0] if reasons else "it does not say which data it used"
-    raise DataError(f"the images of this run are not here: {reason}")
+    return pictures.load(candidates, fingerprint)[1].test.images
 
 
 def candidates(state: RunState, current: str) -> tuple[str, ...]:
     """Where a run's images may be: its own source, the set of that name, the app's source."""
-    asked = state.queued.data if state.queued else ""
-    kind = state.started.data_kind if state.started else ""
-    if "synthetic" in (asked, kind):
-        return ("synthetic",)
-    named = kind if kind in ("cifar10", "cifar100") else ""
-    return tuple(dict.fromkeys(source for source in (asked, named, current) if source))
+    from trainer.analysis import pictures
+
+    return pictures.candidates(state, current)
 
 
 class Histories:

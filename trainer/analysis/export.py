@@ -41,8 +41,7 @@ def rows(
         classes: names, index = label.
         paths: where each of all images lies.
     """
-    asked = images.people.asked if images.people is not None else None
-    columns = {
+    numbers = {
         "p_predicted": images.confidence,
         "p_actual": images.p_actual,
         "loss": images.loss,
@@ -50,18 +49,22 @@ def rows(
         "entropy": images.entropy,
         "doubt": images.doubt,
     }
-    return [
-        {
-            "index": int(i),
-            "actual": classes[int(images.actual[i])],
-            "predicted": classes[int(images.predicted[i])],
-            **{name: float(column[i]) for name, column in columns.items()},
-            "human": float(images.human[i]) if asked is not None and asked[i] else None,
-            "split": images.source.split,
-            "path": None if paths is None else paths[int(i)],
-        }
-        for i in chosen
-    ]
+    human: list[float | None] = [None] * len(chosen)
+    if images.people is not None:
+        asked = images.people.asked[chosen] > 0
+        human = [
+            h if a else None for h, a in zip(images.human[chosen].tolist(), asked, strict=True)
+        ]
+    columns: dict[str, list[Any]] = {
+        "index": chosen.tolist(),
+        "actual": [classes[k] for k in images.actual[chosen].tolist()],
+        "predicted": [classes[k] for k in images.predicted[chosen].tolist()],
+        **{name: column[chosen].tolist() for name, column in numbers.items()},
+        "human": human,
+        "split": [images.source.split] * len(chosen),
+        "path": [None if paths is None else paths[i] for i in chosen.tolist()],
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def to_csv(listed: Sequence[dict[str, Any]]) -> str:

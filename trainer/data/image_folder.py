@@ -70,7 +70,17 @@ def read_test(folder: Path) -> tuple[TestSplit, tuple[str, ...]]:
     return TestSplit(images, labels), notices
 
 
-def _read(split: Path, classes: tuple[str, ...]) -> tuple[Images, Labels, tuple[str, ...]]:
+def files_of_test(folder: Path) -> list[Path]:
+    """The files of the test split, in the order of its images.
+
+    Raises:
+        DataError: as ``class_names``; a class has no image.
+    """
+    return _files(folder / "test", class_names(folder))[0]
+
+
+def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int], int]:
+    """The images' files, their labels, and how many files are no images."""
     files: list[Path] = []
     labels: list[int] = []
     others = 0
@@ -82,6 +92,11 @@ def _read(split: Path, classes: tuple[str, ...]) -> tuple[Images, Labels, tuple[
             raise DataError(f"class {name} has no images in {split / name}: add some or remove it")
         files += found
         labels += [label] * len(found)
+    return files, labels, others
+
+
+def _read(split: Path, classes: tuple[str, ...]) -> tuple[Images, Labels, tuple[str, ...]]:
+    files, labels, others = _files(split, classes)
     images = np.empty((len(files), 3, 32, 32), np.uint8)
     resized = converted = 0
     with _strict_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -76,6 +76,17 @@ class Place:
             case binary.Layout():
                 return binary.class_names(self.path, self.layout)
 
+    def image_paths(self, images: int) -> list[str]:
+        """Where each test image lies: its file, or the file of all and its place in that."""
+        match self.layout:
+            case None:
+                return [str(path) for path in image_folder.files_of_test(self.path)]
+            case python_layout.Layout():
+                file = next(iter(self.layout.test))
+            case binary.Layout():
+                file = self.layout.test_file
+        return [f"{self.path / file}#{i}" for i in range(images)]
+
     def read_train(self) -> tuple[TrainSplit, tuple[str, ...]]:
         """The training split and notices on it."""
         match self.layout:
@@ -140,6 +151,18 @@ def load_test(source: str, *, data_dir: Path | None = None) -> TestData:
         classes = place.class_names()
         test, notices = place.read_test()
         return TestData(place.kind, place.source, classes, test, notices)
+
+
+def image_paths(source: str, images: int, *, data_dir: Path | None = None) -> list[str]:
+    """Where each of so many test images lies: a file, or ``FILE#INDEX`` where one file has all.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    if source == "synthetic":
+        return [f"synthetic#{i}" for i in range(images)]
+    with _reading(source):
+        return _place(source, data_dir).image_paths(images)
 
 
 def available(source: str, *, data_dir: Path | None = None) -> Availability:
