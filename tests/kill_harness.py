@@ -105,15 +105,15 @@ def _die_in_write(now: Callable[[], bool], *, half: bool) -> None:
 
 def wait_to_be_killed() -> None:
     """Let this process save so many checkpoints and no more."""
-    save, saved = checkpoint.save, []
+    write, written = checkpoint.write, []
 
-    def counted(state: dict[str, Any], path: Path) -> None:
-        if len(saved) == SAVES:
-            signal.pause()
-        save(state, path)
-        saved.extend(["last"] * (path.name == "last.pt"))
+    def counted(packed: memoryview, path: Path) -> None:
+        while len(written) == SAVES:
+            time.sleep(1)
+        write(packed, path)
+        written.extend(["last"] * (path.name == "last.pt"))
 
-    checkpoint.save = counted
+    checkpoint.write = counted
 
 
 def attempt(run: RunDir) -> None:

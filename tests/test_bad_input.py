@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -277,15 +276,15 @@ def test_what_is_not_saved_is_told_once_and_when_it_is_saved_again(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny_run(tmp_path, f"data='{data}'", "train.epochs=5")
-    save, calls = checkpoint.save, [0]
+    write, calls = checkpoint.write, [0]
 
-    def fails(state: dict[str, Any], path: Path) -> None:
+    def fails(packed: memoryview, path: Path) -> None:
         calls[0] += path.stem == "last"
         if path.stem == "best" or 2 <= calls[0] <= 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(state, path)
+        write(packed, path)
 
-    monkeypatch.setattr(checkpoint, "save", fails)
+    monkeypatch.setattr(checkpoint, "write", fails)
     state_of_end = train_run(run, Control(run))
     assert state_of_end.state == "completed"
     told = [n.code for _, n in Follower(run).catch_up().notices if n.code.startswith("checkpoint")]

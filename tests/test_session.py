@@ -313,7 +313,7 @@ def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainer.predictions.save", full)
-    monkeypatch.setattr("trainer.checkpoint.save", full)
+    monkeypatch.setattr("trainer.checkpoint.write", full)
     run = tiny_run(tmp_path)
     assert train_run(run, Control(run)).state == "completed"
     codes = {n.code for _, n in Follower(run).catch_up().notices}

@@ -53,10 +53,10 @@ class TimedLog(RunLog):
         with mock.patch("trainer.runlog.time", self.clock):
             super().__init__(run)
 
-    def emit(self, event: events.Event) -> events.Envelope:
+    def emit(self, event: events.Event) -> None:
         """Stamp with the clock's time."""
         with mock.patch("trainer.runlog.time", self.clock):
-            return super().emit(event)
+            super().emit(event)
 
     def begin_attempt(self) -> None:
         """Count from the clock's time."""

@@ -21,14 +21,24 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    write(pack(state), path)
+
+
+def pack(state: dict[str, Any]) -> memoryview:
+    """A checkpoint's bytes: what is written may change right after, on the device and elsewhere."""
     # in memory first: torch's zip writer hides a full disk behind an error of its own
     whole = BytesIO()
     torch.save({"format": FORMAT, **state}, whole)
+    return whole.getbuffer()
+
+
+def write(packed: memoryview, path: Path) -> None:
+    """Put a packed checkpoint on disk, as ``save`` does."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(whole.getbuffer())
+            file.write(packed)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -21,6 +21,7 @@ from trainer.augment import Augment, Draws
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.data.dataset import Dataset
+from trainer.disk import Disk
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.meter import Meter
 from trainer.optim import Optimizers
@@ -107,6 +108,7 @@ class Training:
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.steps_per_epoch * train.epochs
         self.paused_seconds = 0.0
+        self.disk = Disk("files")
         self._unsaved: dict[str, str] = {}
         self._paused_seconds = 0.0
         self._progress_at = 0.0
@@ -352,42 +354,48 @@ class Training:
             epoch=epoch,
             predicted=result.predicted,
         )
-        try:
-            predictions.save(found, path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._not_saved("predictions", reason)
-            return
-        self._saved("predictions")
-        self.log.emit(
-            events.PredictionsSaved(
-                epoch=epoch,
-                step=self.at.step,
-                split="test",
-                variant=variant,
-                path=str(path.relative_to(self.run.path)),
-                images=len(result.predicted),
-            )
+        saved = events.PredictionsSaved(
+            epoch=epoch,
+            step=self.at.step,
+            split="test",
+            variant=variant,
+            path=str(path.relative_to(self.run.path)),
+            images=len(result.predicted),
         )
+        self._put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
 
     def save_checkpoint(self, role: str) -> None:
-        """Save ``last`` or ``best``; a failure is a notice, training goes on."""
+        """Save ``last`` or ``best``; a failure is a notice, training goes on.
+
+        A slow disk is not waited for: ``settle`` does that.
+        """
         path = self.run.checkpoint(role)
-        try:
-            checkpoint.save(self.state_dict(), path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._not_saved("checkpoint", reason)
-            return
-        self._saved("checkpoint")
-        self.log.emit(
-            events.CheckpointSaved(
-                role="best" if role == "best" else "last",
-                epoch=self.at.epoch,
-                step=self.at.step,
-                path=str(path.relative_to(self.run.path)),
-            )
+        packed = checkpoint.pack(self.state_dict())
+        saved = events.CheckpointSaved(
+            role="best" if role == "best" else "last",
+            epoch=self.at.epoch,
+            step=self.at.step,
+            path=str(path.relative_to(self.run.path)),
         )
+        self._put("checkpoint", lambda: checkpoint.write(packed, path), saved, key=path.name)
+
+    def _put(self, what: str, write: Callable[[], None], saved: events.Event, *, key: str) -> None:
+        """Write a file, then tell that it is there; of files that wait the newest is enough."""
+
+        def job() -> None:
+            try:
+                write()
+            except OSError as error:
+                self._not_saved(what, error.strerror or str(error))
+                return
+            self._saved(what)
+            self.log.emit(saved)
+
+        self.disk.do(job, key=key)
+
+    def settle(self) -> None:
+        """Wait until all files are on disk, or are known not to be."""
+        self.disk.close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs; order and augmentation follow from seed and position."""

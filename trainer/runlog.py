@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from trainer import events
+from trainer.disk import Disk
 from trainer.errors import RunError
 from trainer.events import Envelope, Event
 from trainer.rundir import RunDir
@@ -39,10 +42,20 @@ MARK_BYTES = 256
 Listener = Callable[[Envelope], None]
 
 
+class Stamp(NamedTuple):
+    """When an event happened."""
+
+    attempt: int
+    time: float
+    elapsed: float
+
+
 class RunLog:
     """Writer. Stamps and appends events; the caller holds the run's lock.
 
-    Opening repairs a torn last line and goes on with the sequence of an earlier attempt.
+    Opening repairs a torn last line and goes on with the sequence of an earlier attempt. Events
+    come from any thread. They are written on a thread of the log's own: ``emit`` waits for an
+    ordinary disk, and goes on without a slow one.
 
     Raises:
         RunError: the log cannot be opened for writing.
@@ -52,10 +65,12 @@ class RunLog:
         self._run = run
         self._listener = listener
         self._began = time.monotonic()
+        self._disk = Disk("log")
         self._pending: list[bytes] = []
         self._untold: list[Envelope] = []
         self._full_since: float | None = None
         self._retry_at = 0.0
+        self._last = Stamp(0, 0.0, 0.0)
         try:
             self._fd = os.open(run.log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self.attempt, self._seq, self._size = _continue_from(self._fd)
@@ -66,30 +81,40 @@ class RunLog:
 
     @property
     def waiting(self) -> int:
-        """Events that are not on disk yet because the disk is full."""
-        return len(self._pending)
+        """Events that are not on disk yet because the disk is full or slow."""
+        return len(self._pending) + self._disk.waiting
 
     def begin_attempt(self) -> None:
         """Count an attempt: called once before training starts."""
         self.attempt += 1
         self._began = time.monotonic()
 
-    def emit(self, event: Event) -> Envelope:
-        """Stamp an event, put it on disk, then tell the listener."""
+    def emit(self, event: Event) -> None:
+        """Stamp an event, put it on disk, then tell the listener, on the log's thread."""
+        if isinstance(event, events.Progress) and self._disk.waiting > PENDING_LIMIT:
+            return  # the disk has hung for hours: only what matters is kept in memory
+        self._disk.do(partial(self._store, event, self._stamp()))
+
+    def close(self) -> None:
+        """Write what waits, give the reserve back and close. Safe to call twice."""
+        if self._fd >= 0:
+            self._disk.do(self._finish)
+        self._disk.close()
+
+    def _stamp(self) -> Stamp:
+        return Stamp(self.attempt, time.time(), round(time.monotonic() - self._began, 4))
+
+    def _store(self, event: Event, stamp: Stamp) -> None:
         if self._full_since is not None:  # first what waits, so that RunEnded stays the last
             self._flush(force=isinstance(event, SYNCED))
-        envelope = self._append(event)
+        self._append(event, stamp)
         self._flush(force=isinstance(event, SYNCED))
         if isinstance(event, SYNCED) and not self._pending:
             with suppress(OSError):
                 os.fsync(self._fd)
         self._tell()
-        return envelope
 
-    def close(self) -> None:
-        """Write what waits, give the reserve back and close. Safe to call twice."""
-        if self._fd < 0:
-            return
+    def _finish(self) -> None:
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
         self._flush(force=True)
@@ -105,21 +130,24 @@ class RunLog:
         self._fd = -1
         self._tell()
 
-    def _append(self, event: Event) -> Envelope:
-        """Stamp an event and line it up for the disk and for the listener."""
+    def _append(self, event: Event, stamp: Stamp) -> None:
+        """Line an event up for the disk and for the listener."""
+        last = self._last
+        # events of several threads: time of training never goes back within an attempt
+        elapsed = max(stamp.elapsed, last.elapsed if last.attempt == stamp.attempt else 0.0)
         envelope = Envelope(
             v=events.VERSION,
             run=self._run.id,
-            attempt=self.attempt,
+            attempt=stamp.attempt,
             seq=self._seq,
-            time=time.time(),
-            elapsed=round(time.monotonic() - self._began, 4),
+            time=stamp.time,
+            elapsed=elapsed,
             event=event,  # type: ignore[arg-type]  # every Event is a member of the union
         )
         self._seq += 1
+        self._last = stamp._replace(elapsed=elapsed)
         self._pending.append(events.encode(envelope))
         self._untold.append(envelope)
-        return envelope
 
     def _tell(self) -> None:
         """Give the listener every envelope in the order of the log."""
@@ -177,7 +205,8 @@ class RunLog:
                 level="info",
                 code="disk-writable",
                 message=f"the disk takes data again after {waited:.0f} s; the log is complete",
-            )
+            ),
+            self._stamp(),
         )
         self._flush(force=True)
 
@@ -210,7 +239,8 @@ class RunLog:
                 code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
                 message=f"the log cannot be written ({error.strerror}): training goes on, "
                 "events wait in memory; free some space",
-            )
+            ),
+            self._stamp(),
         )
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)

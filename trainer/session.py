@@ -225,6 +225,8 @@ def _end(
     state: events.EndState,
     error: str | None = None,
 ) -> events.RunEnded:
+    if training is not None:
+        training.settle()
     at = training.at if training is not None else None
     evaluated = at is not None and at.best_epoch > 0
     event = events.RunEnded(
