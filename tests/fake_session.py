@@ -23,6 +23,7 @@ def train_run(
     listener: Listener | None = None,
     data_dir: Path | None = None,
     resume: bool = False,
+    on_end: str = "",
 ) -> events.RunEnded:
     """``complete``, ``fail``, ``refuse``, ``crash``; ``wait`` for a stop; ``hang`` for ever."""
     how = os.environ.get("FAKE_SESSION", "complete")

@@ -194,7 +194,7 @@ def from_mapping(values: Mapping[str, Any], *, origin: str = "configuration") ->
     try:
         config = msgspec.convert(values, RunConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(error)}") from None
+        raise ConfigError(f"{origin}: {explain(error)}") from None
     check(config, origin=origin)
     return config
 
@@ -310,7 +310,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _explain(error: msgspec.ValidationError) -> str:
+def explain(error: msgspec.ValidationError) -> str:
     """Turn ``Expected `int` >= 1 - at `$.train.epochs``` into a user's line."""
     message, _, place = str(error).partition(" - at ")
     place = place.strip("`").removeprefix("$.").removeprefix("$")

@@ -12,6 +12,8 @@ class Job(msgspec.Struct, frozen=True):
     """Its folder."""
     data_dir: str | None = None
     resume: bool = False
+    on_end: str = ""
+    """A command to start when the run has ended."""
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True):

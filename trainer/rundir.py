@@ -88,7 +88,7 @@ class RunDir:
     def discard(self) -> None:
         """Remove the folder of a run that never began; whatever else lies in it stays."""
         with suppress(OSError):
-            for name in ("events.jsonl", "config.toml", "control", "lock"):
+            for name in ("events.jsonl", "config.toml", "control", "lock", "on-end.log"):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 

@@ -15,6 +15,7 @@ from trainer import events
 from trainer.events import Envelope
 from trainer.rundir import RunDir
 from trainer.runlog import Tail, file_of
+from trainer.stall import STEPS, Pulse
 from trainer.steps import Steps
 
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
@@ -69,6 +70,10 @@ class RunState:
     """Events that the sequence numbers say are not in the log."""
     elapsed: float = 0.0
     """Seconds of training over all attempts."""
+    alive_at: float = 0.0
+    """Wall clock of the last event that is more than a notice"""
+    alive_seq: int = -1
+    """and its number: signs of life."""
     best: EpochRow | None = None
     revision: int = 0
     """Grows with every change: what was painted at this revision is still true."""
@@ -87,6 +92,8 @@ class RunState:
         self.waiting = self.waiting and envelope.attempt == self.attempt
         self.attempt = envelope.attempt
         self.elapsed = self._base + envelope.elapsed
+        if type(envelope.event) is not events.Notice:
+            self.alive_at, self.alive_seq = envelope.time, envelope.seq
         self.revision += 1
         handler = _HANDLERS.get(type(envelope.event))
         if handler is not None:
@@ -112,6 +119,7 @@ class RunState:
             last = many[-1]
             assert type(last.event) is events.Progress
             self.seq, self.progress = last.seq, last.event
+            self.alive_at, self.alive_seq = last.time, last.seq
             self.elapsed = self._base + last.elapsed
             self.revision += end - at
             self.points += end - at
@@ -306,12 +314,15 @@ class Follower:
     whole is asked for.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, *, stall_steps: int = STEPS) -> None:
         self.run = run
         self.state = RunState()
         self._tail = Tail(run.log)
         self._glanced: tuple[int, int] | None = None
+        self._pulse = Pulse(stall_steps)
         self.status: Status = "queued"
+        self.stalled: int | None = None
+        """Seconds without a sign of life, when that is a stall."""
 
     @property
     def damaged(self) -> int:
@@ -355,8 +366,12 @@ class Follower:
         if self._tail.restarted:
             self.state = RunState()
         self.state.apply_all(new)
-        before, self.status = self.status, self._status()
-        return bool(new) or self._tail.restarted or before != self.status
+        before = self.status, self.stalled
+        self.status = self._status()
+        # at each poll: what it heard last and when it looked last belong together
+        quiet = self._pulse.look(self.state)
+        self.stalled = quiet if self.status == "training" else None
+        return bool(new) or self._tail.restarted or before != (self.status, self.stalled)
 
     def behind(self) -> bool:
         """Whether the log has more than was folded; of a glance nearly everything is left."""

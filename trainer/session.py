@@ -20,6 +20,7 @@ from trainer import events
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.on_end import start as start_on_end
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
 from trainer.submit import read_config
@@ -36,6 +37,7 @@ def train_run(
     listener: Listener | None = None,
     data_dir: Path | None = None,
     resume: bool = False,
+    on_end: str = "",
 ) -> events.RunEnded:
     """Train a submitted run on the calling thread, holding its lock.
 
@@ -45,6 +47,7 @@ def train_run(
         listener: called with every envelope after it is on disk.
         data_dir: where downloaded data sets lie; the user's data directory by default.
         resume: go on from the checkpoint ``last``.
+        on_end: a command to start when the attempt has ended, however it did.
 
     Returns:
         The last event. Failures end the run as failed with their reason, they are not raised.
@@ -53,7 +56,9 @@ def train_run(
         UserError: bad input; the log says the same as its last event, when it can be written.
     """
     with run.locked():
-        return train_locked(run, control, listener=listener, data_dir=data_dir, resume=resume)
+        return train_locked(
+            run, control, listener=listener, data_dir=data_dir, resume=resume, on_end=on_end
+        )
 
 
 def train_locked(
@@ -63,11 +68,13 @@ def train_locked(
     listener: Listener | None = None,
     data_dir: Path | None = None,
     resume: bool = False,
+    on_end: str = "",
 ) -> events.RunEnded:
     """As ``train_run``; the caller holds the lock."""
     log = RunLog(run, listener)
     began = time.monotonic()
     training: Training | None = None
+    ended: events.RunEnded | None = None
     try:
         control.poll(now=True)
         if control.stopping():
@@ -80,21 +87,36 @@ def train_locked(
         try:
             training = _prepare(run, log, control, data_dir, resume)
             training.fit()
-            return _end(log, training, began, "completed")
+            ended = _end(log, training, began, "completed")
         except StopTraining:
             if training is not None:
                 training.save_checkpoint("last")
-            return _end(log, training, began, "stopped")
+            ended = _end(log, training, began, "stopped")
         except TrainingFailed as failure:
-            return _end(log, training, began, "failed", str(failure))
+            ended = _end(log, training, began, "failed", str(failure))
     except UserError as error:
-        _end(log, training, began, "failed", str(error))
+        ended = _end(log, training, began, "failed", str(error))
         raise
     except Exception as error:
         _keep_traceback(run)
-        return _end(log, training, began, "failed", _reason(error))
+        ended = _end(log, training, began, "failed", _reason(error))
     finally:
+        if ended is not None:
+            _call(on_end, run, log, ended, training)
         log.close()
+    return ended
+
+
+def _call(
+    command: str, run: RunDir, log: RunLog, ended: events.RunEnded, training: Training | None
+) -> None:
+    """Start the user's command; a wrong one is a notice after the end."""
+    name, epochs = "", 0
+    if training is not None:
+        name, epochs = training.config.name or training.config.preset, training.at.epoch - 1
+    problem = start_on_end(command, run, ended, name=name or run.id, epochs=epochs)
+    if problem:
+        log.emit(events.Notice(level="warning", code="on-end", message=problem))
 
 
 def _prepare(

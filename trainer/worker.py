@@ -23,6 +23,7 @@ import msgspec
 from trainer import events
 from trainer.control import Control
 from trainer.errors import RunError, UserError
+from trainer.on_end import start as start_on_end
 from trainer.protocol import Job, State
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
@@ -45,14 +46,25 @@ class Held:
         """Train it on this thread; every end is in its log."""
         with self._lock, suppress(UserError):
             data_dir = Path(self.job.data_dir) if self.job.data_dir else None
-            train_locked(self.run, self.control, data_dir=data_dir, resume=self.job.resume)
+            train_locked(
+                self.run,
+                self.control,
+                data_dir=data_dir,
+                resume=self.job.resume,
+                on_end=self.job.on_end,
+            )
         _give_memory_back()
 
     def end(self, state: events.EndState, error: str | None = None) -> None:
         """End it before it began."""
         with self._lock, suppress(RunError):
             log = RunLog(self.run)
-            log.emit(events.RunEnded(state=state, error=error))
+            ended = events.RunEnded(state=state, error=error)
+            log.emit(ended)
+            if state == "failed":  # nobody took it out of the queue: its user wants to know
+                problem = start_on_end(self.job.on_end, self.run, ended, name=self.run.id)
+                if problem:
+                    log.emit(events.Notice(level="warning", code="on-end", message=problem))
             log.close()
 
 

@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 from trainer import events
+from trainer.alerts import AlertSettings
+from trainer.cli.caller import Caller
 from trainer.cli.output import warn
 from trainer.cli.progress import View
 from trainer.control import Control
@@ -33,6 +35,7 @@ def attend(
     data_directory: Path | None = None,
     *,
     resume: bool = False,
+    settings: AlertSettings | None = None,
 ) -> events.RunEnded:
     """Train a run on a thread of its own and show it until it ends.
 
@@ -41,18 +44,26 @@ def attend(
     Raises:
         UserError: bad input that was found while it was prepared.
     """
-    trainer = _Trainer(run, control, data_directory, resume=resume)
+    settings = settings or AlertSettings()
+    trainer = _Trainer(run, control, data_directory, resume=resume, on_end=settings.on_end)
+    caller = Caller(settings)
     try:
         earlier = Tail(run.log)
         while earlier.behind():
-            view.fold(earlier.read())
+            known = earlier.read()
+            view.fold(known)
+            caller.fold(known)
         with _signals(trainer.heard):
             trainer.start()
             while not trainer.finished:
-                view.show(trainer.news(POLL_SECONDS))
+                new = trainer.news(POLL_SECONDS)
+                view.show(new)
+                caller.look(new)
                 for number in trainer.taken_signals():
                     _stop(control, view, number)
-            view.show(trainer.news(0))
+            new = trainer.news(0)
+            view.show(new)
+            caller.look(new)
     finally:
         view.close()
     try:
@@ -67,9 +78,15 @@ class _Trainer:
     """The training thread, its events, and the signals that came meanwhile."""
 
     def __init__(
-        self, run: RunDir, control: Control, data_directory: Path | None, *, resume: bool
+        self,
+        run: RunDir,
+        control: Control,
+        data_directory: Path | None,
+        *,
+        resume: bool,
+        on_end: str,
     ) -> None:
-        self._resume = resume
+        self._resume, self._on_end = resume, on_end
         self._run, self._control, self._data_directory = run, control, data_directory
         self._queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._train, name="training", daemon=True)
@@ -125,6 +142,7 @@ class _Trainer:
                 listener=self._queue.put,
                 data_dir=self._data_directory,
                 resume=self._resume,
+                on_end=self._on_end,
             )
         except BaseException as error:
             self._outcome = error

@@ -19,7 +19,9 @@ LOCK_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
 
-def detach(run: RunDir, *, data_dir: Path | None = None, resume: bool = False) -> int:
+def detach(
+    run: RunDir, *, data_dir: Path | None = None, resume: bool = False, on_end: str = ""
+) -> int:
     """Train a submitted run in another session; returns when that process holds its lock.
 
     Returns:
@@ -28,7 +30,7 @@ def detach(run: RunDir, *, data_dir: Path | None = None, resume: bool = False) -
     Raises:
         RunError: the process cannot be started, or does not take the run.
     """
-    job = Job(run=str(run.path.absolute()), data_dir=_text(data_dir), resume=resume)
+    job = Job(run=str(run.path.absolute()), data_dir=_text(data_dir), resume=resume, on_end=on_end)
     try:
         process = subprocess.Popen(
             (sys.executable, "-P", "-m", "trainer.worker"),

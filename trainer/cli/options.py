@@ -32,6 +32,33 @@ DataOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+AlertOption = Annotated[
+    str | None,
+    typer.Option(
+        "--alert",
+        metavar="end,nan,stall,best|none",
+        help="When to ring and to notify.",
+        show_default=False,
+    ),
+]
+StallOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stall-steps",
+        metavar="N",
+        help="A stall: no step for N times the median step, at least 30 s.",
+        show_default=False,
+    ),
+]
+OnEndOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on-end",
+        metavar="CMD",
+        help="Start a command when the run has ended; CIFAR_TUI_* tell it how. No shell.",
+        show_default=False,
+    ),
+]
 
 
 def runs_dir(given: Path | None) -> Path:

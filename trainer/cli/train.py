@@ -11,14 +11,17 @@ import msgspec
 import tomli_w
 import typer
 
-from trainer import events
+from trainer import alerts, events
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
+    AlertOption,
     DataDirOption,
     DataOption,
     JsonOption,
+    OnEndOption,
     RunsDirOption,
+    StallOption,
     data_dir,
     runs_dir,
 )
@@ -67,6 +70,9 @@ def train(
     detached: Annotated[
         bool, typer.Option("--detach", help="Train in a process of its own and return at once.")
     ] = False,
+    alert: AlertOption = None,
+    stall_steps: StallOption = None,
+    on_end: OnEndOption = None,
     json: JsonOption = False,
     directory: RunsDirOption = None,
     data_directory: DataDirOption = None,
@@ -84,6 +90,7 @@ def train(
     }
     given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
+    calls = alerts.load(alert, stall_steps, on_end)
     if resume is not None:
         if preset is not None or overrides:
             raise ConfigError("--resume goes on with a run's own settings: give no others with it")
@@ -96,20 +103,22 @@ def train(
         check(config, place)
         run = submit(config, runs_dir(directory))
     if detached:
-        _leave(run, place, resume=resume is not None, json=json)
+        _leave(run, place, resume=resume is not None, json=json, on_end=calls.on_end)
         return
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
-    ended = attend(run, Control(run), view, place, resume=resume is not None)
+    ended = attend(run, Control(run), view, place, resume=resume is not None, settings=calls)
     if not json:
         _conclude(run, ended, config.data)
     raise typer.Exit(EXIT_CODES[ended.state])
 
 
-def _leave(run: RunDir, data_directory: Path | None, *, resume: bool, json: bool) -> None:
+def _leave(
+    run: RunDir, data_directory: Path | None, *, resume: bool, json: bool, on_end: str
+) -> None:
     """Let another process train the run, and say how to find it."""
     try:
-        pid = detach(run, data_dir=data_directory, resume=resume)
+        pid = detach(run, data_dir=data_directory, resume=resume, on_end=on_end)
     except RunError:
         if not resume:
             run.discard()

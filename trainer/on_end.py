@@ -1,0 +1,78 @@
+"""The command that a user wants started when a run has ended. Torch-free.
+
+Started by the process that trains, so that it also works without a terminal; without a shell, in a
+session of its own, not waited for. Its output goes to ``on-end.log`` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+
+from trainer import alerts, events
+from trainer.errors import UserError
+from trainer.rundir import RunDir
+
+LOG = "on-end.log"
+
+
+def start(
+    command: str, run: RunDir, ended: events.RunEnded, *, name: str = "", epochs: int = 0
+) -> str:
+    """Start a command; empty when it runs, else one line that says why it does not.
+
+    Args:
+        command: split as a shell would, nothing else of a shell is done. Empty: nothing is started.
+        run: its folder; named in the environment.
+        ended: how it ended.
+        name: the run's name.
+        epochs: epochs that were trained to their end, over all attempts.
+    """
+    try:
+        words = alerts.split(command)
+    except UserError as error:
+        return str(error)
+    if not words:
+        return ""
+    try:
+        with (run.path / LOG).open("ab") as output:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **environment(run, ended, name, epochs)},
+            )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return f"the command of --on-end cannot be started: {words[0]!r}: {reason}"
+    # nobody waits for it; this process may train other runs for days, and keeps no zombie
+    threading.Thread(target=process.wait, name="on-end", daemon=True).start()
+    return ""
+
+
+def environment(
+    run: RunDir, ended: events.RunEnded, name: str = "", epochs: int = 0
+) -> dict[str, str]:
+    """The result in environment variables; empty where there is none."""
+    values = {
+        "CIFAR_TUI_RUN": run.id,
+        "CIFAR_TUI_RUN_DIR": str(run.path.absolute()),
+        "CIFAR_TUI_RUNS": str(run.path.absolute().parent),
+        "CIFAR_TUI_NAME": name,
+        "CIFAR_TUI_STATUS": ended.state,
+        "CIFAR_TUI_BEST_ACCURACY": ended.best_accuracy,
+        "CIFAR_TUI_BEST_EPOCH": ended.best_epoch,
+        "CIFAR_TUI_FINAL_ACCURACY": ended.final_accuracy,
+        "CIFAR_TUI_EPOCHS": epochs,
+        "CIFAR_TUI_SECONDS": round(ended.seconds, 3),
+        "CIFAR_TUI_ERROR": ended.error,
+    }
+    return {key: "" if value is None else _text(value) for key, value in values.items()}
+
+
+def _text(value: object) -> str:
+    """What an environment can hold."""
+    return str(value).replace("\0", "").encode("utf-8", "replace").decode()
