@@ -10,7 +10,14 @@ import os
 import sys
 from pathlib import Path
 
-OPTIONS = {"--runs-dir": "runs_dir", "--data": "data", "--device": "device"}
+OPTIONS = {
+    "--runs-dir": "runs_dir",
+    "--data": "data",
+    "--device": "device",
+    "--alert": "alert",
+    "--stall-steps": "stall_steps",
+    "--on-end": "on_end",
+}
 NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
 
 
@@ -44,7 +51,12 @@ def quick_options(arguments: list[str]) -> dict[str, str] | None:
 
 
 def open_app(
-    runs_dir: str | None = None, data: str | None = None, device: str | None = None
+    runs_dir: str | None = None,
+    data: str | None = None,
+    device: str | None = None,
+    alert: str | None = None,
+    stall_steps: str | None = None,
+    on_end: str | None = None,
 ) -> int:
     """Run the app until it is left; the exit status."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -54,7 +66,9 @@ def open_app(
             f"the app cannot draw on this terminal (TERM={os.environ.get('TERM', '')}): "
             f"{NO_TERMINAL}"
         )
+    from trainer import alerts
     from trainer.config import DEVICE
+    from trainer.errors import ConfigError
     from trainer.rundir import default_runs_dir
 
     if device is not None and not DEVICE.fullmatch(device):
@@ -64,10 +78,16 @@ def open_app(
         return _refuse(f"{directory} is no directory: choose one with --runs-dir")
     if directory.exists() and not os.access(directory, os.R_OK | os.X_OK):
         return _refuse(f"{directory} cannot be read: choose another with --runs-dir")
+    if stall_steps is not None and not stall_steps.isdecimal():
+        return _refuse(f"--stall-steps must be a whole number, not {stall_steps!r}")
+    try:
+        chosen = alerts.load(alert, None if stall_steps is None else int(stall_steps), on_end)
+    except ConfigError as error:
+        return _refuse(str(error))
 
     from tui.app import CifarApp
 
-    app = CifarApp(directory, data=data, device=device)
+    app = CifarApp(directory, data=data, device=device, alerts=chosen)
     app.run()
     return app.return_code or 0
 

@@ -11,8 +11,10 @@ from textual.app import App
 from textual.geometry import Size
 from textual.screen import Screen
 
+from trainer.alerts import AlertSettings
 from trainer.runstate import Follower, Status
 from tui import formatting, themes
+from tui.caller import Caller
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
@@ -70,17 +72,22 @@ class CifarApp(App[None]):
         worker_command: Sequence[str] | None = None,
         worker_log: Path | None = None,
         download_command: Sequence[str] | None = None,
+        alerts: AlertSettings | None = None,
     ) -> None:
         super().__init__()
         self.animation_level = "none"
-        self.store = Store(runs_dir)
+        alerts = alerts or AlertSettings()
+        self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
+        self.caller = Caller(self, alerts)
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
         self._reading = False
         self.device = device
         self.download_command = download_command
         self.runs = RunControl(self, data=data)
-        self.worker = Launcher(self._worker_told, command=worker_command, log=worker_log)
+        self.worker = Launcher(
+            self._worker_told, command=worker_command, log=worker_log, on_end=alerts.on_end
+        )
         for theme in themes.THEMES:
             self.register_theme(theme)
         self.theme = themes.DARK.name
@@ -176,6 +183,7 @@ class CifarApp(App[None]):
         for run, (before, after) in changes.transitions.items():
             self._tell_transition(run, before, after)
         self.runs.polled(changes)
+        self.caller.polled(changes)
         if changes:
             self._show(changes)
 
@@ -230,6 +238,11 @@ class CifarApp(App[None]):
         """Show a message in the corner; names in it are never read as markup."""
         timeout = 10 if severity == "error" else 5
         self.notify(message, severity=severity, title=title, timeout=timeout, markup=False)
+
+    def write_to_terminal(self, sequence: str) -> None:
+        """Write what moves no cursor and draws nothing, between two paints."""
+        if sequence and self._driver is not None and not self.is_headless:
+            self._driver.write(sequence)
 
     def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""

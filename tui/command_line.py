@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from trainer.cli.main import VersionOption, app, run
+from trainer.cli.options import AlertOption, OnEndOption
 
-OpenApp = Callable[[str | None, str | None, str | None], int]
+OpenApp = Callable[..., int]
 
 
 def run_with_app(open_app: OpenApp) -> int:
-    """Run the command line; the exit status. ``open_app``: runs directory, data, device."""
+    """Run the command line; the exit status. ``open_app`` takes the app's options."""
 
     def open_or_pass(
         context: typer.Context,
@@ -28,6 +29,14 @@ def run_with_app(open_app: OpenApp) -> int:
         device: Annotated[
             str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
         ] = None,
+        alert: AlertOption = None,
+        stall_steps: Annotated[
+            str | None,
+            typer.Option(
+                metavar="N", help="A stall: no step for N times the median step, at least 30 s."
+            ),
+        ] = None,
+        on_end: OnEndOption = None,
         version: VersionOption = False,
     ) -> None:
         """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
@@ -35,7 +44,7 @@ def run_with_app(open_app: OpenApp) -> int:
             # a command after it means the same directory
             os.environ["CIFAR_TUI_RUNS"] = runs_dir
         if context.invoked_subcommand is None:
-            raise typer.Exit(open_app(runs_dir, data, device))
+            raise typer.Exit(open_app(runs_dir, data, device, alert, stall_steps, on_end))
 
     app.callback(invoke_without_command=True, no_args_is_help=False)(open_or_pass)
     return run(command=app)

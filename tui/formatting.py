@@ -120,6 +120,14 @@ def duration(seconds: float | None, *, tenths: bool = True) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
+def brief(seconds: int) -> str:
+    """A span of time in three cells: ``45s``, ``12m``, ``7h``, ``3d``."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{min(99, seconds // size)}{unit}"
+    return f"{seconds}s"
+
+
 def ago(then: float, now: float) -> str:
     """How long ago, in steps of at least a minute: ``just now``, ``3 min ago``, ``yesterday``."""
     if then <= 0:

@@ -87,7 +87,9 @@ class Launcher:
         *,
         command: Sequence[str] | None = None,
         log: Path | None = None,
+        on_end: str = "",
     ) -> None:
+        self._on_end = on_end
         self.info = WorkerInfo()
         self._listener = listener
         self._command = tuple(command or default_command())
@@ -141,7 +143,7 @@ class Launcher:
             return False
         assert self._process is not None
         assert self._process.stdin is not None
-        job = Job(run=str(run.absolute()), resume=resume)
+        job = Job(run=str(run.absolute()), resume=resume, on_end=self._on_end)
         try:
             os.write(self._process.stdin.fileno(), msgspec.json.encode(job) + b"\n")
         except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.errors import RunError
 from trainer.rundir import RunDir, scan
 from trainer.runstate import Follower, Status
+from trainer.stall import STEPS
 from tui.view import View
 
 SCAN_SECONDS = 1.0
@@ -49,8 +50,9 @@ class Changes:
 class Store:
     """The followers of all runs, the chosen run and the marked ones."""
 
-    def __init__(self, runs_dir: Path) -> None:
+    def __init__(self, runs_dir: Path, *, stall_steps: int = STEPS) -> None:
         self.runs_dir = runs_dir
+        self._stall_steps = stall_steps
         self.view = View(runs_dir)
         self.followers: dict[str, Follower] = {}
         self.selected: str | None = None
@@ -133,12 +135,9 @@ class Store:
                 self.unfinished = True
                 break
             self._checked[follower.run.id] = began
-            known = (id(follower.state), follower.state.revision)
+            known = _shown(follower)
             self._read(follower, end)
-            if self._correct(follower, changes) or known != (
-                id(follower.state),
-                follower.state.revision,
-            ):
+            if self._correct(follower, changes) or known != _shown(follower):
                 changes.runs.add(follower.run.id)
         self.loading = len(self._checked) < len(self.followers)
         changes.runs &= self.followers.keys()
@@ -209,7 +208,7 @@ class Store:
             self._status.pop(gone, None)
             changes.listing = True
         for new in found.keys() - self.followers.keys():
-            self.followers[new] = Follower(RunDir(found[new].path))
+            self.followers[new] = Follower(RunDir(found[new].path), stall_steps=self._stall_steps)
             changes.listing = True
         if self.selected not in self.followers:
             self.selected = max(self.followers, default=None)
@@ -239,6 +238,11 @@ def _stamp(directory: Path) -> tuple[int, int] | None:
         return None
     settled = abs(time.time() - stat.st_mtime) > SETTLED_SECONDS
     return (stat.st_ino, stat.st_mtime_ns) if settled else None
+
+
+def _shown(follower: Follower) -> tuple[int, int, int | None]:
+    """What a repaint depends on."""
+    return id(follower.state), follower.state.revision, follower.stalled
 
 
 def _made(follower: Follower) -> float:

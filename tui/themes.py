@@ -7,7 +7,7 @@ from rich.text import Text
 from textual.theme import Theme
 
 from trainer.runstate import Status
-from tui.formatting import STATES
+from tui.formatting import STATES, brief, duration
 
 DARK = Theme(
     name="cifar-dark",
@@ -89,8 +89,23 @@ def run_glyph(slot: int) -> str:
     return _GLYPHS[(slot + slot // len(_GLYPHS)) % len(_GLYPHS)]
 
 
-def state_text(status: Status, colours: dict[str, str], *, stopping: bool = False) -> Text:
-    """A run's state: glyph and word, and a colour out of the theme's variables."""
+def state_text(
+    status: Status,
+    colours: dict[str, str],
+    *,
+    stopping: bool = False,
+    stalled: int | None = None,
+    narrow: bool = False,
+) -> Text:
+    """A run's state: glyph and word, and a colour out of the theme's variables.
+
+    ``stalled``: seconds without a step, where that is too long; ``narrow``: in 11 cells.
+    """
     glyph, colour = STATES[status]
     word = "stopping" if stopping else status
+    if stalled is not None and not stopping:
+        style = Style(color=colours.get("warning"))
+        if narrow:
+            return Text(f"stalled {brief(stalled)}", style=style, no_wrap=True, end="")
+        return Text(f"{glyph} stalled {duration(stalled, tenths=False)}", style=style, end="")
     return Text(f"{glyph} {word}", style=Style(color=colours.get(colour)), no_wrap=True, end="")

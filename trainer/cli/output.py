@@ -241,6 +241,8 @@ def size(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def state(status: str) -> Text:
-    """A run's state in its colour."""
+def state(status: str, stalled: int | None = None) -> Text:
+    """A run's state in its colour; seconds without a step where that is too long."""
+    if stalled is not None:
+        return Text(f"stalled {duration(stalled)}", style="yellow")
     return Text(status, style=STATE_STYLES.get(status, ""))

@@ -77,6 +77,7 @@ def summary(follower: Follower) -> dict[str, Any]:
     return {
         "run": follower.run.id,
         "state": follower.status,
+        "stalled_seconds": follower.stalled,
         "name": queued.name if queued else "",
         "preset": queued.preset if queued else "",
         "model": queued.model if queued else "",
@@ -125,7 +126,7 @@ def runs(
 def _line(run: dict[str, Any]) -> tuple[str | Text, ...]:
     return (
         run["run"],
-        state(run["state"]),
+        state(run["state"], run["stalled_seconds"]),
         clean(run["name"], 24),
         clean(run["preset"], 16),
         clean(run["model"], 24),
@@ -181,7 +182,7 @@ def _header(follower: Follower) -> list[str | Text]:
     lines: list[str | Text] = [
         Text(clean(brief["run"]), style="bold"),
         f"name        {clean(brief['name'])}",
-        Text("state       ") + state(follower.status),
+        Text("state       ") + state(follower.status, follower.stalled),
         f"queued      {when if folded.queued_at else DASH}",
         f"preset      {clean(brief['preset']) or DASH}",
         f"model       {clean(brief['model'])}",

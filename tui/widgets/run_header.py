@@ -47,7 +47,8 @@ def title(
     text.append(f"{mark} ", style=colour)
     text.append(formatting.shorten(name_of(run), max(12, width // 4)), style="bold")
     text.append("  ")
-    text.append_text(themes.state_text(run.status, colours, stopping=stopping))
+    said = themes.state_text(run.status, colours, stopping=stopping, stalled=run.stalled)
+    text.append_text(said)
     text.append("  ")
     kind = state.started.data_kind if state.started is not None else ""
     data = "synthetic data, not CIFAR-10" if data_of(run) == "synthetic" else f"{data_of(run)}"

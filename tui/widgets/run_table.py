@@ -286,7 +286,9 @@ def _cell(
         return Text(themes.run_glyph(slot), style=themes.run_colour(slot, dark=dark))
     if column.key == "state":
         is_stopping = run.run.id in stopping and run.status in ACTIVE
-        return themes.state_text(run.status, colours, stopping=is_stopping)
+        return themes.state_text(
+            run.status, colours, stopping=is_stopping, stalled=run.stalled, narrow=True
+        )
     if column.key == "data":
         label = data_of(run)
         real = label.startswith("CIFAR")
