@@ -32,7 +32,7 @@ def app_of(runs_dir: Path, settings: AlertSettings) -> tuple[CifarApp, list[str]
         alerts=settings,
     )
     written: list[str] = []
-    app.write_to_terminal = written.append  # type: ignore[method-assign]
+    app.write_to_terminal = written.append  # type: ignore[method-assign, assignment]
     return app, written
 
 
