@@ -1,0 +1,161 @@
+"""Accuracy against parameters and against seconds, for all presets, each point from a run's log.
+
+    python bench/presets.py --data FOLDER --runs-dir RUNS [--preset fast --preset quick] [--seeds 3]
+    python bench/presets.py --runs-dir RUNS --only-table
+
+Every preset is trained with seeds 0, 1, … by `cifar-tui train`, one run after the other; a run that
+is complete in RUNS is not trained again. The table is made from the logs in RUNS alone: seconds are
+those of training without evaluation and pauses, accuracies are of the last epoch, not the best one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer import submit
+from trainer.errors import UserError
+from trainer.presets import catalog
+from trainer.rundir import RunDir
+from trainer.runstate import Follower, RunState
+
+
+@dataclass(frozen=True)
+class Point:
+    preset: str
+    seed: int
+    epochs: int
+    parameters: int
+    accuracy: float
+    """Test accuracy after the last epoch."""
+    tta: float | None
+    seconds: float
+    """Training alone, all epochs."""
+    images_per_second: float
+    device: str
+    precision: str
+    run: str
+
+
+def point(run: RunDir) -> Point | None:
+    """What a completed, unchanged preset's run says; None for any other."""
+    try:
+        config = submit.read_config(run)
+        state = Follower(run).catch_up()
+        asked = catalog.load(config.preset, [f"data='{config.data}'"])
+    except UserError:
+        return None
+    if state.ended is None or state.ended.state != "completed" or not _whole(state):
+        return None
+    if not _is_preset(config, asked):
+        return None
+    assert state.started is not None
+    assert state.described is not None
+    rows = [r for r in state.epochs if r.train_seconds is not None]
+    seconds = sum(r.train_seconds or 0.0 for r in rows)
+    last, tta = state.latest_eval(), state.latest_eval("tta")
+    assert last is not None
+    images = state.started.steps_per_epoch * state.started.batch_size * len(rows)
+    return Point(
+        preset=config.preset,
+        seed=config.train.seed,
+        epochs=len(rows),
+        parameters=state.described.parameters,
+        accuracy=last.accuracy,
+        tta=None if tta is None else tta.accuracy,
+        seconds=seconds,
+        images_per_second=images / seconds,
+        device=state.started.device,
+        precision=state.started.precision,
+        run=run.id,
+    )
+
+
+def _whole(state: RunState) -> bool:
+    return None not in (state.started, state.described, state.latest_eval())
+
+
+def _is_preset(config: object, asked: object) -> bool:
+    """Whether nothing but the seed, the device and the name was changed."""
+    from trainer import config as settings
+
+    first, second = (settings.to_mapping(c) for c in (config, asked))  # type: ignore[arg-type]
+    for values in (first, second):
+        values.pop("name")
+        for key in ("seed", "device", "precision"):
+            values["train"].pop(key)
+    return first == second
+
+
+def points(runs_dir: Path) -> list[Point]:
+    folders = sorted(p for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
+    return [p for folder in folders if (p := point(RunDir(folder))) is not None]
+
+
+def train_missing(options: argparse.Namespace) -> None:
+    have = {(p.preset, p.seed) for p in points(options.runs_dir)}
+    for preset in options.preset or catalog.names():
+        for seed in range(options.seeds):
+            if (preset, seed) in have:
+                continue
+            command = [sys.executable, "-m", "trainer", "train", preset, "--seed", str(seed)]
+            command += ["--data", options.data, "--runs-dir", str(options.runs_dir)]
+            command += ["--device", options.device]
+            print("+", " ".join(command), file=sys.stderr, flush=True)
+            subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def table(found: list[Point]) -> str:
+    """One line a preset: means over its seeds, ± the standard deviation where there are several."""
+    head = "| preset | parameters | epochs | seconds | images/s | accuracy | with TTA | seeds |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|--:|---|"]
+    groups: dict[str, list[Point]] = {}
+    for p in sorted(found, key=lambda p: (p.parameters, p.preset, p.seed)):
+        groups.setdefault(p.preset, []).append(p)
+    for preset, many in groups.items():
+        tta = [p.tta for p in many if p.tta is not None]
+        cells = [
+            preset,
+            f"{many[0].parameters:,}",
+            str(many[0].epochs),
+            f"{statistics.median(p.seconds for p in many):.0f}",
+            f"{statistics.median(p.images_per_second for p in many):,.0f}",
+            _mean([p.accuracy for p in many]),
+            _mean(tta) if tta else "-",
+            ", ".join(str(p.seed) for p in many),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean(shares: list[float]) -> str:
+    mean = f"{100 * statistics.fmean(shares):.2f} %"
+    return mean if len(shares) < 2 else f"{mean} ± {100 * statistics.stdev(shares):.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--runs-dir", type=Path, required=True)
+    parser.add_argument("--preset", action="append", help="only these; all by default")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only-table", action="store_true", help="train nothing")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if not options.only_table:
+        train_missing(options)
+    found = points(options.runs_dir)
+    if options.json:
+        print(json.dumps([asdict(p) for p in found], indent=1))
+    else:
+        print(table(found))
+
+
+if __name__ == "__main__":
+    main()
