@@ -3,15 +3,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests import sample_log
+from tests import data_helpers, sample_log
+from tests.test_review import entry
 from trainer import predictions
 from trainer.cli import main
 from trainer.cli import output as outputs
+from trainer.data import sources
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 
@@ -141,3 +145,157 @@ def test_damaged_predictions(cli: Cli, run: RunDir) -> None:
     assert code == 2
     assert "cannot be read" in err
     assert err.count("\n") == 1
+
+
+# ---- filters, people, pictures ----------------------------------------------------------------
+
+
+def indices(text: str) -> list[int]:
+    return [m["index"] for m in json.loads(text)["mistakes"]]
+
+
+def test_where(cli: Cli, run: RunDir) -> None:
+    assert indices(cli("last", "--json", "--where", "ring> loss>1")[1]) == [1, 4]
+    assert indices(cli("last", "--json", "--where", "conf=0.5-0.9")[1]) == [1]
+    assert indices(cli("last", "--json", "--pair", "ring,disc", "--where", "loss<1")[1]) == []
+    everything = cli("last", "--json", "--all", "--sort", "index")[1]
+    assert indices(everything) == [0, 1, 2, 3, 4, 5]
+    assert "2 of ring>" in cli("last", "--where", "ring>")[1]
+    for where, part in (("zebra", "nothing known as 'zebra'"), ("human<0.5", "--human FILE")):
+        code, text, err = cli("last", "--where", where)
+        assert (code, text, err.count("\n")) == (2, "", 1)
+        assert part in err
+    code, _, err = cli("last", "--pair", "ring,disc", "--where", "ring>disc")
+    assert code == 2
+    assert "either with --pair or with --where" in err
+
+
+def test_the_report(cli: Cli, run: RunDir) -> None:
+    report = json.loads(cli("last", "--json")[1])
+    assert report["accuracy"] == 0.5
+    assert report["confusion"] == [[1, 1, 1], [0, 1, 0], [1, 0, 1]]
+    first = report["most_confused"][0]
+    assert first == {"actual": "ring", "predicted": "disc", "count": 1, "share": 1 / 3}
+    assert report["per_class"][1]["precision"] == 0.5
+    assert report["calibration"]["error"] == pytest.approx(
+        (0.1 + 0.7 + 0.2 + 1 + 0.4 + 0) / 6, abs=1e-3
+    )
+    assert "guess" in report["label_doubt"]["is"]
+    assert "human" not in report
+    assert "review" not in report
+
+
+COUNTS = [[10, 0, 0], [4, 6, 0], [0, 10, 0], [0, 0, 10], [7, 0, 3], [0, 5, 5]]
+
+
+@pytest.fixture
+def human(tmp_path: Path) -> Path:
+    path = tmp_path / "human.npy"
+    np.save(path, np.array(COUNTS, np.uint8))
+    return path
+
+
+@pytest.fixture
+def review(tmp_path: Path) -> Path:
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps([entry(1, 0, 1, (1, 4, 0, 0)), entry(3, 2, 0, (5, 0, 0, 0))]))
+    return path
+
+
+def test_whose_fault(cli: Cli, run: RunDir, human: Path, review: Path) -> None:
+    code, text, err = cli("last", "--human", human, "--review", review, "--sort", "human")
+    assert (code, err) == (0, "")
+    _, fault, right, reviewed, head, *rows = text.splitlines()
+    assert "1 where people are sure" in fault
+    assert "2 where people doubt it too (66.67 %)" in fault
+    assert right.startswith("right: 2 where people are sure, 1 where people doubt")
+    assert "50.00 % accuracy with the 1 doubtful labels, 60.00 % without" in reviewed
+    assert "1 of these predicted as people would say" in reviewed
+    assert "people agree" in head
+    assert [row.split()[0] for row in rows] == ["1", "4", "3"]
+    assert rows[0].split()[-3:] == ["40.00", "%", "disc"]
+    report = json.loads(cli("last", "--json", "--human", human, "--review", review)[1])
+    assert (report["human"]["wrong_doubt"], report["human"]["unasked"]) == (2, 0)
+    assert report["human"]["doubted_share_of_mistakes"] == pytest.approx(2 / 3)
+    assert -1 <= report["human"]["entropy_spearman"] <= 1
+    assert report["review"]["without_doubtful"] == 0.6
+    assert [m["human"] for m in report["mistakes"]] == [1.0, 0.4, 0.7]
+    assert indices(cli("last", "--json", "--review", review, "--where", "doubtful")[1]) == [1]
+
+
+def test_a_human_file_in_another_order(cli: Cli, run: RunDir, human: Path) -> None:
+    np.save(human, np.roll(np.array(COUNTS), 1, axis=1))
+    code, _, err = cli("last", "--human", human)
+    assert code == 0
+    assert "another order" in err
+
+
+@pytest.mark.parametrize("kind", ["human", "review"])
+def test_files_that_do_not_fit(cli: Cli, run: RunDir, human: Path, review: Path, kind: str) -> None:
+    np.save(human, np.array(COUNTS)[:5])
+    review.write_text(json.dumps([entry(6, 0, 1, (1, 4, 0, 0))]))
+    code, text, err = cli("last", f"--{kind}", human if kind == "human" else review)
+    assert (code, text, err.count("\n")) == (2, "", 1)
+    wanted = {"human": "[5, 3], but these predictions need [6, 3]", "review": "outside 0 to 5"}
+    assert wanted[kind] in err
+    code, _, err = cli("last", f"--{kind}", human.parent / "missing")
+    assert code == 2
+    assert "No such file" in err
+
+
+@pytest.fixture
+def folder(run: RunDir, tmp_path: Path) -> Path:
+    """Image folders with the run's six test images."""
+    pixels = data_helpers.some_images(6)
+    names = ("a/0", "a/1", "b/0", "c/0", "a/2", "c/1")
+    for split in ("train", "test"):
+        for name, image in zip(names, pixels, strict=True):
+            path = tmp_path / "images" / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    data = sources.load_test(str(tmp_path / "images"))
+    path = run.predictions(3, "plain")
+    found = replace(predictions.load(path), fingerprint=data.fingerprint, labels=data.test.labels)
+    predictions.save(found, path)
+    return tmp_path / "images"
+
+
+def test_paths_in_csv(cli: Cli, run: RunDir, folder: Path) -> None:
+    code, text, err = cli("last", "--csv", "--all", "--sort", "index", "--data", folder)
+    assert (code, err) == (0, "")
+    paths = [Path(row["path"]) for row in csv.DictReader(text.splitlines())]
+    assert [f"{p.parent.name}/{p.stem}" for p in paths] == [
+        "a/0", "a/1", "a/2", "b/0", "c/0", "c/1",
+    ]  # fmt: skip
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_picture(cli: Cli, run: RunDir, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "grid.png"
+    code, text, err = cli("last", "--png", target, "--top", 2, "--data", folder)
+    assert (code, err) == (0, "")
+    assert text.startswith("2 of ")
+    with Image.open(target) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 2 * 128
+    code, _, err = cli("last", "--png", target, "--where", "#0 loss>9", "--data", folder)
+    assert code == 2
+    assert "no images to draw" in err
+    assert cli("last", "--png", target, "--json")[0] == 2
+
+
+def test_data_that_is_gone_or_differs(cli: Cli, run: RunDir, tmp_path: Path, folder: Path) -> None:
+    target = tmp_path / "grid.png"
+    for source, part in (
+        (folder.parent / "missing", "does not exist"),
+        ("synthetic", "has other test images"),
+    ):
+        for arguments in (("--png", target), ("--csv",)):
+            code, text, err = cli("last", *arguments, "--data", source)
+            assert (code, text, err.count("\n")) == (2, "", 1)
+            assert part in err
+    code, text, err = cli("last", "--csv")
+    assert code == 0, "the list itself needs no images"
+    assert "no paths: the images of this run are not here" in err
+    assert {row["path"] for row in csv.DictReader(text.splitlines())} == {""}
+    assert not target.exists()

@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 
 MOST = 1000
 """Images in a picture: more than anyone looks at, and a picture that opens everywhere."""
-SCALE = 3
+SCALE = 4
 """Pixels of the picture for each of the image's."""
 GAP, LINE, FONT_SIZE = 10, 14, 12
 _BACKGROUND, _TEXT, _DIM = (255, 255, 255), (20, 20, 20), (110, 110, 110)

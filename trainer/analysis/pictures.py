@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from trainer.data import sources
 from trainer.data.dataset import TestData
@@ -22,8 +23,15 @@ def candidates(state: RunState, current: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for source in (asked, named, current) if source))
 
 
-def load(candidates: Sequence[str], fingerprint: str) -> tuple[str, TestData]:
+def load(
+    candidates: Sequence[str], fingerprint: str, *, data_dir: Path | None = None
+) -> tuple[str, TestData]:
     """The first source that has these test images, by checksum, and what it has.
+
+    Args:
+        candidates: sources, the likeliest first.
+        fingerprint: SHA-256 of the images, as the predictions have it.
+        data_dir: where downloaded sets lie.
 
     Raises:
         DataError: none has; the reason is the first source's.
@@ -31,7 +39,7 @@ def load(candidates: Sequence[str], fingerprint: str) -> tuple[str, TestData]:
     reasons = []
     for source in candidates:
         try:
-            data = sources.load_test(source)
+            data = sources.load_test(source, data_dir=data_dir)
         except UserError as error:
             line = str(error)
             # advice on what to train with instead does not help here

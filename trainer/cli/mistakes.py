@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainer.cli.options import JsonOption, RunsDirOption, runs_dir
+from trainer.cli.evaluation import Evaluation, HumanOption, ReviewOption, open_evaluation
+from trainer.cli.options import (
+    DataDirOption,
+    DataOption,
+    JsonOption,
+    RunsDirOption,
+    data_dir,
+    runs_dir,
+)
 from trainer.cli.output import Column, clean, count, number, out, percent, table
-from trainer.cli.runs import data_kind
-from trainer.errors import ConfigError, RunError
-from trainer.rundir import find
-from trainer.runstate import Follower, RunState
+from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainer.events import PredictionsSaved
-    from trainer.predictions import Predictions
+    from trainer.analysis.mistakes import Indices
+    from trainer.analysis.mistakes_filter import Filter
 
 COLUMNS = (
     Column("image", right=True),
@@ -26,6 +33,10 @@ COLUMNS = (
     Column("p(actual)", right=True, keep=7),
     Column("loss", right=True, keep=6),
 )
+HUMAN_COLUMN = Column("people agree", right=True, keep=8)
+REVIEW_COLUMN = Column("people would say", keep=8, flexible=True)
+PICTURES = 100
+"""Images in a picture when it is not said how many."""
 
 
 class Order(StrEnum):
@@ -35,6 +46,8 @@ class Order(StrEnum):
     LOSS = "loss"
     MARGIN = "margin"
     ENTROPY = "entropy"
+    DOUBT = "doubt"
+    HUMAN = "human"
     INDEX = "index"
 
 
@@ -42,8 +55,19 @@ def mistakes(
     run: Annotated[str, typer.Argument(help="An id, a part of one, or 'last'.")],
     json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            "--png", metavar="FILE", help="The images as one picture.", show_default=False
+        ),
+    ] = None,
     sort: Annotated[
-        Order, typer.Option("--sort", help="Most confident, largest loss, … first.")
+        Order,
+        typer.Option(
+            "--sort",
+            help="Most confident, largest loss, most doubted label (doubt: a guess from the run's "
+            "own predictions; human: by people), … first.",
+        ),
     ] = Order.CONFIDENCE,
     top: Annotated[
         int | None, typer.Option("--top", metavar="N", min=1, help="Only the first so many.")
@@ -51,69 +75,90 @@ def mistakes(
     pair: Annotated[
         str | None, typer.Option("--pair", metavar="ACTUAL,PREDICTED", help="Only this confusion.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="FILTER",
+            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', 'doubtful', '#1,5,10-20'.",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The right ones as well as the mistakes.")
+    ] = False,
     epoch: Annotated[
         int | None, typer.Option("--epoch", metavar="N", min=1, help="Default: the newest.")
     ] = None,
+    human: HumanOption = None,
+    review: ReviewOption = None,
+    data: DataOption = None,
+    data_directory: DataDirOption = None,
     directory: RunsDirOption = None,
 ) -> None:
-    """List the misclassified test images of a run."""
-    if json and as_csv:
-        raise ConfigError("give either --json or --csv")
-    follower = Follower(find(runs_dir(directory), run))
-    folded = follower.catch_up()
-    saved = _choose(folded, follower.run.id, epoch)
-    from trainer import predictions
+    """List the misclassified test images of a run, and whose fault they are."""
+    if json + as_csv + (png is not None) > 1:
+        raise ConfigError("give either --json, --csv or --png")
+    opened = open_evaluation(runs_dir(directory), run, epoch, human, review)
     from trainer.analysis import export
     from trainer.analysis import mistakes as tables
-    from trainer.analysis.mistakes_filter import Filter
 
-    found = predictions.load(follower.run.inside(saved.path))
-    images = tables.table(found)
-    names = folded.started.classes if folded.started is not None else ()
-    classes = tables.class_names(names, images.classes)
-    where = Filter(confusions=_confusions(pair, classes))
-    chosen = tables.select(images, sort=sort.value, where=where)
-    shown = export.rows(images, chosen[:top], classes)
-    if as_csv:
-        out.write(export.to_csv(shown).encode())
-    elif json:
-        out.json(_report(folded, found, classes, shown))
-    else:
-        out.lines(_heading(folded, found) + (f"; {len(chosen):,} of {clean(pair)}" if pair else ""))
-        if shown:
-            out.lines(*table(COLUMNS, [_line(one) for one in shown]))
-
-
-def _heading(folded: RunState, found: Predictions) -> str:
-    wrong, images = len(found.wrong), len(found.labels)
-    return (
-        f"{wrong:,} of {images:,} {clean(found.split)} images misclassified: "
-        f"{percent((images - wrong) / max(1, images))} {clean(found.split)} accuracy, "
-        f"epoch {found.epoch}, data {clean(data_kind(folded))}"
+    filtered = _filter(pair, where, opened.classes)
+    chosen = tables.select(
+        opened.images, sort=sort.value, where=filtered, wrong_only=not everything
     )
+    if png is not None:
+        images = opened.pictures(data, data_dir(data_directory))[1].test.images
+        _draw(opened, chosen, images, png.expanduser(), sort, top)
+    elif as_csv:
+        paths = opened.paths(data, data_dir(data_directory))
+        listed = export.rows(opened.images, chosen[:top], opened.classes, paths)
+        out.write(export.to_csv(listed).encode())
+    elif json:
+        from trainer.cli.evaluation_report import report
+
+        shown = export.rows(opened.images, chosen[:top], opened.classes)
+        out.json({**report(opened), "sort": sort.value, "fits": len(chosen), "mistakes": shown})
+    else:
+        _print(opened, chosen, top, " ".join(filter(None, (pair, where))))
 
 
-def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
-    plain = [p for p in folded.predictions if p.variant == "plain"]
-    if not plain:
-        raise RunError(f"run {run} has no predictions yet: its first evaluation saves them")
-    fits = [p for p in plain if epoch is None or p.epoch == epoch]
-    if not fits:
-        have = ", ".join(str(p.epoch) for p in plain[-10:])
-        raise RunError(f"run {run} has no predictions of epoch {epoch}, but of {have}")
-    return fits[-1]
+def _filter(pair: str | None, where: str | None, classes: tuple[str, ...]) -> Filter:
+    from trainer.analysis.mistakes_filter import EVERYTHING, parse_filter
 
-
-def _confusions(
-    text: str | None, classes: tuple[str, ...]
-) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    if text is None:
-        return ()
-    names = [name.strip() for name in text.split(",")]
+    chosen = parse_filter(where, classes) if where else EVERYTHING
+    if pair is None:
+        return chosen
+    if chosen.confusions:
+        raise ConfigError("give confusions either with --pair or with --where")
+    names = [name.strip() for name in pair.split(",")]
     if len(names) != 2 or not all(name in classes for name in names):
         known = ", ".join(classes[:20])
         raise ConfigError(f"--pair needs two classes, ACTUAL,PREDICTED, out of {known}")
-    return (((classes.index(names[0]),), (classes.index(names[1]),)),)
+    return replace(chosen, confusions=(((classes.index(names[0]),), (classes.index(names[1]),)),))
+
+
+def _print(opened: Evaluation, chosen: Indices, top: int | None, asked: str) -> None:
+    from trainer.analysis import export
+    from trainer.cli.evaluation_report import lines
+
+    out.lines(opened.heading + (f"; {len(chosen):,} of {clean(asked)}" if asked else ""))
+    out.lines(*lines(opened))
+    shown = export.rows(opened.images, chosen[:top], opened.classes)
+    if not shown:
+        return
+    columns = [*COLUMNS]
+    cells = [_line(one) for one in shown]
+    if opened.images.people is not None:
+        columns.append(HUMAN_COLUMN)
+        cells = [(*line, percent(one["human"])) for line, one in zip(cells, shown, strict=True)]
+    if opened.images.review is not None:
+        columns.append(REVIEW_COLUMN)
+        reviews = [opened.images.review.by_index.get(one["index"]) for one in shown]
+        cells = [
+            (*line, "" if r is None else r.says(opened.classes))
+            for line, r in zip(cells, reviews, strict=True)
+        ]
+    out.lines(*table(columns, cells))
 
 
 def _line(one: dict[str, Any]) -> tuple[str, ...]:
@@ -127,19 +172,16 @@ def _line(one: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _report(
-    folded: RunState,
-    found: Predictions,
-    classes: tuple[str, ...],
-    shown: list[dict[str, Any]],
-) -> dict[str, Any]:
-    return {
-        "run": folded.run,
-        "data": data_kind(folded),
-        "split": found.split,
-        "epoch": found.epoch,
-        "images": len(found.labels),
-        "misclassified": len(found.wrong),
-        "classes": classes,
-        "mistakes": shown,
-    }
+def _draw(
+    opened: Evaluation, chosen: Indices, images: Any, path: Path, sort: Order, top: int | None
+) -> None:
+    from trainer.analysis import grid_png
+
+    shown = chosen[: PICTURES if top is None else top]
+    title = (
+        f"{opened.run}, epoch {opened.found.epoch}: "
+        f"{len(shown):,} of {len(chosen):,} {opened.found.split} images by {sort.value}"
+    )
+    picture = grid_png.draw(opened.images, shown, images, opened.classes, title=title)
+    grid_png.save(picture, path)
+    out.lines(f"{len(shown):,} of {len(chosen):,} images drawn: {clean(path)}")

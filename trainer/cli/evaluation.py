@@ -1,0 +1,146 @@
+"""An evaluation that a command line names: a run, perhaps an epoch, perhaps what people say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.cli.output import clean, percent, warn
+from trainer.cli.runs import data_kind
+from trainer.errors import RunError, UserError
+from trainer.rundir import find
+from trainer.runstate import Follower, RunState
+
+if TYPE_CHECKING:
+    from trainer.analysis.mistakes import Mistakes
+    from trainer.data.dataset import TestData
+    from trainer.events import PredictionsSaved
+    from trainer.predictions import Predictions
+
+HumanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--human",
+        metavar="FILE",
+        help="People's answers, an .npy of counts as CIFAR-10H: whose fault the mistakes are.",
+        show_default=False,
+    ),
+]
+ReviewOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--review",
+        metavar="FILE",
+        help="A label review, JSON as label-errors has it: accuracy without doubtful labels.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A run's predictions of one epoch, and the names of its classes."""
+
+    run: str
+    folded: RunState
+    found: Predictions
+    images: Mistakes
+    classes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the images that are right; ``None`` without images."""
+        return 1 - float(self.images.wrong.mean()) if len(self.images) else None
+
+    @property
+    def heading(self) -> str:
+        """How many images are wrong, of which data."""
+        split = clean(self.found.split)
+        return (
+            f"{len(self.found.wrong):,} of {len(self.images):,} {split} images misclassified: "
+            f"{percent(self.accuracy or 0.0)} {split} accuracy, "
+            f"epoch {self.found.epoch}, data {clean(data_kind(self.folded))}"
+        )
+
+    def pictures(self, source: str | None, folder: Path | None) -> tuple[str, TestData]:
+        """The data set of the images, checked, and its name.
+
+        Args:
+            source: where to look; default: where the run had it.
+            folder: where downloaded sets lie.
+
+        Raises:
+            DataError: it is gone, or has other images.
+        """
+        from trainer.analysis import pictures
+
+        places = (source,) if source else pictures.candidates(self.folded)
+        return pictures.load(places, self.found.fingerprint, data_dir=folder)
+
+    def paths(self, source: str | None, folder: Path | None) -> list[str] | None:
+        """Where each image lies; ``None``, and a line that says why, where they are gone.
+
+        Raises:
+            DataError: a source is given and does not have them.
+        """
+        from trainer.data import sources
+
+        try:
+            place, _ = self.pictures(source, folder)
+            return sources.image_paths(place, len(self.images), data_dir=folder)
+        except UserError as error:
+            if source:
+                raise
+            warn(f"no paths: {error}")
+            return None
+
+
+def open_evaluation(
+    directory: Path,
+    run: str,
+    epoch: int | None,
+    human_file: Path | None = None,
+    review_file: Path | None = None,
+) -> Evaluation:
+    """Read a run's predictions of an epoch, the newest by default, and what people say of them.
+
+    Raises:
+        UserError: there is no such run or epoch, or a file is damaged or does not fit.
+    """
+    from trainer import predictions
+    from trainer.analysis import human, mistakes, review
+
+    follower = Follower(find(directory, run))
+    folded = follower.catch_up()
+    saved = _choose(folded, follower.run.id, epoch)
+    found = predictions.load(follower.run.inside(saved.path))
+    images = mistakes.table(found)
+    people = reviewed = None
+    if human_file is not None:
+        people = human.load(human_file.expanduser(), found.labels, images.classes)
+        if people.notice:
+            warn(people.notice)
+    if review_file is not None:
+        reviewed = review.load(review_file.expanduser(), found.labels, images.classes)
+    names = folded.started.classes if folded.started is not None else ()
+    return Evaluation(
+        run=follower.run.id,
+        folded=folded,
+        found=found,
+        images=images.beside(people, reviewed),
+        classes=mistakes.class_names(names, images.classes),
+    )
+
+
+def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
+    plain = [p for p in folded.predictions if p.variant == "plain"]
+    if not plain:
+        raise RunError(f"run {run} has no predictions yet: its first evaluation saves them")
+    fits = [p for p in plain if epoch is None or p.epoch == epoch]
+    if not fits:
+        have = ", ".join(str(p.epoch) for p in plain[-10:])
+        raise RunError(f"run {run} has no predictions of epoch {epoch}, but of {have}")
+    return fits[-1]
