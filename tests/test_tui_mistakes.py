@@ -42,9 +42,11 @@ def synthetic() -> TestData:
 def data_is_there(monkeypatch: pytest.MonkeyPatch, synthetic: TestData) -> None:
     load = sources.load_test
     monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-    monkeypatch.setattr(
-        sources, "load_test", lambda source: synthetic if source == "synthetic" else load(source)
-    )
+
+    def load_test(source: str, data_dir: Path | None = None) -> TestData:
+        return synthetic if source == "synthetic" else load(source, data_dir=data_dir)
+
+    monkeypatch.setattr(sources, "load_test", load_test)
 
 
 @pytest.fixture(autouse=True)
@@ -597,7 +599,7 @@ def test_the_app_s_own_data_may_hold_the_images(
 ) -> None:
     asked: list[str] = []
 
-    def load_test(source: str) -> TestData:
+    def load_test(source: str, data_dir: Path | None = None) -> TestData:
         asked.append(source)
         if source == "here":
             return synthetic
