@@ -98,3 +98,27 @@ async def test_what_was_chosen_calls_and_nothing_else(
 async def test_the_command_at_the_end_goes_to_the_trainer(tmp_path: Path) -> None:
     app, _ = app_of(tmp_path / "runs", AlertSettings(on_end="notify me"))
     assert app.worker._on_end == "notify me"
+
+
+async def test_damaged_runs_are_listed_with_the_reason(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    good = make_run(runs_dir, seed=1, name="good one")
+    empty, garbage = (make_run(runs_dir, seed=seed, created=seed) for seed in (2, 3))
+    empty.log.write_bytes(b"")
+    garbage.log.write_bytes(b"\xff\x1b[2J\n" * 20)
+    folder = make_run(runs_dir, seed=4, created=4)
+    folder.log.unlink()
+    folder.log.mkdir()
+    app, _ = app_of(runs_dir, AlertSettings())
+    async with app.run_test(size=(160, 50)) as pilot:
+
+        def shown() -> str:
+            return app.export_screenshot().replace("&#160;", " ")
+
+        await until(pilot, lambda: shown().count("damaged") >= 3)
+        for reason in ("the log is empty", "no line of the log can be read", "it is no file"):
+            assert reason in shown()
+        assert "good one" in shown()
+        app.open_run(garbage.id)
+        await until(pilot, lambda: "no line of the log" in shown())
+        assert app.store.get(good.id) is not None

@@ -18,6 +18,7 @@ from trainer.rundir import RunDir
 
 Command = Literal["stop", "pause", "resume", "checkpoint"]
 POLL_SECONDS = 0.1
+SEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class _Line(msgspec.Struct):
@@ -31,7 +32,7 @@ def send(run: RunDir, command: Command) -> None:
         RunError: the run's folder cannot be written.
     """
     try:
-        handle = os.open(run.control, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = os.open(run.control, SEND_FLAGS, 0o600)
         try:
             os.write(handle, msgspec.json.encode(_Line(command)) + b"\n")
         finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of a message: parts of it may come from files of others."""
+
 
 class UserError(Exception):
     """Bad input. The message is one line that says what is wrong and what to do."""
@@ -9,7 +12,9 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # names of files and keys end up in messages: they must not drive the terminal
         super().__init__(
-            "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message)
+            "".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message[:LONGEST]
+            )
         )
 
 

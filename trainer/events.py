@@ -23,6 +23,9 @@ Level = Literal["info", "warning", "error"]
 Whole = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=-60_000_000_000, le=253_402_300_799)]
 
+CLASSES = 1000
+"""At most; a confusion matrix of them is a line of two megabytes."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", gc=False):
     """Base of all events. They form no cycles: the garbage collector need not look at them."""
@@ -50,7 +53,7 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     batch_size: Whole
     train_images: Whole
     test_images: Whole
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Meta(max_length=CLASSES)]
     data_kind: str
     """cifar10, cifar100, synthetic or folder: what the images really are."""
     data_source: str
@@ -152,9 +155,9 @@ class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):
     accuracy: float
     correct: Whole
     images: Whole
-    per_class: tuple[float | None, ...]
+    per_class: Annotated[tuple[float | None, ...], Meta(max_length=CLASSES)]
     """Accuracy by actual class; null where the split has no image of it."""
-    confusion: tuple[tuple[Whole, ...], ...]
+    confusion: Annotated[tuple[tuple[Whole, ...], ...], Meta(max_length=CLASSES)]
     """Counts, rows: actual class, columns: predicted class."""
     seconds: Seconds
 

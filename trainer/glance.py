@@ -15,6 +15,7 @@ import msgspec
 
 from trainer import events
 from trainer.events import Envelope
+from trainer.runlog import open_regular
 from trainer.runstate import EpochRow, RunState
 
 END_BYTES = 48 * 1024
@@ -38,7 +39,7 @@ def glance(log: Path) -> Glance | None:
     That is: short logs, runs that have not ended, were resumed or paused, and damage at the ends.
     """
     try:
-        with log.open("rb", buffering=0) as file:
+        with open_regular(log) as file:
             stat = os.fstat(file.fileno())
             if stat.st_size <= WHOLE_BYTES:
                 return None

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from trainer.errors import RunError
+from trainer.runlog import open_regular
+
+UNPACKED_BYTES = 1 << 29
+"""At most; 100,000 images of 1,000 classes are less than half of it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def load(path: Path) -> Predictions:
         RunError: the file is missing, damaged or of a wrong shape.
     """
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as file:
+            _check_size(file)
             found = Predictions(
                 probabilities=file["probabilities"],
                 labels=_whole(file["labels"]),
@@ -96,6 +102,14 @@ def load(path: Path) -> Predictions:
     if not ((found.probabilities >= 0) & (found.probabilities <= 1)).all():
         raise RunError(f"the predictions {path.name} hold probabilities outside 0 to 1")
     return found
+
+
+def _check_size(file: NpzFile) -> None:
+    """What is packed small may unpack to more than there is memory."""
+    members = [] if file.zip is None else file.zip.infolist()
+    unpacked: int = sum(int(member.file_size) for member in members)
+    if unpacked > UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to {unpacked / 1e9:.1f} GB")
 
 
 def _whole(column: NDArray[np.generic]) -> NDArray[np.int64]:

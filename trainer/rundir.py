@@ -23,6 +23,10 @@ import platformdirs
 from trainer.errors import RunError
 
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
+OWN_FILES = (
+    *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
+    *(".reserve", ".reserve-last", "on-end.log", "traceback.txt"),
+)
 
 
 def default_runs_dir() -> Path:
@@ -92,6 +96,18 @@ class RunDir:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
+    def refuse_links(self) -> None:
+        """Before anything is written: what was copied from others may lead elsewhere.
+
+        Raises:
+            RunError: one of the run's own files is a link.
+        """
+        for name in OWN_FILES:
+            if (self.path / name).is_symlink():
+                raise RunError(
+                    f"run {self.id}: {name} is a link to another place: it is not written to"
+                )
+
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
         for folder in ("checkpoints", "predictions"):
@@ -102,7 +118,7 @@ class RunDir:
     def is_locked(self) -> bool:
         """Whether a living process trains this run or keeps it queued."""
         try:
-            handle = os.open(self.lock, os.O_RDONLY)
+            handle = os.open(self.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
         try:
@@ -120,6 +136,7 @@ class RunDir:
         Raises:
             RunError: another process holds it, or the run's folder cannot be written.
         """
+        self.refuse_links()
         try:
             handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

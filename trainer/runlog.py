@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
 import msgspec
@@ -38,6 +39,10 @@ LAST_RESERVE_BYTES = 8 * 1024
 PENDING_LIMIT = 100_000
 RETRY_SECONDS = 1.0
 MARK_BYTES = 256
+LINE_BYTES = 4 << 20
+"""No event of ours is longer: a thousand classes' confusion matrix is half of it."""
+
+WRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 Listener = Callable[[Envelope], None]
 
@@ -72,7 +77,7 @@ class RunLog:
         self._retry_at = 0.0
         self._last = Stamp(0, 0.0, 0.0)
         try:
-            self._fd = os.open(run.log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(run.log, WRITE_FLAGS, 0o644)
             self.attempt, self._seq, self._size = _continue_from(self._fd)
         except OSError as error:
             raise RunError(f"cannot write {run.log}: {error.strerror}") from None
@@ -275,6 +280,9 @@ def _continue_from(fd: int) -> tuple[int, int, int]:
     at = end
     while at > 0:
         start = _last_newline(fd, at - 1) + 1
+        if at - start > LINE_BYTES:
+            at = start
+            continue
         try:
             last = events.decode(os.pread(fd, at - start, start))
             return last.attempt, last.seq + 1, end
@@ -292,6 +300,20 @@ def _last_newline(fd: int, end: int) -> int:
             return start + found
         end = start
     return -1
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a file for reading; a pipe or a device in a folder of others must not hang the reader.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not S_ISREG(os.fstat(handle).st_mode):
+        is_folder = S_ISDIR(os.fstat(handle).st_mode)
+        os.close(handle)
+        raise OSError(errno.EISDIR if is_folder else errno.EINVAL, "it is no file")
+    return FileIO(handle, "rb")
 
 
 def file_of(log: Path) -> tuple[int, int] | None:
@@ -314,6 +336,10 @@ class Tail:
     """Set by a read that found the file cut or replaced: forget everything and fold anew."""
     offset: int = 0
     """Bytes of the file that were read."""
+    problem: str = ""
+    """Why the file cannot be read; empty when it can."""
+    _skipping: bool = False
+    """In a line that is too long to be one of ours."""
     _inode: int = 0
     _rest: bytes = field(default=b"", repr=False)
     _mark: bytes = field(default=b"", repr=False)
@@ -323,25 +349,47 @@ class Tail:
         """New envelopes in at most ``limit`` bytes; call again while ``behind`` holds."""
         self.restarted = False
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with open_regular(self.path) as file:
                 stat = os.fstat(file.fileno())
+                self.problem = ""
                 if (stat.st_ino, stat.st_size) == (self._inode, self.offset):
                     return []
                 if self._inode and not self._goes_on(file, stat):
                     self.offset, self._rest, self._mark, self.damaged = 0, b"", b"", 0
-                    self.restarted = True
+                    self.restarted, self._skipping = True, False
                 self._inode = stat.st_ino
                 file.seek(self.offset)
                 data = file.read(limit)
-        except OSError:
+        except OSError as error:
+            self.problem = error.strerror or str(error)
             return []
         self.offset += len(data)
         self._mark = (self._mark + data[-MARK_BYTES:])[-MARK_BYTES:]
+        data = self._without_endless_lines(data)
         whole = self._rest + data
         end = whole.rfind(b"\n") + 1
         whole, self._rest = whole[:end], whole[end:]
         found = events.decode_lines(whole)
         return list(self._decode(whole.split(b"\n"))) if found is None else found
+
+    def _without_endless_lines(self, data: bytes) -> bytes:
+        """A line longer than any of ours is counted as damaged and never kept in memory."""
+        if self._skipping:
+            at = data.find(b"\n") + 1
+            if not at:
+                return b""
+            self._skipping, data = False, data[at:]
+        if len(self._rest) + len(data) > LINE_BYTES and b"\n" not in data[: LINE_BYTES + 1]:
+            self.damaged += 1
+            self._rest, at = b"", data.find(b"\n") + 1
+            self._skipping = not at
+            return self._without_endless_lines(data[at:]) if at else b""
+        last = data.rfind(b"\n") + 1
+        if len(data) - last > LINE_BYTES:
+            self.damaged += 1
+            self._skipping = True
+            return data[:last]
+        return data
 
     def _goes_on(self, file: FileIO, stat: os.stat_result) -> bool:
         """Whether the file is the one read before, with something added."""
@@ -351,9 +399,9 @@ class Tail:
         return file.read(len(self._mark)) == self._mark
 
     def behind(self) -> bool:
-        """Whether the file has more than was read."""
+        """Whether the file has more than was read; of one that cannot be read nothing is left."""
         try:
-            return self.path.stat().st_size > self.offset
+            return not self.problem and self.path.stat().st_size > self.offset
         except OSError:
             return False
 

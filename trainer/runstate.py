@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
+import msgspec
+
 from trainer import events
 from trainer.events import Envelope
 from trainer.rundir import RunDir
@@ -20,6 +22,7 @@ from trainer.steps import Steps
 
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
 NOTICES_KEPT = 200
+MESSAGE_KEPT = 4000
 
 
 @dataclass(slots=True)
@@ -80,10 +83,21 @@ class RunState:
     points: int = 0
     """Grows when a curve has changed."""
     _base: float = 0.0
+    _best_unknown: bool = False
+    _furthest: int = -1
+    """The largest step of anything that a resume may drop."""
     _rows: dict[int, EpochRow] = field(default_factory=dict, repr=False)
 
     def apply(self, envelope: Envelope) -> None:
         """Fold one envelope. Repeated ones are ignored, gaps counted."""
+        self._fold(envelope)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._best_unknown:
+            _find_best(self)
+
+    def _fold(self, envelope: Envelope) -> None:
         if envelope.seq <= self.seq:
             return
         self.missing += envelope.seq - self.seq - 1
@@ -95,6 +109,7 @@ class RunState:
         if type(envelope.event) is not events.Notice:
             self.alive_at, self.alive_seq = envelope.time, envelope.seq
         self.revision += 1
+        self._furthest = max(self._furthest, getattr(envelope.event, "step", -1))
         handler = _HANDLERS.get(type(envelope.event))
         if handler is not None:
             handler(self, envelope, envelope.event)
@@ -108,7 +123,7 @@ class RunState:
         while at < count:
             end = self._stretch(envelopes, at)
             if end - at < 2:
-                self.apply(envelopes[at])
+                self._fold(envelopes[at])
                 at += 1
                 continue
             many = envelopes[at:end]
@@ -123,7 +138,9 @@ class RunState:
             self.elapsed = self._base + last.elapsed
             self.revision += end - at
             self.points += end - at
+            self._furthest = max(self._furthest, max(e.event.step for e in many))  # type: ignore[union-attr]
             at = end
+        self._settle()
 
     def _stretch(self, envelopes: Sequence[Envelope], at: int) -> int:
         """Where the points of training end that begin here and are of the attempt and no gap."""
@@ -207,13 +224,18 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
 
 def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     """Drop what an earlier attempt did past the step that was resumed from."""
+    if state._furthest <= step:  # nothing to drop; a log may say a million times that it resumes
+        _go_on_from(state, envelope)
+        state.points += 1
+        return
+    state._furthest = step
     state.steps.drop_after(step)
     state.epochs = [row for row in state.epochs if row.step <= step]
     state._rows = {row.epoch: row for row in state.epochs}
     state.evals = [e for e in state.evals if e.step <= step]
     state.predictions = [p for p in state.predictions if p.step <= step]
     _go_on_from(state, envelope)
-    _find_best(state)
+    state._best_unknown = True
     state.points += 1
 
 
@@ -253,12 +275,13 @@ def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) ->
     row.test_seconds, row.elapsed = event.seconds, state.elapsed
     best = state.best
     if row is best or row is not state.epochs[-1]:
-        _find_best(state)
+        state._best_unknown = True
     elif best is None or event.accuracy > (best.test_accuracy or 0.0):
         state.best = row  # to look at all epochs again at each would take minutes in a long run
 
 
 def _find_best(state: RunState) -> None:
+    state._best_unknown = False
     rows = [row for row in state.epochs if row.test_accuracy is not None]
     state.best = max(rows, key=lambda row: row.test_accuracy or 0.0, default=None)
 
@@ -283,6 +306,10 @@ def _resumed(state: RunState, envelope: Envelope, event: events.Resumed) -> None
 
 
 def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
+    if len(event.message) > MESSAGE_KEPT or len(event.code) > MESSAGE_KEPT:
+        event = msgspec.structs.replace(
+            event, message=event.message[:MESSAGE_KEPT], code=event.code[:MESSAGE_KEPT]
+        )
     state.notices.append((envelope.time, event))
     del state.notices[:-NOTICES_KEPT]
 
@@ -328,6 +355,15 @@ class Follower:
     def damaged(self) -> int:
         """Lines of the log that could not be read."""
         return self._tail.damaged
+
+    @property
+    def problem(self) -> str:
+        """Why nothing of the run is known; empty when something is."""
+        if self.state.seq >= 0 or self.partial:
+            return ""
+        if self._tail.problem:
+            return f"the log cannot be read: {self._tail.problem}"
+        return "no line of the log can be read" if self.damaged else "the log is empty"
 
     @property
     def offset(self) -> int:

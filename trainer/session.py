@@ -132,11 +132,16 @@ def _prepare(
     from trainer.engine import Training
 
     config = read_config(run)
+    _check_origin(run, config)
     device = devices.resolve(config.train.device)
     if device.type == "cpu":
         devices.keep_freed_memory()
     precision = devices.precision(config.train.precision, device)
     dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
+    if len(dataset.classes) > events.CLASSES:
+        raise DataError(
+            f"the data set has {len(dataset.classes)} classes, at most {events.CLASSES}"
+        )
     if config.train.batch_size > len(dataset.train.labels):
         raise ConfigError(
             f"batch size {config.train.batch_size} is above the data set's "
@@ -164,6 +169,19 @@ def _prepare(
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
     return training
+
+
+def _check_origin(run: RunDir, config: RunConfig) -> None:
+    """A net is code: one that came along with a run of others is not run by resuming it."""
+    from model import registry
+
+    if registry.is_file(config.model.name):
+        file = Path(config.model.name.rpartition(":")[0]).expanduser().resolve()
+        if file.is_relative_to(run.path.parent.resolve()):
+            raise ConfigError(
+                f"the net {config.model.name} lies among the runs, where others' files may be: "
+                "copy it elsewhere if you trust it, and start a new run"
+            )
 
 
 def _limited(dataset: Dataset, config: RunConfig) -> Dataset:

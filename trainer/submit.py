@@ -10,8 +10,10 @@ from trainer.config import RunConfig
 from trainer.errors import RunError
 from trainer.events import RunQueued
 from trainer.rundir import RunDir, create
-from trainer.runlog import RunLog
+from trainer.runlog import RunLog, open_regular
 from trainer.runstate import Follower
+
+CONFIG_BYTES = 1 << 20
 
 
 def submit(config: RunConfig, runs_dir: Path) -> RunDir:
@@ -70,7 +72,11 @@ def read_config(run: RunDir) -> RunConfig:
         ConfigError: it is not one.
     """
     try:
-        text = run.config.read_text("utf-8")
+        with open_regular(run.config) as file:
+            data = file.read(CONFIG_BYTES + 1)
+        if len(data) > CONFIG_BYTES:
+            raise RunError(f"cannot read {run.config}: it is too long for a configuration")
+        text = data.decode()
     except OSError as error:
         raise RunError(f"cannot read {run.config}: {error.strerror}") from None
     except UnicodeDecodeError:

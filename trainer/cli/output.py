@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -48,6 +49,17 @@ def clean(value: object, limit: int = 200) -> str:
 
 REFUSED = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+
+
+def visible(json: bytes) -> bytes:
+    """JSON with escapes for the control characters that JSON allows and terminals obey."""
+    if json.isascii() and b"\x7f" not in json:
+        return json
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.decode()).encode()
+
 
 class Output:
     """Standard output: whole pieces, flushed; goes quiet when nobody reads any more."""
@@ -73,7 +85,7 @@ class Output:
 
     def json(self, value: Any) -> None:
         """Write a value as one line of JSON; numbers that are not finite become null."""
-        self.write(msgspec.json.encode(value) + b"\n")
+        self.write(visible(msgspec.json.encode(value)) + b"\n")
 
     def write(self, data: bytes) -> None:
         """Write bytes and flush."""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from trainer import events
-from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, warn
+from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, visible, warn
 from trainer.events import Envelope
 from trainer.runstate import EpochRow, RunState
 
@@ -39,7 +39,7 @@ class JsonView:
 
     def show(self, envelopes: Iterable[Envelope]) -> None:
         """Write the lines of the log."""
-        out.write(b"".join(events.encode(envelope) for envelope in envelopes))
+        out.write(visible(b"".join(events.encode(envelope) for envelope in envelopes)))
 
     def fold(self, envelopes: Iterable[Envelope]) -> None:
         """Write them too: who reads the lines folds the whole log."""

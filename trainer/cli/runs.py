@@ -90,6 +90,7 @@ def summary(follower: Follower) -> dict[str, Any]:
         "seconds": folded.elapsed,
         "queued_at": folded.queued_at or None,
         "error": folded.ended.error if folded.ended else None,
+        "problem": follower.problem or None,
     }
 
 
@@ -126,8 +127,8 @@ def runs(
 def _line(run: dict[str, Any]) -> tuple[str | Text, ...]:
     return (
         run["run"],
-        state(run["state"], run["stalled_seconds"]),
-        clean(run["name"], 24),
+        _damaged() if run["problem"] else state(run["state"], run["stalled_seconds"]),
+        Text(clean(run["problem"], 60), style="red") if run["problem"] else clean(run["name"], 24),
         clean(run["preset"], 16),
         clean(run["model"], 24),
         run["data"],
@@ -137,6 +138,10 @@ def _line(run: dict[str, Any]) -> tuple[str | Text, ...]:
         f"{run['epochs_done']}/{run['epochs'] if run['epochs'] is not None else '?'}",
         duration(run["seconds"]),
     )
+
+
+def _damaged() -> Text:
+    return Text("damaged", style="red")
 
 
 def show(
@@ -206,6 +211,8 @@ def _header(follower: Follower) -> list[str | Text]:
         + (f" in epoch {brief['best_epoch']}" if brief["best_epoch"] else "")
     )
     lines.append(f"time        {duration(folded.elapsed)}, attempt {max(1, folded.attempt)}")
+    if brief["problem"]:
+        lines.append(Text(f"problem     {clean(brief['problem'], 400)}", style="red"))
     if brief["error"]:
         lines.append(Text(f"error       {clean(brief['error'], 400)}", style="red"))
     return lines

@@ -80,6 +80,8 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
     text = Text(" ", no_wrap=True, end="")
     if state.ended is not None and state.ended.error:
         return text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+    if run.problem and run.status == "crashed":
+        return text.append(formatting.clean(run.problem, 300), style=colours["error"])
     if run.status == "crashed":
         checkpoint = state.checkpoints.get("last")
         kept = f"; its last checkpoint is of epoch {checkpoint.epoch}" if checkpoint else ""

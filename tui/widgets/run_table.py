@@ -284,6 +284,11 @@ def _cell(
         if slot is None:
             return Text(" ")
         return Text(themes.run_glyph(slot), style=themes.run_colour(slot, dark=dark))
+    if run.problem and run.status == "crashed":
+        if column.key == "state":
+            return Text("✗ damaged", style=colours["error"])
+        if column.key == "name":
+            return formatting.safe(run.problem, NAME_MAX, colours["error"])
     if column.key == "state":
         is_stopping = run.run.id in stopping and run.status in ACTIVE
         return themes.state_text(
