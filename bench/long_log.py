@@ -71,8 +71,8 @@ def write_run(run: RunDir, *, epochs: int, each: int, seed: int = 0) -> int:
     log = Writer(run)
     preset = catalog.load("quick")
     text = settings.to_toml(preset)
-    log.emit(_queued(text, epochs, seed), attempt=0)
-    log.emit(_started(4 * each))
+    log.emit(queued(text, epochs, seed), attempt=0)
+    log.emit(started(4 * each))
     log.emit(_described())
     best = (0.0, 0)
     for epoch in range(1, epochs + 1):
@@ -97,7 +97,7 @@ def write_run(run: RunDir, *, epochs: int, each: int, seed: int = 0) -> int:
     return log.seq
 
 
-def _queued(text: str, epochs: int, seed: int) -> events.RunQueued:
+def queued(text: str, epochs: int, seed: int) -> events.RunQueued:
     return events.RunQueued(
         name=f"run {seed}",
         preset="quick",
@@ -108,7 +108,7 @@ def _queued(text: str, epochs: int, seed: int) -> events.RunQueued:
     )
 
 
-def _started(steps_per_epoch: int) -> events.RunStarted:
+def started(steps_per_epoch: int) -> events.RunStarted:
     return events.RunStarted(
         device="cpu",
         precision="bf16",

@@ -1,115 +1,335 @@
-"""What watching costs: the same run with and without the app's dashboard open beside it.
+"""What the monitor costs, and how soon it shows what.
 
-    python bench/monitor.py --data FOLDER [--rounds 3] [--epochs 3]
+    python bench/monitor.py [--data FOLDER] [--rounds 5] [--epochs 3] [--quick] [--only PART ...]
 
-Alternates the two sides; the first epoch of each run is a warm-up and does not count. Prints the
-medians of the training seconds, their ratio, and the bytes a second that reached the terminal.
+Parts, each a few lines of output:
+
+    paint      first paint: from the command to 200 visible characters
+    finished   a finished run open: keys, bytes and processor time when nothing changes
+    long       a run of a million events: from the command to its whole curve, keys, memory
+    many       a directory of 1,000 runs: from the command to the list, scrolling
+    live       a run that trains beside it: bytes, processor time, keys, age of what is shown
+    slowdown   training alone and watched, in turns: the ratio of the medians
+
+Everything is measured through a pseudo-terminal of 160x50. ``--quick`` does all of it in small.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
-import pty
-import select
+import random
+import re
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-COLUMNS, LINES = 160, 50
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import long_log
+from bench.terminal import COLUMNS, LINES, Terminal
+from trainer import events
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
 
-class App:
-    """The app in a pseudo-terminal, its output read and counted on a thread."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.written = 0
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-            os.execvp(command[0], command)
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        threading.Thread(target=self._drain, daemon=True).start()
-
-    def _drain(self) -> None:
-        while True:
-            try:
-                if select.select([self._fd], [], [], 1.0)[0]:
-                    self.written += len(os.read(self._fd, 1 << 16))
-            except OSError:
-                return
-
-    def press(self, key: str) -> None:
-        os.write(self._fd, key.encode())
-
-    def quit(self) -> None:
-        self.press("q")
-        for _ in range(50):
-            if os.waitpid(self._pid, os.WNOHANG)[0]:
-                return
-            time.sleep(0.1)
-        os.kill(self._pid, 9)
-        os.waitpid(self._pid, 0)
-
-
-def train(program: str, runs: Path, options: argparse.Namespace, *, watched: bool) -> list[float]:
-    """Train once; seconds of the epochs after the first, and bytes a second when watched."""
-    app = App([program, "--runs-dir", str(runs), "--data", options.data]) if watched else None
-    if app is not None:
-        time.sleep(6)  # its trainer has loaded torch and rests
-    command = [program, "train", options.preset, "--data", options.data, "--json"]
-    command += ["--epochs", str(options.epochs), "--runs-dir", str(runs)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rate = 0.0
-    if app is not None:
-        time.sleep(6)
-        app.press("2")
-        time.sleep(2)
-        before, began = app.written, time.monotonic()
-        process.wait()
-        rate = (app.written - before) / (time.monotonic() - began)
-        app.quit()
-    if process.wait() != 0:
-        sys.exit("the run did not complete: try the train command alone")
-    log = max(runs.glob("*/events.jsonl"))
-    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-    seconds = [event["seconds"] for event in events if event["kind"] == "EpochEnded"]
-    return [sum(seconds[1:]), rate]
+SCREENS = {"1": "Runs", "2": "Dashboard", "3": "Layers", "5": "Compare"}
+"""Keys and the tabs that are then shown."""
+CURVE = r"[\u2801-\u28ff]"
+"""Braille: a curve is drawn."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    program = shutil.which("cifar-tui") or sys.exit("cifar-tui is not installed here")
-    alone, watched, rates = [], [], []
-    for _ in range(options.rounds):
-        # a directory for each run: in it the app shows the only one, the live one
+    options.program = shutil.which("cifar-tui") or sys.exit("cifar-tui is not installed here")
+    if options.quick:
+        options.rounds = 1
+    print(f"terminal {COLUMNS}x{LINES}")
+    for part in options.only:
         with tempfile.TemporaryDirectory() as folder:
-            alone.append(train(program, Path(folder), options, watched=False)[0])
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, rate = train(program, Path(folder), options, watched=True)
-        watched.append(seconds)
-        rates.append(rate)
-    ratio = statistics.median(watched) / statistics.median(alone)
-    print(f"alone    {statistics.median(alone):7.2f} s  ({', '.join(f'{s:.2f}' for s in alone)})")
+            PARTS[part](Path(folder), options)
+
+
+@contextmanager
+def app(runs: Path, options: argparse.Namespace) -> Iterator[Terminal]:
+    """The app on a runs directory; left at the end."""
+    terminal = Terminal([options.program, "--runs-dir", str(runs), "--data", options.data])
+    try:
+        yield terminal
+    finally:
+        terminal.quit()
+
+
+@contextmanager
+def training(
+    runs: Path, options: argparse.Namespace, epochs: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run trained by the command line."""
+    command = [options.program, "train", options.preset, "--data", options.data, "--json"]
+    command += ["--epochs", str(epochs), "--runs-dir", str(runs)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+
+
+def figures(name: str, values: list[float], unit: str, digits: int = 0) -> None:
+    """Median, 95th percentile and worst."""
+    if not values:
+        print(f"{name}: not measured")
+        return
+    ordered = sorted(values)
+    high = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     print(
-        f"watched  {statistics.median(watched):7.2f} s  ({', '.join(f'{s:.2f}' for s in watched)})"
+        f"{name}: median {statistics.median(ordered):.{digits}f} {unit}, 95 % {high:.{digits}f}, "
+        f"worst {ordered[-1]:.{digits}f} (n={len(ordered)})"
     )
+
+
+def quiet(terminal: Terminal, seconds: float) -> tuple[float, float]:
+    """Bytes and percent of a core a second while nobody presses a key."""
+    written, processor, began = terminal.written, terminal.processor(), time.perf_counter()
+    terminal.swallow(seconds)
+    took = time.perf_counter() - began
+    return (
+        (terminal.written - written) / took,
+        100 * (terminal.processor() - processor) / took,
+    )
+
+
+def switches(terminal: Terminal, count: int) -> list[float]:
+    """Milliseconds from a digit to its screen, after each was shown once."""
+    for key, tab in SCREENS.items():
+        terminal.switch(key, tab)
+        terminal.pump(1.0)
+    waits = []
+    for i in range(count):
+        key = "1" if i % 2 else ("2", "3", "2", "5")[i // 2 % 4]
+        took = terminal.switch(key, SCREENS[key])
+        if took is not None:
+            waits.append(took)
+        terminal.pump(random.uniform(0.1, 0.4))
+    return waits
+
+
+def paint(folder: Path, options: argparse.Namespace) -> None:
+    """From the command to the first paint, and to the last of the first openings of a screen."""
+    long_log.write_run(RunDir(folder / "20261123-120000-run-0000"), epochs=30, each=54)
+    painted = []
+    for _ in range(3 if options.quick else 11):
+        with app(folder, options) as terminal:
+            terminal.pump(20, lambda t=terminal: visible(t) >= 200)  # type: ignore[misc]
+            painted.append(1000 * terminal.age)
+            terminal.pump(1.0)
+    figures("first paint", painted, "ms")
+
+
+def visible(terminal: Terminal) -> int:
+    """Characters on the screen that are no blanks."""
+    return sum(not character.isspace() for character in terminal.text())
+
+
+def finished(folder: Path, options: argparse.Namespace) -> None:
+    """A finished run open."""
+    long_log.write_run(RunDir(folder / "20261123-120000-run-0000"), epochs=100, each=54)
+    with app(folder, options) as terminal:
+        terminal.pump(8)  # the trainer behind it has loaded torch and rests
+        first = {key: terminal.switch(key, SCREENS[key]) for key in ("2", "3", "5")}
+        words = ", ".join(f"{k} {v:.0f} ms" for k, v in first.items() if v is not None)
+        print(f"first opening of a screen: {words}")
+        figures("key to screen, idle", switches(terminal, 10 if options.quick else 80), "ms")
+        terminal.switch("2", SCREENS["2"])
+        keys = ["e", "l", "m", "v", "M"] * (1 if options.quick else 6)
+        waits = [took for key in keys if (took := answered(terminal, key)) is not None]
+        figures("key to changed chart, idle", waits, "ms")
+        terminal.pump(2)
+        rate, processor = quiet(terminal, 5 if options.quick else 30)
+        print(f"finished run open: {rate:.0f} bytes/s, {processor:.2f} % of a core")
+
+
+def answered(terminal: Terminal, key: str) -> float | None:
+    """Milliseconds from a key to a changed cell, then a short rest."""
+    took = terminal.answer(key)
+    terminal.pump(0.3)
+    return took
+
+
+def long(folder: Path, options: argparse.Namespace) -> None:
+    """A run of a million events."""
+    wanted, epochs = (100_000, 500) if options.quick else (1_000_000, 5000)
+    run = long_log.write_long(folder, wanted=wanted, epochs=epochs)
+    size = run.log.stat().st_size / 2**20
+    with app(folder, options) as terminal:
+        terminal.pump(20, lambda: visible(terminal) >= 200)
+        painted = terminal.age
+        terminal.press("2")
+        whole = terminal.pump(
+            60,
+            lambda: terminal.shows(rf"{epochs}/{epochs}\s+100 ?%") and terminal.shows(CURVE),
+        )
+        opened = terminal.age
+        print(
+            f"{wanted:,} events ({size:.0f} MiB): whole curve {opened:.2f} s after the command, "
+            f"{opened - painted:.2f} s after the first paint{'' if whole else ' NOT SEEN'}"
+        )
+        terminal.pump(3)
+        waits = [took for key in "ggGkkkj" * 3 if (took := answered(terminal, key)) is not None]
+        figures("  scrolling its epochs", waits, "ms")
+        print(f"  resident: {terminal.resident():.0f} MiB (app alone)")
+
+
+def many(folder: Path, options: argparse.Namespace) -> None:
+    """A directory of a thousand runs."""
+    count = 100 if options.quick else 1000
+    long_log.write_many(folder, runs=count)
+    with app(folder, options) as terminal:
+        listed = terminal.pump(
+            60, lambda: terminal.shows(r"30/30") and not terminal.shows("reading…")
+        )
+        print(
+            f"{count:,} runs: listed {terminal.age:.2f} s after the command"
+            f"{'' if listed else ' NOT SEEN'}"
+        )
+        terminal.pump(6)
+        keys = ["j"] * 30 + ["G", "k", "g"] + ["\x1b[6~"] * 10
+        waits = [took for key in keys if (took := answered(terminal, key)) is not None]
+        figures("  scrolling", waits, "ms")
+        _, processor = quiet(terminal, 5)
+        print(f"  resident: {terminal.resident():.0f} MiB, resting {processor:.2f} % of a core")
+
+
+def live(folder: Path, options: argparse.Namespace) -> None:
+    """Beside a run that trains: what it costs and how old what is shown is."""
+    with app(folder, options) as terminal:
+        terminal.pump(8)
+        with training(folder, options, 100) as process:
+            terminal.pump(60, lambda: terminal.shows("training"))
+            terminal.switch("2", SCREENS["2"])
+            terminal.pump(3)
+            waits = switches(terminal, 10 if options.quick else 60)
+            figures("key to screen, training", waits, "ms")
+            terminal.switch("2", SCREENS["2"])
+            terminal.pump(2)
+            rate, processor = quiet(terminal, 10 if options.quick else 60)
+            print(f"training: {rate:.0f} bytes/s to the terminal, {processor:.1f} % of a core")
+            if process.poll() is not None:
+                print("  (the run ended too early: these figures are none)")
+            staleness(folder / "attached", options)
+
+
+def staleness(folder: Path, options: argparse.Namespace) -> None:
+    """Seconds from an event of another process to the screen, while a training goes on beside."""
+    run = RunDir(folder / "20261123-120000-run-0000")
+    run.path.mkdir(parents=True)
+    with run.locked():
+        log = RunLog(run)
+        log.emit(long_log.queued("", 10, 0))
+        log.begin_attempt()
+        log.emit(long_log.started(1000))
+        with app(folder, options) as terminal:
+            terminal.pump(5)
+            terminal.switch("2", SCREENS["2"])
+            ages = list(_ages(log, terminal, 10 if options.quick else 60))
+        log.close()
+    figures("age of what is shown, attached", ages, "s", 2)
+
+
+def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
+    """Each event is told by its loss; one that was overtaken is as old as what overtook it."""
+    waiting: list[tuple[float, int]] = []
+
+    def shown() -> bool:
+        found = re.search(r"train loss (\d+\.\d\d)", terminal.text())
+        return found is not None and round(100 * float(found[1])) >= waiting[0][1]
+
+    for i in range(count):
+        step, loss = i + 1, 1000 + i
+        log.emit(
+            events.Progress(
+                phase="train", epoch=1, step=step, done=step, total=1000, loss=loss / 100
+            )
+        )
+        waiting.append((time.perf_counter(), loss))
+        end = time.perf_counter() + random.uniform(0.2, 0.45)
+        while (left := end - time.perf_counter()) > 0:
+            if waiting and terminal.pump(left, shown):
+                yield time.perf_counter() - waiting.pop(0)[0]
+            elif not waiting:
+                terminal.pump(left)
+
+
+def slowdown(folder: Path, options: argparse.Namespace) -> None:
+    """The same run alone and watched, in turns; the first epoch of each is a warm-up."""
+    alone, watched, rates = [], [], []
+    for number in range(options.rounds):
+        order = (False, True) if number % 2 == 0 else (True, False)
+        for watch in order:
+            # a directory for each run: in it the app shows the only one, the live one
+            place = folder / f"{number}-{watch}"
+            seconds, rate = trained(place, options, watch=watch)
+            (watched if watch else alone).append(seconds)
+            rates += [rate] if watch else []
+    ratio = statistics.median(watched) / statistics.median(alone)
+    for name, values in (("alone", alone), ("watched", watched)):
+        each = ", ".join(f"{value:.2f}" for value in values)
+        print(f"{name:8} {statistics.median(values):7.2f} s  ({each})")
     print(f"watched / alone: {ratio:.3f}")
-    print(f"terminal: {statistics.median(rates):.0f} bytes/s at {COLUMNS}x{LINES}")
+    print(f"whole runs: {statistics.median(rates):.0f} bytes/s to the terminal")
+
+
+def trained(runs: Path, options: argparse.Namespace, *, watch: bool) -> tuple[float, float]:
+    """Seconds of the epochs after the first, and bytes a second when watched."""
+    runs.mkdir()
+    rate = 0.0
+    if watch:
+        with app(runs, options) as terminal:
+            terminal.swallow(8)
+            with training(runs, options, options.epochs) as process:
+                rate = _watch(terminal, process)
+    else:
+        with training(runs, options, options.epochs) as process:
+            process.wait()
+    if process.returncode != 0:
+        sys.exit("the run did not complete: try the train command alone")
+    log = max(runs.glob("*/events.jsonl"))
+    found = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    seconds = [event["seconds"] for event in found if event["kind"] == "EpochEnded"]
+    return sum(seconds[1:]), rate
+
+
+def _watch(terminal: Terminal, process: subprocess.Popen[bytes]) -> float:
+    terminal.swallow(6)
+    terminal.press("2")
+    terminal.swallow(2)
+    before, began = terminal.written, time.monotonic()
+    while process.poll() is None:
+        terminal.swallow(0.5)
+    return (terminal.written - before) / (time.monotonic() - began)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "paint": paint,
+    "finished": finished,
+    "long": long,
+    "many": many,
+    "live": live,
+    "slowdown": slowdown,
+}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
-from trainer import config
-from trainer.config import Settings
 from trainer.errors import ConfigError
 from trainer.runstate import RunState, Status
 from trainer.stall import STEPS
@@ -27,7 +25,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ENDED: tuple[Status, ...] = ("completed", "stopped", "failed", "crashed")
 
 
-class AlertSettings(Settings, frozen=True, kw_only=True):
+class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table ``[alerts]`` of the user's configuration."""
 
     when: tuple[Kind, ...] = ("end", "nan", "stall")
@@ -64,6 +62,8 @@ def load(
     path = user_file()
     table: Any = {}
     if path.is_file():
+        from trainer import config  # not for the app's first paint without such a file
+
         table = config.read_file(path).get("alerts", {})
     asked: dict[str, Any] = {"stall_steps": stall_steps, "on_end": on_end}
     if when is not None:
@@ -71,6 +71,8 @@ def load(
     try:
         settings = msgspec.convert(table, AlertSettings)
     except msgspec.ValidationError as error:
+        from trainer import config
+
         raise ConfigError(f"{path}: alerts: {config.explain(error)}") from None
     given = {key: value for key, value in asked.items() if value is not None}
     settings = msgspec.structs.replace(settings, **given)

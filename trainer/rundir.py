@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -171,6 +170,8 @@ def create(runs_dir: Path, label: str) -> RunDir:
     Raises:
         RunError: the runs directory cannot be written.
     """
+    import secrets  # the app's first paint need not wait for it
+
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for _ in range(100):
         run = RunDir(runs_dir / f"{stamp}-{slug(label)}-{secrets.token_hex(2)}")

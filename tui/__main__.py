@@ -66,13 +66,18 @@ def open_app(
             f"the app cannot draw on this terminal (TERM={os.environ.get('TERM', '')}): "
             f"{NO_TERMINAL}"
         )
+    from tui import collector
+
+    collector.begin()
     from trainer import alerts
-    from trainer.config import DEVICE
     from trainer.errors import ConfigError
     from trainer.rundir import default_runs_dir
 
-    if device is not None and not DEVICE.fullmatch(device):
-        return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+    if device is not None:
+        from trainer.config import DEVICE  # not for the first paint without it: 5 ms
+
+        if not DEVICE.fullmatch(device):
+            return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
     directory = Path(runs_dir).expanduser() if runs_dir else default_runs_dir()
     if directory.exists() and not directory.is_dir():
         return _refuse(f"{directory} is no directory: choose one with --runs-dir")

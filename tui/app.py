@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from textual import events
+from textual._context import active_app
 from textual.app import App
 from textual.geometry import Size
 from textual.screen import Screen
 
 from trainer.alerts import AlertSettings
 from trainer.runstate import Follower, Status
-from tui import formatting, themes
+from tui import collector, formatting, themes
 from tui.caller import Caller
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
@@ -31,29 +34,43 @@ BREATH_SECONDS = 0.001
 WORKER_DELAY = 0.15
 """After the first paint: the trainer's start must not make the first keys wait."""
 PRELOAD_DELAY = 0.4
+WIDTHS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
+HEIGHTS = [(0, "-short"), (32, "-tall")]
+PREPARE_SECONDS = 0.1
+"""Between two screens that are made in advance."""
 
 
 def _screen(module: str, name: str) -> Any:
     """A screen's class, imported when it is first shown: the first paint must not wait for it."""
 
     def make() -> Screen[None]:
-        from importlib import import_module
-
         screen: Screen[None] = getattr(import_module(f"tui.screens.{module}"), name)()
+        # known beforehand: added after the first layout they would have all styles made twice
+        screen.add_class(*_size_classes(active_app.get().size))
         return screen
 
     return make
+
+
+def _size_classes(size: Size) -> list[str]:
+    """The classes that Textual gives a screen of this size."""
+    found = []
+    for length, breakpoints in ((size.width, WIDTHS), (size.height, HEIGHTS)):
+        fits = [name for least, name in sorted(breakpoints) if length >= least]
+        found += fits[-1:]
+    return found
 
 
 class CifarApp(App[None]):
     """Train CIFAR-10 classifiers and watch them."""
 
     TITLE = "cifar-tui"
-    CSS_PATH = "app.tcss"
+    # the first screen's with it: to add one later means to parse all again
+    CSS_PATH = ["app.tcss", "screens/runs.tcss"]
     ENABLE_COMMAND_PALETTE = True
     COMMANDS = {CifarCommands}
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
     SCREENS = {
         "runs": _screen("runs", "RunsScreen"),
         "dashboard": _screen("dashboard", "DashboardScreen"),
@@ -82,6 +99,7 @@ class CifarApp(App[None]):
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
         self._reading = False
+        self._unmade: list[str] = []
         self.device = device
         self.download_command = download_command
         self.runs = RunControl(self, data=data)
@@ -132,6 +150,7 @@ class CifarApp(App[None]):
         self.call_after_refresh(self._after_first_paint)
 
     def _after_first_paint(self) -> None:
+        collector.settle()
         self.poll()
         self.set_interval(POLL_SECONDS, self.poll)
         self.set_timer(WORKER_DELAY, self.worker.start)
@@ -141,16 +160,45 @@ class CifarApp(App[None]):
         )
 
     def _preload(self) -> None:
-        """Import on a thread what the charts need, so that their first key need not wait."""
+        """Import on a thread what the other screens need, so that their first key need not wait."""
 
         def load() -> None:
             import textual_plotext.plot
 
-            import tui.screens.dashboard  # noqa: F401
-
+            for name in self.SCREENS:
+                import_module(f"tui.screens.{name}")
             textual_plotext.plot.Plot()
+            with suppress(RuntimeError):  # the app was left meanwhile
+                self.call_from_thread(self._prepare)
 
         self.run_worker(load, thread=True, group="preload", description="load the charts")
+
+    def _prepare(self) -> None:
+        """Read the style sheets of the other screens at once, then make the screens one by one."""
+        new = False
+        for name in self._installed():
+            for path in self.get_screen(name).css_path:
+                if not self.stylesheet.has_source(str(path), ""):
+                    self.stylesheet.read(path)
+                    new = True
+        if new:
+            self.stylesheet.reparse()
+        self._unmade = self._installed()
+        self._make_next()
+
+    def _make_next(self) -> None:
+        """Mount a screen that was not shown yet: its first key then costs what every key costs."""
+        while self._unmade:
+            name = self._unmade.pop(0)
+            if name in self._installed() and not self.get_screen(name).is_running:
+                self._get_screen(name)
+                self.set_timer(PREPARE_SECONDS, self._make_next)
+                return
+        collector.settle()
+
+    def _installed(self) -> list[str]:
+        """The main screens; none while the app closes."""
+        return [name for name in self.SCREENS if self.is_screen_installed(name)]
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""

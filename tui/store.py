@@ -60,6 +60,8 @@ class Store:
         """Why the runs directory cannot be read; empty when it can."""
         self.loading = True
         """Whether logs of the directory are still being read for the first time."""
+        self.listed = False
+        """Whether the directory was looked at: before that no run means nothing."""
         self.unfinished = False
         """Whether the last poll ran out of time: the next should follow at once."""
         self._expected: set[str] = set()
@@ -128,6 +130,8 @@ class Store:
         if now or began - self._scanned >= SCAN_SECONDS:
             self._scan(changes)
             self._scanned = began
+            if not self.listed:
+                self.listed = changes.listing = True
         end = began + budget
         self.unfinished = False
         for count, follower in enumerate(self._due(began)):
@@ -227,7 +231,9 @@ class Store:
             busy = not resting or seen is None or shown
             (due if busy else idle).append((run != self.selected, seen or 0.0, run))
         due += sorted(idle)[:RESTING_EACH]
-        return [self.followers[run] for _, _, run in sorted(due)]
+        due.sort(key=lambda entry: entry[2], reverse=True)  # the newest first: they are in view
+        due.sort(key=lambda entry: entry[:2])
+        return [self.followers[run] for _, _, run in due]
 
 
 def _stamp(directory: Path) -> tuple[int, int] | None:

@@ -28,7 +28,8 @@ class StoreScreen(Screen[None]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.TAB = cls.TAB or cls.__name__.removesuffix("Screen").lower()
+        if "TAB" not in cls.__dict__:  # not the one of the class between
+            cls.TAB = cls.__name__.removesuffix("Screen").lower()
 
     @property
     def cifar(self) -> CifarApp:

@@ -86,6 +86,7 @@ class ChartScreen(StoreScreen):
             tuple((run.run.id, self.cifar.run_colour(run.run.id), _live(run)) for run in runs),
             (self.axis, self.log_y, self.smoothing, self.window, self.cursor, self.view),
             self.app.theme,
+            self.store.unfinished,  # a long log is drawn at once when all of it is read
         )
         if (points, look) == self._drawn:
             return

@@ -29,7 +29,7 @@ class RunsScreen(StoreScreen):
     """The first screen."""
 
     TAB = "runs"
-    CSS_PATH = "runs.tcss"
+    AUTO_FOCUS = "RunTable"
     BINDINGS = [
         Binding("slash", "filter", "Filter", id="runs.filter", tooltip="Show only runs that fit"),
         Binding(
@@ -135,11 +135,13 @@ class RunsScreen(StoreScreen):
         self._say("#status", line)
 
     def _show_welcome(self) -> None:
-        nothing = len(self.store) == 0 and not self.store.error
+        nothing = self.store.listed and len(self.store) == 0 and not self.store.error
         welcome = self.query_one("#welcome", Static)
         if welcome.display != nothing:
             welcome.display = nothing
             self.set_class(nothing, "-empty")
+            if not nothing and self.focused is None:  # a hidden table has lost the keys
+                self.call_after_refresh(self.query_one(RunTable).focus)
         if nothing:
             self._say("#welcome", self._welcome())
 

@@ -13,7 +13,7 @@ from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines
 from tui.widgets.progress_line import bar
 
-SECONDS = 1.0
+SECONDS = 2.0
 BAR = 8
 LABEL = 12
 RUNNING = ("training", "paused")
@@ -36,7 +36,7 @@ class DevicePanel(Lines):
         """How often figures were asked for."""
 
     def on_mount(self) -> None:
-        """Look once a second whether there is something to read."""
+        """Look now and then whether there is something to read."""
         self.set_interval(SECONDS, self._tick)
 
     def show(self, run: Follower) -> None:

@@ -59,8 +59,8 @@ _CONSOLE = Console(width=1000, color_system="truecolor", legacy_windows=False)
 
 
 def to_strip(text: Text) -> Strip:
-    """One line of Rich text as a strip."""
-    return Strip([s for s in text.render(_CONSOLE, end="") if not s.control])
+    """One line of Rich text as a strip; what looks alike is one piece, its colours sent once."""
+    return Strip([s for s in text.render(_CONSOLE, end="") if not s.control]).simplify()
 
 
 def from_ansi(lines: str) -> list[Strip]:

@@ -13,7 +13,7 @@ from tui.widgets.lines import Lines
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
 """Cells of bars, at most."""
-FIGURES_SECONDS = 0.5
+FIGURES_SECONDS = 0.25
 
 
 class ProgressLine(Lines):
