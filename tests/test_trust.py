@@ -15,7 +15,7 @@ import pytest
 
 from tests import sample_log
 from tests.training_helpers import tiny_run
-from tests.tui_helpers import make_run
+from tests.tui_helpers import fake_worker, make_run
 from trainer import control, events, predictions, runlog, session
 from trainer.cli import main
 from trainer.cli.output import visible
@@ -26,6 +26,7 @@ from trainer.runlog import RunLog, Tail
 from trainer.runstate import Follower, RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
+from tui.app import CifarApp
 
 EVIL = "\x1b]0;owned\a\x1b[2J\x9b31m\x85\u202eevil\u2028[red]x[/red]\x7f\r\n"
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]")
@@ -340,3 +341,46 @@ def test_a_clock_that_jumps_back_makes_no_negative_times(
     assert list(state.steps.elapsed) == sorted(state.steps.elapsed)
     assert 0 <= state.elapsed < 60
     assert follower.stalled is None
+
+
+# the app
+
+
+@pytest.mark.parametrize("keys", ["12", "13", "14", "15"])
+async def test_no_screen_shows_a_control_character_or_fails_on_a_hostile_run(
+    tmp_path: Path, keys: str
+) -> None:
+    hostile_run(tmp_path / "runs")
+    app = CifarApp(
+        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
+    )
+    async with app.run_test(size=(160, 50)) as pilot:
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause(0.7)
+            for y in range(50):
+                line = "".join(
+                    segment.text for segment in app.screen._compositor.render_strips()[y]
+                )
+                assert not CONTROL.search(line), f"screen {key}"
+
+
+async def test_a_thousand_classes_and_odd_shapes_break_no_screen(tmp_path: Path) -> None:
+    names = tuple(f"class {i}" for i in range(1000))
+    run = make_run(tmp_path / "runs", end=None, done=1, classes=names)
+    lines = [json.loads(line) for line in run.log.read_bytes().splitlines()]
+    for line in lines:
+        if line["event"]["kind"] == "EvalEnded":
+            odd = {**line["event"], "confusion": [[1], [], [1, 2, 3]], "per_class": [None, 5.0]}
+            lines.append({**line, "seq": lines[-1]["seq"] + 1, "event": {**odd, "epoch": 2}})
+            break
+    run.log.write_bytes(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n")
+    assert len(Follower(run).catch_up().evals) == 2
+    app = CifarApp(
+        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
+    )
+    async with app.run_test(size=(160, 50)) as pilot:
+        for key in "2345":
+            await pilot.press(key)
+            await pilot.pause(0.7)
+        assert app.is_running
