@@ -6,67 +6,16 @@ stops it, quits, and checks the log on disk. Exits with 1 and the last screen wh
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
-import re
-import select
-import struct
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyte
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-COLUMNS, LINES = 120, 40
-UNKNOWN_TO_PYTE = re.compile(
-    rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1b[P_\]].*?(?:\x1b\\|\x07)"
-)
-
-
-class Terminal:
-    """A program in a pseudo-terminal, and the screen it has painted."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.screen = pyte.Screen(COLUMNS, LINES)
-        self._stream = pyte.ByteStream(self.screen)
-        self._ended: int | None = None
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-            os.execvp(command[0], command)
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-
-    def text(self) -> str:
-        return "\n".join(self.screen.display)
-
-    def press(self, keys: str) -> None:
-        os.write(self._fd, keys.encode())
-
-    def wait(self, what: str, condition: Callable[[], object], seconds: float) -> None:
-        """Feed the screen until the condition holds; give up with the screen after ``seconds``."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                sys.exit(f"{self.text()}\n\nwalkthrough: no {what} within {seconds:.0f} s")
-            if select.select([self._fd], [], [], 0.1)[0]:
-                try:
-                    data = os.read(self._fd, 1 << 16)
-                except OSError:
-                    data = b""
-                self._stream.feed(UNKNOWN_TO_PYTE.sub(b"", data))
-        print(f"walkthrough: {what}")
-
-    def status(self) -> int | None:
-        """The exit status, once the program has ended."""
-        if self._ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._ended = os.waitstatus_to_exitcode(status) if pid else None
-        return self._ended
+from tests.terminal import Terminal
 
 
 def events(runs: Path) -> list[dict[str, object]]:
@@ -81,6 +30,15 @@ def events(runs: Path) -> list[dict[str, object]]:
     ]
 
 
+def see(app: Terminal, what: str, condition: Callable[[], object], seconds: float) -> None:
+    """Wait for something; end with the last screen where it does not come."""
+    try:
+        app.wait(what, condition, seconds)
+    except AssertionError as error:
+        sys.exit(f"walkthrough: {error}")
+    print(f"walkthrough: {what}")
+
+
 def kinds(runs: Path) -> list[object]:
     return [event["kind"] for event in events(runs)]
 
@@ -89,17 +47,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         app = Terminal(["cifar-tui", "--runs-dir", str(runs), "--data", "synthetic"])
-        app.wait("first paint", lambda: "synthetic" in app.text(), 20)
+        see(app, "first paint", lambda: "synthetic" in app.text(), 20)
         app.press("s")
-        app.wait("a run on disk", lambda: "RunQueued" in kinds(runs), 30)
-        app.wait("two epochs", lambda: kinds(runs).count("EpochEnded") >= 2, 300)
+        see(app, "a run on disk", lambda: "RunQueued" in kinds(runs), 30)
+        see(app, "two epochs", lambda: kinds(runs).count("EpochEnded") >= 2, 300)
         app.press("x")
         time.sleep(1)
         app.press("x")
-        app.wait("the run's end", lambda: "RunEnded" in kinds(runs), 60)
-        app.wait("the state on the screen", lambda: "stopped" in app.text(), 10)
+        see(app, "the run's end", lambda: "RunEnded" in kinds(runs), 60)
+        see(app, "the state on the screen", lambda: "stopped" in app.text(), 10)
         app.press("q")
-        app.wait("the program's end", lambda: app.status() is not None, 20)
+        see(app, "the program's end", lambda: app.status() is not None, 20)
         check(events(runs), runs, app.status())
     print("walkthrough: passed")
 
