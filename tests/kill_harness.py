@@ -32,8 +32,8 @@ from trainer.rundir import RunDir
 from trainer.session import train_run
 from trainer.submit import resubmit
 
-EPOCHS = 120
-SAVES = 2
+EPOCHS = 80
+SAVES = 1
 """A child that its killer comes late for waits after so many checkpoints: the kills do not run out
 of epochs."""
 PLACES = ("open", "write", "fsync", "replace", "folder", "log", "predictions")
