@@ -89,6 +89,15 @@ def _nothing() -> object:
     return Changes()
 
 
+async def test_leaving_while_screens_are_made_is_no_failure(tmp_path: Path) -> None:
+    for steps in range(4):
+        app = make_app(tmp_path)
+        async with app.run_test(size=(160, 50)) as pilot:
+            app._prepare()
+            for _ in range(steps):
+                await pilot.pause(0)
+
+
 async def test_all_screens_are_made_while_nobody_waits(tmp_path: Path) -> None:
     make_run(tmp_path)
     app = make_app(tmp_path)

@@ -249,6 +249,8 @@ class CifarApp(App[None]):
 
     def refresh_header(self) -> None:
         """Show the trainer's state in the header."""
+        if not self.screen_stack:  # the app is being left
+            return
         for header in self.screen.query(HeaderLine):
             header.refresh_state()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
+from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from tui.store import Changes, Store
@@ -44,6 +46,14 @@ class StoreScreen(Screen[None]):
     def body(self) -> ComposeResult:
         """The screen's own widgets, between the header and the key line."""
         yield from ()
+
+    def ready(self) -> None:
+        """The body is there, perhaps not visible yet: set what does not depend on the runs."""
+
+    def on_mount(self) -> None:
+        """Make it ready, unless the app is left while screens are still being made."""
+        with suppress(NoMatches):  # then Textual leaves out what was not mounted yet
+            self.ready()
 
     def compose(self) -> ComposeResult:
         """Header, body, key line."""

@@ -71,7 +71,7 @@ class CompareScreen(ChartScreen):
                 yield CurveChart(id=name)
         yield Lines(id="results")
 
-    def on_mount(self) -> None:
+    def ready(self) -> None:
         """All four."""
         self.show_view()
 

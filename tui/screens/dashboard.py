@@ -46,7 +46,7 @@ class DashboardScreen(ChartScreen):
             for name, _, _ in self.CHARTS:
                 yield CurveChart(id=name)
 
-    def on_mount(self) -> None:
+    def ready(self) -> None:
         """The learning rate has a chart of its own only when it is enlarged."""
         self.show_view()
         self.query_one(EpochTable).focus()

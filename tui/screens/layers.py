@@ -43,7 +43,7 @@ class LayersScreen(StoreScreen):
         yield Static("", id="formula", markup=False)
         yield LimitsPanel()
 
-    def on_mount(self) -> None:
+    def ready(self) -> None:
         """The table has the keys."""
         self.query_one(LayerTable).focus()
 

@@ -114,7 +114,7 @@ class MistakesScreen(StoreScreen):
             yield MistakeGrid()
             yield ConfusionPane()
 
-    def on_mount(self) -> None:
+    def ready(self) -> None:
         """The images have the keys."""
         self.query_one(MistakeGrid).focus()
 

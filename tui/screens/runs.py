@@ -67,7 +67,7 @@ class RunsScreen(StoreScreen):
         yield RunTable()
         yield Static("", id="details", markup=False)
 
-    def on_mount(self) -> None:
+    def ready(self) -> None:
         """The table has the keys; the filter appears when it is asked for."""
         self.query_one("#filter", Input).display = False
         self.query_one("#welcome", Static).display = False

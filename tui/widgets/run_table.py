@@ -242,13 +242,16 @@ class RunTable(DataTable[Text]):
 
     def _update(self, run: str, cells: tuple[Text, ...]) -> None:
         before = self._shown[run]
-        row = self._order.index(run)
+        # Textual looks at all rows to find a cell on the screen: only where there is one to find
+        rows = self._order[self.scroll_offset.y : self.scroll_offset.y + self.size.height + 1]
+        row = self.scroll_offset.y + rows.index(run) if run in rows else None
         for at, (old, new) in enumerate(zip(before, cells, strict=True)):
             if old.plain != new.plain or old.style != new.style:
                 self._painting_cell = True
                 self.update_cell(run, ColumnKey(self._visible[at].key), new)
                 self._painting_cell = False
-                self.refresh_coordinate(Coordinate(row, at))
+                if row is not None:
+                    self.refresh_coordinate(Coordinate(row, at))
         self._shown[run] = cells
 
     def refresh(
