@@ -57,16 +57,31 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it is missing, damaged, of another format, or holds more than plain data.
     """
+    return unpack(read(path), path.name)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a checkpoint's file, unchecked.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return path.read_bytes()
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint {path.name} in the run's folder") from None
+    except OSError as error:
+        raise RunError(f"cannot read the checkpoint {path.name}: {error.strerror}") from None
+
+
+def unpack(packed: bytes, name: str) -> dict[str, Any]:
+    """The state in a checkpoint's bytes; raises as ``load``."""
+    try:
+        state = torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise RunError(
-            f"the checkpoint {path.name} holds more than weights and is not opened"
-        ) from None
+        raise RunError(f"the checkpoint {name} holds more than weights and is not opened") from None
     except Exception:  # a damaged file makes torch raise almost anything, struct.error included
-        raise RunError(f"the checkpoint {path.name} is damaged") from None
+        raise RunError(f"the checkpoint {name} is damaged") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise RunError(f"the checkpoint {path.name} is of a format this version does not know")
+        raise RunError(f"the checkpoint {name} is of a format this version does not know")
     return state

@@ -127,6 +127,10 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """Precision of convolutions and products; auto takes bf16 where the device multiplies in it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    processes: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Processes that train together, each on its part of every batch, each on a GPU of its own."""
+    max_restarts: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """How often all processes are started anew when one has died."""
     channels_last: bool = True
     """Memory layout NHWC, faster for most nets."""
     compile: bool = False
@@ -214,8 +218,23 @@ def check(config: RunConfig, *, origin: str = "configuration") -> None:
         raise ConfigError(
             f"{origin}: the run's name has {len(config.name)} characters, at most {NAME_LIMIT}"
         )
+    _check_processes(config, origin)
     if config.optimizer.name != "muon" and config.optimizer.aux_lr:
         raise ConfigError(f"{origin}: optimizer.aux_lr belongs to muon only")
+
+
+def _check_processes(config: RunConfig, origin: str) -> None:
+    train = config.train
+    if train.processes > train.batch_size:
+        raise ConfigError(
+            f"{origin}: {train.processes} processes cannot share a batch of {train.batch_size} "
+            "images: raise train.batch_size"
+        )
+    if train.processes > 1 and train.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"{origin}: {train.processes} processes need train.device auto, cpu or cuda, "
+            f"not {train.device}"
+        )
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:

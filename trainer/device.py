@@ -41,6 +41,26 @@ def resolve(name: str) -> torch.device:
     return device
 
 
+def of_rank(name: str, local_rank: int, local_size: int) -> torch.device:
+    """The device of one of several processes of this machine: a GPU of its own, or the CPU.
+
+    Raises:
+        DeviceError: fewer GPUs than processes.
+    """
+    if local_size == 1:
+        return resolve(name)
+    device = resolve("cuda" if name == "auto" and torch.cuda.is_available() else name)
+    if device.type != "cuda":
+        return torch.device("cpu")
+    have = torch.cuda.device_count()
+    if local_size > have:
+        raise DeviceError(
+            f"{local_size} processes need a GPU each, this machine has {have}: "
+            f"use --processes {have}, or --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
 def describe(device: torch.device) -> str:
     """A device's name for the user."""
     if device.type == "cuda":

@@ -22,6 +22,8 @@ from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.data.dataset import Dataset
 from trainer.disk import Disk
+from trainer.distributed.group import Group
+from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.meter import Meter
 from trainer.optim import Optimizers
@@ -71,6 +73,8 @@ class Training:
     log: RunLog
     control: Control
     at: Position = field(default_factory=Position)
+    group: Group | None = None
+    """The ranks that train together; their collective calls are made by all at the same step."""
 
     def __post_init__(self) -> None:
         """Put everything on the device; nothing is copied from the host after that."""
@@ -99,8 +103,13 @@ class Training:
                 self.net, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True
             )
         self.forward: Callable[[Tensor], Tensor] = self.net
+        self.together: Together | None = None
+        if self.group is not None:
+            self.together = Together(self.group, self.control, self.device)
+            self.control = self.together.control
+            self.forward = self.together.wrap(self.net, self.summary)
         if train.compile:
-            self.forward = torch.compile(self.net)
+            self.forward = torch.compile(self.forward)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
@@ -157,13 +166,18 @@ class Training:
         draws = self.augment.draw(len(self.labels), epoch=epoch, seed=seed)
         began, self._paused_seconds = time.monotonic(), 0.0
         self._rate_from = (began, self.at.batch)
+        if self.together is not None:
+            self.together.begin_epoch(self.meter)
         self.net.train()
         for batch in range(self.at.batch, self.steps_per_epoch):
             self._obey_control(began)
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
             self._report_progress()
-        loss, accuracy = self.meter.totals()
+        if self.together is not None:
+            loss, accuracy = self.together.totals(self.meter)
+        else:
+            loss, accuracy = self.meter.totals()
         seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
         self.at.epoch_seconds = seconds
         if not math.isfinite(loss):
@@ -183,6 +197,9 @@ class Training:
     def _step(self, index: Tensor, draws: Draws) -> None:
         """One optimizer step; nothing in it waits for the device."""
         train = self.config.train
+        if self.together is not None:
+            index = self.together.share(index)
+            self.together.seed_dropout(train.seed, self.at.step)
         images = self._resize(self.augment(self.images.index_select(0, index), index, draws))
         labels = self.labels[index]
         with self.autocast():
@@ -193,6 +210,8 @@ class Training:
         loss = cross_entropy
         if smoothing:
             loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
+        if self.together is not None:
+            loss = loss * self.together.weight(len(labels), train.batch_size)
         self.optimizers.set_factor(
             schedule.factor(
                 self.config.schedule, self.at.step, self.total_steps, self.steps_per_epoch
@@ -260,6 +279,9 @@ class Training:
         self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
 
     def _report_progress(self) -> None:
+        if self.together is not None:
+            self._report_together(self.together)
+            return
         now = time.monotonic()
         if not self.meter.reading() and now - self._progress_at >= PROGRESS_SECONDS:
             self._progress_at = now
@@ -271,6 +293,20 @@ class Training:
             return
         if not all(map(math.isfinite, window)):
             self._not_a_number()
+        self._progress(window, now, devices.memory(self.device))
+
+    def _report_together(self, together: Together) -> None:
+        heard = together.exchange(self.meter)
+        window = together.window(heard) if heard is not None else None
+        if heard is None or window is None:
+            return
+        if not all(map(math.isfinite, window)):
+            self._not_a_number()
+        self._progress(window, time.monotonic(), sum(heard.memory))
+        if (news := together.news(heard, step=self.at.step)) is not None:
+            self.log.emit(news)
+
+    def _progress(self, window: tuple[float, float], now: float, memory: int) -> None:
         began, batch = self._rate_from
         images = (self.at.batch - batch) * self.config.train.batch_size
         self._rate_from = (now, self.at.batch)
@@ -285,7 +321,7 @@ class Training:
                 accuracy=window[1],
                 lr=self.optimizers.lr,
                 images_per_second=images / (now - began) if now > began else None,
-                memory=devices.memory(self.device),
+                memory=memory,
             )
         )
 
@@ -326,12 +362,15 @@ class Training:
             autocast=self.autocast,
             tta=tta,
             on_batch=self._on_test_batch,
+            group=self.group,
         )
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)
         return result
 
     def _on_test_batch(self, done: int, total: int) -> None:
+        if self.together is not None:
+            self.together.exchange(self.meter)
         if self.control.stopping():
             raise StopTraining
         now = time.monotonic()
@@ -345,6 +384,8 @@ class Training:
         )
 
     def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
+        if self.group is not None and not self.group.first:
+            return
         path = self.run.predictions(epoch, variant)
         found = predictions.Predictions(
             probabilities=result.probabilities,
@@ -365,12 +406,15 @@ class Training:
         self._put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
 
     def save_checkpoint(self, role: str) -> None:
-        """Save ``last`` or ``best``; a failure is a notice, training goes on.
+        """Save ``last`` or ``best``; a failure is a notice, training goes on. Rank 0 writes.
 
         A slow disk is not waited for: ``settle`` does that.
         """
+        state = self.state_dict()
+        if self.group is not None and not self.group.first:
+            return
         path = self.run.checkpoint(role)
-        packed = checkpoint.pack(self.state_dict())
+        packed = checkpoint.pack(state)
         saved = events.CheckpointSaved(
             role="best" if role == "best" else "last",
             epoch=self.at.epoch,
@@ -407,7 +451,7 @@ class Training:
             "net": self.net.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "meter": self.meter.state_dict(),
+            "meter": self._meter_state(),
             "random": torch.get_rng_state(),
         }
         if self.ema is not None:
@@ -416,13 +460,21 @@ class Training:
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
+    def _meter_state(self) -> dict[str, object]:
+        if self.together is not None:
+            return self.together.meter_state(self.meter)
+        return self.meter.state_dict()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint was saved."""
         self.at = Position(**state["position"])
         self.net.load_state_dict(state["net"])
         self.optimizers.load_state_dict(state["optimizers"])
         self.scaler.load_state_dict(state["scaler"])
-        self.meter.load_state_dict(state["meter"])
+        if self.together is not None:
+            self.together.load_meter(self.meter, state["meter"])
+        else:
+            self.meter.load_state_dict(state["meter"])
         torch.set_rng_state(state["random"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])

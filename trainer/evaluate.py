@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from trainer import events
 from trainer.augment import Augment, tta_views
 from trainer.device import synchronize
+
+if TYPE_CHECKING:
+    from trainer.distributed.group import Group
 
 Tta = Literal["none", "flip", "flip+shift"]
 
@@ -87,27 +90,39 @@ def evaluate(
     autocast: Callable[[], torch.autocast],
     tta: Tta = "none",
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    group: Group | None = None,
 ) -> Evaluation:
     """Evaluate in eval mode; the net's mode is restored.
 
     With test-time augmentation the logits of the views are averaged by their weights.
     ``on_batch(done, total)`` is called before each batch and may raise to end the evaluation.
+    Of a ``group`` each rank evaluates its part of the split; all have the same result, over all.
     """
     began = time.perf_counter()
     was_training = net.training
     net.eval()
     logits = []
-    total = -(-len(split.labels) // batch_size)
+    mine, longest = split.images, len(split.labels)
+    if group is not None:
+        mine = mine[group.part(longest)]
+        longest = -(-longest // group.size)
+    total = -(-longest // batch_size)
+    batches = mine.split(batch_size) if len(mine) else ()
     try:
-        for done, images in enumerate(split.images.split(batch_size)):
-            on_batch(done, total)
+        for done in range(total):
+            on_batch(done, total)  # as often on all ranks
+            if done >= len(batches):
+                continue
+            images = batches[done]
             normalised = augment.normalise(images)
             with autocast():
                 views = [weight * net(view).float() for view, weight in tta_views(normalised, tta)]
             logits.append(torch.stack(views).sum(0))
     finally:
         net.train(was_training)
-    scores = torch.cat(logits)
+    scores = torch.cat(logits) if logits else mine.new_empty((0, split.classes)).float()
+    if group is not None:
+        scores = group.gather_rows(scores, len(split.labels))
     loss = F.cross_entropy(scores, split.labels)
     predicted = scores.argmax(1)
     cells = torch.bincount(

@@ -43,6 +43,14 @@ class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
     """The whole configuration as TOML."""
 
 
+class Rank(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One of several processes that train a run."""
+
+    host: str
+    pid: Whole
+    device: str
+
+
 class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     """Data and net are ready, training begins."""
 
@@ -63,6 +71,8 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     pid: Whole = 0
     torch: str = ""
     threads: Whole = 0
+    ranks: tuple[Rank, ...] = ()
+    """The processes that train together, in the order of their ranks; empty when it is one."""
     resumed_step: Whole | None = None
     """Set when an earlier attempt goes on: points past this step are dropped by the fold."""
 
@@ -129,6 +139,15 @@ class Progress(Event, tag="Progress", frozen=True, kw_only=True):
     images_per_second: float | None = None
     memory: Whole | None = None
     """Bytes of the device's memory that torch holds, or of the process on a CPU."""
+
+
+class Ranks(Event, tag="Ranks", frozen=True, kw_only=True):
+    """Figures of the processes that train together, by rank, every few seconds."""
+
+    step: Whole
+    images_per_second: tuple[float, ...]
+    memory: tuple[Whole, ...]
+    """Bytes, as in ``Progress``."""
 
 
 class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
@@ -225,6 +244,7 @@ AnyEvent = (
     | ModelDescribed
     | EpochStarted
     | Progress
+    | Ranks
     | EpochEnded
     | EvalEnded
     | PredictionsSaved

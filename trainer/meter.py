@@ -19,6 +19,8 @@ class Meter:
         self._sums = self._sums.to(device)
         self.images = 0
         self._before = (0.0, 0.0, 0)
+        self.read_sums = (0.0, 0.0, 0)
+        """Loss, correct predictions and images at the last read that was taken."""
         self._copy: Tensor | None = None
         self._copy_images = 0
         self._event: torch.cuda.Event | None = None
@@ -54,15 +56,20 @@ class Meter:
         self._copy = self._event = None
         before_loss, before_correct, before_images = self._before
         images = self._copy_images - before_images
-        self._before = (loss, correct, self._copy_images)
+        self._before = self.read_sums = (loss, correct, self._copy_images)
         if not images:
             return None
         return (loss - before_loss) / images, (correct - before_correct) / images
 
     def totals(self) -> tuple[float, float]:
         """Mean loss and accuracy over all images; waits for the device."""
-        loss, correct = self._sums.tolist()
+        loss, correct = self.sums()
         return loss / max(1, self.images), correct / max(1, self.images)
+
+    def sums(self) -> tuple[float, float]:
+        """Sums of loss and correct predictions; waits for the device."""
+        loss, correct = self._sums.tolist()
+        return loss, correct
 
     def state_dict(self) -> dict[str, object]:
         """Sums so far, for a checkpoint in mid-epoch."""
@@ -76,4 +83,4 @@ class Meter:
         self._sums = sums.to(self._device)
         self.images = images
         loss, correct = sums.tolist()
-        self._before = (loss, correct, images)
+        self._before = self.read_sums = (loss, correct, images)

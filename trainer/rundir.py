@@ -65,6 +65,16 @@ class RunDir:
         """The configuration."""
         return self.path / "config.toml"
 
+    @property
+    def launch(self) -> Path:
+        """Which launch of torchrun began it: a restart goes on in the same folder."""
+        return self.path / "launch"
+
+    @property
+    def ranks_log(self) -> Path:
+        """What torchrun and the ranks wrote to their standard error."""
+        return self.path / "ranks.log"
+
     def checkpoint(self, role: str) -> Path:
         """The checkpoint ``last`` or ``best``."""
         return self.path / "checkpoints" / f"{role}.pt"
@@ -91,7 +101,15 @@ class RunDir:
     def discard(self) -> None:
         """Remove the folder of a run that never began; whatever else lies in it stays."""
         with suppress(OSError):
-            for name in ("events.jsonl", "config.toml", "control", "lock", "on-end.log"):
+            for name in (
+                "events.jsonl",
+                "config.toml",
+                "control",
+                "lock",
+                "on-end.log",
+                "launch",
+                "ranks.log",
+            ):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -129,8 +147,8 @@ class RunDir:
         return False
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run's lock.
+    def locked(self) -> Iterator[int]:
+        """Hold the run's lock; yields its descriptor, which a child may inherit and so hold too.
 
         Raises:
             RunError: another process holds it, or the run's folder cannot be written.
@@ -142,7 +160,7 @@ class RunDir:
             raise RunError(f"cannot lock run {self.id}: {error.strerror}") from None
         try:
             _acquire(handle, self.id)
-            yield
+            yield handle
         finally:
             os.close(handle)
 

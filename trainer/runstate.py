@@ -64,6 +64,7 @@ class RunState:
     checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
     notices: list[tuple[float, events.Notice]] = field(default_factory=list)
     progress: events.Progress | None = None
+    ranks: events.Ranks | None = None
     paused: bool = False
     ended: events.RunEnded | None = None
     ended_at: float = 0.0
@@ -218,7 +219,7 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
     if state.started is not None or event.resumed_step is not None:
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
-    state.progress = None
+    state.progress = state.ranks = None
     state.started_at = state.started_at or envelope.time
 
 
@@ -255,6 +256,10 @@ def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> No
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
         state.points += 1
+
+
+def _ranks(state: RunState, envelope: Envelope, event: events.Ranks) -> None:
+    state.ranks = event
 
 
 def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) -> None:
@@ -323,6 +328,7 @@ _HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {
     events.RunStarted: _started,
     events.ModelDescribed: _described,
     events.Progress: _progress,
+    events.Ranks: _ranks,
     events.EpochEnded: _epoch_ended,
     events.EvalEnded: _eval_ended,
     events.PredictionsSaved: _predictions,
