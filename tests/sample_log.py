@@ -140,6 +140,7 @@ def epoch_events(epoch: int, accuracy: float) -> list[AnyEvent]:
         events.EpochStarted(epoch=epoch, step=(epoch - 1) * 4),
         progress(epoch, 2),
         progress(epoch, 4, loss=None),
+        events.Ranks(step=4 * epoch, images_per_second=(50.0, 50.5), memory=(1024, 2048)),
         epoch_ended(epoch),
         eval_ended(epoch, accuracy),
         events.PredictionsSaved(

@@ -24,7 +24,7 @@ from trainer.errors import RunError
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
-    *(".reserve", ".reserve-last", "on-end.log", "traceback.txt"),
+    *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
 )
 
 

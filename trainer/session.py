@@ -11,7 +11,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,14 +19,18 @@ from trainer import config as settings
 from trainer import events
 from trainer.config import RunConfig
 from trainer.control import Control
+from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.on_end import start as start_on_end
+from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
 from trainer.submit import read_config
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
+    from trainer.distributed.group import Group
+    from trainer.distributed.lead import Lead
     from trainer.engine import Training
 
 
@@ -38,6 +42,7 @@ def train_run(
     data_dir: Path | None = None,
     resume: bool = False,
     on_end: str = "",
+    world: World | None = None,
 ) -> events.RunEnded:
     """Train a submitted run on the calling thread, holding its lock.
 
@@ -48,6 +53,8 @@ def train_run(
         data_dir: where downloaded data sets lie; the user's data directory by default.
         resume: go on from the checkpoint ``last``.
         on_end: a command to start when the attempt has ended, however it did.
+        world: the ranks that torchrun has started, of which this is number 0. Without it a run
+            of several processes is trained by a torchrun that is started for it.
 
     Returns:
         The last event. Failures end the run as failed with their reason, they are not raised.
@@ -55,9 +62,16 @@ def train_run(
     Raises:
         UserError: bad input; the log says the same as its last event, when it can be written.
     """
-    with run.locked():
+    with run.locked() as lock:
         return train_locked(
-            run, control, listener=listener, data_dir=data_dir, resume=resume, on_end=on_end
+            run,
+            control,
+            listener=listener,
+            data_dir=data_dir,
+            resume=resume,
+            on_end=on_end,
+            world=world,
+            lock=lock,
         )
 
 
@@ -69,15 +83,34 @@ def train_locked(
     data_dir: Path | None = None,
     resume: bool = False,
     on_end: str = "",
+    world: World | None = None,
+    lock: int | None = None,
 ) -> events.RunEnded:
-    """As ``train_run``; the caller holds the lock."""
+    """As ``train_run``; the caller holds the lock, whose descriptor a torchrun inherits."""
+    if world is None and lock is not None and (processes := _processes(run)) is not None:
+        from trainer.distributed.launch import launch
+
+        return launch(
+            run,
+            control,
+            processes,
+            lock,
+            listener=listener,
+            job=Job(
+                run=str(run.path.absolute()),
+                data_dir=None if data_dir is None else str(data_dir.absolute()),
+                resume=resume,
+                on_end=on_end,
+            ),
+        )
     log = RunLog(run, listener)
     began = time.monotonic()
     training: Training | None = None
     ended: events.RunEnded | None = None
+    lead: Lead | None = None
     try:
         control.poll(now=True)
-        if control.stopping():
+        if control.stopping() and world is None:
             return _end(log, None, began, "stopped")
         run.sweep()
         log.begin_attempt()
@@ -85,26 +118,66 @@ def train_locked(
         from trainer.engine import StopTraining, TrainingFailed
 
         try:
-            training = _prepare(run, log, control, data_dir, resume)
+            config = read_config(run)
+            if world is not None:
+                lead = _gather(world, run, log)
+                if control.stopping():
+                    lead.dismiss()
+                    return _end(log, None, began, "stopped")
+                lead.begin(run, config, data_dir, resume=resume)
+            training = prepare(
+                run,
+                config,
+                log,
+                control,
+                data_dir,
+                resume=resume,
+                group=None if lead is None else lead.group,
+            )
             training.fit()
-            ended = _end(log, training, began, "completed")
+            ended = _end(log, training, began, "completed", lead=lead)
         except StopTraining:
             if training is not None:
                 training.save_checkpoint("last")
-            ended = _end(log, training, began, "stopped")
+            ended = _end(log, training, began, "stopped", lead=lead)
         except TrainingFailed as failure:
-            ended = _end(log, training, began, "failed", str(failure))
+            ended = _end(log, training, began, "failed", str(failure), lead=lead)
+        if lead is not None:
+            lead.end()
     except UserError as error:
-        ended = _end(log, training, began, "failed", str(error))
+        ended = _end(log, training, began, "failed", str(error), lead=lead)
         raise
     except Exception as error:
         _keep_traceback(run)
-        ended = _end(log, training, began, "failed", _reason(error))
+        reason = (lead.reason(error) if lead is not None else "") or _reason(error)
+        if world is not None and world.restarts_left:
+            from trainer.distributed.lead import tell_loss
+
+            tell_loss(log, world, reason)
+            if training is not None:
+                training.settle()
+            return events.RunEnded(state="failed", error=reason)
+        ended = _end(log, training, began, "failed", reason, lead=lead)
     finally:
         if ended is not None:
             _call(on_end, run, log, ended, training)
         log.close()
     return ended
+
+
+def _processes(run: RunDir) -> RunConfig | None:
+    """The run's settings, when they ask for several processes."""
+    try:
+        config = read_config(run)
+    except UserError:
+        return None  # told below, in the log
+    return config if config.train.processes > 1 else None
+
+
+def _gather(world: World, run: RunDir, log: RunLog) -> Lead:
+    from trainer.distributed.lead import Lead
+
+    return Lead(world, run, log)
 
 
 def _call(
@@ -119,21 +192,35 @@ def _call(
         log.emit(events.Notice(level="warning", code="on-end", message=problem))
 
 
-def _prepare(
-    run: RunDir, log: RunLog, control: Control, data_dir: Path | None, resume: bool
+def prepare(
+    run: RunDir,
+    config: RunConfig,
+    log: RunLog,
+    control: Control,
+    data_dir: Path | None,
+    *,
+    resume: bool,
+    group: Group | None = None,
 ) -> Training:
+    """Load data, net and, to resume, the checkpoint; every rank of a group does.
+
+    Raises:
+        UserError: bad input.
+    """
     import torch
 
     from model import registry
     from model.summary import summarize
-    from trainer import checkpoint
     from trainer import device as devices
     from trainer.data import sources
     from trainer.engine import Training
 
-    config = read_config(run)
     _check_origin(run, config)
-    device = devices.resolve(config.train.device)
+    if group is None:
+        device = devices.resolve(config.train.device)
+    else:
+        world = group.world
+        device = devices.of_rank(config.train.device, world.local_rank, world.local_size)
     if device.type == "cpu":
         devices.keep_freed_memory()
     precision = devices.precision(config.train.precision, device)
@@ -161,10 +248,14 @@ def _prepare(
     except registry.ModelError as error:
         raise ConfigError(str(error)) from None
     _fit_to_data(net, dataset, config.train.seed)
-    training = Training(config, dataset, net, summary, device, precision, run, log, control)
+    if group is not None:
+        group.introduce(devices.describe(device))
+    training = Training(
+        config, dataset, net, summary, device, precision, run, log, control, group=group
+    )
     state = None
     if resume:
-        state = checkpoint.load(run.checkpoint("last"))
+        state = _checkpoint(run, group)
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
@@ -182,6 +273,17 @@ def _check_origin(run: RunDir, config: RunConfig) -> None:
                 f"the net {config.model.name} lies among the runs, where others' files may be: "
                 "copy it elsewhere if you trust it, and start a new run"
             )
+
+
+def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:
+    """The checkpoint ``last``: read by rank 0, so that the others need not see the folder."""
+    from trainer import checkpoint
+
+    path = run.checkpoint("last")
+    if group is None:
+        return checkpoint.load(path)
+    packed = checkpoint.read(path) if group.first else b""
+    return checkpoint.unpack(group.tell(packed), path.name)
 
 
 def _limited(dataset: Dataset, config: RunConfig) -> Dataset:
@@ -208,8 +310,16 @@ def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -
             "the data set is not the one the run was trained on: give the same one with --data"
         )
     # compared as settings, not as text: a later version may have more of them
-    if settings.from_toml(str(state.get("config")), origin="checkpoint") != config:
+    if _comparable(settings.from_toml(str(state.get("config")), origin="checkpoint")) != (
+        _comparable(config)
+    ):
         raise ConfigError("config.toml was changed after the checkpoint: start a new run instead")
+
+
+def _comparable(config: RunConfig) -> RunConfig:
+    """Without what may be another in the next attempt."""
+    train = msgspec.structs.replace(config.train, processes=1, max_restarts=0)
+    return msgspec.structs.replace(config, train=train)
 
 
 def _announce(training: Training, *, resumed: bool) -> None:
@@ -234,6 +344,7 @@ def _announce(training: Training, *, resumed: bool) -> None:
             pid=os.getpid(),
             torch=str(torch.__version__),
             threads=torch.get_num_threads(),
+            ranks=_ranks(training.group),
             resumed_step=training.at.step if resumed else None,
         )
     )
@@ -258,13 +369,23 @@ def _announce(training: Training, *, resumed: bool) -> None:
     )
 
 
+def _ranks(group: Group | None) -> tuple[events.Rank, ...]:
+    if group is None:
+        return ()
+    return tuple(events.Rank(host=m.host, pid=m.pid, device=m.device) for m in group.members)
+
+
 def _end(
     log: RunLog,
     training: Training | None,
     began: float,
     state: events.EndState,
     error: str | None = None,
+    *,
+    lead: Lead | None = None,
 ) -> events.RunEnded:
+    if lead is not None:
+        lead.settled()
     if training is not None:
         training.settle()
     at = training.at if training is not None else None
@@ -285,6 +406,8 @@ def _reason(error: Exception) -> str:
     """One line for the user."""
     text = (str(error).strip().splitlines() or [""])[0][:300]
     name = type(error).__name__
+    if name == "RankLost":
+        return text
     # torch.OutOfMemoryError is known by name: torch itself may be what failed to load
     known = name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
     if isinstance(error, MemoryError) or known:

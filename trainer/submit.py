@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from trainer import config as settings
 from trainer import control
 from trainer.config import RunConfig
@@ -33,10 +35,11 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     return run
 
 
-def resubmit(run: RunDir) -> RunConfig:
+def resubmit(run: RunDir, *, processes: int | None = None) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
-    What was asked of the earlier attempt is forgotten: its stop must not stop the next one.
+    What was asked of the earlier attempt is forgotten: its stop must not stop the next one. It may
+    be trained by another number of processes than before.
 
     Returns:
         What it is trained with.
@@ -58,10 +61,25 @@ def resubmit(run: RunDir) -> RunConfig:
             )
         try:
             control.clear(run)
+            if processes is not None and processes != config.train.processes:
+                train = msgspec.structs.replace(config.train, processes=processes)
+                config = msgspec.structs.replace(config, train=train)
+                settings.check(config, origin=run.id)
+                _rewrite(run.config, settings.to_toml(config))
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
         _queue(run, config, settings.to_toml(config))
     return config
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """The new text or the old one, whatever happens meanwhile."""
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_config(run: RunDir) -> RunConfig:

@@ -40,7 +40,7 @@ class Held:
         self.run = RunDir(Path(job.run))
         self.control = Control(self.run)
         self._lock = ExitStack()
-        self._lock.enter_context(self.run.locked())
+        self._descriptor = self._lock.enter_context(self.run.locked())
 
     def train(self) -> None:
         """Train it on this thread; every end is in its log."""
@@ -52,6 +52,7 @@ class Held:
                 data_dir=data_dir,
                 resume=self.job.resume,
                 on_end=self.job.on_end,
+                lock=self._descriptor,
             )
         _give_memory_back()
 

@@ -19,6 +19,7 @@ from trainer.cli.caller import Caller
 from trainer.cli.output import warn
 from trainer.cli.progress import View
 from trainer.control import Control
+from trainer.distributed.world import World
 from trainer.errors import UserError
 from trainer.events import Envelope
 from trainer.rundir import RunDir
@@ -36,8 +37,9 @@ def attend(
     *,
     resume: bool = False,
     settings: AlertSettings | None = None,
+    world: World | None = None,
 ) -> events.RunEnded:
-    """Train a run on a thread of its own and show it until it ends.
+    """Train a run on a thread of its own and show it until it ends; ``world`` as in ``train_run``.
 
     A new run that was refused before its first step leaves no folder.
 
@@ -45,7 +47,9 @@ def attend(
         UserError: bad input that was found while it was prepared.
     """
     settings = settings or AlertSettings()
-    trainer = _Trainer(run, control, data_directory, resume=resume, on_end=settings.on_end)
+    trainer = _Trainer(
+        run, control, data_directory, resume=resume, on_end=settings.on_end, world=world
+    )
     caller = Caller(settings)
     try:
         earlier = Tail(run.log)
@@ -85,7 +89,9 @@ class _Trainer:
         *,
         resume: bool,
         on_end: str,
+        world: World | None,
     ) -> None:
+        self._world = world
         self._resume, self._on_end = resume, on_end
         self._run, self._control, self._data_directory = run, control, data_directory
         self._queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
@@ -143,6 +149,7 @@ class _Trainer:
                 data_dir=self._data_directory,
                 resume=self._resume,
                 on_end=self._on_end,
+                world=self._world,
             )
         except BaseException as error:
             self._outcome = error

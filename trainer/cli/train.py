@@ -29,11 +29,15 @@ from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
 from trainer.config import RunConfig
 from trainer.control import Control
+from trainer.distributed.attempt import submit_once
+from trainer.distributed.lead import ended as ended_before
+from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
+from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
 from trainer.runstate import Follower
-from trainer.submit import resubmit, submit
+from trainer.submit import read_config, resubmit, submit
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
@@ -67,6 +71,16 @@ def train(
             "--resume", metavar="RUN", help="Go on with a run that stopped, failed or crashed."
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", help="Train in N processes, each on a GPU."),
+    ] = None,
+    max_restarts: Annotated[
+        int | None,
+        typer.Option(
+            "--max-restarts", metavar="N", help="Start all processes anew when one has died."
+        ),
+    ] = None,
     detached: Annotated[
         bool, typer.Option("--detach", help="Train in a process of its own and return at once.")
     ] = False,
@@ -78,6 +92,13 @@ def train(
     data_directory: DataDirOption = None,
 ) -> None:
     """Train a preset, or a TOML file of your own. Ctrl-C stops it and keeps a checkpoint."""
+    world = from_environment()
+    if world is not None and not world.first:
+        raise typer.Exit(follow(world))
+    if world is not None and (detached or processes is not None):
+        raise ConfigError("torchrun says how many processes train: no --processes, no --detach")
+    if world is not None:
+        processes = world.size
     asked = {
         "data": data,
         "name": name,
@@ -86,6 +107,7 @@ def train(
         "train.seed": seed,
         "train.device": device,
         "train.precision": precision,
+        "train.max_restarts": max_restarts,
         "optimizer.lr": lr,
     }
     given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
@@ -95,21 +117,36 @@ def train(
         if preset is not None or overrides:
             raise ConfigError("--resume goes on with a run's own settings: give no others with it")
         run = find(runs_dir(directory), resume)
-        config = resubmit(run)
+        if world is not None and world.restarts:
+            config = read_config(run)
+        else:
+            config = resubmit(run, processes=processes)
     elif preset is None:
         raise ConfigError("what to train? give a preset ('cifar-tui presets' lists them) or a file")
     else:
+        if processes is not None:
+            overrides.append(f"train.processes={processes}")
         config = anchored(catalog.load(preset, overrides))
         check(config, place)
-        run = submit(config, runs_dir(directory))
+        if world is None:
+            run = submit(config, runs_dir(directory))
+        else:
+            run = submit_once(config, runs_dir(directory), world)
     if detached:
         _leave(run, place, resume=resume is not None, json=json, on_end=calls.on_end)
         return
+    again = resume is not None
+    if world is not None and world.restarts:
+        if (before := ended_before(run)) is not None:
+            leave(dismiss(world, failed=before.state == "failed"))
+        again = run.checkpoint("last").is_file()
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
-    ended = attend(run, Control(run), view, place, resume=resume is not None, settings=calls)
+    ended = attend(run, Control(run), view, place, resume=again, settings=calls, world=world)
     if not json:
         _conclude(run, ended, config.data)
+    if world is not None:  # a run that was stopped is not to be started anew
+        leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])
     raise typer.Exit(EXIT_CODES[ended.state])
 
 

@@ -18,14 +18,13 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from trainer.distributed.world import World, share
-from trainer.errors import RunError
 
 TIMEOUT = "CIFAR_TUI_DISTRIBUTED_TIMEOUT"
 SECONDS = 600
 """After so long without an answer another rank counts as lost; ``TIMEOUT`` says otherwise."""
 
 
-class RankLost(RunError):  # noqa: N818  # it has ended, perhaps without an error
+class RankLost(Exception):  # noqa: N818  # it has ended, perhaps without an error
     """Another process of the run does not answer any more."""
 
 
@@ -124,9 +123,13 @@ class Group:
                 if self._store.check([f"failed/{rank}"]):
                     said = self._store.get(f"failed/{rank}").decode()
                     return f"rank {rank} of {self.size} failed: {said}"
+        return self.lost_process()
+
+    def lost_process(self) -> str:
+        """As ``lost``, of processes of this machine that have ended; asks nobody."""
         for rank, member in enumerate(self.members):
             if rank != self.rank and member.host == platform.node() and _gone(member.pid):
-                return f"rank {rank} of {self.size} (process {member.pid}) was killed"
+                return f"rank {rank} of {self.size} (process {member.pid}) was killed or has ended"
         return ""
 
     def why_lost(self, error: BaseException, seconds: float = 2.0) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,11 @@ from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group
 from trainer.meter import Meter
 
+_SYNC_BUFFERS: str = (
+    "forward_sync_buffers"  # the newer name
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 RANKS_SECONDS = 5.0
 """Between two events with the figures of each rank."""
 
@@ -39,10 +46,12 @@ class Together:
         """The net with gradients averaged over all ranks and batch norms over all images."""
         synchronise(net, self.group.norms, self.group.size)
         unused = any("not used" in layer.reason for layer in summary.layers)
+        # running statistics are the same on all ranks
+        no_sync: dict[str, Any] = {_SYNC_BUFFERS: False}
         return DistributedDataParallel(
             net,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # running statistics are the same on all ranks
+            **no_sync,
             gradient_as_bucket_view=True,
             find_unused_parameters=unused,
         )

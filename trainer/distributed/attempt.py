@@ -1,0 +1,48 @@
+"""Which run a launch of torchrun trains: a new one, or the one that its earlier attempt began."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.config import RunConfig
+from trainer.distributed.world import World
+from trainer.errors import RunError, UserError
+from trainer.rundir import RunDir, scan
+from trainer.runlog import open_regular
+from trainer.submit import read_config, submit
+
+LOOKED_AT = 100
+"""Newest runs among which the earlier attempt's is looked for."""
+
+
+def submit_once(config: RunConfig, runs_dir: Path, world: World) -> RunDir:
+    """Submit a run, or find the one that this launch of torchrun had submitted before a restart.
+
+    Raises:
+        RunError: the runs directory cannot be written.
+    """
+    if world.restarts:
+        for run in scan(runs_dir)[:LOOKED_AT]:
+            if _launched_by(run, world) and _config(run) == config:
+                return run
+    run = submit(config, runs_dir)
+    try:
+        run.launch.write_text(world.launch, "utf-8")
+    except OSError as error:
+        run.discard()
+        raise RunError(f"cannot write {run.launch}: {error.strerror}") from None
+    return run
+
+
+def _launched_by(run: RunDir, world: World) -> bool:
+    with suppress(OSError, UnicodeDecodeError):
+        with open_regular(run.launch) as file:
+            return file.read(1024).decode() == world.launch
+    return False
+
+
+def _config(run: RunDir) -> RunConfig | None:
+    with suppress(UserError):
+        return read_config(run)
+    return None

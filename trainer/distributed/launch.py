@@ -1,0 +1,167 @@
+"""Starts torchrun for a run of several processes on this machine, and watches it. Torch-free.
+
+What the ranks tell comes from the run's log, as for every other watcher. torchrun inherits the
+run's lock: the run counts as being trained for as long as torchrun lives, over all restarts and
+also when this process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import msgspec
+
+from trainer import control as commands
+from trainer import events
+from trainer.config import RunConfig
+from trainer.control import Control
+from trainer.errors import RunError
+from trainer.on_end import start as start_on_end
+from trainer.processes import child_environment
+from trainer.protocol import Job
+from trainer.rundir import RunDir
+from trainer.runlog import Listener, RunLog, Tail, open_regular
+
+POLL_SECONDS = 0.1
+
+
+def launch(
+    run: RunDir,
+    control: Control,
+    config: RunConfig,
+    lock: int,
+    *,
+    job: Job,
+    listener: Listener | None = None,
+) -> events.RunEnded:
+    """Train a run in several processes and wait for its end.
+
+    Args:
+        run: its folder.
+        control: a stop that this process is asked for is passed on.
+        config: the run's; says how many processes and restarts.
+        lock: descriptor of the run's lock, which this process holds.
+        job: what rank 0 is told.
+        listener: called with every new envelope of the log.
+
+    Raises:
+        RunError: it was refused before its first step; the log says the same.
+    """
+    tail = Tail(run.log)
+    while tail.behind():
+        tail.read()
+    heard = _Heard(listener)
+    control.poll(now=True)
+    problem, code = "", 0
+    if not control.stopping():
+        try:
+            process = _start(run, config, lock, job)
+        except OSError as error:
+            problem = f"torchrun cannot be started: {error.strerror}"
+        else:
+            code = _watch(process, run, control, tail, heard)
+    heard.take(tail)
+    if heard.ended is None:
+        _end(run, heard, control, problem or _why(run, code), job.on_end)
+        heard.take(tail)
+    assert heard.ended is not None
+    if heard.ended.state == "failed" and not heard.began:
+        raise RunError(heard.ended.error or "the ranks have not begun")
+    return heard.ended
+
+
+class _Heard:
+    """What the log tells of this launch."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+        self.began = False
+        self.ended: events.RunEnded | None = None
+
+    def take(self, tail: Tail) -> None:
+        """Read what is new and pass it on."""
+        while True:
+            found = tail.read()
+            for envelope in found:
+                event = envelope.event
+                self.began = self.began or isinstance(event, events.RunStarted)
+                if isinstance(event, events.RunEnded):
+                    self.ended = event
+                elif isinstance(event, events.RunStarted):
+                    self.ended = None
+                if self._listener is not None:
+                    self._listener(envelope)
+            if not found:
+                return
+
+
+def _start(run: RunDir, config: RunConfig, lock: int, job: Job) -> subprocess.Popen[bytes]:
+    train = config.train
+    threads = max(1, (os.cpu_count() or 1) // train.processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **child_environment(), "PYTHONSAFEPATH": "1"}
+    for name in [n for n in environment if n.startswith(("TORCHELASTIC_", "PET_"))]:
+        del environment[name]
+    with run.ranks_log.open("ab") as log:
+        return subprocess.Popen(
+            (
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc-per-node", str(train.processes)),
+                *("--max-restarts", str(train.max_restarts)),
+                *("-m", "trainer.distributed.rank", msgspec.json.encode(job).decode()),
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process, which then asks for a stop
+            pass_fds=(lock,),
+            env=environment,
+        )
+
+
+def _watch(
+    process: subprocess.Popen[bytes], run: RunDir, control: Control, tail: Tail, heard: _Heard
+) -> int:
+    """Pass on what comes and goes until torchrun has ended; gives its exit status."""
+    told = False
+    while process.poll() is None:
+        heard.take(tail)
+        if control.stopping() and not told:
+            told = True
+            with suppress(RunError):
+                commands.send(run, "stop")
+        time.sleep(POLL_SECONDS)
+    return process.returncode
+
+
+def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str) -> None:
+    """The ranks have not said how it ended: rank 0 was killed, or they have never begun."""
+    stopped = control.stopping()
+    ended = events.RunEnded(
+        state="stopped" if stopped else "failed", error=None if stopped else reason
+    )
+    log = RunLog(run)
+    log.emit(ended)
+    problem = start_on_end(on_end, run, ended, name=run.id)
+    if problem:
+        log.emit(events.Notice(level="warning", code="on-end", message=problem))
+    log.close()
+
+
+def _why(run: RunDir, code: int) -> str:
+    """One line on why torchrun has ended, from what it wrote."""
+    with suppress(OSError), open_regular(run.ranks_log) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 16_384))
+        text = file.read().decode("utf-8", "replace")
+        if "No module named torch.distributed" in text:
+            return "there is no torchrun: install PyTorch with its distributed package"
+        lines = [line.strip() for line in text.splitlines()]
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        rank, how = fields.get("rank", "").split(), fields.get("traceback", "").strip()
+        if rank and how:
+            return f"rank {rank[0]} ended: {how}; {run.ranks_log.name} tells more"
+    return f"torchrun ended without an end of the run (exit status {code}); see ranks.log"
