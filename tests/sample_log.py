@@ -140,7 +140,6 @@ def epoch_events(epoch: int, accuracy: float) -> list[AnyEvent]:
         events.EpochStarted(epoch=epoch, step=(epoch - 1) * 4),
         progress(epoch, 2),
         progress(epoch, 4, loss=None),
-        events.Ranks(step=4 * epoch, images_per_second=(50.0, 50.5), memory=(1024, 2048)),
         epoch_ended(epoch),
         eval_ended(epoch, accuracy),
         events.PredictionsSaved(
@@ -182,6 +181,7 @@ def second_attempt() -> list[AnyEvent]:
         *epoch_events(3, 5 / 6),
         events.CheckpointSaved(role="best", epoch=3, step=12, path="checkpoints/best.pt"),
         eval_ended(3, 1.0, "tta"),
+        events.Ranks(step=12, images_per_second=(50.0, 50.5), memory=(1024, 2048)),
         events.RunEnded(
             state="completed",
             best_accuracy=5 / 6,

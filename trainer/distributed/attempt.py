@@ -36,9 +36,8 @@ def submit_once(config: RunConfig, runs_dir: Path, world: World) -> RunDir:
 
 
 def _launched_by(run: RunDir, world: World) -> bool:
-    with suppress(OSError, UnicodeDecodeError):
-        with open_regular(run.launch) as file:
-            return file.read(1024).decode() == world.launch
+    with suppress(OSError, UnicodeDecodeError), open_regular(run.launch) as file:
+        return file.read(1024).decode() == world.launch
     return False
 
 
