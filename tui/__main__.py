@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 OPTIONS = {
     "--runs-dir": "runs_dir",
@@ -17,6 +18,11 @@ OPTIONS = {
     "--alert": "alert",
     "--stall-steps": "stall_steps",
     "--on-end": "on_end",
+}
+FLAGS = {
+    "--ascii": "ascii",
+    "--low-bandwidth": "low_bandwidth",
+    "--full-bandwidth": "full_bandwidth",
 }
 NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
 
@@ -38,12 +44,15 @@ def _run(arguments: list[str]) -> int:
     return run_with_app(open_app)
 
 
-def quick_options(arguments: list[str]) -> dict[str, str] | None:
+def quick_options(arguments: list[str]) -> dict[str, Any] | None:
     """The app's options, or ``None`` when there is anything else, help and mistakes included."""
-    chosen: dict[str, str] = {}
+    chosen: dict[str, Any] = {}
     left = list(arguments)
     while left:
         name, equals, value = left.pop(0).partition("=")
+        if name in FLAGS and not equals:
+            chosen[FLAGS[name]] = True
+            continue
         if name not in OPTIONS or (not equals and not left):
             return None
         chosen[OPTIONS[name]] = value if equals else left.pop(0)
@@ -57,6 +66,10 @@ def open_app(
     alert: str | None = None,
     stall_steps: str | None = None,
     on_end: str | None = None,
+    *,
+    ascii: bool = False,
+    low_bandwidth: bool = False,
+    full_bandwidth: bool = False,
 ) -> int:
     """Run the app until it is left; the exit status."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -90,9 +103,17 @@ def open_app(
     except ConfigError as error:
         return _refuse(str(error))
 
+    from tui.terminal.settings import detect
+
+    terminal = detect(
+        os.environ, ascii=ascii, low_bandwidth=low_bandwidth, full_bandwidth=full_bandwidth
+    )
+    if terminal.low_bandwidth:
+        # shorter sequences; Textual reads it when it is imported
+        os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
     from tui.app import CifarApp
 
-    app = CifarApp(directory, data=data, device=device, alerts=chosen)
+    app = CifarApp(directory, data=data, device=device, alerts=chosen, terminal=terminal)
     app.run()
     return app.return_code or 0
 

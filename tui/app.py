@@ -25,6 +25,9 @@ from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
 from tui.store import Changes, Store
+from tui.terminal.driver import TerminalDriver, driver_class
+from tui.terminal.settings import TerminalSettings
+from tui.terminal.traffic import Traffic
 from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
@@ -90,8 +93,11 @@ class CifarApp(App[None]):
         worker_log: Path | None = None,
         download_command: Sequence[str] | None = None,
         alerts: AlertSettings | None = None,
+        terminal: TerminalSettings | None = None,
     ) -> None:
-        super().__init__()
+        self.terminal = terminal or TerminalSettings()
+        self.traffic = Traffic(self.terminal.rate)
+        super().__init__(driver_class=driver_class(self.terminal, self.traffic))
         self.animation_level = "none"
         alerts = alerts or AlertSettings()
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
@@ -152,7 +158,7 @@ class CifarApp(App[None]):
     def _after_first_paint(self) -> None:
         collector.settle()
         self.poll()
-        self.set_interval(POLL_SECONDS, self.poll)
+        self.set_interval(POLL_SECONDS * self.terminal.polls, self._poll_when_through)
         self.set_timer(WORKER_DELAY, self.worker.start)
         self.set_timer(PRELOAD_DELAY, self._preload)
         self.run_worker(
@@ -199,6 +205,14 @@ class CifarApp(App[None]):
     def _installed(self) -> list[str]:
         """The main screens; none while the app closes."""
         return [name for name in self.SCREENS if self.is_screen_installed(name)]
+
+    def _poll_when_through(self) -> None:
+        """Poll, but not while a slow link still carries what was drawn: keys come first."""
+        driver = self._driver
+        if isinstance(driver, TerminalDriver) and driver.gone():
+            self.leave(busy=bool(self.runs.ours()))
+        elif not self.traffic.behind():
+            self.poll()
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""

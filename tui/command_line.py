@@ -37,6 +37,16 @@ def run_with_app(open_app: OpenApp) -> int:
             ),
         ] = None,
         on_end: OnEndOption = None,
+        ascii: Annotated[
+            bool,
+            typer.Option("--ascii", help="Only ASCII; automatic where the locale is not UTF-8."),
+        ] = False,
+        low_bandwidth: Annotated[
+            bool, typer.Option("--low-bandwidth", help="For a link of some 9,600 baud.")
+        ] = False,
+        full_bandwidth: Annotated[
+            bool, typer.Option("--full-bandwidth", help="Do not slow the charts down under SSH.")
+        ] = False,
         version: VersionOption = False,
     ) -> None:
         """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
@@ -44,7 +54,18 @@ def run_with_app(open_app: OpenApp) -> int:
             # a command after it means the same directory
             os.environ["CIFAR_TUI_RUNS"] = runs_dir
         if context.invoked_subcommand is None:
-            raise typer.Exit(open_app(runs_dir, data, device, alert, stall_steps, on_end))
+            status = open_app(
+                runs_dir,
+                data,
+                device,
+                alert,
+                stall_steps,
+                on_end,
+                ascii=ascii,
+                low_bandwidth=low_bandwidth,
+                full_bandwidth=full_bandwidth,
+            )
+            raise typer.Exit(status)
 
     app.callback(invoke_without_command=True, no_args_is_help=False)(open_or_pass)
     return run(command=app)

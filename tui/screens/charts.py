@@ -79,7 +79,8 @@ class ChartScreen(StoreScreen):
     # ---- painting ---------------------------------------------------------------------------
 
     def draw_charts(self) -> None:
-        """Draw what has changed; new points at most once a second, everything else at once."""
+        """Draw what has changed; new points at most once a second (slower links: less often),
+        everything else at once."""
         runs = self.runs_shown()
         points = tuple((id(run.state), run.state.points) for run in runs)
         look = (
@@ -90,7 +91,8 @@ class ChartScreen(StoreScreen):
         )
         if (points, look) == self._drawn:
             return
-        wait = self._drawn_at + REPAINT_SECONDS - time.monotonic()
+        pace = REPAINT_SECONDS * self.cifar.terminal.charts
+        wait = self._drawn_at + pace - time.monotonic()
         if self._drawn is not None and look == self._drawn[1] and wait > 0:
             if not self._due:
                 self._due = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 from textual import work
@@ -12,6 +13,9 @@ from tui import formatting
 from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines
 from tui.widgets.progress_line import bar
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
 
 SECONDS = 2.0
 BAR = 8
@@ -37,7 +41,8 @@ class DevicePanel(Lines):
 
     def on_mount(self) -> None:
         """Look now and then whether there is something to read."""
-        self.set_interval(SECONDS, self._tick)
+        app = cast("CifarApp", self.app)
+        self.set_interval(SECONDS * app.terminal.device, self._tick)
 
     def show(self, run: Follower) -> None:
         """Show the device of a run."""
@@ -86,6 +91,10 @@ class DevicePanel(Lines):
         fresh = self._sample if run.status in RUNNING else None
         lines = _figures(fresh, colours) if fresh is not None else []
         lines += _facts(run, colours, named=fresh is not None)
+        traffic = cast("CifarApp", self.app).traffic
+        if fresh is not None and traffic.total:
+            rate = f"{formatting.compact(traffic.per_second())}B/s"
+            lines.append(_line("to terminal", rate, colours))
         for line in lines:
             line.truncate(max(1, self.size.width), overflow="ellipsis")
         height = self.size.height

@@ -17,6 +17,7 @@ from trainer import terminal_image
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
 from tui.formatting import clean
+from tui.terminal.settings import TerminalSettings
 
 if TYPE_CHECKING:
     from tui.evaluations import Pictures
@@ -27,6 +28,9 @@ SIDE = 32
 
 def color_mode(app: App[object]) -> ColorMode:
     """What the terminal can show of an image."""
+    terminal = getattr(app, "terminal", TerminalSettings())
+    if terminal.ascii or terminal.low_bandwidth:
+        return "ascii"  # over a slow link a page of pixels would take minutes
     if app.no_color:
         return "grey"
     system = app.console.color_system

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 
 from trainer.runstate import Follower, RunState
 from tui import formatting
 from tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
@@ -34,7 +38,8 @@ class ProgressLine(Lines):
         self._shown = (run, colours, width)
         now = run.state.progress
         of = (id(run.state), run.status, now.phase if now is not None else "", width)
-        wait = self._read_at + FIGURES_SECONDS - time.monotonic()
+        pace = FIGURES_SECONDS * cast("CifarApp", self.app).terminal.figures
+        wait = self._read_at + pace - time.monotonic()
         if of != self._of or wait <= 0:
             self._of, self._read_at = of, time.monotonic()
             self._figures = _figures(run)

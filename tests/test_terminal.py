@@ -1,0 +1,156 @@
+"""The terminal: ASCII mode, the link's pace, bytes counted, and a terminal that goes away."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.terminal import Terminal
+from tui.terminal.characters import TABLE, to_ascii
+from tui.terminal.driver import Output
+from tui.terminal.settings import TerminalSettings, detect
+from tui.terminal.traffic import Traffic
+
+ROOT = Path(__file__).resolve().parent.parent
+ESCAPES = re.compile(rb"\x1b\[[0-9;?<>=]*[ -/]*[a-zA-Z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("plain", "plain"),
+        ("╭──┬╮", "+--++"),
+        ("│ 87 % │", "| 87 % |"),
+        ("┌─┤", "+-+"),
+        ("█▌░", "#|."),
+        ("⠁⡀⣿⠀⢸", "'.# :"),
+        ("naïve é", "naive e"),
+        ("32×32 …", "32x32 ."),  # noqa: RUF001
+        ("日", "??"),
+        ("━━┅", "==-"),
+    ],
+)
+def test_ascii_keeps_the_width(text: str, plain: str) -> None:
+    assert text.translate(TABLE) == plain
+    assert len(plain) == cell_len(text)
+
+
+def test_every_character_that_is_drawn_has_ascii_of_its_width() -> None:
+    for code in [*range(0x80, 0x250), *range(0x2010, 0x2C00), *range(0x4E00, 0x4E40)]:
+        character = chr(code)
+        plain = to_ascii(character)
+        assert plain.isascii(), hex(code)
+        assert len(plain) == cell_len(character) or cell_len(character) == 0, hex(code)
+
+
+@pytest.mark.parametrize(
+    ("environment", "ascii"),
+    [
+        ({}, False),
+        ({"LANG": "C"}, True),
+        ({"LANG": "POSIX"}, True),
+        ({"LANG": "C.UTF-8"}, False),
+        ({"LANG": "de_DE.UTF-8"}, False),
+        ({"LANG": "de_DE"}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, True),
+        ({"LANG": "C", "LC_ALL": "en_US.utf8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "C"}, True),
+        ({"LC_CTYPE": "UTF-8"}, False),
+        ({"TERM": "linux", "LANG": "C.UTF-8"}, True),
+        ({"TERM": "vt100"}, True),
+        ({"TERM": "screen-256color", "LANG": "C.UTF-8"}, False),
+    ],
+)
+def test_ascii_is_chosen_by_locale_and_terminal(environment: dict[str, str], ascii: bool) -> None:
+    assert detect(environment).ascii is ascii
+    assert detect(environment, ascii=True).ascii
+
+
+def test_under_ssh_charts_take_their_time_unless_told_otherwise() -> None:
+    remote = {"SSH_CONNECTION": "10.0.0.1 50000 10.0.0.2 22"}
+    assert detect({}) == TerminalSettings()
+    assert detect(remote).charts > detect({}).charts
+    assert detect(remote, full_bandwidth=True) == TerminalSettings()
+    low = detect({}, low_bandwidth=True)
+    assert low.charts > detect(remote).charts
+    assert low.rate == 960
+
+
+def test_traffic_counts_and_says_when_a_slow_link_is_through() -> None:
+    now = [100.0]
+    traffic = Traffic(960, clock=lambda: now[0])
+    assert traffic.behind() == 0
+    traffic.add(1920)
+    assert traffic.behind() == pytest.approx(2)
+    now[0] += 1.5
+    assert traffic.behind() == pytest.approx(0.5)
+    traffic.add(480)
+    assert traffic.behind() == pytest.approx(1)
+    now[0] += 5
+    assert traffic.behind() == 0
+    assert traffic.total == 2400
+    assert traffic.per_second() == pytest.approx(2400 / 6.5)
+    now[0] += 20
+    assert traffic.per_second() == 0
+    unlimited = Traffic(None, clock=lambda: now[0])
+    unlimited.add(1 << 20)
+    assert unlimited.behind() == 0
+
+
+def test_output_to_a_terminal_that_is_gone_is_dropped() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
+        output = Output(file, Traffic(), ascii=True)
+        output.write("é" * 100_000)
+        output.flush()
+        assert output.gone
+        output.write("more")
+        output.flush()
+
+
+def app(tmp_path: Path, *options: str, **environment: str) -> Terminal:
+    command = [sys.executable, "-m", "tui", "--runs-dir", str(tmp_path / "runs")]
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment}
+    return Terminal([*command, "--data", "synthetic", *options], env, columns=100, lines=32)
+
+
+def test_in_ascii_mode_no_other_byte_is_sent(tmp_path: Path) -> None:
+    terminal = app(tmp_path, LANG="C", LC_ALL="", LC_CTYPE="")
+    try:
+        terminal.wait("first paint", lambda: "synthetic" in terminal.text(), 30)
+        for key in ("2", "3", "4", "5", "n"):
+            terminal.press(key)
+            terminal.settle()
+        assert "enter starts" in terminal.text()
+        assert "+--" in terminal.text()
+        rest = ESCAPES.sub(b"", bytes(terminal.raw))
+        assert all(byte < 0x80 for byte in rest)
+    finally:
+        terminal.kill()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_app_whose_terminal_is_gone_ends(tmp_path: Path, ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        terminal = app(tmp_path)  # as under nohup, or not
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        terminal.wait("first paint", lambda: "synthetic" in terminal.text(), 30)
+        terminal.settle()
+        os.close(terminal.fd)
+        end = time.monotonic() + 20
+        while terminal.status() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert terminal.status() is not None
+    finally:
+        terminal.kill()

@@ -1,0 +1,98 @@
+"""The way to the terminal: counts bytes, sends ASCII alone where asked, and sees the terminal go.
+
+Textual's own writer thread dies of an error, its queue then fills and blocks the app; its reader
+spins on a terminal that has hung up. Both are met here: the app ends instead, and a run goes on.
+"""
+
+from __future__ import annotations
+
+import select
+import termios
+from typing import IO, Any
+
+from textual.drivers.linux_driver import LinuxDriver
+
+from tui.terminal.characters import TABLE
+from tui.terminal.settings import TerminalSettings
+from tui.terminal.traffic import Traffic
+
+
+class Output:
+    """What the writer thread takes for a file."""
+
+    def __init__(self, file: IO[str], traffic: Traffic, *, ascii: bool) -> None:
+        self._file = file
+        self._traffic = traffic
+        self._ascii = ascii
+        self.gone = False
+        """Whether the terminal takes nothing any more."""
+
+    def write(self, text: str) -> int:
+        """Write, and count; on a terminal that is gone nothing happens."""
+        if self._ascii:
+            text = text.translate(TABLE)
+        if not self.gone:
+            try:
+                self._file.write(text)
+            except OSError:
+                self.gone = True
+        self._traffic.add(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, unless the terminal is gone."""
+        if not self.gone:
+            try:
+                self._file.flush()
+            except OSError:
+                self.gone = True
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._file.isatty()
+
+
+class TerminalDriver(LinuxDriver):
+    """Textual's driver with an ``Output``; made by ``driver_class``."""
+
+    settings = TerminalSettings()
+    traffic = Traffic()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        file = self._file
+        assert file is not None
+        self.output = Output(file, self.traffic, ascii=self.settings.ascii)
+        self._file = self.output  # type: ignore[assignment]  # all of a file that is used
+        self._reader_ended = False
+
+    def _run_input_thread(self) -> None:
+        try:
+            self.run_input_thread()
+        except OSError:  # the terminal is gone: the app looks at that and ends
+            self._reader_ended = True
+
+    def gone(self) -> bool:
+        """Whether the terminal has hung up."""
+        if self.output.gone or self._reader_ended:
+            return True
+        poll = select.poll()
+        poll.register(self.fileno, 0)
+        flags = select.POLLHUP | select.POLLERR | select.POLLNVAL
+        return any(events & flags for _, events in poll.poll(0))
+
+    def stop_application_mode(self) -> None:
+        """Leave the terminal as it was; one that is gone is left alone."""
+        try:
+            super().stop_application_mode()
+        except (OSError, termios.error):
+            self.output.gone = True
+
+
+def driver_class(settings: TerminalSettings, traffic: Traffic) -> type[TerminalDriver]:
+    """A driver for an app: Textual wants a class and makes the object itself."""
+    return type("CifarDriver", (TerminalDriver,), {"settings": settings, "traffic": traffic})
