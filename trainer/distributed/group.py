@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
+from trainer.distributed.meeting import meet
 from trainer.distributed.world import World, share
 
 TIMEOUT = "CIFAR_TUI_DISTRIBUTED_TIMEOUT"
@@ -54,8 +54,7 @@ class Group:
         if torch.cuda.is_available() and world.local_rank < torch.cuda.device_count():
             torch.cuda.set_device(world.local_rank)
         try:
-            # torchrun's own store, with the attempt's number in its keys
-            store, _, _ = next(iter(rendezvous("env://", timeout=limit)))
+            store = meet(self.rank, limit)
             self._store = PrefixStore("cifar-tui", store)
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=limit

@@ -1,0 +1,290 @@
+"""Several processes train one run: as one process would, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
+from tests.training_helpers import binary_folder
+from trainer import checkpoint, events
+from trainer import config as settings
+from trainer.control import Control
+from trainer.distributed.attempt import submit_once
+from trainer.distributed.world import World, from_environment, share
+from trainer.errors import ConfigError, DeviceError
+from trainer.presets import catalog
+from trainer.rundir import RunDir, scan
+from trainer.runlog import Tail
+from trainer.runstate import Follower, RunState
+from trainer.session import train_run
+from trainer.submit import read_config, resubmit
+
+LOSS = 1e-5
+WEIGHTS = 1e-4
+"""Largest differences to one process: sums in another order, over twelve steps."""
+
+
+def folded(run: RunDir) -> RunState:
+    return Follower(run).catch_up()
+
+
+class Pair(NamedTuple):
+    one: RunDir
+    two: RunDir
+
+
+CASES = {
+    "batch norm": (NO_DROPOUT, ()),
+    "group norm": (GROUP_NORM, ()),
+    "everything": (
+        NO_DROPOUT,
+        (
+            "train.ema=0.9",
+            "train.grad_clip=0.5",
+            "train.label_smoothing=0.1",
+            "optimizer.l1=1e-4",
+            "augment.shift_scale_rotate=0.5",
+            "augment.shift=2",
+            "evaluate.tta='flip+shift'",
+            "evaluate.batch_size=7",
+        ),
+    ),
+    "muon": (GROUP_NORM, ("optimizer.name=muon",)),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return binary_folder(tmp_path_factory.mktemp("data"), test=31)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Pair]:
+    """The same settings trained by one process and by two."""
+    folder = tmp_path_factory.mktemp("pairs")
+    found = {}
+    for at, (case, (net, overrides)) in enumerate(CASES.items()):
+        one, two = (a_run(folder / f"{at}-{n}", data, net, *overrides) for n in (1, 2))
+        assert train_run(one, Control(one)).state == "completed"
+        found[case] = Pair(one, two)
+    assert train_together(*[Task(pair.two.path) for pair in found.values()]) == [0, 0]
+    return found
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_metrics_and_weights_are_those_of_one_process(pairs: dict[str, Pair], case: str) -> None:
+    one, two = (folded(run) for run in pairs[case])
+    loose = 100 if case == "muon" else 1  # orthogonalised in bf16 where the CPU multiplies in it
+    assert [(r.epoch, r.step) for r in two.epochs] == [(1, 6), (2, 12)]
+    for alone, together in zip(one.epochs, two.epochs, strict=True):
+        assert together.train_loss == pytest.approx(alone.train_loss, rel=LOSS * loose)
+        assert together.test_loss == pytest.approx(alone.test_loss, rel=LOSS * loose)
+        if case != "muon":
+            assert together.train_accuracy == alone.train_accuracy
+            assert together.test_accuracy == alone.test_accuracy
+        assert together.lr == alone.lr
+    states = [checkpoint.load(run.checkpoint("last")) for run in pairs[case]]
+    for part in ("net", *(["ema"] if case == "everything" else [])):
+        for name, tensor in states[0][part].items():
+            torch.testing.assert_close(
+                states[1][part][name], tensor, rtol=0, atol=WEIGHTS * loose, msg=f"{part} {name}"
+            )
+    assert two.missing == 0
+
+
+def test_the_sharded_evaluation_counts_every_image_once(pairs: dict[str, Pair]) -> None:
+    one, two = (folded(run) for run in pairs["everything"])
+    assert [e.variant for e in two.evals] == ["plain", "ema", "plain", "ema", "tta"]
+    for alone, together in zip(one.evals, two.evals, strict=True):
+        assert together.images == 31
+        assert together.confusion == alone.confusion
+    found = [
+        np.load(pair.predictions(2, "plain"), allow_pickle=False)["probabilities"]
+        for pair in pairs["everything"]
+    ]
+    assert np.abs(found[0].astype(float) - found[1].astype(float)).max() < 2e-3  # float16
+
+
+def test_the_log_names_the_ranks(pairs: dict[str, Pair]) -> None:
+    started = folded(pairs["batch norm"].two).started
+    assert started is not None
+    assert len(started.ranks) == 2
+    assert len({rank.pid for rank in started.ranks}) == 2
+    assert {rank.device for rank in started.ranks} == {"cpu"}
+    assert started.pid == started.ranks[0].pid
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    tmp_path: Path, data: Path, pairs: dict[str, Pair]
+) -> None:
+    whole = pairs["batch norm"].one
+    shrinks, grows = (a_run(tmp_path / name, data) for name in ("shrinks", "grows"))
+    asked = Control(grows)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded):
+            asked.request("stop")
+
+    assert train_run(grows, asked, listener=listen).state == "stopped"
+    resubmit(grows, processes=2)
+    assert read_config(grows).train.processes == 2
+    codes = train_together(
+        Task(shrinks.path, command="stop", at_step=2), Task(grows.path, resume=True)
+    )
+    assert codes == [0, 0]
+    state = folded(shrinks)
+    assert state.ended is not None
+    assert state.ended.state == "stopped"
+    saved = state.checkpoints["last"]
+    assert 2 <= saved.step < 12
+    resubmit(shrinks, processes=1)
+    assert train_run(shrinks, Control(shrinks), resume=True).state == "completed"
+    expected = [(r.train_loss, r.test_loss) for r in folded(whole).epochs]
+    for run in (shrinks, grows):
+        found = [(r.train_loss, r.test_loss) for r in folded(run).epochs]
+        np.testing.assert_allclose(found, expected, rtol=LOSS)
+        assert folded(run).attempt == 2
+
+
+def test_a_killed_rank_ends_the_run_and_the_log_says_which(tmp_path: Path, data: Path) -> None:
+    run = a_run(tmp_path, data)
+    codes = train_together(Task(run.path, dies=1, at_step=8))
+    assert codes == [1, -signal.SIGKILL]
+    ended = folded(run).ended
+    assert ended is not None
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert "rank 1 of 2 (process" in ended.error
+    assert not run.is_locked()
+    assert run.checkpoint("last").is_file()
+
+
+# with torchrun itself
+
+
+def ended_rank(run: RunDir, rank: int, attempt: int) -> int | None:
+    """The process of a rank once that attempt has a checkpoint to go on from."""
+    log = [e for e in Tail(run.log).read() if e.attempt == attempt]
+    started = next((e.event for e in log if isinstance(e.event, events.RunStarted)), None)
+    saved = any(isinstance(e.event, events.CheckpointSaved) for e in log)
+    return started.ranks[rank].pid if started is not None and saved else None
+
+
+def test_torchrun_starts_anew_after_a_kill_and_the_run_goes_on(tmp_path: Path, data: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(NO_DROPOUT)
+    command = [
+        *(sys.executable, "-m", "trainer", "train", "quick", "--data", str(data)),
+        *("--batch-size", "15", "--device", "cpu", "--epochs", "100000", "--precision", "fp32"),
+        *("--processes", "2", "--max-restarts", "1", "--set", f"model.name='{net}:Tiny'"),
+    ]
+    environment = {**os.environ, "CIFAR_TUI_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for attempt in (1, 2):
+                pid = None
+                until = time.monotonic() + 120
+                while pid is None:
+                    assert time.monotonic() < until, "timed out"
+                    assert process.poll() is None
+                    time.sleep(0.1)
+                    for run in scan(tmp_path / "runs"):
+                        pid = ended_rank(run, 1, attempt)
+                if attempt == 1:
+                    os.kill(pid, signal.SIGKILL)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    (run,) = scan(tmp_path / "runs")
+    assert process.returncode == 130, err
+    assert "stopped" in out
+    state = folded(run)
+    codes = [notice.code for _, notice in state.notices]
+    assert codes.index("rank-lost") < codes.index("restarted")
+    lost = next(n.message for _, n in state.notices if n.code == "rank-lost")
+    assert "rank 1 of 2 (process" in lost
+    assert state.attempt == 2
+    assert state.started is not None
+    assert state.started.resumed_step
+    assert [row.epoch for row in state.epochs] == list(range(1, len(state.epochs) + 1))
+    assert state.ended is not None
+    assert state.ended.state == "stopped"
+    assert not run.is_locked()
+
+
+# no processes
+
+
+def test_every_part_belongs_to_one_rank() -> None:
+    for count in (0, 1, 5, 15, 16, 10_000):
+        for size in (1, 2, 3, 7, 16):
+            parts = [range(count)[share(count, rank, size)] for rank in range(size)]
+            assert [i for part in parts for i in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_what_torchrun_says() -> None:
+    said = {
+        "TORCHELASTIC_RUN_ID": "job-7",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RESTART_COUNT": "1",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+    }
+    assert from_environment({}) is None
+    assert from_environment({"RANK": "0", "WORLD_SIZE": "2"}) is None, "not torchrun's"
+    world = from_environment(said)
+    assert world == World(3, 4, 1, 2, 1, 3, "job-7")
+    assert world.restarts_left == 2
+    for wrong in ({"RANK": "x"}, {"RANK": "4"}, {"LOCAL_RANK": "2"}, {"WORLD_SIZE": "0"}):
+        with pytest.raises(ConfigError, match="start with torchrun"):
+            from_environment({**said, **wrong})
+
+
+def test_a_restart_finds_the_run_of_its_launch(tmp_path: Path) -> None:
+    config = catalog.load("quick", [])
+    other = catalog.load("quick", ["train.seed=5"])
+    first = submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "a"))
+    submit_once(other, tmp_path, World(0, 2, 0, 2, 0, 3, "a"))
+    submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "b"))
+    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 1, 3, "a")) == first
+    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "a")) != first, "no restart"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["train.processes=200"], "200 processes cannot share a batch of 128"),
+        (["train.processes=2", "train.device=cuda:1"], "need train.device auto, cpu or cuda"),
+        (["train.processes=0"], ">= 1"),
+    ],
+)
+def test_impossible_numbers_of_processes(override: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings.check(catalog.load("quick", override))
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import device as devices
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices.of_rank("auto", 1, 2) == torch.device("cuda", 1)
+    assert devices.of_rank("cpu", 1, 4) == torch.device("cpu")
+    with pytest.raises(DeviceError, match=r"4 processes need a GPU each, this machine has 2"):
+        devices.of_rank("auto", 1, 4)
