@@ -11,6 +11,7 @@ from pathlib import Path
 from tests import sample_log
 from trainer import events
 from trainer.control import Control
+from trainer.distributed.world import World
 from trainer.errors import DeviceError
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
@@ -24,6 +25,7 @@ def train_run(
     data_dir: Path | None = None,
     resume: bool = False,
     on_end: str = "",
+    world: World | None = None,
 ) -> events.RunEnded:
     """``complete``, ``fail``, ``refuse``, ``crash``; ``wait`` for a stop; ``hang`` for ever."""
     how = os.environ.get("FAKE_SESSION", "complete")

@@ -49,6 +49,13 @@ FIELDS = (
         PRECISIONS,
     ),
     Field("device", "device", ("train", "device"), "text"),
+    Field(
+        "processes",
+        "processes",
+        ("train", "processes"),
+        "int",
+        "train together, each on a GPU of its own or all on the CPU",
+    ),
     Field("name", "name", ("name",), "text", "free text, for you"),
     Field("settings", "settings", (), "text", "key=value …, e.g. optimizer.weight_decay=1e-4"),
 )

@@ -44,6 +44,15 @@ class WorkerInfo:
         """Whether it cannot train."""
         return self.phase in ("failed", "dead")
 
+    def lacks_for(self, device: str, processes: int) -> str:
+        """Why so many processes cannot train on a device, as ``lacks`` tells it."""
+        gpus = sum(known.startswith("cuda") for known in self.devices)
+        wanted = device == "cuda" or (device == "auto" and gpus > 0)
+        if processes > 1 and wanted and processes > gpus and self.devices:
+            have = f"{gpus} GPU" + "s" * (gpus != 1)
+            return f"this machine has {have}: at most so many processes, or device cpu"
+        return self.lacks(device)
+
     def lacks(self, device: str) -> str:
         """Why a run cannot train on a device; empty when it can, or when it is not known yet."""
         names = [known.split()[0] for known in self.devices]  # "cuda:0 NVIDIA H200"

@@ -117,7 +117,7 @@ class RunControl:
         from trainer.submit import submit
 
         app = self._app
-        lacking = app.worker.info.lacks(config.train.device)
+        lacking = app.worker.info.lacks_for(config.train.device, config.train.processes)
         if lacking:
             app.tell(lacking, severity="error", title="Not started")
             return False

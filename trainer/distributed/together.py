@@ -40,7 +40,7 @@ class Together:
         self.control = Agreement(group, control)
         self._before = (0.0, 0.0, 0)
         self._rate_from = (time.monotonic(), 0)
-        self._told_at = time.monotonic()
+        self._told_at = -RANKS_SECONDS
 
     def wrap(self, net: nn.Module, summary: Summary) -> nn.Module:
         """The net with gradients averaged over all ranks and batch norms over all images."""

@@ -126,6 +126,11 @@ class NewRun(ModalScreen[RunConfig | None]):
         lacking = self.cifar.worker.info.lacks(texts["device"].strip())
         if lacking and "device" not in wrong:
             self._config, wrong["device"] = None, lacking
+        elif self._config is not None:
+            train = self._config.train
+            crowded = self.cifar.worker.info.lacks_for(train.device, train.processes)
+            if crowded:
+                self._config, wrong["processes"] = None, crowded
         self._say("preset", dict(self.cifar.presets()).get(self.preset, ""))
         for field in FIELDS:
             self._say(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual import work
 
+from trainer import events
 from trainer.runstate import Follower
 from tui import formatting
 from tui.device_stats import DeviceStats, Sample
@@ -142,6 +143,8 @@ def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]
         lines.append(_line("this run", formatting.size(now.memory), colours))
     if not named:
         lines.insert(0, Text(formatting.clean(begun.device, 60), style="bold", end=""))
+    if begun.ranks:
+        lines += _ranks(begun.ranks, state.ranks, colours)
     if begun.host and begun.host != platform.node():
         lines.append(_line("on", formatting.clean(begun.host, 40), colours))
     if begun.threads:
@@ -149,6 +152,25 @@ def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]
     if begun.torch:
         lines.append(_line("torch", formatting.clean(begun.torch, 30), colours))
     lines.append(_line("precision", formatting.clean(begun.precision, 20), colours))
+    return lines
+
+
+def _ranks(
+    ranks: tuple[events.Rank, ...], figures: events.Ranks | None, colours: dict[str, str]
+) -> list[Text]:
+    """A line for each of the processes that train together: its speed and memory."""
+    lines = []
+    several = len({rank.host for rank in ranks}) > 1
+    for number, rank in enumerate(ranks):
+        words = [formatting.clean(f"{rank.host} {rank.device}" if several else rank.device, 30)]
+        if figures is not None and number < min(
+            len(figures.images_per_second), len(figures.memory)
+        ):
+            words = [f"{figures.images_per_second[number]:,.0f} images/s"]
+            words.append(formatting.size(figures.memory[number]))
+            if several:
+                words.append(formatting.clean(rank.host, 20))
+        lines.append(_line(f"rank {number}", ", ".join(words), colours))
     return lines
 
 
