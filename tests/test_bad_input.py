@@ -245,6 +245,11 @@ def test_a_device_that_is_not_here_is_refused_when_it_is_known() -> None:
     assert info.lacks("cuda:1") == "this machine has no cuda:1: choose auto or cuda:0, cpu"
     assert info.lacks("mps")
     assert WorkerInfo().lacks("cuda") == "", "torch is still loading"
+    assert [info.lacks_for(d, 2) for d in ("auto", "cuda")] == [
+        "this machine has 1 GPU: at most so many processes, or device cpu"
+    ] * 2
+    assert info.lacks_for("cpu", 2) == info.lacks_for("auto", 1) == ""
+    assert WorkerInfo().lacks_for("auto", 2) == "", "torch is still loading"
 
 
 async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(

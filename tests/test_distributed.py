@@ -122,6 +122,11 @@ def test_the_log_names_the_ranks(pairs: dict[str, Pair]) -> None:
     assert len({rank.pid for rank in started.ranks}) == 2
     assert {rank.device for rank in started.ranks} == {"cpu"}
     assert started.pid == started.ranks[0].pid
+    figures = folded(pairs["batch norm"].two).ranks
+    assert figures is not None
+    assert len(figures.images_per_second) == len(figures.memory) == 2
+    assert min(figures.images_per_second) > 0
+    assert min(figures.memory) > 1 << 20
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
@@ -259,11 +264,19 @@ def test_what_torchrun_says() -> None:
 def test_a_restart_finds_the_run_of_its_launch(tmp_path: Path) -> None:
     config = catalog.load("quick", [])
     other = catalog.load("quick", ["train.seed=5"])
-    first = submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "a"))
-    submit_once(other, tmp_path, World(0, 2, 0, 2, 0, 3, "a"))
+    began = World(0, 2, 0, 2, 0, 3, "a")
+    first, found = submit_once(config, tmp_path, began)
+    assert not found
+    submit_once(other, tmp_path, began)
     submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "b"))
-    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 1, 3, "a")) == first
-    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "a")) != first, "no restart"
+    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 1, 3, "a")) == (first, True)
+    # of two nodes not all count
+    assert submit_once(config, tmp_path, World(0, 2, 0, 1, 0, 3, "a")) == (first, True)
+    with first.locked():
+        again, found = submit_once(config, tmp_path, World(0, 2, 0, 1, 0, 3, "a"))
+    assert (again != first, found) == (True, False), "it is being trained"
+    again, found = submit_once(config, tmp_path, began)
+    assert (again != first, found) == (True, False), "no restart"
 
 
 @pytest.mark.parametrize(

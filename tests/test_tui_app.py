@@ -558,6 +558,8 @@ async def test_the_form_starts_what_it_says(tmp_path: Path, size: tuple[int, int
         ("model", "none.py:Net", "no such file"),
         ("data", "/no/such/folder", "no such folder"),
         ("device", "tpu", "cuda"),
+        ("processes", "0", ">= 1"),
+        ("processes", "4000", "cannot share a batch"),
         ("name", "n" * 81, "at most 80"),
         ("settings", "nonsense", "key=value"),
         ("settings", "train.nonsense=1", "unknown key"),

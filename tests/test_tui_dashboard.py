@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from textual.pilot import Pilot
 
 from tests.tui_helpers import append, fake_worker, held, make_run, started
 from trainer import events
+from trainer.runlog import RunLog
+from trainer.runstate import Follower
 from tui import datasource, device_stats
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -482,6 +485,27 @@ async def test_device_figures_of_a_live_run(
             assert "4.0 of 141 GiB" in panel
             assert "61 °C, 412 W" in panel
             assert "300 MiB" in panel
+
+
+async def test_a_line_for_each_rank(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end="stopped")
+    ranks = tuple(events.Rank(host="testhost", pid=n, device=f"cuda:{n}") for n in range(2))
+    with run.locked():
+        before = Follower(run).catch_up().started
+        assert before is not None
+        log = RunLog(run)
+        log.begin_attempt()
+        log.emit(msgspec.structs.replace(before, ranks=ranks, resumed_step=16))
+        log.close()
+    async with dashboard(tmp_path / "runs") as (app, pilot):
+        await until(pilot, lambda: "rank 1      cuda:1" in text(app, "#device"))
+        with run.locked():
+            log = RunLog(run)
+            speeds = (1234.4, 1200.0)
+            log.emit(events.Ranks(step=17, images_per_second=speeds, memory=(1 << 30, 2 << 30)))
+            log.close()
+            await until(pilot, lambda: "rank 0      1,234 images/s" in text(app, "#device"))
+            assert "rank 1      1,200 images/s, 2.0 GiB" in text(app, "#device")
 
 
 @pytest.mark.parametrize("end", ["completed", None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -131,7 +132,9 @@ def train(
         if world is None:
             run = submit(config, runs_dir(directory))
         else:
-            run = submit_once(config, runs_dir(directory), world)
+            run, found = submit_once(config, runs_dir(directory), world)
+            if found:
+                world = replace(world, restarts=max(1, world.restarts))
     if detached:
         _leave(run, place, resume=resume is not None, json=json, on_end=calls.on_end)
         return
