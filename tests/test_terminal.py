@@ -9,13 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import pyte
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.color import ColorSystem
+from rich.style import Style
 
 from tests.terminal import Terminal
 from tui.terminal.characters import TABLE, to_ascii
 from tui.terminal.driver import Output
 from tui.terminal.settings import TerminalSettings, detect
+from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,11 +110,58 @@ def test_traffic_counts_and_says_when_a_slow_link_is_through() -> None:
     assert unlimited.behind() == 0
 
 
+def painted(data: str) -> list[list[object]]:
+    """All cells of a terminal after some output, with their colours and attributes."""
+    screen = pyte.Screen(40, 6)
+    pyte.Stream(screen).feed(data)
+    return [[screen.buffer[y][x] for x in range(40)] for y in range(6)]
+
+
+STYLES = st.builds(
+    Style,
+    color=st.sampled_from([None, "red", "#123456", "#ffffff", "color(99)"]),
+    bgcolor=st.sampled_from([None, "blue", "#101010", "#202020"]),
+    bold=st.booleans(),
+    reverse=st.booleans(),
+)
+PIECES = st.one_of(
+    st.builds(
+        lambda style, text: style.render(text, color_system=ColorSystem.TRUECOLOR),
+        STYLES,
+        st.text(alphabet="ab ", min_size=0, max_size=30),
+    ),
+    st.builds(lambda y, x: f"\x1b[{y};{x}H", st.integers(1, 6), st.integers(1, 8)),
+    st.sampled_from(["\x1b[2;3H\x1b[K", "\x1b[?25l", "\x1b[31m", "\x1b[0m", "\x1b[?1049h"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(PIECES, max_size=6), max_size=6))
+def test_thinned_output_paints_the_same(writes: list[list[str]]) -> None:
+    thin = Thin()
+    whole = ["".join(pieces) for pieces in writes]
+    thinned = [thin(text) for text in whole]
+    assert painted("".join(whole) + "\x1b[0m") == painted("".join(thinned) + "\x1b[0m")
+    assert len("".join(thinned)) <= len("".join(whole)) + 4 * len(whole) + 8
+
+
+def test_pieces_of_one_style_are_sent_as_one() -> None:
+    style = Style(color="#123456", bgcolor="#101010")
+    text = "".join(style.render(word, color_system=ColorSystem.TRUECOLOR) for word in ("a", "b"))
+    other = Style(color="#123456", bgcolor="#202020").render("c")
+    assert Thin()(text + other) == "\x1b[0;38;2;18;52;86;48;2;16;16;16mab\x1b[48;2;32;32;32mc"
+
+
+def test_on_a_slow_link_colours_are_numbers_and_spaces_are_erased() -> None:
+    thin = Thin(palette=True, erase=True)
+    assert thin("\x1b[48;2;255;0;0mab" + " " * 40 + "c") == ("\x1b[0;48;5;196mab\x1b[40X\x1b[40Cc")
+
+
 def test_output_to_a_terminal_that_is_gone_is_dropped() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
-        output = Output(file, Traffic(), ascii=True)
+        output = Output(file, Traffic(), TerminalSettings(ascii=True))
         output.write("é" * 100_000)
         output.flush()
         assert output.gone

@@ -14,16 +14,18 @@ from textual.drivers.linux_driver import LinuxDriver
 
 from tui.terminal.characters import TABLE
 from tui.terminal.settings import TerminalSettings
+from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic
 
 
 class Output:
     """What the writer thread takes for a file."""
 
-    def __init__(self, file: IO[str], traffic: Traffic, *, ascii: bool) -> None:
+    def __init__(self, file: IO[str], traffic: Traffic, settings: TerminalSettings) -> None:
         self._file = file
         self._traffic = traffic
-        self._ascii = ascii
+        self._ascii = settings.ascii
+        self._thin = Thin(palette=settings.low_bandwidth, erase=settings.low_bandwidth)
         self.gone = False
         """Whether the terminal takes nothing any more."""
 
@@ -31,6 +33,7 @@ class Output:
         """Write, and count; on a terminal that is gone nothing happens."""
         if self._ascii:
             text = text.translate(TABLE)
+        text = self._thin(text)
         if not self.gone:
             try:
                 self._file.write(text)
@@ -66,7 +69,7 @@ class TerminalDriver(LinuxDriver):
         super().__init__(*arguments, **options)
         file = self._file
         assert file is not None
-        self.output = Output(file, self.traffic, ascii=self.settings.ascii)
+        self.output = Output(file, self.traffic, self.settings)
         self._file = self.output  # type: ignore[assignment]  # all of a file that is used
         self._reader_ended = False
 

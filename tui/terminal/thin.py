@@ -1,0 +1,149 @@
+"""Fewer bytes for the same picture: only what changes from one style to the next is sent.
+
+Rich begins each piece of text with its whole style and ends it with a reset; most pieces differ
+from the one before in one colour or in nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from rich.color import Color, ColorSystem
+from rich.color_triplet import ColorTriplet
+
+_ESCAPE = re.compile(r"\x1b\[([0-9;]*)m|(\x1b\[[0-9;]*H)|(\x1b(?:\[\?1049[hl])?)")
+_SPACES = re.compile(r" {12,}")
+
+
+class Look(NamedTuple):
+    """A style as SGR parameters, counted from a reset."""
+
+    attributes: frozenset[str] = frozenset()
+    foreground: str = ""
+    background: str = ""
+
+
+PLAIN = Look()
+
+
+class Thin:
+    """Filters what goes to one terminal; remembers the style that the terminal is in.
+
+    Args:
+        palette: send colours as numbers of the 256-colour palette.
+        erase: send long stretches of spaces as erased cells, for terminals that erase with the
+            background colour.
+    """
+
+    def __init__(self, *, palette: bool = False, erase: bool = False) -> None:
+        self._palette = palette
+        self._erase = erase
+        self._shown: Look | None = None
+        self._wanted = PLAIN
+
+    def __call__(self, text: str) -> str:
+        """The same text with fewer escape sequences."""
+        out: list[str] = []
+        at = 0
+        for match in _ESCAPE.finditer(text):
+            if match.start() > at:
+                self._put(text[at : match.start()], out)
+            at = match.end()
+            if match.lastindex == 1:
+                self._wanted = _after(self._wanted, match[1], self._palette)
+            elif match.lastindex == 2:
+                out.append(match[2])
+            else:  # it may erase or leave the screen: the style must be as it would have been
+                out.append(self._change())
+                out.append(match[3])
+                if len(match[3]) > 1:  # another screen, where the style may be another
+                    self._shown = None
+        self._put(text[at:], out)
+        return "".join(out)
+
+    def _put(self, text: str, out: list[str]) -> None:
+        if text.strip("\r\n"):
+            out.append(self._change())
+            if self._erase and not self._wanted.attributes:
+                text = _SPACES.sub(_erased, text)
+        out.append(text)
+
+    def _change(self) -> str:
+        if self._shown == self._wanted:
+            return ""
+        change = _change(self._shown, self._wanted)
+        self._shown = self._wanted
+        return change
+
+
+def _erased(match: re.Match[str]) -> str:
+    count = match.end() - match.start()
+    return f"\x1b[{count}X\x1b[{count}C"
+
+
+@lru_cache(maxsize=4096)
+def _change(before: Look | None, after: Look) -> str:
+    """The sequence that takes the terminal from one style to another."""
+    if before is None:
+        return _sgr(["0", *_all(after)])
+    lost = before.attributes - after.attributes
+    uncoloured = (before.foreground and not after.foreground) or (
+        before.background and not after.background
+    )
+    if lost or uncoloured:
+        return _sgr(["0", *_all(after)] if after != PLAIN else [])
+    parts = sorted(after.attributes - before.attributes)
+    if after.foreground != before.foreground:
+        parts.append(after.foreground)
+    if after.background != before.background:
+        parts.append(after.background)
+    return _sgr(parts)
+
+
+def _all(look: Look) -> list[str]:
+    return [*sorted(look.attributes), *filter(None, (look.foreground, look.background))]
+
+
+def _sgr(parts: list[str]) -> str:
+    return f"\x1b[{';'.join(parts)}m"
+
+
+@lru_cache(maxsize=4096)
+def _after(look: Look, parameters: str, palette: bool) -> Look:
+    """The style after an SGR sequence."""
+    attributes, foreground, background = set(look.attributes), look.foreground, look.background
+    left = parameters.split(";")
+    while left:
+        code = left.pop(0)
+        if code in ("", "0"):
+            attributes, foreground, background = set(), "", ""
+        elif code in ("38", "48") and left:
+            count = 4 if left[0] == "2" else 2
+            colour = _colour(code, tuple(left[:count]), palette)
+            del left[:count]
+            if code == "38":
+                foreground = colour
+            else:
+                background = colour
+        elif code == "39" or _between(code, 30, 37) or _between(code, 90, 97):
+            foreground = "" if code == "39" else code
+        elif code == "49" or _between(code, 40, 47) or _between(code, 100, 107):
+            background = "" if code == "49" else code
+        else:  # bold, dim, …; what ends one of them, 22 and so on, is kept as one more
+            attributes.add(code)
+    return Look(frozenset(attributes), foreground, background)
+
+
+def _between(code: str, first: int, last: int) -> bool:
+    return code.isdecimal() and first <= int(code) <= last
+
+
+@lru_cache(maxsize=4096)
+def _colour(code: str, rest: tuple[str, ...], palette: bool) -> str:
+    if palette and rest[0] == "2" and len(rest) == 4:
+        triplet = ColorTriplet(*(min(255, int(value or 0)) for value in rest[1:]))
+        number = Color.from_triplet(triplet).downgrade(ColorSystem.EIGHT_BIT).number
+        return f"{code};5;{number}"
+    return ";".join((code, *rest))
