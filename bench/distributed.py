@@ -1,6 +1,6 @@
 """Two processes against one: images a second of the training loop, on the CPU.
 
-    python bench/distributed.py [--data FOLDER] [--preset resnet8] [--rounds 3] [--steps 60]
+    python bench/distributed.py [--data FOLDER] [--preset quick] [--rounds 3] [--steps 60]
 
 Each round trains the same steps in one process with one thread, in one with two threads, and in
 two processes (torchrun, Gloo) with one thread each, at the same global batch, and takes the speed
@@ -44,7 +44,7 @@ def speed(options: argparse.Namespace, processes: int, threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="synthetic")
-    parser.add_argument("--preset", default="resnet8")
+    parser.add_argument("--preset", default="quick")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)

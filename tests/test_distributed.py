@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
+from model.fast import ShiftNorm
 from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
 from tests.training_helpers import binary_folder
 from trainer import checkpoint, events
 from trainer import config as settings
 from trainer.control import Control
 from trainer.distributed.attempt import submit_once
+from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.presets import catalog
@@ -230,7 +235,50 @@ def test_torchrun_starts_anew_after_a_kill_and_the_run_goes_on(tmp_path: Path, d
     assert not run.is_locked()
 
 
-# no processes
+# no other processes
+
+
+@pytest.fixture
+def alone() -> Iterator[dist.ProcessGroup]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    group = dist.group.WORLD
+    assert group is not None
+    yield group
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["batch norm", "shift norm", "without parameters"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_over_ranks_is_as_precise_as_torchs(
+    alone: dist.ProcessGroup, dtype: torch.dtype, kind: str
+) -> None:
+    make: dict[str, Callable[[], nn.Module]] = {
+        "batch norm": lambda: nn.BatchNorm2d(6),
+        "shift norm": lambda: ShiftNorm(6),
+        "without parameters": lambda: nn.BatchNorm2d(6, affine=False, momentum=None),
+    }
+    torch.manual_seed(0)
+    norms = [make[kind]() for _ in range(3)]
+    norms[2].double()
+    assert synchronise(norms[1], alone, 1) == 1
+    images = torch.randn(16, 6, 8, 8).mul_(2).add_(1).to(memory_format=torch.channels_last)
+    grad = torch.randn(16, 6, 8, 8) + 0.3
+    found: list[dict[str, torch.Tensor]] = []
+    for norm, kept in zip(norms, (dtype, dtype, torch.float64), strict=True):
+        given = images.to(dtype).to(kept).clone().requires_grad_()
+        out = norm(given)
+        out.backward(grad.to(dtype).to(kept))
+        assert given.grad is not None
+        values = {"out": out, "input": given.grad, **dict(norm.named_buffers())}
+        values.update({name: p.grad for name, p in norm.named_parameters() if p.grad is not None})
+        found.append({name: value.detach().double() for name, value in values.items()})
+    torchs, ours, exact = found
+    for name, value in exact.items():
+        allowed = 2.5 * (torchs[name] - value).abs().max() + 1e-6
+        assert (ours[name] - value).abs().max() <= allowed, name
+    norms[1].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(norms[1](images), norms[0].eval()(images), rtol=0, atol=1e-5)
 
 
 def test_every_part_belongs_to_one_rank() -> None:

@@ -112,7 +112,9 @@ class _Mode(TorchFunctionMode):
 @torch.no_grad()
 def _statistics(input: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, float]:
     """Mean and biased variance per channel over all ranks, float32 [C], and the count."""
-    mean, variance = torch.batch_norm_update_stats(input, None, None, 0.0)
+    # statistics are as precise as the running ones that are given, which are not looked at
+    unused = torch.zeros(input.shape[1], device=input.device)
+    mean, variance = torch.batch_norm_update_stats(input, unused, unused.clone(), 0.0)
     mean, variance = mean.double(), variance.double()
     count = input.numel() // input.shape[1]
     # double: the square of the mean is subtracted again
