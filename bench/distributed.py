@@ -1,6 +1,6 @@
 """Two processes against one: images a second of the training loop, on the CPU.
 
-    python bench/distributed.py [--data FOLDER] [--preset quick] [--rounds 3] [--steps 60]
+    python bench/distributed.py [--data FOLDER] [--preset quick] [--norm group] [--steps 60]
 
 Each round trains the same steps in one process with one thread, in one with two threads, and in
 two processes (torchrun, Gloo) with one thread each, at the same global batch, and takes the speed
@@ -31,6 +31,7 @@ def speed(options: argparse.Namespace, processes: int, threads: int) -> float:
             *("--device", "cpu", "--epochs", "2", "--batch-size", str(options.batch_size)),
             *("--processes", str(processes), "--runs-dir", folder),
             *("--set", f"train_limit={options.batch_size * options.steps}"),
+            *("--set", f"model.norm={options.norm}"),
             *("--set", "evaluate.every=2", "--set", "evaluate.tta=none"),
         ]
         environment = {**child_environment(), "OMP_NUM_THREADS": str(threads)}
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--norm", default="batch")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
@@ -53,7 +55,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for side, (processes, threads) in SIDES.items():
             found[side].append(speed(options, processes, threads))
-    print(f"{options.preset}, global batch {options.batch_size}, {os.cpu_count()} cores")
+    what = f"{options.preset}, {options.norm} norm, global batch {options.batch_size}"
+    print(f"{what}, {os.cpu_count()} cores")
     for side, speeds in found.items():
         print(
             f"{side:>21}: {median(speeds):7.0f} images/s  ({min(speeds):.0f} to {max(speeds):.0f})"
