@@ -22,7 +22,7 @@ from tui.terminal.characters import TABLE, to_ascii
 from tui.terminal.driver import Output
 from tui.terminal.settings import TerminalSettings, detect
 from tui.terminal.thin import Thin
-from tui.terminal.traffic import Traffic
+from tui.terminal.traffic import QUESTION, Traffic
 
 ROOT = Path(__file__).resolve().parent.parent
 ESCAPES = re.compile(rb"\x1b\[[0-9;?<>=]*[ -/]*[a-zA-Z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
@@ -108,6 +108,57 @@ def test_traffic_counts_and_says_when_a_slow_link_is_through() -> None:
     unlimited = Traffic(None, clock=lambda: now[0])
     unlimited.add(1 << 20)
     assert unlimited.behind() == 0
+
+
+def test_traffic_waits_for_the_answer_of_a_terminal_that_answers() -> None:
+    now = [100.0]
+    traffic = Traffic(clock=lambda: now[0])
+    traffic.add(100)
+    assert traffic.ask() == QUESTION
+    assert not traffic.busy, "not every terminal answers"
+    traffic.add(104)
+    assert traffic.ask() == "", "one that has not answered is not asked again"
+    now[0] += 0.5
+    traffic.answered()
+    assert traffic.seconds == 0.5
+    assert traffic.slow
+    assert traffic.ask() == QUESTION
+    assert traffic.busy
+    now[0] += 0.1
+    traffic.answered()
+    assert not traffic.busy
+    assert not traffic.slow
+    traffic.add(len(QUESTION))
+    assert traffic.ask() == "", "nothing was drawn since the answer"
+    traffic.add(10)
+    assert traffic.ask() == QUESTION
+    now[0] += 60
+    assert not traffic.busy, "an answer that is lost stops nothing"
+
+
+def test_on_a_link_that_buffers_no_picture_is_drawn_before_the_last_is_through(
+    tmp_path: Path,
+) -> None:
+    """Slow to answer, as a far terminal behind SSH: its questions come one at a time."""
+    terminal = app(tmp_path, SSH_CONNECTION="10.0.0.1 50000 10.0.0.2 22")
+    try:
+        terminal.wait("first paint", lambda: "synthetic" in terminal.text(), 30)
+        question = QUESTION.encode()
+        terminal.wait("a question", lambda: question in terminal.raw, 10)
+        terminal.press("\x1b[5;7R")  # the answer, late
+        for _ in range(3):
+            terminal.raw.clear()
+            terminal.press("2")
+            terminal.press("1")
+            terminal.wait("the next question", lambda: question in terminal.raw, 10)
+            terminal.settle()
+            assert terminal.raw.count(question) == 1
+            terminal.press("\x1b[5;7R")
+        terminal.press("q")
+        terminal.wait("the program's end", lambda: terminal.status() is not None, 20)
+        assert terminal.status() == 0
+    finally:
+        terminal.kill()
 
 
 def painted(data: str) -> list[list[object]]:

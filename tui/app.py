@@ -27,7 +27,7 @@ from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
 from tui.store import Changes, Store
 from tui.terminal.driver import TerminalDriver, driver_class
 from tui.terminal.settings import TerminalSettings
-from tui.terminal.traffic import Traffic
+from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.25
@@ -209,10 +209,14 @@ class CifarApp(App[None]):
     def _poll_when_through(self) -> None:
         """Poll, but not while a slow link still carries what was drawn: keys come first."""
         driver = self._driver
-        if isinstance(driver, TerminalDriver) and driver.gone():
-            self.leave(busy=bool(self.runs.ours()))
-        elif not self.traffic.behind():
+        if not isinstance(driver, TerminalDriver):
             self.poll()
+        elif driver.gone():
+            self.leave(busy=bool(self.runs.ours()))
+        elif not self.traffic.busy:
+            driver.ask()
+            if not (self.traffic.slow and self.traffic.waiting):
+                self.poll()
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""
@@ -405,7 +409,7 @@ class CifarApp(App[None]):
         from tui.commands import entries
         from tui.screens.dialogs import Help
 
-        self.push_screen(Help(entries(self.screen)))
+        self.push_screen(Help(entries(self.screen), note=describe(self.traffic, self.terminal)))
 
     async def action_quit(self) -> None:
         """Quit; with a run of ours going ask what becomes of it."""

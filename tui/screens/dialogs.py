@@ -149,9 +149,11 @@ class Help(ModalScreen[None]):
         )
     ]
 
-    def __init__(self, shown: Iterable[Entry]) -> None:
+    def __init__(self, shown: Iterable[Entry], note: str = "") -> None:
+        """``note`` is one more line below the keys."""
         super().__init__()
         self._entries = sorted(shown, key=_group)
+        self._note = note
 
     def compose(self) -> ComposeResult:
         """Key, name, what it does; a blank line between groups."""
@@ -168,6 +170,8 @@ class Help(ModalScreen[None]):
         with VerticalScroll(classes="dialog help"):
             yield Static("Keys", classes="title")
             yield Static(text)
+            if self._note:
+                yield Static(Text(self._note), classes="note")
             yield Static("escape closes", classes="note")
 
 

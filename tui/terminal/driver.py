@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import select
 import termios
+import time
 from typing import IO, Any
 
+from textual import events
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 from tui.terminal.characters import TABLE
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic
+
+ANSWER_SECONDS = 2.0
+"""How long leaving waits for the answer to the last question."""
 
 
 class Output:
@@ -35,20 +41,24 @@ class Output:
             text = text.translate(TABLE)
         text = self._thin(text)
         if not self.gone:
+            self._traffic.writing = True
             try:
                 self._file.write(text)
             except OSError:
                 self.gone = True
+            self._traffic.writing = False
         self._traffic.add(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
         return len(text)
 
     def flush(self) -> None:
         """Flush, unless the terminal is gone."""
         if not self.gone:
+            self._traffic.writing = True
             try:
                 self._file.flush()
             except OSError:
                 self.gone = True
+            self._traffic.writing = False
 
     def fileno(self) -> int:
         """The file's descriptor."""
@@ -79,6 +89,18 @@ class TerminalDriver(LinuxDriver):
         except OSError:  # the terminal is gone: the app looks at that and ends
             self._reader_ended = True
 
+    def process_message(self, message: Message) -> None:
+        """Take the answer to ``Traffic.ask``; runs on the input's thread."""
+        if isinstance(message, events.CursorPosition):
+            self.traffic.answered()
+        else:
+            super().process_message(message)
+
+    def ask(self) -> None:
+        """Have the terminal say when it has come so far."""
+        if self.settings.asks and (question := self.traffic.ask()):
+            self.write(question)
+
     def gone(self) -> bool:
         """Whether the terminal has hung up."""
         if self.output.gone or self._reader_ended:
@@ -90,6 +112,9 @@ class TerminalDriver(LinuxDriver):
 
     def stop_application_mode(self) -> None:
         """Leave the terminal as it was; one that is gone is left alone."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while self.traffic.waiting and not self.gone() and time.monotonic() < end:
+            time.sleep(0.01)  # else the answer would be typed into the shell
         try:
             super().stop_application_mode()
         except (OSError, termios.error):

@@ -29,6 +29,11 @@ class TerminalSettings:
         return LOW_RATE if self.low_bandwidth else None
 
     @property
+    def asks(self) -> bool:
+        """Whether the terminal is asked how far it is; one on the same machine keeps up anyway."""
+        return self.remote or self.low_bandwidth
+
+    @property
     def polls(self) -> float:
         """How many times as long as usual it is between two looks at the logs."""
         return 4.0 if self.low_bandwidth else 1.0

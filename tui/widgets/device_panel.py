@@ -94,7 +94,10 @@ class DevicePanel(Lines):
         lines += _facts(run, colours, named=fresh is not None)
         traffic = cast("CifarApp", self.app).traffic
         if fresh is not None and traffic.total:
-            rate = f"{formatting.compact(traffic.per_second())}B/s"
+            rate = (
+                f"{formatting.compact(traffic.per_second())}B/s, "
+                f"{formatting.compact(traffic.total)}B"
+            )
             lines.append(_line("to terminal", rate, colours))
         for line in lines:
             line.truncate(max(1, self.size.width), overflow="ellipsis")
