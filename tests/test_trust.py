@@ -244,7 +244,7 @@ def test_a_net_that_came_with_a_run_is_not_run_by_resuming_it(tmp_path: Path) ->
     text = run.config.read_text()
     run.config.write_text(re.sub(r'name = ".*:Tiny"', f'name = "{evil}:Net"', text))
     with pytest.raises(ConfigError, match="lies among the runs"):
-        session._check_origin(run, read_config(run))
+        session.check_origin(run, read_config(run))
     assert not trap.exists()
 
 

@@ -4,6 +4,7 @@ RUNS/20261123-143005-dws-late-3f9c/
     events.jsonl   the run log            config.toml   what was asked for
     lock           held while it trains   control       commands to the trainer
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
+    cache/         what can be computed again
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
     *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
+    "cache",
 )
 
 
@@ -83,6 +85,10 @@ class RunDir:
         """Where an evaluation's predictions go."""
         return self.path / "predictions" / f"epoch-{epoch:04d}-{variant}.npz"
 
+    def features(self, role: str) -> Path:
+        """Where the features of the training images go, of the checkpoint ``last`` or ``best``."""
+        return self.path / "cache" / f"features-{role}.npz"
+
     def inside(self, relative: str) -> Path:
         """The path of a file that the log names.
 
@@ -127,7 +133,7 @@ class RunDir:
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
-        for folder in ("checkpoints", "predictions"):
+        for folder in ("checkpoints", "predictions", "cache"):
             with suppress(OSError):
                 for partial in (self.path / folder).glob("*.partial"):
                     partial.unlink(missing_ok=True)

@@ -215,7 +215,7 @@ def prepare(
     from trainer.data import sources
     from trainer.engine import Training
 
-    _check_origin(run, config)
+    check_origin(run, config)
     if group is None:
         device = devices.resolve(config.train.device)
     else:
@@ -262,7 +262,7 @@ def prepare(
     return training
 
 
-def _check_origin(run: RunDir, config: RunConfig) -> None:
+def check_origin(run: RunDir, config: RunConfig) -> None:
     """A net is code: one that came along with a run of others is not run by resuming it."""
     from model import registry
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.cli import data, diff, layers, mistakes, presets, runs, train
+from trainer.cli import data, diff, inspect, layers, mistakes, presets, runs, train
 from trainer.cli.output import out, warn
 from trainer.errors import UserError
 
@@ -34,6 +34,7 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("mistakes")(mistakes.mistakes)
 app.command("diff")(diff.diff)
+app.command("inspect")(inspect.inspect)
 app.command("data")(data.data)
 
 

@@ -1,0 +1,222 @@
+"""Looking into a run's net: features, neighbours, checkpoints that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import penultimate, registry
+from tests.training_helpers import binary_folder, tiny_run
+from trainer import checkpoint, features, inspection, predictions
+from trainer.cli import main
+from trainer.control import Control
+from trainer.errors import UserError
+from trainer.inspection import Inspection, NotTrusted, open_inspection
+from trainer.rundir import RunDir
+from trainer.session import train_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp("inspection")
+    data = binary_folder(folder / "data")
+    run = tiny_run(folder, f"data='{data}'", "train.precision=fp32")
+    assert train_run(run, Control(run)).state == "completed"
+    return run
+
+
+@pytest.fixture
+def last_checkpoint(trained: RunDir) -> Iterator[Path]:
+    """A test may spoil it."""
+    path = trained.checkpoint("last")
+    before = path.read_bytes()
+    yield path
+    path.write_bytes(before)
+
+
+def opened(run: RunDir, role: str = "last") -> Inspection:
+    return open_inspection(run, role, device="cpu", trusted=True)
+
+
+def test_probabilities_are_those_of_the_saved_evaluation(trained: RunDir) -> None:
+    found = opened(trained)
+    saved = predictions.load(trained.predictions(2, "plain"))
+    assert found.epoch == 2
+    for index in range(len(saved.labels)):
+        mine = found.probabilities(index).numpy()
+        assert np.allclose(mine, saved.probabilities[index], atol=2e-3)
+
+
+def test_neighbours_are_those_of_brute_force(trained: RunDir) -> None:
+    found = opened(trained)
+    asked: list[tuple[int, int]] = []
+    found.compute_features(lambda done, total: asked.append((done, total)))
+    assert asked == [(0, 100)]
+    net = found.net
+    body = torch.nn.Sequential(*list(net.children())[:-1])  # all but the linear layer
+    with torch.no_grad():
+        train = body(found.normalised("train", 0, 100)).double().numpy()
+        query = body(found.normalised("test", 7)).double().numpy()[0]
+    cosine = train @ query / np.linalg.norm(train, axis=1) / np.linalg.norm(query)
+    near = found.nearest(7, 5)
+    best = np.sort(cosine)[::-1][:5]
+    assert np.allclose([one.similarity for one in near], best, atol=2e-3)
+    assert np.allclose([cosine[one.index] for one in near], best, atol=2e-3)
+    assert [one.label for one in near] == [found.dataset.train.labels[n.index] for n in near]
+
+
+def test_features_are_kept_and_belong_to_their_weights(
+    trained: RunDir, last_checkpoint: Path
+) -> None:
+    found = opened(trained)
+    found.compute_features()
+    again = opened(trained)
+    assert again.has_features
+    assert again.nearest(3) == found.nearest(3)
+    state = checkpoint.load(last_checkpoint)
+    state.pop("format")
+    state["net"]["0.bias"] += 1
+    checkpoint.save(state, last_checkpoint)
+    other = opened(trained)
+    assert not other.has_features
+    with pytest.raises(UserError, match="not computed yet"):
+        other.nearest(3)
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickle", "other shape", "not finite"])
+def test_a_damaged_cache_is_computed_again(trained: RunDir, damage: str) -> None:
+    found = opened(trained)
+    found.compute_features()
+    path = trained.features("last")
+    rows = np.zeros((100, 16), np.float16)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "pickle":
+        identity = np.array(found.identity)
+        np.savez(path, features=np.array([{}], object), identity=identity)
+    elif damage == "other shape":
+        features.save(rows[:99], found.identity, path)
+    else:
+        features.save(np.full_like(rows, np.nan), found.identity, path)
+    again = opened(trained)
+    assert not again.has_features
+    again.compute_features()
+    assert again.nearest(0) == found.nearest(0)
+
+
+def test_an_aborted_computation_leaves_nothing(trained: RunDir) -> None:
+    trained.features("last").unlink(missing_ok=True)
+    found = opened(trained)
+
+    def leave(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found.compute_features(leave)
+    assert not found.has_features
+    assert not list(trained.path.glob("cache/*"))
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (eval, ("open('hacked', 'w')",))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "hostile", "no net", "other net", "no data"])
+def test_an_unusable_checkpoint_is_one_line(
+    trained: RunDir,
+    last_checkpoint: Path,
+    damage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = checkpoint.load(last_checkpoint)
+    state.pop("format")
+    if damage == "gone":
+        last_checkpoint.unlink()
+    elif damage == "cut":
+        last_checkpoint.write_bytes(last_checkpoint.read_bytes()[:500])
+    elif damage == "hostile":
+        last_checkpoint.write_bytes(pickle.dumps(Payload(), 2))
+    elif damage == "no net":
+        checkpoint.save({**state, "net": 3}, last_checkpoint)
+    elif damage == "other net":
+        checkpoint.save({**state, "net": {"a": torch.zeros(3)}}, last_checkpoint)
+    else:
+        checkpoint.save({**state, "fingerprint": "0" * 64}, last_checkpoint)
+    with pytest.raises(UserError) as caught:
+        opened(trained)
+    reason = {
+        "gone": "there is no checkpoint last.pt",
+        "cut": "is damaged",
+        "hostile": "",
+        "no net": "do not fit",
+        "other net": "do not fit",
+        "no data": "other test images",
+    }[damage]
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path("hacked").exists()
+
+
+def test_a_net_of_a_file_is_not_run_unasked(trained: RunDir) -> None:
+    with pytest.raises(NotTrusted, match=r"tiny\.py:Tiny"):
+        open_inspection(trained, "last", device="cpu")
+
+
+def test_short_memory_is_said(trained: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(UserError, match="memory is short"):
+        opened(trained)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_features_are_what_the_last_layer_takes(name: str) -> None:
+    torch.manual_seed(0)
+    net = registry.build(name).eval()
+    images = torch.randn(3, 3, 32, 32)
+    layer = penultimate.last_layer(net, images[:2])
+    found, scores = penultimate.features(net, images, layer)
+    last = net.get_submodule(layer)
+    assert isinstance(last, torch.nn.Linear | torch.nn.Conv2d)
+    assert found.shape == (3, last.weight.shape[1])
+    with torch.no_grad():
+        assert torch.equal(scores, net(images))
+        # the classifier is linear: of the mean features it makes the scores, up to a factor
+        mine = found @ last.weight.flatten(1).T
+        mine += 0 if last.bias is None else last.bias
+        other = scores.flatten()
+        factor = float(mine.flatten() @ other / (other @ other))
+        assert torch.allclose(mine, factor * scores, atol=1e-3)
+
+
+def test_the_command_line_prints_it(
+    trained: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    where = ("--runs-dir", str(trained.path.parent))
+    assert main.run(["inspect", "last", "5", "--layer", "4", "--json", *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["index"] == 5
+    assert abs(sum(found["probabilities"].values()) - 1) < 1e-5
+    assert found["receptive_field"] == [7, 7]
+    assert found["receptive_field_box"] == [13, 19, 13, 19]
+    assert len(found["neighbours"]) == 8
+    assert np.array(found["grad_cam"]).shape == (32, 32)
+    assert main.run(["inspect", "last", "5", "--layer", "4", "--top", "2", *where]) == 0
+    text = capsys.readouterr().out
+    assert "7 x 7 in theory, rows 13 to 19, columns 13 to 19" in text
+    for wrong, reason in (
+        (("last", "30"), "there is no test image 30: 0 to 29"),
+        (("last", "5", "--layer", "x"), "the net has no convolution 'x': 0, 4"),
+        (("last", "5", "--checkpoint", "x"), "best or last"),
+    ):
+        assert main.run(["inspect", *wrong, *where]) == 2
+        assert reason in capsys.readouterr().err

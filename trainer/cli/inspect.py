@@ -1,0 +1,137 @@
+"""``inspect``: what a run's net makes of one test image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainer.cli.options import (
+    DataDirOption,
+    DataOption,
+    JsonOption,
+    RunsDirOption,
+    data_dir,
+    runs_dir,
+)
+from trainer.cli.output import Column, clean, out, table, warn
+from trainer.rundir import find
+
+if TYPE_CHECKING:
+    from trainer.inspection import Inspection
+
+
+def inspect(
+    run: Annotated[str, typer.Argument(help="A run's id, a part of it, or last.")],
+    index: Annotated[int, typer.Argument(help="The test image's index, from 0.", min=0)],
+    json: JsonOption = False,
+    layer: Annotated[
+        str, typer.Option("--layer", help="A convolution; the last one by default.")
+    ] = "",
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", help="best or last.", metavar="ROLE", show_default=False),
+    ] = "",
+    top: Annotated[int, typer.Option("--top", help="Neighbours.", min=0, max=1000)] = 8,
+    data: DataOption = None,
+    directory: DataDirOption = None,
+    runs: RunsDirOption = None,
+) -> None:
+    """Look into a run's net: probabilities, nearest training images, receptive fields."""
+    found = find(runs_dir(runs), run)
+    from trainer.inspection import open_inspection
+
+    inspection = open_inspection(
+        found, checkpoint, data=data or "", data_dir=data_dir(directory), trusted=True
+    )
+    layer = inspection.check(index, layer)
+    if top and not inspection.has_features:
+        images = len(inspection.dataset.train.labels)
+        warn(f"computing the features of {images:,} training images, kept for the next time")
+        inspection.compute_features()
+    answer = _answer(inspection, index, layer, top)
+    if json:
+        out.json(answer)
+    else:
+        out.lines(*_lines(inspection, answer))
+
+
+def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[str, Any]:
+    """All of it, as JSON has it."""
+    classes, field = inspection.dataset.classes, inspection.receptive_field(layer)
+    probabilities = inspection.probabilities(index)
+    predicted = int(probabilities.argmax())
+    return {
+        "run": inspection.run.id,
+        "checkpoint": inspection.role,
+        "epoch": inspection.epoch,
+        "index": index,
+        "actual": classes[int(inspection.dataset.test.labels[index])],
+        "predicted": classes[predicted],
+        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
+        "layer": layer,
+        "receptive_field": field.size,
+        "receptive_field_box": field.box,
+        "effective_box": field.effective.box,
+        "grad_cam": [
+            [round(value, 3) for value in row]
+            for row in inspection.grad_cam(index, layer, predicted).tolist()
+        ],
+        "neighbours": [
+            {
+                "index": one.index,
+                "label": classes[one.label],
+                "similarity": round(one.similarity, 6),
+            }
+            for one in (inspection.nearest(index, top) if top else ())
+        ],
+    }
+
+
+def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
+    lines: list[Any] = [
+        f"test image {answer['index']}: {clean(answer['actual'])}, "
+        f"predicted {clean(answer['predicted'])}, "
+        f"checkpoint {answer['checkpoint']}, epoch {answer['epoch']}",
+        "",
+    ]
+    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    rows = [
+        (
+            clean(name),
+            f"{value:.4f}",
+            "actual" * (name == answer["actual"]),
+            "predicted" * (name == answer["predicted"]),
+        )
+        for name, value in ranked[:10]
+    ]
+    lines += table(
+        (Column("class", flexible=True), Column("p", right=True), Column(""), Column("")), rows
+    )
+    size = answer["receptive_field"]
+    theory = f"{size[0]} x {size[1]}" if size else "unknown"
+    lines += [
+        "",
+        f"layer {clean(answer['layer'])}, receptive field of its centre: {theory} in theory, "
+        f"{_box(answer['receptive_field_box'])} of the image; "
+        f"95 % of the gradient in {_box(answer['effective_box'])}",
+    ]
+    if answer["neighbours"]:
+        near = [
+            (str(one["index"]), clean(one["label"]), f"{one['similarity']:.4f}")
+            for one in answer["neighbours"]
+        ]
+        columns = (
+            Column("nearest training image", right=True),
+            Column("label", flexible=True),
+            Column("cosine", right=True),
+        )
+        lines += ["", *table(columns, near)]
+    return lines
+
+
+def _box(box: tuple[int, int, int, int] | None) -> str:
+    if box is None:
+        return "nothing"
+    top, bottom, left, right = box
+    return f"rows {top} to {bottom}, columns {left} to {right}"
