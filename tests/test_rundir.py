@@ -97,7 +97,7 @@ for _ in range(5):
 def test_a_collision_takes_the_next_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(["aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr(rundir.time, "strftime", lambda _: "20261123-143005")
-    monkeypatch.setattr(rundir.secrets, "token_hex", lambda _: next(names))
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(names))
     assert create(tmp_path, "x").id.endswith("aaaa")
     assert create(tmp_path, "x").id.endswith("bbbb")
 
