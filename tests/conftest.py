@@ -8,9 +8,11 @@ import pytest
 
 from trainer import stall
 
+# started in the background or under nohup: programs under test would be deaf to these as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # started in the background by a shell: programs under test would be deaf to it as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

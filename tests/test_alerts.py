@@ -319,10 +319,10 @@ def test_the_command_is_started_for_failed_runs_too(tmp_path: Path) -> None:
 def test_a_wrong_command_is_a_notice_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise session.settings.ConfigError("nothing to train")
 
-    monkeypatch.setattr(session, "_prepare", fails)
+    monkeypatch.setattr(session, "prepare", fails)
     run = tiny_run(tmp_path)
     with pytest.raises(ConfigError, match="nothing to train"):
         train_run(run, Control(run), on_end=wrong)
