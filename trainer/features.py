@@ -42,22 +42,23 @@ def compute(
     *,
     batch_size: int,
     on_batch: Callable[[int, int], None],
+    done: list[NDArray[np.float16]],
 ) -> NDArray[np.float16]:
-    """Features of all training images, float16 [N, D].
+    """Features of all training images as unit vectors, float16 [N, D].
 
     Args:
         batches: features [B, D] of the batch that begins at an index.
         images: N.
         batch_size: B, of the last batch perhaps fewer.
         on_batch: called with the images done and N before each batch; may raise to end it.
+        done: batches that are done; a computation that was ended goes on after them.
     """
-    found = []
-    for start in range(0, images, batch_size):
+    for start in range(len(done) * batch_size, images, batch_size):
         on_batch(start, images)
         # larger values than float16 has are only needed for their direction
         unit = F.normalize(batches(start).float(), dim=1)
-        found.append(unit.half().cpu().numpy())
-    return np.concatenate(found)
+        done.append(unit.half().cpu().numpy())
+    return np.concatenate(done)
 
 
 def save(features: NDArray[np.float16], identity: str, path: Path) -> None:

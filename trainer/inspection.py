@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import penultimate, registry
@@ -94,6 +96,7 @@ class Inspection:
         )
         self._fields: dict[str, ReceptiveField] = {}
         self._features: TrainingFeatures | None = None
+        self._done: list[NDArray[np.float16]] = []
 
     def normalised(self, split: Literal["train", "test"], start: int, count: int = 1) -> Tensor:
         """Images as the net takes them, [B, 3, 32, 32] on the device."""
@@ -159,7 +162,7 @@ class Inspection:
 
         Args:
             on_batch: called with the images done and all of them before each batch; it may wait,
-                or raise to end it.
+                or raise to end it: the next call goes on there.
 
         Raises:
             RunError: the net fails.
@@ -170,8 +173,13 @@ class Inspection:
             return self._forward(self.normalised("train", start, size))[0]
 
         found = features.compute(
-            batch, len(self.dataset.train.labels), batch_size=size, on_batch=on_batch
+            batch,
+            len(self.dataset.train.labels),
+            batch_size=size,
+            on_batch=on_batch,
+            done=self._done,
         )
+        self._done = []
         self._features = TrainingFeatures(torch.from_numpy(found))
         with suppress(OSError, RunError):  # a folder of others, a full disk: kept in memory only
             self.run.refuse_links()

@@ -27,3 +27,78 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     devices: tuple[str, ...] = ()
     threads: int = 0
     error: str = ""
+    inspected: Inspected | None = None
+    """With the state ``inspected``."""
+
+
+class Inspect(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run's net makes of a test image; without a run, nothing more is wanted."""
+
+    ask: int
+    """A number that the answers repeat; answers to earlier questions may still come."""
+    run: str = ""
+    """Its folder."""
+    checkpoint: str = ""
+    """best or last; empty: the best there is."""
+    index: int = 0
+    layer: str = ""
+    """A convolution; empty, or one that the net does not have: the last one."""
+    of_class: int = -1
+    """Whose Grad-CAM; the predicted class by default."""
+    neighbours: int = 8
+    data: str = ""
+    """Where to look for the data set besides where the run had it."""
+    data_dir: str | None = None
+    trusted: bool = False
+    """Whether a net of a file, which is code, may be run."""
+
+
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line on the worker's stdin that is no job; the inspector's stdin has only these."""
+
+    inspect: Inspect | None = None
+    busy: bool | None = None
+    """Whether a training goes on, told to the inspector: it takes one thread then."""
+
+
+class Near(msgspec.Struct, frozen=True):
+    """A training image near the one asked for, in feature space."""
+
+    index: int
+    label: int
+    similarity: float
+    """Cosine, -1 to 1."""
+    pixels: bytes
+    """uint8 [3, 32, 32]."""
+
+
+class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer. The neighbours may come later than the rest: then it is told once more."""
+
+    ask: int
+    error: str = ""
+    """Why there is nothing else."""
+    needs_trust: bool = False
+    """The net is code of a file: ask again with ``trusted`` if it may be run."""
+    index: int = 0
+    checkpoint: str = ""
+    epoch: int = 0
+    probabilities: tuple[float, ...] = ()
+    layers: tuple[str, ...] = ()
+    """All convolutions of the net."""
+    layer: str = ""
+    of_class: int = 0
+    cam: bytes = b""
+    """Grad-CAM, uint8 [32, 32]."""
+    field_size: tuple[int, int] | None = None
+    """Theoretical receptive field of the layer's centre, rows and columns, not clipped."""
+    field_box: tuple[int, int, int, int] | None = None
+    """The same on the image, clipped: first and last row, first and last column."""
+    effective: bytes = b""
+    """Mean absolute gradient, uint8 [32, 32]."""
+    effective_box: tuple[int, int, int, int] | None = None
+    """Holds 95 % of it."""
+    neighbours: tuple[Near, ...] | None = None
+    """The nearest first; ``None``: not known yet."""
+    computing: tuple[int, int] | None = None
+    """Training images whose features are computed, and all of them."""

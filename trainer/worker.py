@@ -4,7 +4,8 @@ Reads runs to train as JSON lines on stdin, ``{"run": FOLDER, "data_dir": null}`
 state as JSON lines on stdout; the runs' events go to their logs. A queued run's lock is taken as
 soon as its line is read, so that everybody sees it waiting. When stdin ends, the app has gone: the
 running and the queued runs are trained to their end, then the process exits. It runs in a session
-of its own, so a lost terminal does not reach it.
+of its own, so a lost terminal does not reach it. Questions about single images,
+``{"inspect": {…}}``, go on to a process of their own (``trainer.inspector``).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import msgspec
 from trainer import events
 from trainer.control import Control
 from trainer.errors import RunError, UserError
+from trainer.inspector_process import InspectorProcess
 from trainer.on_end import start as start_on_end
-from trainer.protocol import Job, State
+from trainer.protocol import Asked, Job, State
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 from trainer.session import train_locked
@@ -81,11 +83,21 @@ class Worker:
 
     def __init__(self, tell: Callable[[State], None]) -> None:
         self._tell = tell
+        self.inspector = InspectorProcess(tell)
         self._waiting: list[Held] = []
         self._running: Held | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._stopping = False
+
+    def hear(self, line: bytes) -> None:
+        """Take a line of stdin: a job, or a question about an image."""
+        with suppress(msgspec.DecodeError):
+            asked = msgspec.json.decode(line, type=Asked)
+            if asked.inspect is not None:
+                self.inspector.ask(asked.inspect)
+                return
+        self.add(line)
 
     def add(self, line: bytes) -> None:
         """Take a job over from a line of stdin."""
@@ -190,7 +202,9 @@ def _ready() -> State:
 def _train_all(worker: Worker, tell: Callable[[State], None]) -> None:
     while (held := worker.next()) is not None:
         tell(State(state="training", run=held.run.id))
+        worker.inspector.busy(True)
         held.train()
+        worker.inspector.busy(False)
         tell(State(state="idle"))
 
 
@@ -200,7 +214,7 @@ def _read_jobs(worker: Worker) -> None:
     while data := os.read(0, 65536):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            worker.add(line)
+            worker.hear(line)
     worker.close()
 
 
@@ -211,8 +225,10 @@ def _teller() -> Callable[[State], None]:
     def write() -> None:
         out = sys.stdout.fileno()
         while True:
+            line = lines.get()
             with suppress(OSError):
-                os.write(out, lines.get())
+                while line:
+                    line = line[os.write(out, line) :]
 
     threading.Thread(target=write, daemon=True, name="states").start()
     return lambda state: lines.put(msgspec.json.encode(state) + b"\n")

@@ -1,0 +1,185 @@
+"""The process that looks into nets, through the worker's pipes as the app does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.training_helpers import binary_folder, tiny_run
+from trainer import inspection, inspector
+from trainer.control import Control
+from trainer.inspection import open_inspection
+from trainer.inspector import Inspector
+from trainer.inspector_process import InspectorProcess
+from trainer.protocol import Asked, Inspect, Inspected, State
+from trainer.rundir import RunDir
+from trainer.session import train_run
+from trainer.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp("inspector")
+    data = binary_folder(folder / "data")
+    run = tiny_run(folder, f"data='{data}'", "train.precision=fp32", "train.epochs=1")
+    assert train_run(run, Control(run)).state == "completed"
+    return run
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Inspected]]:
+    answers: list[Inspected] = []
+    monkeypatch.setattr(inspector, "tell", answers.append)
+    return answers
+
+
+def serve(*asked: Inspect) -> None:
+    serving = Inspector(idle_seconds=0)
+    for one in asked:
+        serving.hear(msgspec.json.encode(Asked(inspect=one, busy=True)))
+        serving.serve()
+
+
+def test_an_answer_has_what_the_library_says(trained: RunDir, told: list[Inspected]) -> None:
+    trained.features("best").unlink(missing_ok=True)
+    serve(Inspect(ask=7, run=str(trained.path), index=3, layer="4", neighbours=4, trusted=True))
+    assert [(a.ask, a.computing, a.neighbours is None) for a in told] == [
+        (7, (0, 100), True),
+        (7, None, False),
+    ]
+    found = open_inspection(trained, device="cpu", trusted=True)
+    answer = msgspec.json.decode(msgspec.json.encode(told[-1]), type=Inspected)
+    assert answer.layers == ("0", "4")
+    assert answer.layer == "4"
+    assert np.allclose(answer.probabilities, found.probabilities(3).numpy(), atol=1e-6)
+    assert answer.of_class == int(np.argmax(answer.probabilities))
+    cam = np.frombuffer(answer.cam, np.uint8).reshape(32, 32)
+    assert np.allclose(cam / 255, found.grad_cam(3, "4", answer.of_class).numpy(), atol=0.003)
+    assert answer.field_size == (7, 7)
+    assert answer.field_box == (13, 19, 13, 19)
+    assert answer.neighbours is not None
+    wanted = found.nearest(3, 4)
+    assert [one.index for one in answer.neighbours] == [one.index for one in wanted]
+    pixels = np.frombuffer(answer.neighbours[0].pixels, np.uint8).reshape(3, 32, 32)
+    assert np.array_equal(pixels, found.dataset.train.images[wanted[0].index])
+
+
+def test_what_cannot_be_answered_is_said_and_the_next_is(
+    trained: RunDir, told: list[Inspected], tmp_path: Path
+) -> None:
+    folder = str(trained.path)
+    serving = Inspector(idle_seconds=0)
+    for one in (
+        Inspect(ask=1, run=str(tmp_path)),
+        Inspect(ask=2, run=folder),
+        Inspect(ask=3, run=folder, index=999, trusted=True),
+        Inspect(ask=4, run=folder, trusted=True),
+    ):
+        serving.hear(b"no json")
+        serving.hear(msgspec.json.encode(Asked(inspect=one)))
+        serving.serve()
+    errors = {answer.ask: answer for answer in told}
+    assert "cannot read" in errors[1].error
+    assert errors[2].needs_trust
+    assert "no test image 999" in errors[3].error
+    assert errors[4].neighbours is not None
+
+
+def test_other_images_are_answered_while_features_are_computed(
+    trained: RunDir, told: list[Inspected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.features("best").unlink(missing_ok=True)
+    monkeypatch.setitem(inspection.BATCH, "cpu", 10)
+    monkeypatch.setitem(inspection.BATCH, "cuda", 10)
+    serving = Inspector(idle_seconds=0)
+
+    def ask(number: int, run: str) -> None:
+        one = Inspect(ask=number, run=run, index=number, trusted=True)
+        serving.hear(msgspec.json.encode(Asked(inspect=one)))
+
+    def tell(answer: Inspected) -> None:
+        told.append(answer)
+        if answer.computing == (0, 100):
+            ask(2, str(trained.path))  # another image
+        elif answer.ask == 2 and answer.computing == (10, 100):
+            ask(0, "")  # the screen is closed
+            ask(3, str(trained.path))  # and opened again
+
+    monkeypatch.setattr(inspector, "tell", tell)
+    ask(1, str(trained.path))
+    serving.serve()
+    told_of = [(a.ask, a.computing, a.neighbours is not None) for a in told]
+    assert told_of[:2] == [(1, (0, 100), False), (2, (10, 100), False)]
+    # what was computed is not computed again
+    assert told_of[2:] == [(3, (20, 100), False), (3, None, True)]
+
+
+def test_the_process_answers_ends_and_is_started_again(trained: RunDir) -> None:
+    answered = threading.Event()
+    told: list[State] = []
+
+    def tell(state: State) -> None:
+        told.append(state)
+        if state.inspected is not None and (state.inspected.neighbours or state.inspected.error):
+            answered.set()
+
+    process = InspectorProcess(tell)
+    process.ask(Inspect(ask=0))  # nothing is wanted, nothing is started
+    assert process._process is None
+    process.ask(Inspect(ask=1, run=str(trained.path), trusted=True))
+    assert answered.wait(60)
+    assert told[-1].inspected is not None
+    assert told[-1].inspected.error == ""
+    child = process._process
+    assert child is not None
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
+    answered.clear()
+    child.kill()
+    child.wait()
+    process.ask(Inspect(ask=2, run="nowhere"))
+    assert answered.wait(60)
+    assert told[-1].inspected is not None
+    assert told[-1].inspected.ask == 2
+    last = process._process
+    assert last is not None
+    assert last.stdin is not None
+    last.stdin.close()  # the worker has gone
+    assert last.wait(20) == 0
+
+
+def test_a_process_that_dies_is_one_line() -> None:
+    told: list[State] = []
+    answered = threading.Event()
+
+    def tell(state: State) -> None:
+        told.append(state)
+        answered.set()
+
+    dies = (sys.executable, "-c", "input(); import os; os.kill(os.getpid(), 9)")
+    InspectorProcess(tell, dies).ask(Inspect(ask=5, run="x"))
+    assert answered.wait(20)
+    assert told[0].inspected == Inspected(
+        ask=5, error="the inspector ended (signal 9): memory may be short"
+    )
+    answered.clear()
+    InspectorProcess(tell, ("/nonexistent",)).ask(Inspect(ask=6, run="x"))
+    assert "cannot be started" in (told[1].inspected or Inspected(ask=0)).error
+
+
+def test_the_worker_tells_questions_from_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[State] = []
+    asked: list[Inspect] = []
+    worker = Worker(told.append)
+    monkeypatch.setattr(worker.inspector, "ask", asked.append)
+    one = Inspect(ask=1, run="here", index=2)
+    worker.hear(msgspec.json.encode(Asked(inspect=one)))
+    worker.hear(b"{}")
+    assert asked == [one]
+    assert [state.state for state in told] == ["refused"]
