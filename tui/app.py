@@ -257,7 +257,8 @@ class CifarApp(App[None]):
         """Tell the main screen that is visible, also behind a dialog."""
         for screen in reversed(self.screen_stack):
             if isinstance(screen, StoreScreen):
-                screen.show(changes)
+                if screen.is_attached:  # not while the app closes
+                    screen.show(changes)
                 return
 
     def repaint(self) -> None:
