@@ -11,6 +11,7 @@ from typing import Any
 from textual import events
 from textual._context import active_app
 from textual.app import App
+from textual.css.query import NoMatches
 from textual.geometry import Size
 from textual.screen import Screen
 
@@ -257,7 +258,8 @@ class CifarApp(App[None]):
         """Tell the main screen that is visible, also behind a dialog."""
         for screen in reversed(self.screen_stack):
             if isinstance(screen, StoreScreen):
-                if screen.is_attached:  # not while the app closes
+                # while the app closes a screen stands longer than what is on it
+                with suppress(NoMatches):
                     screen.show(changes)
                 return
 
