@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyte
 import pytest
@@ -19,6 +20,7 @@ from rich.style import Style
 
 from tests.terminal import Terminal
 from tui.terminal.characters import TABLE, to_ascii
+from tui.terminal.difference import Difference
 from tui.terminal.driver import Output
 from tui.terminal.settings import TerminalSettings, detect
 from tui.terminal.thin import Thin
@@ -203,9 +205,58 @@ def test_pieces_of_one_style_are_sent_as_one() -> None:
     assert Thin()(text + other) == "\x1b[0;38;2;18;52;86;48;2;16;16;16mab\x1b[48;2;32;32;32mc"
 
 
-def test_on_a_slow_link_colours_are_numbers_and_spaces_are_erased() -> None:
-    thin = Thin(palette=True, erase=True)
-    assert thin("\x1b[48;2;255;0;0mab" + " " * 40 + "c") == ("\x1b[0;48;5;196mab\x1b[40X\x1b[40Cc")
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.one_of(PIECES, st.sampled_from(["日本", "é…"])), max_size=6), max_size=6)
+)
+def test_only_differences_paint_the_same(writes: list[list[str]]) -> None:
+    difference = Difference(palette=False, erase=True)
+    difference.resize(40, 6)
+    sent = ""
+    for pieces in writes:
+        difference.draw("".join(pieces))
+        sent += difference.take()
+    difference.draw("\x1b[0m")
+    whole = "".join(map("".join, writes))
+    assert visible(painted(sent)) == visible(painted("\x1b[?7l" + whole))
+
+
+def visible(cells: list[list[Any]]) -> list[list[tuple[object, ...]]]:
+    """What a person sees of the cells: a blank has no foreground and is not bold."""
+    return [
+        [
+            (cell.data, cell.bg, cell.reverse, cell.data != " " and (cell.fg, cell.bold))
+            for cell in line
+        ]
+        for line in cells
+    ]
+
+
+def test_on_a_slow_link_colours_are_numbers_and_blanks_are_erased() -> None:
+    difference = Difference(palette=True, erase=True)
+    difference.draw("\x1b[1;1H\x1b[48;2;255;0;0mab" + " " * 40 + "c\x1b[2;71Hd" + " " * 9)
+    assert difference.take() == ("\x1b[1H\x1b[0;48;5;196mab\x1b[40X\x1b[40Cc\x1b[2;71Hd\x1b[K")
+
+
+def test_on_a_slow_link_only_the_last_of_many_drawings_is_sent() -> None:
+    difference = Difference(palette=True, erase=True)
+    for loss in ("1.25", "1.24", "1.20"):
+        difference.draw(f"\x1b[3;5Hloss {loss}")
+    assert difference.take() == "\x1b[3;5H\x1b[0mloss 1.20"
+    difference.draw("\x1b[3;5Hloss 1.19")
+    assert difference.take() == "\x1b[3;12H19"
+    difference.draw("\x1b[3;5Hloss 1.19")
+    assert difference.take() == ""
+    difference.draw("\x1b[?1049h\x1b[3;5Hloss 1.19")
+    assert difference.take() == "\x1b[0m\x1b[3;14H\x1b[?1049h\x1b[3;5H\x1b[0mloss 1.19"
+
+
+def test_questions_come_behind_what_was_drawn_before() -> None:
+    difference = Difference(palette=True, erase=True)
+    difference.draw("\x1b[1;1Ha" + QUESTION + "\x1b[2;1Hb\x07")
+    sent = difference.take()
+    assert sent.index("a") < sent.index(QUESTION) < sent.index("b")
+    assert "\x07" in sent
 
 
 def test_output_to_a_terminal_that_is_gone_is_dropped() -> None:

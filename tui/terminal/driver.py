@@ -6,9 +6,11 @@ spins on a terminal that has hung up. Both are met here: the app ends instead, a
 
 from __future__ import annotations
 
+import os
 import select
 import termios
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
 from textual import events
@@ -16,6 +18,7 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
 from tui.terminal.characters import TABLE
+from tui.terminal.difference import Difference
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic
@@ -31,7 +34,10 @@ class Output:
         self._file = file
         self._traffic = traffic
         self._ascii = settings.ascii
-        self._thin = Thin(palette=settings.low_bandwidth, erase=settings.low_bandwidth)
+        self._thin = Thin()
+        self._difference = (
+            Difference(palette=True, erase=settings.erases) if settings.low_bandwidth else None
+        )
         self.gone = False
         """Whether the terminal takes nothing any more."""
 
@@ -39,26 +45,39 @@ class Output:
         """Write, and count; on a terminal that is gone nothing happens."""
         if self._ascii:
             text = text.translate(TABLE)
-        text = self._thin(text)
-        if not self.gone:
-            self._traffic.writing = True
-            try:
-                self._file.write(text)
-            except OSError:
-                self.gone = True
-            self._traffic.writing = False
-        self._traffic.add(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
+        if self._difference is not None:
+            self._difference.resize(*self._size())
+            self._difference.draw(text)  # sent by flush: many drawings may become one
+        else:
+            self._send(self._thin(text))
         return len(text)
 
     def flush(self) -> None:
-        """Flush, unless the terminal is gone."""
-        if not self.gone:
-            self._traffic.writing = True
-            try:
-                self._file.flush()
-            except OSError:
-                self.gone = True
-            self._traffic.writing = False
+        """Send what waits; Textual's writer calls it when there is nothing more to write."""
+        if self._difference is not None and (text := self._difference.take()):
+            self._send(text)
+        self._try(self._file.flush)
+
+    def _send(self, text: str) -> None:
+        self._try(lambda: self._file.write(text))
+        self._traffic.add(len(text) if text.isascii() else len(text.encode("utf-8", "replace")))
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Do something to the terminal, unless it is gone."""
+        if self.gone:
+            return
+        self._traffic.writing = True
+        try:
+            action()
+        except OSError:
+            self.gone = True
+        self._traffic.writing = False
+
+    def _size(self) -> tuple[int, int]:
+        try:
+            return os.get_terminal_size(self._file.fileno())
+        except (OSError, ValueError):
+            return (80, 24)
 
     def fileno(self) -> int:
         """The file's descriptor."""

@@ -22,6 +22,8 @@ class TerminalSettings:
     """Reached through SSH: charts take their time."""
     low_bandwidth: bool = False
     """A link of some 9,600 baud."""
+    erases: bool = True
+    """Erased cells have the background colour that is set, as in nearly all terminals."""
 
     @property
     def rate(self) -> float | None:
@@ -62,13 +64,14 @@ def detect(
     full_bandwidth: bool = False,
 ) -> TerminalSettings:
     """What the environment says; an option wins over it."""
+    term = environment.get("TERM", "")
+    screen = environment.get("STY") or (term.startswith("screen") and not environment.get("TMUX"))
     ssh = bool(environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"))
     return TerminalSettings(
-        ascii=ascii
-        or environment.get("TERM", "") in ASCII_TERMINALS
-        or not speaks_utf8(environment),
+        ascii=ascii or term in ASCII_TERMINALS or not speaks_utf8(environment),
         remote=ssh and not full_bandwidth,
         low_bandwidth=low_bandwidth and not full_bandwidth,
+        erases=not screen and not term.startswith("vt"),
     )
 
 

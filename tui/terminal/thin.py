@@ -14,7 +14,6 @@ from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 
 _ESCAPE = re.compile(r"\x1b\[([0-9;]*)m|(\x1b\[[0-9;]*H)|(\x1b(?:\[\?1049[hl])?)")
-_SPACES = re.compile(r" {12,}")
 
 
 class Look(NamedTuple):
@@ -26,20 +25,14 @@ class Look(NamedTuple):
 
 
 PLAIN = Look()
+_ENDS = {"1": "22", "2": "22", "3": "23", "4": "24", "5": "25", "7": "27", "9": "29"}
+"""What ends an attribute; bold and dim end together."""
 
 
 class Thin:
-    """Filters what goes to one terminal; remembers the style that the terminal is in.
+    """Filters what goes to one terminal; remembers the style that the terminal is in."""
 
-    Args:
-        palette: send colours as numbers of the 256-colour palette.
-        erase: send long stretches of spaces as erased cells, for terminals that erase with the
-            background colour.
-    """
-
-    def __init__(self, *, palette: bool = False, erase: bool = False) -> None:
-        self._palette = palette
-        self._erase = erase
+    def __init__(self) -> None:
         self._shown: Look | None = None
         self._wanted = PLAIN
 
@@ -52,7 +45,7 @@ class Thin:
                 self._put(text[at : match.start()], out)
             at = match.end()
             if match.lastindex == 1:
-                self._wanted = _after(self._wanted, match[1], self._palette)
+                self._wanted = restyled(self._wanted, match[1])
             elif match.lastindex == 2:
                 out.append(match[2])
             else:  # it may erase or leave the screen: the style must be as it would have been
@@ -66,40 +59,35 @@ class Thin:
     def _put(self, text: str, out: list[str]) -> None:
         if text.strip("\r\n"):
             out.append(self._change())
-            if self._erase and not self._wanted.attributes:
-                text = _SPACES.sub(_erased, text)
         out.append(text)
 
     def _change(self) -> str:
         if self._shown == self._wanted:
             return ""
-        change = _change(self._shown, self._wanted)
+        change = transition(self._shown, self._wanted)
         self._shown = self._wanted
         return change
 
 
-def _erased(match: re.Match[str]) -> str:
-    count = match.end() - match.start()
-    return f"\x1b[{count}X\x1b[{count}C"
-
-
 @lru_cache(maxsize=4096)
-def _change(before: Look | None, after: Look) -> str:
+def transition(before: Look | None, after: Look) -> str:
     """The sequence that takes the terminal from one style to another."""
     if before is None:
         return _sgr(["0", *_all(after)])
+    if after == PLAIN:
+        return _sgr([])
     lost = before.attributes - after.attributes
-    uncoloured = (before.foreground and not after.foreground) or (
-        before.background and not after.background
-    )
-    if lost or uncoloured:
-        return _sgr(["0", *_all(after)] if after != PLAIN else [])
-    parts = sorted(after.attributes - before.attributes)
+    if not lost <= _ENDS.keys():
+        return _sgr(["0", *_all(after)])
+    ends = {_ENDS[code] for code in lost}
+    kept = {code for code in before.attributes & after.attributes if _ENDS.get(code) not in ends}
+    parts = [*sorted(ends), *sorted(after.attributes - kept)]
     if after.foreground != before.foreground:
-        parts.append(after.foreground)
+        parts.append(after.foreground or "39")
     if after.background != before.background:
-        parts.append(after.background)
-    return _sgr(parts)
+        parts.append(after.background or "49")
+    whole = ["0", *_all(after)]
+    return _sgr(min(parts, whole, key=lambda codes: len(";".join(codes))))
 
 
 def _all(look: Look) -> list[str]:
@@ -111,8 +99,8 @@ def _sgr(parts: list[str]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _after(look: Look, parameters: str, palette: bool) -> Look:
-    """The style after an SGR sequence."""
+def restyled(look: Look, parameters: str, palette: bool = False) -> Look:
+    """The style after an SGR sequence; ``palette``: colours as numbers of the 256."""
     attributes, foreground, background = set(look.attributes), look.foreground, look.background
     left = parameters.split(";")
     while left:
