@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tui.app import CifarApp
 
 RUNS_OFFERED = 200
+ENTER = "↵"
+"""How the key is written where there is room for one cell, and a character for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def entries(screen: Screen[Any]) -> list[Entry]:
         if binding.id is None or not binding.description or binding.system:
             continue
         key = binding.key_display or screen.app.get_key_display(binding)
+        if key == ENTER and cast("CifarApp", screen.app).terminal.ascii:
+            key = "enter"
         if binding.id in found:
             known = found[binding.id]
             key = f"{known.key} {key}"

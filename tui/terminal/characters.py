@@ -7,7 +7,7 @@ import unicodedata
 from rich.cells import cell_len
 
 _NAMED = {
-    "…": ".",
+    "…": "~",
     "·": ".",
     "•": "*",
     "–": "-",  # noqa: RUF001
@@ -22,6 +22,7 @@ _NAMED = {
     "✘": "x",
     "→": ">",
     "←": "<",
+    "↵": "<",
     "↑": "^",
     "↓": "v",
     "▲": "^",
