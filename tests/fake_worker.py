@@ -1,10 +1,11 @@
 """Speaks the trainer's protocol and writes runs' logs, without torch: for the tests of the app.
 
-``python tests/fake_worker.py [steps=N] [die=CODE] [refuse]``
+``python tests/fake_worker.py [steps=N] [die=CODE] [refuse] [slow] [untrusted] [inspect=ERROR]``
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import sys
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from trainer import events
 from trainer.control import Control
@@ -25,6 +27,53 @@ STEPS = int(OPTIONS.get("steps", "1000"))
 def tell(**state: object) -> None:
     with suppress(OSError):
         os.write(1, json.dumps(state).encode() + b"\n")
+
+
+def inspect(asked: dict[str, Any]) -> None:
+    """Answer as the inspector does, with drawn maps; ``untrusted`` and ``inspect=ERROR`` refuse."""
+    if not asked.get("run"):
+        return
+    ask, index = asked["ask"], asked.get("index", 0)
+    if "inspect" in OPTIONS:
+        tell(state="inspected", inspected={"ask": ask, "error": OPTIONS["inspect"]})
+        return
+    if "untrusted" in OPTIONS and not asked.get("trusted"):
+        error = "the net is code of the file evil.py:Net"
+        tell(state="inspected", inspected={"ask": ask, "error": error, "needs_trust": True})
+        return
+    layers = ["c1", "c2", "c3"]
+    layer = asked.get("layer") if asked.get("layer") in layers else layers[-1]
+    side = {"c1": 3, "c2": 9, "c3": 61}[layer]
+    low, high = max(0, 16 - side // 2), min(31, 16 + side // 2)
+    map_of = [255 if row < 16 else 0 for row in range(32) for _ in range(32)]
+    answer = {
+        "ask": ask,
+        "index": index,
+        "checkpoint": asked.get("checkpoint") or "best",
+        "epoch": 3,
+        "probabilities": [0.7, 0.2] + [0.0125] * 8,
+        "layers": layers,
+        "layer": layer,
+        "of_class": 0,
+        "cam": base64.b64encode(bytes(map_of)).decode(),
+        "field_size": [side, side],
+        "field_box": [low, high, low, high],
+        "effective": base64.b64encode(bytes(reversed(map_of))).decode(),
+        "effective_box": [low + 1, high - 1, low + 1, high - 1],
+    }
+    if "slow" in OPTIONS:
+        tell(state="inspected", inspected={**answer, "computing": [12000, 50000]})
+        return
+    neighbours = [
+        {
+            "index": 100 + i,
+            "label": i % 3,
+            "similarity": 0.99 - i / 100,
+            "pixels": base64.b64encode(bytes([30 * i]) * 3072).decode(),
+        }
+        for i in range(asked.get("neighbours", 8))
+    ]
+    tell(state="inspected", inspected={**answer, "neighbours": neighbours})
 
 
 def train(run: RunDir, control: Control, *, resume: bool) -> None:
@@ -77,6 +126,9 @@ def main() -> int:
     def read() -> None:
         for line in sys.stdin:
             job = json.loads(line)
+            if "inspect" in job:
+                inspect(job["inspect"])
+                continue
             run = RunDir(Path(job["run"]))
             if "refuse" in OPTIONS:
                 tell(state="refused", error=f"run {run.id} is not wanted")

@@ -1,8 +1,9 @@
 """The process that looks into nets for the app: ``python -m trainer.inspector``.
 
 A process of its own, started by the worker at the first question: the training's random numbers,
-interpreter and memory stay as they were. It is as nice as can be, takes one thread while a
-training goes on, and ends by itself when it was not asked for a while, or when its stdin ends.
+interpreter and memory stay as they were. It is nice, and as nice as can be on one thread from when
+a training of the worker goes on; it ends by itself when it was not asked for a while, or when its
+stdin ends.
 
 Reads ``protocol.Asked`` as JSON lines and writes ``protocol.State`` of the state ``inspected``.
 """
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 300.0
 PROGRESS_IMAGES = 1000
+NICE = 10
+"""Added to the worker's; what trains elsewhere on the machine comes first."""
 
 
 class Another(Exception):  # noqa: N818  # no error: something else is wanted
@@ -192,6 +195,9 @@ class Inspector:
     def _take_threads(self) -> None:
         import torch
 
+        if self.busy:
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, 19)
         wanted = 1 if self.busy else max(1, os.cpu_count() or 1)
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
@@ -226,7 +232,7 @@ def tell(answer: Inspected) -> None:
 def main() -> int:
     """Serve until stdin ends or nobody asks."""
     with suppress(OSError):
-        os.nice(19)
+        os.nice(NICE)
     inspector = Inspector()
     threading.Thread(target=inspector.read, args=(0,), daemon=True, name="questions").start()
     with suppress(BrokenPipeError):

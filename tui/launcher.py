@@ -21,7 +21,7 @@ import msgspec
 import platformdirs
 
 from trainer.processes import child_environment
-from trainer.protocol import Job, State
+from trainer.protocol import Asked, Inspect, Inspected, Job, State
 from tui.formatting import clean
 
 LOG_LIMIT = 1 << 20
@@ -108,6 +108,9 @@ class Launcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest = b""
         self._given: set[str] = set()
+        self.on_inspected: Callable[[Inspected], None] | None = None
+        """Who wants answers about images; called on the event loop's thread."""
+        self._question: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -154,12 +157,43 @@ class Launcher:
         assert self._process.stdin is not None
         job = Job(run=str(run.absolute()), resume=resume, on_end=self._on_end)
         try:
-            os.write(self._process.stdin.fileno(), msgspec.json.encode(job) + b"\n")
+            self._write(job)
         except OSError as error:
             self._tell(self.info, f"the trainer does not take the run: {error.strerror}")
             return False
         self._given.add(run.name)
         return True
+
+    def inspect(self, asked: Inspect) -> None:
+        """Ask about an image; a trainer is started first if there is none.
+
+        The answers, also that there can be none, come to ``on_inspected``.
+        """
+        if not asked.run:
+            self._question = None
+            if self.alive:
+                with suppress(OSError):
+                    self._write(Asked(inspect=asked))
+            return
+        self._question = asked.ask
+        if not self.start():
+            self._answer_for_the_dead(self.info.error)
+            return
+        try:
+            self._write(Asked(inspect=asked))
+        except OSError as error:
+            self._answer_for_the_dead(f"the trainer does not answer: {error.strerror}")
+
+    def _write(self, line: Job | Asked) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        os.write(self._process.stdin.fileno(), msgspec.json.encode(line) + b"\n")
+
+    def _answer_for_the_dead(self, error: str) -> None:
+        """Nobody waits for ever."""
+        asked, self._question = self._question, None
+        if asked is not None and self.on_inspected is not None:
+            self.on_inspected(Inspected(ask=asked, error=error))
 
     @property
     def given(self) -> frozenset[str]:
@@ -218,7 +252,10 @@ class Launcher:
 
     def _heard(self, state: State) -> None:
         info = self.info
-        if state.state == "refused":
+        if state.inspected is not None:
+            if self.on_inspected is not None:
+                self.on_inspected(state.inspected)
+        elif state.state == "refused":
             self._tell(info, f"the trainer refused a run: {clean(state.error, 200)}")
         elif state.state == "failed":
             info = replace(info, phase="failed", error=state.error)
@@ -247,6 +284,7 @@ class Launcher:
         told = self.info.phase == "failed"
         self._forget()
         self._tell(WorkerInfo(phase="dead", error=error), "" if told else error)
+        self._answer_for_the_dead(clean(error, 200))
 
     def _reason(self, code: int) -> str:
         how = f"exit status {code}"

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from trainer.analysis.mistakes import History
+from trainer.protocol import Inspect
 from trainer.runstate import Follower
+from tui import overlay
 from tui.evaluation_loader import EvaluationLoader
+from tui.evaluations import Evaluation
 from tui.formatting import clean
+from tui.inside import Inside, convolution_at
 from tui.widgets import image_view
 from tui.widgets.image_view import SIDE, ImageView
+from tui.widgets.layer_table import LayerTable
 from tui.widgets.mistake_grid import MistakeGrid
+from tui.widgets.neighbours import LINES, Neighbours
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
+
+NEIGHBOUR_LINES = LINES + 1
 
 
 class ImageScreen(ModalScreen[None]):
@@ -27,6 +42,39 @@ class ImageScreen(ModalScreen[None]):
         Binding("left,up", "step(-1)", "Before", id="image.before", tooltip="The image before"),
         Binding("right,down,space", "step(1)", "Next", id="image.next", tooltip="The next image"),
         Binding("y", "copy", "Copy index", id="image.copy", tooltip="Copy the test index"),
+        Binding("g", "view('cam')", "Grad-CAM", id="image.cam", tooltip="Grad-CAM over the image"),
+        Binding(
+            "e",
+            "view('effective')",
+            "Effective field",
+            id="image.effective",
+            tooltip="The gradient of the layer's centre over the image",
+        ),
+        Binding("f", "boxes", "Fields", id="image.fields", tooltip="Receptive fields as frames"),
+        Binding(
+            "left_square_bracket",
+            "layer(-1)",
+            "Layer before",
+            id="image.layer-before",
+            tooltip="The convolution before",
+        ),
+        Binding(
+            "right_square_bracket",
+            "layer(1)",
+            "Layer after",
+            id="image.layer-after",
+            tooltip="The convolution after",
+        ),
+        Binding(
+            "n",
+            "neighbours",
+            "Neighbours",
+            id="image.neighbours",
+            tooltip="Nearest training images, where there is no room for all at once",
+        ),
+        Binding(
+            "t", "trust", "Run its code", id="image.trust", tooltip="Run a net of your own file"
+        ),
     ]
     CSS_PATH = "image.tcss"
 
@@ -36,6 +84,9 @@ class ImageScreen(ModalScreen[None]):
         self._loader = loader
         self._grid = grid
         self._history: History | None = None
+        self._view = ""
+        self._boxes = False
+        self._inside = Inside(self._ask, self._paint)
 
     def compose(self) -> ComposeResult:
         """What it is, image and bars, history."""
@@ -46,10 +97,14 @@ class ImageScreen(ModalScreen[None]):
                 with Vertical(id="right"):
                     yield Static("", id="bars", markup=False)
                     yield Static("", id="history", markup=False)
-            yield Static("← → other images   y copies the index   escape closes", id="note")
+                    yield Static("", id="inside", markup=False)
+            yield Neighbours()
+            yield Static("", id="note", markup=False)
 
     def on_mount(self) -> None:
         """Read the run's evaluations behind the picture."""
+        cast("CifarApp", self.app).worker.on_inspected = self._inside.told
+        self._inside.layer = self._chosen_layer()
         found = self._loader.evaluation
         if found is not None:
             self.run_worker(
@@ -57,6 +112,25 @@ class ImageScreen(ModalScreen[None]):
                 group="history",
                 description="read all evaluations",
             )
+
+    def on_unmount(self) -> None:
+        """What is still computed is of no use."""
+        cast("CifarApp", self.app).worker.on_inspected = None
+        self._inside.close()
+
+    def _ask(self, asked: Inspect) -> None:
+        cast("CifarApp", self.app).worker.inspect(asked)
+
+    def _chosen_layer(self) -> str:
+        """The convolution that is chosen in the layers screen."""
+        net = self._run.state.described
+        if net is None:
+            return ""
+        with suppress(KeyError, NoMatches):
+            row = self.app.get_screen("layers").query_one(LayerTable).chosen
+            if row is not None:
+                return convolution_at(net.layers, row.last.path)
+        return ""
 
     async def _read_history(self, variant: str) -> None:
         self._history = await self._loader.history(self._run, variant)
@@ -77,43 +151,116 @@ class ImageScreen(ModalScreen[None]):
             self.app.copy_to_clipboard(str(self._grid.chosen))
             self.notify(f"copied {self._grid.chosen}", markup=False)
 
+    def action_view(self, view: str) -> None:
+        """A map over the image, or the image as it is."""
+        self._view = "" if self._view == view else view
+        self._paint()
+
+    def action_boxes(self) -> None:
+        """Receptive fields as frames."""
+        self._boxes = not self._boxes
+        self._paint()
+
+    def action_layer(self, step: int) -> None:
+        """Another convolution."""
+        self._inside.step(step)
+        self._paint()
+
+    def action_neighbours(self) -> None:
+        """Nearest training images in the place of the bars, or the bars again."""
+        self.toggle_class("-near")
+        self.call_after_refresh(self._paint)
+
+    def action_trust(self) -> None:
+        """The user has been told that it is code, and wants it run."""
+        answer = self._inside.answer
+        if answer is not None and answer.needs_trust:
+            self._inside.trusted = True
+            self._paint()
+
     def _paint(self) -> None:
         found, index = self._loader.evaluation, self._grid.chosen
-        if found is None or index is None or index >= len(found.images):
+        if found is None or index is None or index >= len(found.images) or not self.is_mounted:
             return
+        self._inside.want(self._run, found, index, cast("CifarApp", self.app).data)
+        scale = self._scale()
+        self._paint_image(index, scale)
+        room = self.size.width - SIDE * scale - 5
+        self._say("#what", self._what(index))
+        self._paint_numbers(found, index, room)
+        colours = self.app.theme_variables
+        self._say("#inside", self._inside.lines(found, colours, self._view, self._boxes))
+        answer = self._inside.answer
+        self.query_one(Neighbours).show_near(
+            (answer.neighbours or ()) if answer is not None else (),
+            found.classes,
+            int(found.images.actual[index]),
+            self._inside.neighbours_line(self.size.width),
+        )
+        self._say("#note", Text(_note(self.size.width, wide=self.has_class("-room"))))
+
+    def _scale(self) -> int:
+        """Cells for each pixel of the image; also whether the neighbours have a place below."""
         width, height = self.size.width, self.size.height
         scale = max(1, min((width - 50) // SIDE, (height - 3) * 2 // SIDE))
-        view, line = self.query_one(ImageView), self.query_one("#history", Static)
+        below = height - 3 - SIDE * scale // 2
+        self.set_class(below >= NEIGHBOUR_LINES, "-room")
+        return scale
+
+    def _paint_image(self, index: int, scale: int) -> None:
+        view = self.query_one(ImageView)
         if view.size != (SIDE * scale, SIDE * scale // 2):
             view.styles.width, view.styles.height = SIDE * scale, SIDE * scale // 2
-        pictures = self._loader.pictures
-        view.show_picture(None if pictures is None else pictures[index])
-        images, colours = found.images, self.app.theme_variables
-        actual, predicted = int(images.actual[index]), int(images.predicted[index])
-        room = width - SIDE * scale - 5
-        self.query_one("#what", Static).update(self._what(actual, predicted, index), layout=False)
+        pictures, answer = self._loader.pictures, self._inside.answer
+        weights, boxes = b"", []
+        if answer is not None and not answer.error:
+            weights = {"cam": answer.cam, "effective": answer.effective}.get(self._view, b"")
+            if self._boxes:
+                boxes = [
+                    (answer.field_box, overlay.THEORY),
+                    (answer.effective_box, overlay.EFFECTIVE),
+                ]
+        picture = None if pictures is None else pictures[index]
+        view.show_picture(picture, weights, tuple(boxes))
+
+    def _paint_numbers(self, found: Evaluation, index: int, room: int) -> None:
+        images, colours, height = found.images, self.app.theme_variables, self.size.height
         bars = self.query_one("#bars", Static)
+        people = None if images.people is None else images.people.shares[index]
         text = image_view.bars(
             images.source.probabilities[index].astype(np.float64),
             found.classes,
-            actual=actual,
-            predicted=predicted,
+            actual=int(images.actual[index]),
+            predicted=int(images.predicted[index]),
             colours=colours,
             width=room,
-            limit=max(2, min(24, height - 8)),
+            limit=max(2, min(24, height - 14)),
+            people=people,
         )
         # all images have as many lines: only the first one is laid out
-        bars.update(text, layout=len(text.plain.splitlines()) != bars.size.height)
+        if not isinstance(bars.content, Text) or not _same(bars.content, text):
+            bars.update(text, layout=len(text.plain.splitlines()) != bars.size.height)
         if self._history is None:
             reading = Text("reading the other evaluations…", style=colours["secondary"])
-            line.update(reading, layout=False)
-        else:
-            moments = self._history.of(index)
-            line.update(image_view.history(moments, colours, room), layout=False)
+            self._say("#history", reading)
+            return
+        rows = 4 if height >= 40 else 1
+        line = self.query_one("#history", Static)
+        if line.size.height != rows + 2:
+            line.styles.height = rows + 2
+        moments = self._history.of(index)
+        self._say("#history", image_view.history(moments, colours, room, rows))
 
-    def _what(self, actual: int, predicted: int, index: int) -> Text:
+    def _say(self, where: str, text: Text) -> None:
+        """Update a line only when it says something else."""
+        line = self.query_one(where, Static)
+        if not isinstance(line.content, Text) or not _same(line.content, text):
+            line.update(text, layout=where == "#inside")
+
+    def _what(self, index: int) -> Text:
         found, colours = self._loader.evaluation, self.app.theme_variables
         assert found is not None
+        actual, predicted = int(found.images.actual[index]), int(found.images.predicted[index])
         images, names = found.images, [clean(name, 40) for name in found.classes]
         text = Text(no_wrap=True)
         text.append(f"test image #{index}  ", style="bold")
@@ -128,3 +275,14 @@ class ImageScreen(ModalScreen[None]):
             style=colours["secondary"],
         )
         return text
+
+
+def _same(one: Text, other: Text) -> bool:
+    return one == other and one.spans == other.spans and one.style == other.style
+
+
+def _note(width: int, *, wide: bool) -> str:
+    keys = ["← → other images", "g Grad-CAM", "f fields", "e effective", "[ ] layer"]
+    keys += [] if wide else ["n neighbours"]
+    keys += ["y copies the index", "escape closes"] if width >= 110 else ["escape"]
+    return ("   " if width >= 110 else "  ").join(keys)

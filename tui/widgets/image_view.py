@@ -16,12 +16,14 @@ from textual.widget import Widget
 from trainer import terminal_image
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
+from tui import overlay
 from tui.formatting import clean
 from tui.terminal.settings import TerminalSettings
 
 if TYPE_CHECKING:
     from tui.evaluations import Pictures
 
+Frame = tuple[overlay.Box | None, tuple[int, int, int]]
 EIGHTHS = "▁▂▃▄▅▆▇█"
 SIDE = 32
 
@@ -47,12 +49,29 @@ class ImageView(Widget):
     def __init__(self) -> None:
         super().__init__(id="image")
         self._picture: Pictures | None = None
+        self._weights = b""
+        self._boxes: tuple[Frame, ...] = ()
         self._lines: list[list[Segment]] = []
         self._key: tuple[object, ...] = ()
 
-    def show_picture(self, picture: Pictures | None) -> None:
-        """Show an image, uint8 [3, 32, 32], or that there is none."""
-        self._picture = picture
+    def show_picture(
+        self, picture: Pictures | None, weights: bytes = b"", boxes: tuple[Frame, ...] = ()
+    ) -> None:
+        """Show an image, uint8 [3, 32, 32], or that there is none.
+
+        Args:
+            picture: the image.
+            weights: uint8 [32, 32], how much each pixel counts; empty: all the same.
+            boxes: drawn over it, each with its colour.
+        """
+        same = picture is self._picture or (
+            picture is not None
+            and self._picture is not None
+            and np.array_equal(picture, self._picture)
+        )
+        if same and weights == self._weights and boxes == self._boxes:
+            return
+        self._picture, self._weights, self._boxes = picture, weights, boxes
         self._key = ()
         self.refresh()
 
@@ -62,17 +81,16 @@ class ImageView(Widget):
         if self._picture is None:
             words = "no image" if y == self.size.height // 2 else ""
             return Strip([Segment(words.center(width), self.rich_style)], width)
-        scale = max(1, width // SIDE)
-        key = (id(self._picture), scale, color_mode(self.app))
+        key = (max(1, width // SIDE), color_mode(self.app))
         if key != self._key:
             self._key = key
-            self._lines = terminal_image.to_segments(
-                self._picture, color=color_mode(self.app), scale=scale
-            )
+            drawn = overlay.lit(self._picture, self._weights) if self._weights else self._picture
+            large = overlay.framed(drawn, key[0], self._boxes)
+            self._lines = terminal_image.to_segments(large, color=key[1])
         line = self._lines[y] if y < len(self._lines) else []
         plain = self.rich_style  # without colours the image is text on the background
-        drawn = [Segment(part.text, part.style or plain) for part in line]
-        return Strip(drawn).adjust_cell_length(width, plain)
+        parts = [Segment(part.text, part.style or plain) for part in line]
+        return Strip(parts).adjust_cell_length(width, plain)
 
 
 def bars(
@@ -84,11 +102,14 @@ def bars(
     colours: dict[str, str],
     width: int,
     limit: int,
+    people: NDArray[np.float64] | None = None,
 ) -> Text:
     """Probabilities [C] as bars, largest first; the actual and the predicted class are named.
 
-    At most ``limit`` classes; the actual one is always among them.
+    At most ``limit`` classes; the actual one is always among them. ``people``: the share of them
+    who say each class [C], put beside.
     """
+    asked = people is not None and bool(np.isfinite(people).all())
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
     # float16 probabilities can tie: the predicted class is the one that was predicted
     order = [predicted, *(i for i in order if i != predicted)]
@@ -96,7 +117,7 @@ def bars(
     if actual not in shown:
         shown[-1] = actual
     name_width = min(16, max(len(clean(classes[i])) for i in shown))
-    room = max(4, width - name_width - 18)
+    room = max(4, width - name_width - 18 - 12 * asked)
     text = Text(no_wrap=True)
     for i in shown:
         role, colour = _role(i, actual, predicted, colours)
@@ -106,6 +127,8 @@ def bars(
         drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
         text.append(f"{drawn:<{room}}", style=colour or colours["secondary"])
         text.append(f" {probabilities[i]:.3f}", style="bold" if role else "")
+        if asked and people is not None:
+            text.append(f" people {people[i]:.2f}", style=colours["secondary"])
         text.append(f" {role}\n", style=colour)
     if len(shown) < len(order):
         rest_of = len(order) - len(shown)
@@ -120,8 +143,10 @@ def _role(i: int, actual: int, predicted: int, colours: dict[str, str]) -> tuple
     return ("predicted", colours["error"]) if i == predicted else ("", "")
 
 
-def history(moments: Sequence[Moment], colours: dict[str, str], width: int) -> Text:
+def history(moments: Sequence[Moment], colours: dict[str, str], width: int, rows: int = 1) -> Text:
     """Right or wrong at each evaluation, the actual class's probability, one cell each.
+
+    The probability as a curve of so many ``rows``, from 0 at the bottom to 1 at the top.
 
     Where there is no room for all evaluations the latest are shown.
     """
@@ -137,9 +162,12 @@ def history(moments: Sequence[Moment], colours: dict[str, str], width: int) -> T
     for moment in shown:
         glyph, colour = ("■", "success") if moment.right else ("✗", "error")
         text.append(glyph, style=colours[colour])
-    text.append("\np(actual) ", style=colours["secondary"])
-    text.append(
-        "".join(EIGHTHS[min(7, int(moment.p_actual * 8))] for moment in shown),
-        style=colours["primary"],
-    )
+    for row in reversed(range(rows)):
+        label = "p(actual)" if row == rows - 1 else ""
+        text.append(f"\n{label:<10}", style=colours["secondary"])
+        drawn = ""
+        for moment in shown:
+            eighths = min(8 * rows - 1, int(moment.p_actual * 8 * rows)) - 8 * row
+            drawn += " " if eighths < 0 else EIGHTHS[min(7, eighths)]
+        text.append(drawn, style=colours["primary"])
     return text
