@@ -72,6 +72,7 @@ def runs(tmp_path: Path) -> Path:
         ("dashboard", ("down", "space", "2")),
         ("layers", ("down", "3")),
         ("mistakes", ("down", "4")),
+        ("image", ("down", "4", "wait", "enter", "wait", "g", "f")),
         ("compare", ("space", "down", "space", "5")),
         ("form", ("n",)),
         ("help", ("question_mark",)),
@@ -95,6 +96,9 @@ def test_screen(
                 break
             await pilot.pause(0.05)
         for key in keys:
+            if key == "wait":
+                await pilot.pause(1.5)
+                continue
             await pilot.press(key)
             await pilot.pause()
         await pilot.pause(1.2)

@@ -90,6 +90,7 @@ async def test_the_inside_of_the_net(
         assert "best checkpoint, epoch 3: not epoch 2 plain" in said
         assert "c3  3 of 3 convolutions" in said
         assert "61×61, clipped at the image's edge" in said  # noqa: RUF001
+        assert len(text(shown, "#note")) <= size[0] - 2
         near = shown.query_one(Neighbours)
         assert near.display is (size == LARGE)
         if size == SMALL:

@@ -282,7 +282,10 @@ def _same(one: Text, other: Text) -> bool:
 
 
 def _note(width: int, *, wide: bool) -> str:
-    keys = ["← → other images", "g Grad-CAM", "f fields", "e effective", "[ ] layer"]
+    if width < 110:
+        return "← → others  g Grad-CAM  f fields  e effective  [ ] layer" + (
+            "  esc" if wide else "  n neighbours  esc"
+        )
+    keys = ["← → other images", "g Grad-CAM", "f fields", "e effective field", "[ ] layer"]
     keys += [] if wide else ["n neighbours"]
-    keys += ["y copies the index", "escape closes"] if width >= 110 else ["escape"]
-    return ("   " if width >= 110 else "  ").join(keys)
+    return "   ".join([*keys, "y copies the index", "escape closes"])
