@@ -198,6 +198,8 @@ class Inspector:
         if self.busy:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, 0, 19)
+                if sys.platform == "linux":  # only what the training leaves of the processors
+                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         wanted = 1 if self.busy else max(1, os.cpu_count() or 1)
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
