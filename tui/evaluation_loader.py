@@ -22,9 +22,19 @@ KEPT = 6
 class EvaluationLoader:
     """What is wanted, what is there, and why something is not. Lives on the UI thread."""
 
-    def __init__(self, screen: Screen[Any], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        screen: Screen[Any],
+        changed: Callable[[], None],
+        *,
+        name: str = "",
+        with_pictures: bool = True,
+    ) -> None:
+        """``name`` tells several loaders of a screen apart: one wish of each at a time."""
         self._screen = screen
         self._changed = changed
+        self._name = name
+        self._with_pictures = with_pictures
         self._wanted: PredictionsSaved | None = None
         self._kept: list[Evaluation] = []
         self._pictures_of = ""
@@ -58,7 +68,7 @@ class EvaluationLoader:
         else:
             self._screen.run_worker(
                 self._read(run, saved, source),
-                group="predictions",
+                group=f"predictions{self._name}",
                 description="read predictions",
                 exclusive=True,
             )
@@ -78,12 +88,12 @@ class EvaluationLoader:
 
     def _take(self, found: Evaluation, candidates: tuple[str, ...]) -> None:
         self.evaluation = found
-        if found.fingerprint != self._pictures_of:
+        if self._with_pictures and found.fingerprint != self._pictures_of:
             self._pictures_of = found.fingerprint
             self.pictures, self.pictures_problem = None, ""
             self._screen.run_worker(
                 self._read_pictures(candidates, found.fingerprint, len(found.images)),
-                group="images",
+                group=f"images{self._name}",
                 description="read test images",
                 exclusive=True,
             )

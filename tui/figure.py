@@ -77,13 +77,24 @@ def draw(plan: Plan, width: int, height: int, ink: str) -> list[Strip]:
     if plan.log:
         shown = [curves.log_points(points) for points in shown]
     axes = frame(plan, shown, width, height)
-    columns = width - GUTTER
     bottom, top = axes.y
     visible = [
         (curve, Points(points.x, np.clip(points.y, bottom, top)))
         for curve, points in zip(plan.curves, shown, strict=True)
     ]
-    return _strips(_build(axes, visible, width, height, columns, ink), width, height)
+    return draw_in(axes, visible, width, height, ink)
+
+
+def draw_in(
+    axes: Frame,
+    visible: Sequence[tuple[Curve, Points]],
+    width: int,
+    height: int,
+    ink: str,
+) -> list[Strip]:
+    """Lines of a chart whose axes are given; the points lie within their limits."""
+    built = _build(axes, visible, width, height, width - GUTTER, ink)
+    return _strips(built, width, height)
 
 
 def frame(plan: Plan, shown: Sequence[Points], width: int, height: int) -> Frame:

@@ -54,6 +54,13 @@ class CompareScreen(ChartScreen):
             id="compare.export",
             tooltip="Write results, epochs and graphs of the shown runs into a folder",
         ),
+        Binding(
+            "d",
+            "difference",
+            "Difference",
+            id="compare.difference",
+            tooltip="Two marked runs image by image: fixed, broken, calibration",
+        ),
         Binding("up", "scroll_results(-1)", show=False),
         Binding("down", "scroll_results(1)", show=False),
     ]
@@ -165,6 +172,12 @@ class CompareScreen(ChartScreen):
         """Scroll the results where there is no room for all."""
         self._first = max(0, self._first + lines)
         self.show(Changes())
+
+    def action_difference(self) -> None:
+        """Two marked runs on the same images."""
+        from tui.screens.difference_open import marked_runs
+
+        marked_runs(self.cifar)
 
     # ---- export -----------------------------------------------------------------------------
 

@@ -88,6 +88,14 @@ class MistakesScreen(StoreScreen):
             show=False,
             tooltip="Copy the image's test index to the clipboard",
         ),
+        Binding(
+            "d",
+            "difference",
+            "Difference",
+            id="mistakes.difference",
+            show=False,
+            tooltip="This evaluation beside another one: what it fixes and breaks",
+        ),
         Binding("escape", "clear", "Clear", id="mistakes.clear", show=False, tooltip="No filter"),
     ]
 
@@ -355,6 +363,12 @@ class MistakesScreen(StoreScreen):
             for i, name in enumerate(found.classes)
         ]
         self.app.push_screen(Choice(title, "", choices), answered)
+
+    def action_difference(self) -> None:
+        """This evaluation beside another one of the run."""
+        from tui.screens.difference_open import evaluations_of
+
+        evaluations_of(self.cifar, self.store.current, self._wanted(self.store.current))
 
     def action_copy(self) -> None:
         """Copy the image's index to the terminal's clipboard."""

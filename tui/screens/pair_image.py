@@ -1,0 +1,68 @@
+"""One image of a comparison, enlarged: what one model sees in it, and at a key the other."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.binding import Binding
+
+from trainer.runstate import Follower
+from tui import difference
+from tui.evaluation_loader import EvaluationLoader
+from tui.formatting import clean
+from tui.screens.image import ImageScreen
+from tui.widgets.mistake_grid import MistakeGrid
+
+Model = tuple[Follower, EvaluationLoader]
+
+
+class PairImageScreen(ImageScreen):
+    """The second model's view first."""
+
+    BINDINGS = [
+        Binding(
+            "b", "other", "Other model", id="image.other", tooltip="The image in the other model"
+        )
+    ]
+    CSS_PATH = "image.tcss"
+
+    def __init__(self, first: Model, second: Model, grid: MistakeGrid) -> None:
+        super().__init__(*second, grid)
+        self._models = first, second
+        self._number = 2
+
+    def action_other(self) -> None:
+        """Everything of the other model: bars, history, Grad-CAM."""
+        self._number = 3 - self._number
+        self._run, self._loader = self._models[self._number - 1]
+        self._history = None
+        self._paint()
+        found = self._loader.evaluation
+        if found is not None:
+            self.run_worker(
+                self._read_history(found.saved.variant),
+                group="history",
+                description="read all evaluations",
+                exclusive=True,
+            )
+
+    def _what(self, index: int) -> Text:
+        """The model that is shown, and in a few words what the other one says."""
+        colours = self.app.theme_variables
+        text = Text(no_wrap=True)
+        style = f"bold {colours['background']} on {{}}"
+        own, other = self._number, 3 - self._number
+        text.append(f" {own} ", style=style.format(difference.side_colour(own, colours)))
+        found = self._models[other - 1][1].evaluation
+        text.append(" ").append_text(super()._what(index))
+        if found is None or index >= len(found.images):
+            return text
+        predicted = int(found.images.predicted[index])
+        right = predicted == int(found.images.actual[index])
+        text.append("  ")
+        text.append(f" {other} ", style=style.format(difference.side_colour(other, colours)))
+        text.append(
+            f" {clean(found.classes[predicted], 20)}{' ✓' if right else ''} "
+            f"{found.images.confidence[index]:.2f}",
+            style=colours["success" if right else "error"],
+        )
+        return text.append("  (b)", style=colours["secondary"])
