@@ -229,8 +229,12 @@ async def test_enter_shows_exactly_the_images(
         await until(pilot, lambda: f"#{index}" in text(app.screen, "#what"))
         what = text(app.screen, "#what")
         assert what.startswith(" 2 ")
+        image = app.screen
+        assert isinstance(image, PairImageScreen)
+        image._inside.trusted = True
         await pilot.press("b")
         await until(pilot, lambda: text(app.screen, "#what").startswith(" 1 "))
+        assert not image._inside.trusted, "the other run's code was not trusted"
         assert "✓ right" in text(app.screen, "#what")
         await pilot.press("escape", "escape")
         await until(pilot, lambda: not screen.has_class("-images"))

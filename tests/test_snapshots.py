@@ -7,6 +7,7 @@ it was taken with the comparison says nothing, and is skipped. After a wanted ch
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,34 @@ def runs(tmp_path: Path) -> Path:
 def test_screen(
     snap_compare: Any, runs: Path, size: tuple[int, int], name: str, keys: tuple[str, ...]
 ) -> None:
+    app, drive = driven(runs, keys, count=3)
+    assert snap_compare(app, terminal_size=size, run_before=drive)
+
+
+@pytest.mark.parametrize(
+    ("size", "keys"),
+    [
+        pytest.param((160, 50), (), id="160x50"),
+        pytest.param((160, 50), ("wait", "enter"), id="images-160x50"),
+        pytest.param((80, 24), (), id="80x24"),
+        pytest.param((80, 24), ("k",), id="matrix-80x24"),
+        pytest.param((80, 24), ("k", "k"), id="calibration-80x24"),
+    ],
+)
+def test_two_models(
+    snap_compare: Any, tmp_path: Path, size: tuple[int, int], keys: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "runs"
+    for seed, best, name in ((1, 0.72, "one"), (2, 0.86, "[b]two[/]")):
+        make_run(folder, name=name, seed=seed, best=best, created=60 * seed, with_predictions=True)
+    app, drive = driven(folder, ("space", "down", "space", "5", "wait", "d", *keys), count=2)
+    assert snap_compare(app, terminal_size=size, run_before=drive)
+
+
+def driven(
+    runs: Path, keys: tuple[str, ...], count: int
+) -> tuple[CifarApp, Callable[[Pilot[None]], Awaitable[None]]]:
+    """The app, and what presses the keys once so many runs are read."""
     app = CifarApp(
         runs,
         data="synthetic",
@@ -92,7 +121,7 @@ def test_screen(
     async def drive(pilot: Pilot[None]) -> None:
         for _ in range(200):
             ready = "torch" in app.worker_line() and "loading" not in app.worker_line()
-            if ready and len(app.store) == 3 and not app.store.loading:
+            if ready and len(app.store) == count and not app.store.loading:
                 break
             await pilot.pause(0.05)
         for key in keys:
@@ -106,4 +135,4 @@ def test_screen(
             app.repaint()
         await pilot.pause(0.2)
 
-    assert snap_compare(app, terminal_size=size, run_before=drive)
+    return app, drive

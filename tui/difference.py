@@ -124,9 +124,14 @@ def title(
         return text.append(f" the run {formatting.clean(side.run, 40)} is gone")
     queued = follower.state.queued
     text.append(f" {formatting.clean(queued.name if queued else side.run, 30)}", style="bold")
+    kind = follower.state.started.data_kind if follower.state.started else ""
+    if not (label := formatting.data_label(kind)).startswith("CIFAR"):
+        text.append(f"  {label}", style=colours["warning"])
     if with_id:
         text.append(f" {formatting.clean(side.run, 40)}", style=colours["secondary"])
     saved = side.wanted(follower.state)
+    if saved is None and follower.partial:
+        return text.append("  reading…", style=colours["secondary"])
     if saved is None:
         return text.append("  no predictions of this run are there", style=colours["warning"])
     if problem:

@@ -32,7 +32,8 @@ NAME_WIDTH = 28
 class CompareScreen(ChartScreen):
     """All marked runs on the same axes, live; without marks the chosen run."""
 
-    CSS_PATH = "compare.tcss"
+    # the second is of the screen behind d: read in advance, its first key need not wait for it
+    CSS_PATH = ["compare.tcss", "difference.tcss"]
     CHARTS = (
         ("train-loss", "loss", ("train",)),
         ("test-loss", "loss", ("test",)),

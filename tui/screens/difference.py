@@ -259,6 +259,7 @@ class DifferenceScreen(StoreScreen):
     def _open(self, choose: Callable[[Difference], tuple[str, Indices]]) -> None:
         self._choose = choose
         self.add_class("-images")
+        self.refresh_bindings()
         self._show_images()
         self._show_problem()
         self.query_one(PairGrid).focus()
@@ -326,6 +327,15 @@ class DifferenceScreen(StoreScreen):
         else:
             self.query_one(Groups if self._pane == "counts" else DifferenceTable).focus()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys of the images work there, those of the panes elsewhere."""
+        images = self.has_class("-images")
+        if action == "pane":
+            return not images
+        if action in ("density", "copy"):
+            return images
+        return True
+
     def action_back(self) -> None:
         """From the images to the counts, from there to where it was opened."""
         if not self.has_class("-images"):
@@ -333,13 +343,12 @@ class DifferenceScreen(StoreScreen):
             return
         self._choose = None
         self.remove_class("-images")
+        self.refresh_bindings()
         self._show_problem()
         self._focus_pane()
 
     def action_pane(self) -> None:
         """The next pane has the keys, and is seen where there is room for one alone."""
-        if self.has_class("-images"):
-            return
         self._pane = PANES[(PANES.index(self._pane) + 1) % len(PANES)]
         self._lay_out()
         self._focus_pane()
@@ -364,6 +373,6 @@ class DifferenceScreen(StoreScreen):
     def action_copy(self) -> None:
         """Copy the image's index to the terminal's clipboard."""
         index = self.query_one(PairGrid).chosen
-        if self.has_class("-images") and index is not None:
+        if index is not None:
             self.app.copy_to_clipboard(str(index))
             self.cifar.tell(f"copied {index}")

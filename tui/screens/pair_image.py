@@ -33,7 +33,11 @@ class PairImageScreen(ImageScreen):
     def action_other(self) -> None:
         """Everything of the other model: bars, history, Grad-CAM."""
         self._number = 3 - self._number
+        before = self._run
         self._run, self._loader = self._models[self._number - 1]
+        if self._run is not before:
+            # another net: its own code, if it has any, was not trusted yet; other layers
+            self._inside.trusted, self._inside.layer, self._inside.layers = False, "", ()
         self._history = None
         self._paint()
         found = self._loader.evaluation

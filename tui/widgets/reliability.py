@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.text import Text
 from textual.geometry import Size
 from textual.strip import Strip
 
-from trainer.analysis.calibration import Calibration
+from trainer.analysis.calibration import Bin, Calibration
 from tui import difference, figure
 from tui.curves import Points
 from tui.figure import FOOT, GUTTER, LABEL_WIDTH, Curve, Frame
 from tui.widgets.lines import Lines, to_strip
 
 HEAD = 3
+FEW = 10
+"""Bins with fewer images are grey: their accuracy is mostly chance."""
+KEY = f"steps: accuracy, dots: confidence, grey: under {FEW} images"
 LEAST = Size(GUTTER + 16, HEAD + FOOT + 3)
 
 
 class ReliabilityChart(Lines):
     """Words, and below them the accuracy of each bin as steps, beside the diagonal."""
 
-    DEFAULT_CSS = "ReliabilityChart { width: 1fr; height: 1fr; }"
+    DEFAULT_CSS = "ReliabilityChart { width: 1fr; height: 1fr; margin-right: 1; }"
 
     def __init__(self, number: int) -> None:
         super().__init__(id=f"reliability-{number}")
@@ -52,6 +57,7 @@ class ReliabilityChart(Lines):
         name = Text(no_wrap=True, end="")
         name.append(f" {self._number} ", style=f"bold {colours['background']} on {colour}")
         name.append(f" {self._name}", style="bold")
+        name.append(f"  {KEY}", style=colours["secondary"])
         name.truncate(width, overflow="ellipsis")
         if known is None or known.error is None:
             return [name]
@@ -70,13 +76,16 @@ def draw(known: Calibration, width: int, height: int, colour: str, ink: str) -> 
     """The diagram: steps at each bin's accuracy, dots where its mean confidence is, diagonal."""
     diagonal = Points(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
     visible = [(_curve(diagonal, ink, dotted=True), diagonal)]
-    steps = _steps(known)
-    visible.append((_curve(steps, colour), steps))
-    for one in known.bins:
+    few = tuple(one for one in known.bins if one.count < FEW)
+    enough = tuple(one for one in known.bins if one.count >= FEW)
+    for bins, shade in ((few, ink), (enough, colour)):
+        steps = _steps(bins)
+        visible.append((_curve(steps, shade), steps))
+    for one in enough:
         if one.confidence is not None and one.accuracy is not None:
             dot = Points(np.array([one.confidence]), np.array([one.accuracy]))
             visible.append((_curve(dot, colour), dot))
-    x_ticks = tuple((t / 10, f"{10 * t}%") for t in range(0, 11, 2 if width >= 40 else 5))
+    x_ticks = tuple((t / 10, f"{10 * t}%") for t in range(0, 11, 2 if width >= 60 else 5))
     parts = 4 if height >= 12 else 2
     y_ticks = tuple(
         (t / parts, f"{100 * t // parts}%".rjust(LABEL_WIDTH)) for t in range(parts + 1)
@@ -85,17 +94,18 @@ def draw(known: Calibration, width: int, height: int, colour: str, ink: str) -> 
     return figure.draw_in(frame, visible, width, height, ink)
 
 
-def _steps(known: Calibration) -> Points:
-    """Up and down at the edges of bins with images, a gap where there are none."""
+def _steps(bins: Sequence[Bin]) -> Points:
+    """Up and down at the edges of bins, a gap where bins without images or of others are."""
     x: list[float] = []
     y: list[float] = []
-    for one in known.bins:
+    for one in bins:
         if one.accuracy is None:
+            continue
+        if x and x[-1] < one.low:
             x.append(one.low)
             y.append(float("nan"))
-        else:
-            x += [one.low, one.low, one.high, one.high]
-            y += [0.0, one.accuracy, one.accuracy, 0.0]
+        x += [one.low, one.low, one.high, one.high]
+        y += [0.0, one.accuracy, one.accuracy, 0.0]
     return Points(np.array(x), np.array(y))
 
 
