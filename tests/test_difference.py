@@ -222,13 +222,14 @@ async def test_enter_shows_exactly_the_images(
         for number, made in ((1, one), (2, two)):
             predicted = int(made.predicted[index])
             p = float(made.probabilities[index, predicted])
-            mark = "✓ " if predicted == made.labels[index] else ""
-            assert f"{number} {mark}{synthetic.classes[predicted]} {p:.2f}" in shown
+            right = predicted == made.labels[index]
+            assert f"{number} {'✓' if right else synthetic.classes[predicted]} {p:.2f}" in shown
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PairImageScreen))
         await until(pilot, lambda: f"#{index}" in text(app.screen, "#what"))
         what = text(app.screen, "#what")
         assert what.startswith(" 2 ")
+        assert f" 1  {synthetic.classes[int(one.predicted[index])]} ✓ (b)" in what
         image = app.screen
         assert isinstance(image, PairImageScreen)
         image._inside.trusted = True

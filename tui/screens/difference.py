@@ -298,7 +298,9 @@ class DifferenceScreen(StoreScreen):
         """Exactly the images that are in a cell of one model's matrix alone."""
         classes = self.difference.sides[1].classes if self.difference.sides[1] else ()
         actual, predicted = clean(classes[event.actual], 20), clean(classes[event.predicted], 20)
-        words = f"{actual} → {predicted} in one alone"
+        words = f"{actual} taken for {predicted} by one alone"
+        if event.actual == event.predicted:
+            words = f"{actual} right in one alone"
         self._open(lambda shown: (words, shown.cell(event.actual, event.predicted)))
 
     def on_confusion_table_moved(self) -> None:

@@ -257,6 +257,10 @@ class ImageScreen(ModalScreen[None]):
         if not isinstance(line.content, Text) or not _same(line.content, text):
             line.update(text, layout=where == "#inside")
 
+    def _beside(self, index: int) -> Text:
+        """What another model says of the image; nothing where one alone is looked at."""
+        return Text()
+
     def _what(self, index: int) -> Text:
         found, colours = self._loader.evaluation, self.app.theme_variables
         assert found is not None
@@ -269,6 +273,7 @@ class ImageScreen(ModalScreen[None]):
             text.append(" ✓ right", style=colours["success"])
         else:
             text.append(" → ").append(names[predicted], style=colours["error"])
+        text.append_text(self._beside(index))
         text.append(
             f"  epoch {found.saved.epoch} {found.saved.variant}  loss {images.loss[index]:.3f}  "
             f"margin {images.margin[index]:+.3f}  entropy {images.entropy[index]:.3f} nats",

@@ -50,23 +50,25 @@ class PairImageScreen(ImageScreen):
             )
 
     def _what(self, index: int) -> Text:
-        """The model that is shown, and in a few words what the other one says."""
-        colours = self.app.theme_variables
-        text = Text(no_wrap=True)
-        style = f"bold {colours['background']} on {{}}"
-        own, other = self._number, 3 - self._number
-        text.append(f" {own} ", style=style.format(difference.side_colour(own, colours)))
-        found = self._models[other - 1][1].evaluation
-        text.append(" ").append_text(super()._what(index))
+        """Which model is shown, then as of one alone."""
+        return self._badge(self._number).append(" ").append_text(super()._what(index))
+
+    def _beside(self, index: int) -> Text:
+        """What the other model says, and the key that shows it."""
+        number, text = 3 - self._number, Text("  ")
+        found = self._models[number - 1][1].evaluation
         if found is None or index >= len(found.images):
             return text
         predicted = int(found.images.predicted[index])
         right = predicted == int(found.images.actual[index])
-        text.append("  ")
-        text.append(f" {other} ", style=style.format(difference.side_colour(other, colours)))
-        text.append(
-            f" {clean(found.classes[predicted], 20)}{' ✓' if right else ''} "
-            f"{found.images.confidence[index]:.2f}",
-            style=colours["success" if right else "error"],
-        )
-        return text.append("  (b)", style=colours["secondary"])
+        words = f" {clean(found.classes[predicted], 20)}{' ✓' if right else ''} "
+        colours = self.app.theme_variables
+        text.append_text(self._badge(number))
+        text.append(words, style=colours["success" if right else "error"])
+        return text.append("(b)", style=colours["secondary"])
+
+    def _badge(self, number: int) -> Text:
+        colours = self.app.theme_variables
+        colour = difference.side_colour(number, colours)
+        text = Text(no_wrap=True)
+        return text.append(f" {number} ", style=f"bold {colours['background']} on {colour}")

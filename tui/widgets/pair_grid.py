@@ -15,6 +15,9 @@ from tui.formatting import clean
 from tui.widgets.mistake_grid import MistakeGrid
 from tui.widgets.tile import TILE, Line, Look, cut, fit, under_cursor
 
+TICK = 10
+"""Cells of a right prediction: the class is written above it."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -70,8 +73,10 @@ class PairGrid(MistakeGrid):
                 ],
                 [],
             ]
-            for said in self._said(index):
-                lines[1] += self._word(said, TILE // 2, look)
+            both = self._said(index)
+            tick = TICK if len({said.right for said in both}) > 1 else TILE // 2
+            for said in both:
+                lines[1] += self._word(said, tick if said.right else TILE - tick, look)
         else:
             half = TILE // 2
             lines = [
@@ -87,11 +92,10 @@ class PairGrid(MistakeGrid):
         return [under_cursor(line, look) for line in lines] if here else lines
 
     def _word(self, said: Said, width: int, look: Look) -> Line:
-        """``1 dog 0.97`` in so many cells."""
-        name = ("✓ " if said.right else "") + said.predicted
-        room = width - 8
+        """``1 dog 0.97`` in so many cells; ``1 ✓ 0.97`` where it is right."""
+        name = "✓" if said.right else cut(said.predicted, width - 8)
         style = look.actual if said.right else look.predicted
-        shown = f"{cut(name, room)} {said.p}"
+        shown = f"{name} {said.p}"
         return [
             Segment(f"{said.number} ", self._number(said, look)),
             Segment(fit(shown, width - 3), style),
