@@ -21,10 +21,10 @@ from tui.evaluations import Evaluation
 
 SIGNIFICANT = 0.05
 GROUPS = (
-    ("fixed", "fixed", "only the second is right"),
-    ("broken", "broken", "only the first is right"),
-    ("both_wrong", "both wrong", "neither is right"),
-    ("same_mistake", "· same class", "both take it for the same class"),
+    ("fixed", "fixed", "only the second right"),
+    ("broken", "broken", "only the first right"),
+    ("both_wrong", "both wrong", "neither right"),
+    ("same_mistake", "· same class", "taken for the same class"),
     ("both_right", "both right", ""),
 )
 """Sets of images: their names in ``ModelDiff``, what they are called, what that means."""
@@ -198,7 +198,7 @@ def calibration_lines(known: Calibration, width: int) -> tuple[str, str]:
     line += f"accuracy {formatting.percent(known.accuracy, 1)}"
     if known.confidence is not None and known.accuracy is not None:
         more = known.confidence - known.accuracy
-        sure = "too sure" if more > 0 else "not sure enough" if more < 0 else ""
+        sure = "overconfident" if more > 0 else "underconfident" if more < 0 else ""
         if sure and len(line) + len(sure) + 2 <= width:
             line += f": {sure}"
     return head, line

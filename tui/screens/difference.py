@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
@@ -12,7 +10,6 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from trainer.analysis.mistakes import Indices
 from trainer.runstate import Follower
 from tui import difference
 from tui.difference import GROUPS, Difference, Side
@@ -22,8 +19,8 @@ from tui.screens.base import StoreScreen
 from tui.screens.pair_image import PairImageScreen
 from tui.store import Changes
 from tui.widgets.difference_table import DifferenceTable
-from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
-from tui.widgets.pair_grid import PairGrid
+from tui.widgets.mistake_grid import MistakeGrid
+from tui.widgets.pair_images import Choose, PairImages
 from tui.widgets.reliability import ReliabilityChart
 
 PANES = ("counts", "matrix", "calibration")
@@ -104,8 +101,6 @@ class DifferenceScreen(StoreScreen):
         self._back = back
         self._pane = PANES[0]
         self._filled: tuple[object, ...] = ()
-        self._choose: Callable[[Difference], tuple[str, Indices]] | None = None
-        """What is shown in the grid, computed again when a side has a new evaluation."""
 
     def body(self) -> ComposeResult:
         """Both sides, what is wrong, counts, matrix, calibration; images in their place."""
@@ -124,9 +119,7 @@ class DifferenceScreen(StoreScreen):
             with Horizontal(id="calibration"):
                 yield ReliabilityChart(1)
                 yield ReliabilityChart(2)
-            with Vertical(id="images"):
-                yield Static("", id="shown", markup=False)
-                yield PairGrid()
+            yield PairImages()
 
     def ready(self) -> None:
         """The counts have the keys."""
@@ -256,43 +249,25 @@ class DifferenceScreen(StoreScreen):
 
     # ---- images -----------------------------------------------------------------------------
 
-    def _open(self, choose: Callable[[Difference], tuple[str, Indices]]) -> None:
-        self._choose = choose
+    def _open(self, words: str, choose: Choose) -> None:
+        images = self.query_one(PairImages)
+        images.choose(words, choose)
         self.add_class("-images")
         self.refresh_bindings()
         self._show_images()
         self._show_problem()
-        self.query_one(PairGrid).focus()
+        images.grid.focus()
 
     def _show_images(self) -> None:
-        if self._choose is None:
-            return
-        _, chosen = self._choose(self.difference)
-        self.query_one(PairGrid).show_pair(self.difference, chosen, self.loaders[1].pictures)
-        self._show_page()
-
-    def _show_page(self) -> None:
-        if self._choose is None:
-            return
-        grid, colours = self.query_one(PairGrid), self.cifar.colours()
-        words, _ = self._choose(self.difference)
-        at, pages = grid.pages
-        text = Text(no_wrap=True)
-        text.append(f" {grid.count:,} images", style="bold").append(f"  {words}")
-        text.append(f"  page {at:,} of {pages:,}", style=colours["secondary"])
-        text.append("  most changed p(actual) first", style=colours["secondary"])
-        self._say("#shown", text)
-
-    def on_mistake_grid_moved(self) -> None:
-        """Another page."""
-        self._show_page()
+        if self.has_class("-images"):
+            self.query_one(PairImages).fill(self.difference, self.loaders[1].pictures)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Exactly the images of a count."""
         event.stop()
         name = event.option.id or ""
         words = next(f"{w}: {m}" if m else w for n, w, m in GROUPS if n == name).lstrip("· ")
-        self._open(lambda shown: (words, shown.group(name)))
+        self._open(words, lambda shown: shown.group(name))
 
     def on_confusion_table_chosen(self, event: DifferenceTable.Chosen) -> None:
         """Exactly the images that are in a cell of one model's matrix alone."""
@@ -301,7 +276,7 @@ class DifferenceScreen(StoreScreen):
         words = f"{actual} taken for {predicted} by one alone"
         if event.actual == event.predicted:
             words = f"{actual} right in one alone"
-        self._open(lambda shown: (words, shown.cell(event.actual, event.predicted)))
+        self._open(words, lambda shown: shown.cell(event.actual, event.predicted))
 
     def on_confusion_table_moved(self) -> None:
         """The cell in words."""
@@ -319,7 +294,7 @@ class DifferenceScreen(StoreScreen):
         # both models see the same images
         self.loaders[0].pictures = self.loaders[1].pictures
         models = (first, self.loaders[0]), (second, self.loaders[1])
-        self.app.push_screen(PairImageScreen(*models, self.query_one(PairGrid)))
+        self.app.push_screen(PairImageScreen(*models, self.query_one(PairImages).grid))
 
     # ---- keys -------------------------------------------------------------------------------
 
@@ -343,7 +318,6 @@ class DifferenceScreen(StoreScreen):
         if not self.has_class("-images"):
             self.cifar.action_show(self._back)
             return
-        self._choose = None
         self.remove_class("-images")
         self.refresh_bindings()
         self._show_problem()
@@ -369,12 +343,11 @@ class DifferenceScreen(StoreScreen):
 
     def action_density(self) -> None:
         """Large images, small ones, one line each."""
-        grid = self.query_one(PairGrid)
-        grid.set_density(DENSITIES[(DENSITIES.index(grid.density) + 1) % len(DENSITIES)])
+        self.query_one(PairImages).next_density()
 
     def action_copy(self) -> None:
         """Copy the image's index to the terminal's clipboard."""
-        index = self.query_one(PairGrid).chosen
+        index = self.query_one(PairImages).grid.chosen
         if index is not None:
             self.app.copy_to_clipboard(str(index))
             self.cifar.tell(f"copied {index}")

@@ -18,7 +18,11 @@ from tui.widgets.lines import Lines, to_strip
 HEAD = 3
 FEW = 10
 """Bins with fewer images are grey: their accuracy is mostly chance."""
-KEY = f"steps: accuracy, dots: confidence, grey: under {FEW} images"
+KEYS = (
+    f"steps: accuracy, dots: confidence, grey: under {FEW} images",
+    f"grey: under {FEW} images",
+)
+"""What is drawn, in as many words as there is room for."""
 LEAST = Size(GUTTER + 16, HEAD + FOOT + 3)
 
 
@@ -57,7 +61,8 @@ class ReliabilityChart(Lines):
         name = Text(no_wrap=True, end="")
         name.append(f" {self._number} ", style=f"bold {colours['background']} on {colour}")
         name.append(f" {self._name}", style="bold")
-        name.append(f"  {KEY}", style=colours["secondary"])
+        key = next((key for key in KEYS if name.cell_len + len(key) + 2 <= width), "")
+        name.append(f"  {key}", style=colours["secondary"])
         name.truncate(width, overflow="ellipsis")
         if known is None or known.error is None:
             return [name]
