@@ -179,11 +179,11 @@ def verdict(found: ModelDiff) -> str:
     if p < SIGNIFICANT:
         better = "second" if fixed > broken else "first"
         return (
-            f"{figures}{apart}. Equally good models would differ so far with this probability: "
+            f"{figures}{apart}. Equally good models would differ at least so far with this probability: "
             f"the {better} is better on these images."
         )
     return (
-        f"{figures}{apart}. Equally good models would often differ so far: "
+        f"{figures}{apart}. Equally good models would often differ as far: "
         "this does not show that one is better."
     )
 
