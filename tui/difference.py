@@ -179,8 +179,8 @@ def verdict(found: ModelDiff) -> str:
     if p < SIGNIFICANT:
         better = "second" if fixed > broken else "first"
         return (
-            f"{figures}{apart}. Equally good models would differ at least so far with this probability: "
-            f"the {better} is better on these images."
+            f"{figures}{apart}. Equally good models would differ at least so far with this "
+            f"probability: the {better} is better on these images."
         )
     return (
         f"{figures}{apart}. Equally good models would often differ as far: "
