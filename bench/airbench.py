@@ -1,0 +1,176 @@
+"""The preset `fast` against airbench94_muon.py: seconds from the first step to the final accuracy.
+
+    python bench/airbench.py --reference airbench94_muon.py --data FOLDER [--preset fast]
+        [--rounds 1] [--only reference] [--json]
+
+The reference is the file of that name of Keller Jordan's cifar10-airbench, which you bring; it is
+executed as it is on a GPU (one of its warm-up runs first, so that compilation is not counted). On a
+CPU its `cuda` becomes `cpu`, its fp16 bf16, and nothing is compiled. Both sides train on the same
+pixels, in turns, each in a process of its own. Counted are training and the evaluation with
+test-time augmentation; not the evaluations between, loading, and compilation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.data import sources
+from trainer.rundir import RunDir
+from trainer.runstate import Follower
+
+
+class Clock:
+    """What the reference takes from `torch.cuda.Event`, on a CPU."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other: Clock) -> float:
+        """Milliseconds."""
+        return 1000 * (other.at - self.at)
+
+
+def for_cpu(source: str) -> str:
+    """The reference without CUDA: every line that names it, and nothing else."""
+    for old, new in (
+        ("@torch.compile\n", "\n"),
+        ('torch.device("cuda")', 'torch.device("cpu")'),
+        (".half()", ".bfloat16()"),
+        ("torch.cuda.Event", "Clock"),
+        ("torch.cuda.synchronize()", "pass"),
+    ):
+        if old not in source:
+            raise SystemExit(f"this is not the airbench94_muon.py that was expected: no {old!r}")
+        source = source.replace(old, new)
+    return source
+
+
+def reference(path: Path, data: str, seed: int) -> dict[str, Any]:
+    """One run of the reference."""
+    cuda = torch.cuda.is_available()
+    source = path.read_text("utf-8")
+    sys.argv = [str(path.resolve())]  # it reads its own source
+    space: dict[str, Any] = {"__name__": "reference", "Clock": Clock}
+    exec(compile(source if cuda else for_cpu(source), str(path), "exec"), space)
+    dataset = sources.load(data)
+    seen: list[dict[str, Any]] = []
+
+    def note(variables: dict[str, Any], is_final_entry: bool) -> None:
+        kept = {k: variables.get(k) for k in ("epoch", "val_acc", "tta_val_acc", "time_seconds")}
+        seen.append(kept)
+        print("reference:", kept, file=sys.stderr, flush=True)
+
+    space["print_training_details"] = note
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("cifar10").mkdir()
+        for name, split in (("train", dataset.train), ("test", dataset.test)):
+            images = torch.from_numpy(split.images).permute(0, 2, 3, 1).contiguous()
+            labels = torch.from_numpy(split.labels).long()
+            values = {"images": images, "labels": labels, "classes": list(dataset.classes)}
+            torch.save(values, f"cifar10/{name}.pt")
+        torch.manual_seed(seed)
+        net = space["CifarNet"]().to("cuda" if cuda else "cpu")
+        net = net.to(memory_format=torch.channels_last)
+        if cuda:
+            net.compile(mode="max-autotune")
+            space["main"]("warmup", net)
+            seen.clear()
+            torch.manual_seed(seed)
+        tta = space["main"](seed, net)
+        os.chdir("/")
+    plain = [s["val_acc"] for s in seen if s["epoch"] != "eval"][-1]
+    return {"accuracy": plain, "tta": tta, "seconds": seen[-1]["time_seconds"]}
+
+
+def ours(preset: str, data: str, seed: int, runs_dir: Path) -> dict[str, Any]:
+    """One run of the preset by the command line; the figures are those of its log."""
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "train",
+        preset,
+        "--seed",
+        str(seed),
+        "--data",
+        data,
+    ]
+    before = set(runs_dir.iterdir())
+    subprocess.run([*command, "--runs-dir", str(runs_dir)], check=True, stdout=sys.stderr)
+    (folder,) = set(runs_dir.iterdir()) - before
+    state = Follower(RunDir(folder)).catch_up()
+    last, tta = state.latest_eval(), state.latest_eval("tta")
+    assert last is not None
+    assert tta is not None
+    trained = sum(row.train_seconds or 0.0 for row in state.epochs)
+    return {
+        "accuracy": last.accuracy,
+        "tta": tta.accuracy,
+        "seconds": trained + tta.seconds,
+        "run": folder.name,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--runs-dir", type=Path, help="where our runs and their logs are kept")
+    parser.add_argument("--only", choices=("reference", "ours"))
+    parser.add_argument("--side", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.side is not None:
+        print(json.dumps(reference(options.reference, options.data, options.side)))
+        return
+    runs_dir = (options.runs_dir or Path(tempfile.mkdtemp(prefix="airbench-"))).resolve()
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(options.rounds):
+        if options.only != "ours":
+            again = [sys.executable, *sys.argv, "--side", str(seed)]
+            done = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True)
+            results.setdefault("reference", []).append(json.loads(done.stdout.splitlines()[-1]))
+        if options.only != "reference":
+            found = ours(options.preset, options.data, seed, runs_dir)
+            results.setdefault("ours", []).append(found)
+    report(results, as_json=options.json)
+
+
+def report(results: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
+    seconds = {
+        side: statistics.median(r["seconds"] for r in found) for side, found in results.items()
+    }
+    ratio = seconds["ours"] / seconds["reference"] if len(seconds) == 2 else None
+    if as_json:
+        print(json.dumps({"results": results, "seconds": seconds, "ratio": ratio}))
+        return
+    for side, found in results.items():
+        plain, tta = (statistics.fmean(r[key] for r in found) for key in ("accuracy", "tta"))
+        print(
+            f"{side:9} {seconds[side]:7.1f} s   accuracy {plain:.2%}, with TTA {tta:.2%}"
+            f"   ({len(found)} runs)"
+        )
+    if ratio is not None:
+        print(f"ours / reference, seconds: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
