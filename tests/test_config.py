@@ -61,6 +61,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
 
 def valid(made: RunConfig) -> RunConfig:
     train = msgspec.structs.replace(made.train, device="cuda:3", processes=1)
+    if made.schedule.name == "step":
+        train = msgspec.structs.replace(train, skip_easy=0.0)
     optimizer = made.optimizer
     if optimizer.name != "muon":
         optimizer = msgspec.structs.replace(optimizer, aux_lr=0.0)

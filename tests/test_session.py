@@ -92,10 +92,12 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_bit(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 6, 9])
+@pytest.mark.parametrize("skip", [(), ("train.skip_easy=0.4", "train.skip_easy_from=0")])
 def test_stopped_and_resumed_equals_uninterrupted(
-    tmp_path: Path, every_step: None, stop_at: int
+    tmp_path: Path, every_step: None, stop_at: int, skip: tuple[str, ...]
 ) -> None:
-    options = ("train.epochs=2", "train.ema=0.9", "augment.shift_scale_rotate=0.5")
+    options = ("train.epochs=2", "train.ema=0.9", "augment.shift_scale_rotate=0.5", *skip)
+    stop_at -= 4 if skip and stop_at > 6 else 0
     whole = tiny_run(tmp_path / "whole", *options)
     train_run(whole, Control(whole))
     run = tiny_run(tmp_path / "parts", *options)

@@ -113,6 +113,10 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """Side in pixels that images are shrunk to in the first part of the run; 0 means never."""
     low_resolution_share: Share = 0.5
     """Share of the run's steps with shrunk images."""
+    skip_easy: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of the images, those with the least loss, left out of each late epoch; 0 means none."""
+    skip_easy_from: Share = 0.5
+    """Share of the epochs that see all images before the easy ones are left out."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Szegedy et al. 2016."""
     grad_clip: NotNegative = 0.0
@@ -219,6 +223,10 @@ def check(config: RunConfig, *, origin: str = "configuration") -> None:
             f"{origin}: the run's name has {len(config.name)} characters, at most {NAME_LIMIT}"
         )
     _check_processes(config, origin)
+    if config.train.skip_easy and config.train.processes > 1:
+        raise ConfigError(f"{origin}: train.skip_easy needs train.processes = 1")
+    if config.train.skip_easy and config.schedule.name == "step":
+        raise ConfigError(f"{origin}: train.skip_easy does not go with schedule.name step")
     if config.optimizer.name != "muon" and config.optimizer.aux_lr:
         raise ConfigError(f"{origin}: optimizer.aux_lr belongs to muon only")
 

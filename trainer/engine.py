@@ -25,6 +25,7 @@ from trainer.disk import Disk
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
+from trainer.hard_examples import HardExamples
 from trainer.meter import Meter
 from trainer.optim import Optimizers
 from trainer.rundir import RunDir
@@ -114,8 +115,9 @@ class Training:
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
         self.meter = Meter(self.device)
+        self.examples = HardExamples(len(self.labels), train, self.device)
         self.steps_per_epoch = len(self.labels) // train.batch_size
-        self.total_steps = self.steps_per_epoch * train.epochs
+        self.total_steps = self.examples.total()
         self.paused_seconds = 0.0
         self.disk = Disk("files")
         self._unsaved: dict[str, str] = {}
@@ -162,14 +164,17 @@ class Training:
         epoch, size = self.at.epoch, self.config.train.batch_size
         seed = self.config.train.seed
         self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
-        order = _order(len(self.labels), epoch, seed).to(self.device)
+        order = self.examples.order(epoch, resumed=self.at.batch > 0)
+        steps = self.examples.steps(epoch)
+        if epoch == self.examples.first and not self.at.batch:
+            self._tell_of_skipping(steps * size)
         draws = self.augment.draw(len(self.labels), epoch=epoch, seed=seed)
         began, self._paused_seconds = time.monotonic(), 0.0
         self._rate_from = (began, self.at.batch)
         if self.together is not None:
             self.together.begin_epoch(self.meter)
         self.net.train()
-        for batch in range(self.at.batch, self.steps_per_epoch):
+        for batch in range(self.at.batch, steps):
             self._obey_control(began)
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
@@ -190,8 +195,17 @@ class Training:
                 accuracy=accuracy,
                 lr=self.optimizers.lr,
                 seconds=seconds,
-                images_per_second=self.steps_per_epoch * size / seconds,
+                images_per_second=steps * size / seconds,
+                images=steps * size,
             )
+        )
+
+    def _tell_of_skipping(self, images: int) -> None:
+        self._notice(
+            "info",
+            "skip-easy",
+            f"epochs from {self.at.epoch} on train on the {images:,} hardest images: their "
+            "training loss and accuracy are of those",
         )
 
     def _step(self, index: Tensor, draws: Draws) -> None:
@@ -231,6 +245,7 @@ class Training:
             self.ema.update_parameters(self.net)
         with torch.no_grad():
             # the cross-entropy without smoothing, so that it compares with the test loss
+            self.examples.note(index, log_p, labels)
             correct = (logits.argmax(1) == labels).sum()
             self.meter.add(cross_entropy * len(labels), correct, len(labels))
 
@@ -316,7 +331,7 @@ class Training:
                 epoch=self.at.epoch,
                 step=self.at.step,
                 done=self.at.batch,
-                total=self.steps_per_epoch,
+                total=self.examples.steps(self.at.epoch),
                 loss=window[0],
                 accuracy=window[1],
                 lr=self.optimizers.lr,
@@ -452,6 +467,7 @@ class Training:
             "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
             "meter": self._meter_state(),
+            "examples": self.examples.state_dict(),
             "random": torch.get_rng_state(),
         }
         if self.ema is not None:
@@ -475,6 +491,7 @@ class Training:
             self.together.load_meter(self.meter, state["meter"])
         else:
             self.meter.load_state_dict(state["meter"])
+        self.examples.load_state_dict(state.get("examples", {}))
         torch.set_rng_state(state["random"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -493,9 +510,3 @@ class Training:
 
     def _notice(self, level: events.Level, code: str, message: str) -> None:
         self.log.emit(events.Notice(level=level, code=code, message=message))
-
-
-def _order(images: int, epoch: int, seed: int) -> Tensor:
-    """The order of an epoch: a permutation that depends on seed and epoch alone, int64 [N]."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(images, generator=generator)

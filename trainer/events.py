@@ -58,6 +58,7 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     """For example ``cpu`` or ``cuda:0 NVIDIA H200``."""
     precision: str
     steps_per_epoch: Whole
+    """Of an epoch that leaves no image out."""
     batch_size: Whole
     train_images: Whole
     test_images: Whole
@@ -71,6 +72,8 @@ class RunStarted(Event, tag="RunStarted", frozen=True, kw_only=True):
     pid: Whole = 0
     torch: str = ""
     threads: Whole = 0
+    total_steps: Whole = 0
+    """Of the whole run; 0 in logs of earlier versions, where all epochs have the same steps."""
     ranks: tuple[Rank, ...] = ()
     """The processes that train together, in the order of their ranks; empty when it is one."""
     resumed_step: Whole | None = None
@@ -161,6 +164,8 @@ class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
     seconds: Seconds
     """Of training alone, evaluation not counted."""
     images_per_second: float
+    images: Whole = 0
+    """Trained on in this epoch, of which loss and accuracy are; 0: not told (earlier versions)."""
 
 
 class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):

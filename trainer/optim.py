@@ -94,7 +94,8 @@ class Optimizers:
         fused = device.type in ("cuda", "cpu")
         self.all: list[torch.optim.Optimizer]
         if settings.name == "muon":
-            filters = [p for p in weights if p.ndim == 4]
+            # a depthwise filter has one input: nothing to orthogonalise
+            filters = [p for p in weights if p.ndim == 4 and p.shape[1] > 1]
             matrices = {id(p) for p in filters}
             rest = [p for p in weights if id(p) not in matrices]
             self.all = [Muon(filters, settings.lr, settings.momentum, settings.weight_decay)]

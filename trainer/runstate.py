@@ -184,6 +184,13 @@ class RunState:
         """The newest evaluation of a variant."""
         return next((e for e in reversed(self.evals) if e.variant == variant), None)
 
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole run; None while that is not known."""
+        if self.queued is None or self.started is None:
+            return None
+        return self.started.total_steps or self.queued.epochs * self.started.steps_per_epoch
+
     def eta(self) -> float | None:
         """Seconds until the whole run ends: training and evaluation timed apart."""
         if self.ended is not None or self.queued is None or self.started is None:
@@ -194,7 +201,7 @@ class RunState:
             speed = speed or now.images_per_second
         if not speed:
             return None
-        steps = self.queued.epochs * self.started.steps_per_epoch
+        steps = self.total_steps or 0
         done = now.step if now is not None else self.started.resumed_step or 0
         images = max(0, steps - done) * self.started.batch_size
         tests = _mean([r.test_seconds for r in self.epochs[-3:]]) or 0.0

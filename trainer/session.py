@@ -333,6 +333,7 @@ def _announce(training: Training, *, resumed: bool) -> None:
             device=devices.describe(training.device),
             precision=training.precision,
             steps_per_epoch=training.steps_per_epoch,
+            total_steps=training.total_steps,
             batch_size=training.config.train.batch_size,
             train_images=len(dataset.train.labels),
             test_images=len(dataset.test.labels),

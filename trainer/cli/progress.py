@@ -220,7 +220,7 @@ class TerminalView(PlainView):
         folded, now = self.state, self.state.progress
         if folded.started is None or folded.queued is None or now is None:
             return
-        total = folded.queued.epochs * folded.started.steps_per_epoch
+        total = folded.total_steps
         text = f"{now.phase} loss {number(now.loss, '.3f')} acc {percent(now.accuracy)}"
         if now.phase == "test":
             text = f"testing {now.done}/{now.total}"

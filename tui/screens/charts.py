@@ -376,5 +376,6 @@ def _planned(run: Follower, axis: Axis) -> float:
     state = run.state
     if state.queued is None or axis == "time":
         return 0.0
-    steps = state.started.steps_per_epoch if state.started is not None else 1
-    return float(state.queued.epochs * (steps if axis == "step" else 1))
+    if axis == "step":
+        return float(state.total_steps or state.queued.epochs)
+    return float(state.queued.epochs)

@@ -131,11 +131,11 @@ def where(state: RunState) -> tuple[int, float]:
 
 def finished(state: RunState) -> float:
     """The share of all planned steps that is done."""
-    if state.queued is None or state.started is None:
+    total = state.total_steps
+    if total is None:
         return 0.0
     if state.ended is not None and state.ended.state == "completed":
         return 1.0
-    total = state.queued.epochs * state.started.steps_per_epoch
     steps = [row.step for row in state.epochs[-1:]]
     if state.progress is not None:
         steps.append(state.progress.step)
