@@ -182,6 +182,16 @@ def second_attempt() -> list[AnyEvent]:
         events.CheckpointSaved(role="best", epoch=3, step=12, path="checkpoints/best.pt"),
         eval_ended(3, 1.0, "tta"),
         events.Ranks(step=12, images_per_second=(50.0, 50.5), memory=(1024, 2048)),
+        events.LayerStats(
+            epoch=3,
+            step=12,
+            layers=("conv", "fc"),
+            weight_norm=(1.5, 2.0),
+            gradient_norm=(0.25, None),
+            update_ratio=(-3.0, None),
+            activations=("act",),
+            dead=(0.125,),
+        ),
         events.RunEnded(
             state="completed",
             best_accuracy=5 / 6,

@@ -119,6 +119,8 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """Share of the epochs that see all images before the easy ones are left out."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Szegedy et al. 2016."""
+    layer_stats: Annotated[int, Meta(ge=0, le=100)] = 4
+    """Measurements per epoch of each layer's norms, gradients, updates and dead channels."""
     grad_clip: NotNegative = 0.0
     """Largest norm of the gradient over all parameters; 0 means no clipping."""
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0

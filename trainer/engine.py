@@ -26,6 +26,7 @@ from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.hard_examples import HardExamples
+from trainer.layer_stats import LayerStats
 from trainer.meter import Meter
 from trainer.optim import Optimizers
 from trainer.rundir import RunDir
@@ -111,6 +112,10 @@ class Training:
             self.forward = self.together.wrap(self.net, self.summary)
         if train.compile:
             self.forward = torch.compile(self.forward)
+        first = self.group is None or self.group.first
+        self.layer_stats = LayerStats(
+            self.net, self.device, train.layer_stats if first else 0, compiled=train.compile
+        )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
@@ -179,10 +184,12 @@ class Training:
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
             self._report_progress()
+            self._report_layers()
         if self.together is not None:
             loss, accuracy = self.together.totals(self.meter)
         else:
             loss, accuracy = self.meter.totals()
+        self._report_layers()
         seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
         self.at.epoch_seconds = seconds
         if not math.isfinite(loss):
@@ -216,6 +223,9 @@ class Training:
             self.together.seed_dropout(train.seed, self.at.step)
         images = self._resize(self.augment(self.images.index_select(0, index), index, draws))
         labels = self.labels[index]
+        measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
+        if measured:
+            self.layer_stats.watch()
         with self.autocast():
             logits = self.forward(images.contiguous(memory_format=self.layout))
         log_p = F.log_softmax(logits.float(), 1)
@@ -235,12 +245,16 @@ class Training:
         self.scaler.scale(loss).backward()
         for optimizer in self.optimizers.all:
             self.scaler.unscale_(optimizer)
+        if measured:
+            self.layer_stats.before_step()
         self.optimizers.add_l1()
         if train.grad_clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
         for optimizer in self.optimizers.all:
             self.scaler.step(optimizer)
         self.scaler.update()
+        if measured:
+            self.layer_stats.after_step(epoch=self.at.epoch, step=self.at.step + 1)
         if self.ema is not None:
             self.ema.update_parameters(self.net)
         with torch.no_grad():
@@ -309,6 +323,10 @@ class Training:
         if not all(map(math.isfinite, window)):
             self._not_a_number()
         self._progress(window, now, devices.memory(self.device))
+
+    def _report_layers(self) -> None:
+        if (found := self.layer_stats.take()) is not None:
+            self.log.emit(found)
 
     def _report_together(self, together: Together) -> None:
         heard = together.exchange(self.meter)

@@ -24,6 +24,7 @@ Whole = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=-60_000_000_000, le=253_402_300_799)]
 
 CLASSES = 1000
+LAYERS = 10_000
 """At most; a confusion matrix of them is a line of two megabytes."""
 
 
@@ -153,6 +154,30 @@ class Ranks(Event, tag="Ranks", frozen=True, kw_only=True):
     """Bytes, as in ``Progress``."""
 
 
+Measured = Annotated[tuple[float | None, ...], Meta(max_length=LAYERS)]
+
+
+class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
+    """What each layer did in one optimizer step; None where it is not a finite number."""
+
+    epoch: Whole
+    step: Whole
+    layers: Annotated[tuple[str, ...], Meta(max_length=LAYERS)] = ()
+    """Paths of the modules with parameters; the next three are in their order."""
+    weight_norm: Measured = ()
+    """Before the step."""
+    gradient_norm: Measured = ()
+    """Before clipping."""
+    update_ratio: Measured = ()
+    """log10 of the update's norm over the weights'."""
+    activations: Annotated[tuple[str, ...], Meta(max_length=LAYERS)] = ()
+    """Paths of the activation modules."""
+    dead: Measured = ()
+    """Share of each one's channels without a value above 0 in the batch, 0 to 1."""
+    reason: str = ""
+    """Why no activations were looked at."""
+
+
 class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
     """Training part of an epoch: means over its images, measured while the weights changed."""
 
@@ -250,6 +275,7 @@ AnyEvent = (
     | EpochStarted
     | Progress
     | Ranks
+    | LayerStats
     | EpochEnded
     | EvalEnded
     | PredictionsSaved

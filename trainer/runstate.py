@@ -6,6 +6,7 @@ state; widgets read it there.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +23,7 @@ from trainer.steps import Steps
 
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
 NOTICES_KEPT = 200
+LAYER_STATS_KEPT = 128
 MESSAGE_KEPT = 4000
 
 
@@ -65,6 +67,9 @@ class RunState:
     notices: list[tuple[float, events.Notice]] = field(default_factory=list)
     progress: events.Progress | None = None
     ranks: events.Ranks | None = None
+    layer_stats: deque[events.LayerStats] = field(
+        default_factory=lambda: deque(maxlen=LAYER_STATS_KEPT)
+    )
     paused: bool = False
     ended: events.RunEnded | None = None
     ended_at: float = 0.0
@@ -242,6 +247,8 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     state._rows = {row.epoch: row for row in state.epochs}
     state.evals = [e for e in state.evals if e.step <= step]
     state.predictions = [p for p in state.predictions if p.step <= step]
+    while state.layer_stats and state.layer_stats[-1].step > step:
+        state.layer_stats.pop()
     _go_on_from(state, envelope)
     state._best_unknown = True
     state.points += 1
@@ -267,6 +274,10 @@ def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> No
 
 def _ranks(state: RunState, envelope: Envelope, event: events.Ranks) -> None:
     state.ranks = event
+
+
+def _layer_stats(state: RunState, envelope: Envelope, event: events.LayerStats) -> None:
+    state.layer_stats.append(event)
 
 
 def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) -> None:
@@ -336,6 +347,7 @@ _HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {
     events.ModelDescribed: _described,
     events.Progress: _progress,
     events.Ranks: _ranks,
+    events.LayerStats: _layer_stats,
     events.EpochEnded: _epoch_ended,
     events.EvalEnded: _eval_ended,
     events.PredictionsSaved: _predictions,

@@ -1,0 +1,144 @@
+"""What is measured of each layer: against figures by hand, without changing the training."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.test_session import at_step
+from tests.training_helpers import tiny_dataset, tiny_run
+from trainer import checkpoint, events
+from trainer.control import Control
+from trainer.layer_stats import LayerStats
+from trainer.rundir import RunDir
+from trainer.runstate import LAYER_STATS_KEPT, Follower
+from trainer.session import train_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+
+
+def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.LayerStats:
+    stats = LayerStats(net, CPU, 1, compiled=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    stats.watch()
+    net(images).square().sum().backward()
+    stats.before_step()
+    optimizer.step()
+    stats.after_step(epoch=1, step=7)
+    found = stats.take()
+    assert found is not None
+    assert stats.take() is None
+    return found
+
+
+def test_norms_and_the_update_ratio_are_those_by_hand() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    before = [p.detach().clone() for p in net.parameters()]
+    found = measure(net, torch.randn(5, 3, 8, 8))
+    grads = [p.grad for p in net.parameters()]
+    assert found.step == 7
+    assert found.layers == ("0", "1")
+    for i, (weights, gradients) in enumerate([(before[:2], grads[:2]), (before[2:], grads[2:])]):
+        weight = torch.cat([w.flatten() for w in weights]).norm().item()
+        gradient = torch.cat([g.flatten() for g in gradients if g is not None]).norm().item()
+        assert found.weight_norm[i] == pytest.approx(weight, rel=1e-3)
+        assert found.gradient_norm[i] == pytest.approx(gradient, rel=1e-3)
+        # plain SGD: the update is lr times the gradient
+        assert found.update_ratio[i] == pytest.approx(math.log10(0.1 * gradient / weight), abs=2e-3)
+
+
+def test_dead_channels_are_counted_and_a_module_used_twice_is_averaged() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.act(x * self.scale)
+            second: torch.Tensor = self.act(first - 2)
+            return second
+
+    images = torch.ones(2, 4, 3, 3) * torch.tensor([-1.0, 1.0, 3.0, 4.0]).view(1, 4, 1, 1)
+    found = measure(Net(), images)
+    assert found.layers == ("(net)",)
+    assert found.activations == ("act",)
+    assert found.dead == (0.375,)  # one of four, then two of four
+
+
+def test_what_is_no_number_is_none() -> None:
+    net = nn.Linear(2, 2)
+    found = measure(net, torch.full((1, 2), torch.inf))
+    assert found.gradient_norm == (None,)
+    assert found.update_ratio == (None,)
+    assert measure(nn.Linear(2, 2), torch.ones(1, 2), lr=0.0).update_ratio == (None,)
+
+
+def test_due_is_so_often_an_epoch() -> None:
+    for steps in (1, 3, 4, 195):
+        stats = LayerStats(nn.Linear(2, 2), CPU, 4, compiled=False)
+        due = [batch for batch in range(steps) if stats.due(batch, steps)]
+        assert len(due) == min(4, steps)
+        assert due[-1] == steps - 1
+    assert not LayerStats(nn.Linear(2, 2), CPU, 0, compiled=False).due(0, 1)
+
+
+def test_a_compiled_net_has_no_dead_channels_but_a_reason() -> None:
+    stats = LayerStats(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), CPU, 1, compiled=True)
+    assert not stats._activations
+    assert "compiled" in stats._reason
+
+
+def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    states, folds = [], []
+    for n in (0, 3):
+        run = tiny_run(tmp_path / str(n), f"train.layer_stats={n}")
+        train_run(run, Control(run))
+        states.append(checkpoint.load(run.checkpoint("last"))["net"])
+        folds.append(Follower(run).catch_up())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    assert not folds[0].layer_stats
+    assert len(folds[1].layer_stats) == 3 * len(folds[1].epochs)
+    last = folds[1].layer_stats[-1]
+    assert last.step == folds[1].epochs[-1].step
+    assert folds[1].described is not None
+    paths = {layer.path for layer in folds[1].described.layers}
+    assert set(last.layers) <= paths
+
+
+def test_a_resumed_run_measures_what_the_whole_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+
+    def measured(run: RunDir) -> list[events.LayerStats]:
+        return list(Follower(run).catch_up().layer_stats)
+
+    whole, parts = tiny_run(tmp_path / "whole"), tiny_run(tmp_path / "parts")
+    train_run(whole, Control(whole))
+    first = Control(parts)
+    train_run(parts, first, listener=at_step(3, lambda: first.request("stop")))
+    train_run(parts, Control(parts), resume=True)
+    assert measured(whole) == measured(parts)
+
+
+def test_a_fold_keeps_a_bounded_number(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "train.layer_stats=6", "train.epochs=30")
+    train_run(run, Control(run))
+    kept = Follower(run).catch_up().layer_stats
+    assert isinstance(kept, deque)
+    assert len(kept) == LAYER_STATS_KEPT < 180
+    assert kept[-1].epoch == 30

@@ -1,0 +1,169 @@
+"""Norms, gradients, updates and dead channels of each layer, measured a few times per epoch.
+
+Reading only: with and without it a run is the same to the last bit. What is measured stays on the
+device until a copy to the host is done, so no step waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer import events
+
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+)
+"""Modules whose channels count as dead when they give nothing above 0."""
+DIGITS = 4
+"""Significant digits in the log."""
+
+
+class LayerStats:
+    """Measures one optimizer step out of many.
+
+    For each module with parameters of its own: the norm of its weights before the step, of its
+    gradient (after loss scaling is undone, before clipping), and log10 of the norm of the update
+    over that of the weights; about -3 is usual for SGD and Adam (Karpathy 2019, "A recipe for
+    training neural networks"; CS231n). For each activation module: the share of dead channels,
+    which are those without one value above 0 in the whole batch.
+
+    Args:
+        net: the net that is trained, not wrapped.
+        device: where it is.
+        per_epoch: measurements per epoch; 0 for none.
+        compiled: whether the net is compiled: its activations cannot be looked at then.
+    """
+
+    def __init__(
+        self, net: nn.Module, device: torch.device, per_epoch: int, *, compiled: bool
+    ) -> None:
+        self._device, self._per_epoch = device, per_epoch
+        self._weights: dict[str, list[nn.Parameter]] = {}
+        self._activations: dict[str, nn.Module] = {}
+        for path, module in net.named_modules():
+            own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+            if own:
+                self._weights[path or "(net)"] = own
+            if isinstance(module, ACTIVATIONS) and not compiled:
+                self._activations[path] = module
+        self._reason = "the net is compiled" if compiled else ""
+        self._dead: dict[str, list[Tensor]] = {}
+        self._hooks: list[Any] = []
+        self._before: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._found: tuple[int, int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
+
+    def due(self, batch: int, steps: int) -> bool:
+        """Whether the step of this batch of an epoch is measured: the last one of each share."""
+        n = self._per_epoch
+        return bool(n) and (batch + 1) * n // steps > batch * n // steps
+
+    def watch(self) -> None:
+        """Before the forward pass: look at the activations."""
+        self._dead = {}
+        for path, module in self._activations.items():
+            self._hooks.append(module.register_forward_hook(self._looker(path)))
+
+    def before_step(self) -> None:
+        """After the backward pass: take gradients, and the weights as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        with torch.no_grad():
+            self._before = [p.detach().clone() for p in self._parameters()]
+            grads = [
+                torch.zeros_like(p) if p.grad is None else p.grad.detach()
+                for p in self._parameters()
+            ]
+            self._norms = [self._by_layer(self._before), self._by_layer(grads)]
+
+    @torch.no_grad()
+    def after_step(self, *, epoch: int, step: int) -> None:
+        """After the optimizer's step: the update, and the copy to the host begins."""
+        new = [p.detach() for p in self._parameters()]
+        updates = torch._foreach_sub(new, self._before)
+        dead = [torch.stack(found).mean() for found in self._dead.values()]
+        values = torch.cat([*self._norms, self._by_layer(updates), *(d.view(1) for d in dead)])
+        event = None
+        if self._device.type == "cuda":
+            copy = torch.empty(len(values), dtype=torch.float32, pin_memory=True)
+            copy.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            values = copy
+        else:
+            values = values.cpu()
+        self._found = epoch, step, tuple(self._dead), values, event
+        self._before, self._norms, self._dead = [], [], {}
+
+    def take(self) -> events.LayerStats | None:
+        """What was measured, once it is on the host."""
+        if self._found is None or (self._found[4] is not None and not self._found[4].query()):
+            return None
+        epoch, step, activations, values, _ = self._found
+        self._found = None
+        count = len(self._weights)
+        numbers = values.tolist()
+        weights, gradients, updates = (numbers[i * count : (i + 1) * count] for i in range(3))
+        return events.LayerStats(
+            epoch=epoch,
+            step=step,
+            layers=tuple(self._weights),
+            weight_norm=tuple(map(_rounded, weights)),
+            gradient_norm=tuple(map(_rounded, gradients)),
+            update_ratio=tuple(map(_log_ratio, updates, weights)),
+            activations=activations,
+            dead=tuple(map(_rounded, numbers[3 * count :])),
+            reason=self._reason,
+        )
+
+    def _looker(self, path: str) -> Any:
+        def look(module: nn.Module, inputs: object, output: Tensor) -> None:
+            if output.ndim < 2 or output.shape[0] == 0:
+                return
+            with torch.no_grad():
+                # [N, C, ...]; a sequence [N, T, C] has its channels last
+                axis = 2 if output.ndim == 3 else 1
+                over = [d for d in range(output.ndim) if d != axis]
+                dead = (output.detach().amax(over) <= 0).float().mean()
+            self._dead.setdefault(path, []).append(dead)
+
+        return look
+
+    def _parameters(self) -> Iterable[nn.Parameter]:
+        return [p for own in self._weights.values() for p in own]
+
+    def _by_layer(self, tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+        """Norm over the tensors of each layer, float32 [layers]."""
+        norms = [n.float() for n in torch._foreach_norm(list(tensors))]
+        found, at = [], 0
+        for own in self._weights.values():
+            found.append(torch.linalg.vector_norm(torch.stack(norms[at : at + len(own)])))
+            at += len(own)
+        return torch.stack(found)
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _log_ratio(update: float, weight: float) -> float | None:
+    """log10(update / weight); None where one is 0 or not a number."""
+    if not (math.isfinite(update) and math.isfinite(weight) and update > 0 and weight > 0):
+        return None
+    return round(math.log10(update) - math.log10(weight), 3)
