@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from html import escape
 from pathlib import Path
@@ -25,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 640, 40, 370
 class Export:
     """Files by name, ready to be written; names come from the program, never from a run."""
 
-    files: dict[str, str]
+    files: Mapping[str, str | bytes]
 
     def write(self, runs_dir: Path) -> Path:
         """Write them into a new folder ``export-…`` of the runs directory, which it returns.
@@ -36,12 +37,24 @@ class Export:
         stamp = f"export-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             folder = _new_folder(runs_dir, stamp)
-            for name, text in self.files.items():
-                (folder / name).write_text(text, "utf-8", newline="")
+            for name, content in self.files.items():
+                raw = content.encode() if isinstance(content, str) else content
+                _write_whole(folder / name, raw)
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"cannot write {runs_dir / stamp}: {reason}") from None
         return folder
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Half a file on a full disk would look like all of it."""
+    try:
+        path.write_bytes(content)
+    except OSError:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()  # unless other files are there
+        raise
 
 
 def _new_folder(runs_dir: Path, stamp: str) -> Path:
@@ -62,7 +75,7 @@ def prepare(runs: Sequence[Follower], colours: Sequence[str]) -> Export:
         {**comparison.figures(run), "epoch_rows": [asdict(row) for row in run.state.epochs]}
         for run in ordered
     ]
-    files = {
+    files: dict[str, str | bytes] = {
         "summary.csv": _csv([comparison.figures(run) for run in ordered], []),
         "epochs.csv": _csv(_epochs(ordered), ["run", *(f.name for f in fields(EpochRow))]),
         "runs.json": json.dumps(everything, indent=1, ensure_ascii=False) + "\n",
@@ -81,11 +94,11 @@ def _csv(rows: list[dict[str, Any]], names: list[str]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names or list(rows[0]))
     writer.writeheader()
-    writer.writerows({k: _inert(v) for k, v in row.items()} for row in rows)
+    writer.writerows({k: inert(v) for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula becomes text."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         return f"'{value}"

@@ -19,14 +19,14 @@ from trainer.runstate import Follower
 from tui import evaluations, mistake_lines
 from tui.evaluation_loader import EvaluationLoader
 from tui.formatting import clean
-from tui.screens.base import StoreScreen
+from tui.screens.mistakes_keys import MistakesKeys
 from tui.store import Changes
 from tui.widgets.confusion_pane import ConfusionPane
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
 
-class MistakesScreen(StoreScreen):
+class MistakesScreen(MistakesKeys):
     """Images to the left, the confusion matrix to the right or behind ``k``."""
 
     TAB = "mistakes"

@@ -115,6 +115,11 @@ class MistakeGrid(Widget, can_focus=True):
         return int(self._chosen[self.cursor]) if 0 <= self.cursor < len(self._chosen) else None
 
     @property
+    def indices(self) -> Indices:
+        """Of all images on all pages, in the order shown."""
+        return self._chosen
+
+    @property
     def count(self) -> int:
         """How many images there are on all pages."""
         return len(self._chosen)
@@ -144,6 +149,13 @@ class MistakeGrid(Widget, can_focus=True):
         """Move the cursor by so many images; the index of the one it is on then."""
         self.action_move(step)
         return self.chosen
+
+    def go_to(self, index: int) -> bool:
+        """The cursor to the image of a test index; whether it is on one of the pages."""
+        found = np.flatnonzero(self._chosen == index)
+        if len(found):
+            self._go(int(found[0]))
+        return bool(len(found))
 
     # ---- painting ---------------------------------------------------------------------------
 
