@@ -18,6 +18,8 @@ OPTIONS = {
     "--alert": "alert",
     "--stall-steps": "stall_steps",
     "--on-end": "on_end",
+    "--human": "human",
+    "--review": "review",
 }
 FLAGS = {
     "--ascii": "ascii",
@@ -66,6 +68,8 @@ def open_app(
     alert: str | None = None,
     stall_steps: str | None = None,
     on_end: str | None = None,
+    human: str | None = None,
+    review: str | None = None,
     *,
     ascii: bool = False,
     low_bandwidth: bool = False,
@@ -113,7 +117,15 @@ def open_app(
         os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
     from tui.app import CifarApp
 
-    app = CifarApp(directory, data=data, device=device, alerts=chosen, terminal=terminal)
+    app = CifarApp(
+        directory,
+        data=data,
+        device=device,
+        alerts=chosen,
+        terminal=terminal,
+        human=human or os.environ.get("CIFAR_TUI_HUMAN"),
+        review=review or os.environ.get("CIFAR_TUI_REVIEW"),
+    )
     app.run()
     return app.return_code or 0
 

@@ -22,6 +22,7 @@ from tui.caller import Caller
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
+from tui.opinions import Opinions
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
@@ -95,7 +96,10 @@ class CifarApp(App[None]):
         download_command: Sequence[str] | None = None,
         alerts: AlertSettings | None = None,
         terminal: TerminalSettings | None = None,
+        human: str | None = None,
+        review: str | None = None,
     ) -> None:
+        """``human`` and ``review``: files of what people say, see ``tui/opinions.py``."""
         self.terminal = terminal or TerminalSettings()
         self.traffic = Traffic(self.terminal.rate)
         super().__init__(driver_class=driver_class(self.terminal, self.traffic))
@@ -107,6 +111,7 @@ class CifarApp(App[None]):
         """What was read since the last poll and is not shown yet."""
         self._reading = False
         self._unmade: list[str] = []
+        self.opinions = Opinions(human, review)
         self.device = device
         self.download_command = download_command
         self.runs = RunControl(self, data=data)

@@ -37,6 +37,20 @@ def run_with_app(open_app: OpenApp) -> int:
             ),
         ] = None,
         on_end: OnEndOption = None,
+        human: Annotated[
+            str | None,
+            typer.Option(
+                metavar="FILE",
+                help="People's answers, an .npy of counts as CIFAR-10H; also CIFAR_TUI_HUMAN.",
+            ),
+        ] = None,
+        review: Annotated[
+            str | None,
+            typer.Option(
+                metavar="FILE",
+                help="A label review, JSON as label-errors has it; also CIFAR_TUI_REVIEW.",
+            ),
+        ] = None,
         ascii: Annotated[
             bool,
             typer.Option("--ascii", help="Only ASCII; automatic where the locale is not UTF-8."),
@@ -61,6 +75,8 @@ def run_with_app(open_app: OpenApp) -> int:
                 alert,
                 stall_steps,
                 on_end,
+                human,
+                review,
                 ascii=ascii,
                 low_bandwidth=low_bandwidth,
                 full_bandwidth=full_bandwidth,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.screen import Screen
 
@@ -14,6 +14,9 @@ from trainer.events import PredictionsSaved
 from trainer.runstate import Follower
 from tui import evaluations
 from tui.evaluations import Evaluation, Histories, Pictures
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
 
 KEPT = 6
 """Evaluations kept in memory: stepping back and forth reads no file again."""
@@ -75,8 +78,9 @@ class EvaluationLoader:
 
     async def _read(self, run: Follower, saved: PredictionsSaved, source: str) -> None:
         names = run.state.started.classes if run.state.started else ()
+        opinions = cast("CifarApp", self._screen.app).opinions
         try:
-            found = await asyncio.to_thread(evaluations.read, run.run, saved, names)
+            found = await asyncio.to_thread(evaluations.read, run.run, saved, names, opinions)
         except UserError as error:
             if saved is self._wanted:
                 self.evaluation, self.problem = None, str(error)

@@ -21,6 +21,7 @@ from trainer.errors import RunError, UserError
 from trainer.events import PredictionsSaved
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
+from tui.opinions import Opinions
 
 Pictures = NDArray[np.uint8]
 """uint8 [N, 3, 32, 32]."""
@@ -35,6 +36,8 @@ class Evaluation:
     images: Mistakes
     classes: tuple[str, ...]
     matrix: Matrix
+    notices: tuple[str, ...] = ()
+    """What is wrong with the files of what people say."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,8 +59,10 @@ def newest(state: RunState) -> PredictionsSaved | None:
     return same[-1] if same else last
 
 
-def read(run: RunDir, saved: PredictionsSaved, names: Sequence[str]) -> Evaluation:
-    """Read an evaluation's predictions.
+def read(
+    run: RunDir, saved: PredictionsSaved, names: Sequence[str], opinions: Opinions
+) -> Evaluation:
+    """Read an evaluation's predictions, and what people say of their images.
 
     Raises:
         RunError: the file is missing, damaged, or lies outside the run's folder.
@@ -66,13 +71,14 @@ def read(run: RunDir, saved: PredictionsSaved, names: Sequence[str]) -> Evaluati
     if found.split != "test":
         # figures of other images must not be taken for test figures
         raise RunError(f"the predictions {saved.path} are of another split than test")
-    images = mistakes.table(found)
+    images, notices = opinions.beside(mistakes.table(found))
     return Evaluation(
         run=run.id,
         saved=saved,
         images=images,
         classes=mistakes.class_names(names, images.classes),
         matrix=confusions.confusion(images.actual, images.predicted, images.classes),
+        notices=notices,
     )
 
 

@@ -70,6 +70,11 @@ class Mistakes:
         return wrong
 
     @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which images are not, bool [N]."""
+        return ~self.wrong
+
+    @property
     def classes(self) -> int:
         """How many classes there are."""
         return int(self.source.probabilities.shape[1])
@@ -88,6 +93,12 @@ class Mistakes:
         """Score of the doubt about each label, float64 [N], 0 to 1: a guess from this run's own
         predictions."""
         return self.label_doubt.score
+
+    @property
+    def suspect(self) -> NDArray[np.bool_]:
+        """Whether this run's own predictions make each label doubtful, bool [N]: a guess, the
+        confident joint of confident learning."""
+        return self.label_doubt.doubtful
 
     @property
     def human(self) -> Column:

@@ -28,8 +28,9 @@ QUANTITIES = {
     "doubt": "doubt",
     "human": "human",
 }
-FLAGS = ("doubtful", "sure", "unsure")
-"""Doubtful by the label review; people are sure or unsure of the label. ``!`` before: not so."""
+FLAGS = ("doubtful", "sure", "unsure", "suspect", "right", "wrong")
+"""Doubtful by the label review; people are sure or unsure of the label; suspect by a guess from the
+run's own predictions; the model is right or wrong. ``!`` before: not so."""
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,

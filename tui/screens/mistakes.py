@@ -18,7 +18,9 @@ from trainer.events import PredictionsSaved
 from trainer.runstate import Follower
 from tui import evaluations, mistake_lines
 from tui.evaluation_loader import EvaluationLoader
+from tui.fault import Group
 from tui.formatting import clean
+from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
 from tui.store import Changes
 from tui.widgets.confusion_pane import ConfusionPane
@@ -96,6 +98,13 @@ class MistakesScreen(MistakesKeys):
             show=False,
             tooltip="This evaluation beside another one: what it fixes and breaks",
         ),
+        Binding(
+            "w",
+            "fault",
+            "Whose fault",
+            id="mistakes.fault",
+            tooltip="Whose fault: the model's, or a label that people doubt",
+        ),
         Binding("escape", "clear", "Clear", id="mistakes.clear", show=False, tooltip="No filter"),
     ]
 
@@ -154,6 +163,8 @@ class MistakesScreen(MistakesKeys):
         if self.is_mounted:
             self._apply()
             self._show_state()
+            if isinstance(self.app.screen, FaultScreen):
+                self.app.screen.follow()
 
     def _apply(self) -> None:
         """Choose and order the images again."""
@@ -192,7 +203,9 @@ class MistakesScreen(MistakesKeys):
         self._say("#nothing", Text(why))
         self._say("#title", mistake_lines.title(run, found, self.cifar.colours()))
         self._show_page()
-        problem = self.loader.pictures_problem if found is not None else ""
+        problem = ""
+        if found is not None:
+            problem = "; ".join(filter(None, (self.loader.pictures_problem, *found.notices)))
         self._say("#problem", Text(clean(problem, 400)))
         self.query_one("#problem").display = bool(problem)
 
@@ -369,6 +382,16 @@ class MistakesScreen(MistakesKeys):
         from tui.screens.difference_open import evaluations_of
 
         evaluations_of(self.cifar, self.store.current, self._wanted(self.store.current))
+
+    def action_fault(self) -> None:
+        """Whose fault the mistakes are; the chosen ones are shown."""
+        self.app.push_screen(FaultScreen(self.loader), self._show_group)
+
+    def _show_group(self, group: Group | None) -> None:
+        if group is not None:
+            self.wrong_only, self.reversed, self.sort = False, False, group.sort
+            self._set_line(group.where)
+            self._show_images()
 
     def action_copy(self) -> None:
         """Copy the image's index to the terminal's clipboard."""

@@ -1,0 +1,221 @@
+"""Whose fault: the app beside files of what people say, or without them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from textual.pilot import Pilot
+from textual.widgets import OptionList, Static
+
+from tests.test_difference import LARGE, SMALL, data_is_there, make_app, synthetic
+from tests.test_tui_mistakes import evaluate, open_mistakes, some, until
+from tests.tui_helpers import held, make_run
+from trainer.analysis import human, label_doubt, mistakes
+from trainer.data.dataset import TestData
+from trainer.rundir import RunDir
+from tui.__main__ import quick_options
+from tui.app import CifarApp
+from tui.opinions import Opinions
+from tui.screens.fault import FaultScreen
+from tui.screens.mistakes import MistakesScreen
+from tui.widgets.mistake_grid import MistakeGrid
+
+__all__ = ["data_is_there", "synthetic"]
+
+
+def answers(data: TestData) -> NDArray[np.uint8]:
+    """Of ten people, all or six agree with the label, the others say the next class."""
+    labels = data.test.labels
+    counts = np.zeros((len(labels), len(data.classes)), np.uint8)
+    rows = np.arange(len(labels))
+    agree = np.where(np.random.default_rng(5).random(len(labels)) < 0.3, 6, 10)
+    counts[rows, labels] = agree
+    counts[rows, (labels + 1) % len(data.classes)] += (10 - agree).astype(np.uint8)
+    return counts
+
+
+def reviews(data: TestData, given: dict[int, int]) -> bytes:
+    """Of five people so many find the label right, the others the next class."""
+    entries = [
+        {
+            "id": index,
+            "given_original_label": int(data.test.labels[index]),
+            "our_guessed_label": int(data.test.labels[index] + 1) % len(data.classes),
+            "mturk": {"given": votes, "guessed": 5 - votes, "neither": 0, "both": 0},
+        }
+        for index, votes in given.items()
+    ]
+    return json.dumps(entries).encode()
+
+
+@pytest.fixture
+def run(tmp_path: Path, synthetic: TestData) -> RunDir:
+    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
+    evaluate(run, some(synthetic, 1))
+    return run
+
+
+def app_with(run: RunDir, human: Path | None = None, review: Path | None = None) -> CifarApp:
+    app = make_app(run.path.parent)
+    app.opinions = Opinions(human and str(human), review and str(review))
+    return app
+
+
+async def open_fault(pilot: Pilot[None], app: CifarApp) -> FaultScreen:
+    screen = await open_mistakes(pilot, app)
+    await until(pilot, lambda: screen.loader.evaluation is not None)
+    await pilot.press("w")
+    await until(pilot, lambda: isinstance(app.screen, FaultScreen) and app.screen.is_mounted)
+    await pilot.pause()
+    assert isinstance(app.screen, FaultScreen)
+    return app.screen
+
+
+def groups(screen: FaultScreen) -> dict[str, str]:
+    listed = screen.query_one("#groups", OptionList)
+    return {str(o.id): str(o.prompt) for o in listed.options}
+
+
+def said(screen: FaultScreen, where: str = "#said") -> str:
+    return " ".join(str(screen.query_one(where, Static).render()).split())
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_people_and_model(
+    tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
+) -> None:
+    counts, made = answers(synthetic), some(synthetic, 1)
+    np.save(tmp_path / "people.npy", counts)
+    wrong = made.predicted != made.labels
+    sure = counts[np.arange(len(counts)), made.labels] >= 9
+    app = app_with(run, tmp_path / "people.npy")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_fault(pilot, app)
+        shown = groups(screen)
+        expected = {
+            "wrong_sure": wrong & sure,
+            "wrong_doubt": wrong & ~sure,
+            "right_sure": ~wrong & sure,
+            "right_doubt": ~wrong & ~sure,
+        }
+        assert list(shown) == list(expected)
+        for name, mask in expected.items():
+            assert f" {mask.sum():,} " in shown[name]
+            assert mask.any()
+        share = 100 * (wrong & ~sure).sum() / wrong.sum()
+        assert f"people doubt {share:.2f} %" in said(screen)
+        people = human.People(counts.astype(np.int64), made.labels)
+        rank = human.entropy_correlation(mistakes.table(made), people)
+        assert f"correlation: {rank:.2f}" in said(screen)
+        assert "guess" not in said(screen)
+        # exactly these images, in the grid
+        for at, mask in enumerate(expected.values()):
+            if at:
+                screen = await open_fault(pilot, app)
+                await pilot.press(*["down"] * at)
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+            grid = app.screen.query_one(MistakeGrid)
+            await until(pilot, lambda g=grid, m=mask: g.count == m.sum())  # type: ignore[misc]
+            assert set(grid._chosen) == set(np.flatnonzero(mask))
+            assert grid.has_focus
+
+
+async def test_label_review(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 1)
+    wrong = np.flatnonzero(made.predicted != made.labels)
+    right = np.flatnonzero(made.predicted == made.labels)
+    given = {int(wrong[0]): 1, int(wrong[1]): 2, int(right[0]): 0, int(right[1]): 5}
+    (tmp_path / "review.json").write_bytes(reviews(synthetic, given))
+    app = app_with(run, review=tmp_path / "review.json")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_fault(pilot, app)
+        shown = groups(screen)
+        assert " 2 " in shown["doubtful_wrong"]
+        assert " 1 " in shown["doubtful_right"]
+        n = len(made.labels)
+        assert "4 labels were looked at, 3 are doubtful" in said(screen)
+        assert f"{100 * len(right) / n:.2f} % with them" in said(screen)
+        assert f"{100 * (len(right) - 1) / (n - 3):.2f} % without" in said(screen)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        assert list(app.screen.query_one(MistakeGrid)._chosen) == [right[0]]
+
+
+async def test_without_files_a_guess(run: RunDir, synthetic: TestData) -> None:
+    made = some(synthetic, 9)  # surer
+    evaluate(run, made)
+    guess = label_doubt.label_doubt(made.probabilities, made.labels)
+    wrong = made.predicted != made.labels
+    app = app_with(run)
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_fault(pilot, app)
+        assert label_doubt.CALLED in said(screen)
+        assert f" {(guess.doubtful & wrong).sum():,} " in groups(screen)["suspect_wrong"]
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        chosen = app.screen.query_one(MistakeGrid)._chosen
+        assert set(chosen) == set(np.flatnonzero(guess.doubtful & wrong))
+        assert len(chosen) > 0
+        scores = guess.score[chosen]
+        assert (np.diff(scores) <= 0).all(), "the surest first"
+
+
+async def test_a_new_evaluation_is_followed(run: RunDir, synthetic: TestData) -> None:
+    app = app_with(run)
+    with held(run):
+        async with app.run_test(size=SMALL) as pilot:
+            screen = await open_fault(pilot, app)
+            assert "epoch 1 " in said(screen, "#what")
+            evaluate(run, some(synthetic, 2))
+            await until(pilot, lambda: "epoch 2 " in said(screen, "#what"))
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+
+
+@pytest.mark.parametrize("bad", ["shape", "no array", "missing"])
+async def test_bad_people(tmp_path: Path, run: RunDir, synthetic: TestData, bad: str) -> None:
+    path = tmp_path / "people.npy"
+    if bad == "shape":
+        np.save(path, answers(synthetic)[:-1])
+    elif bad == "no array":
+        path.write_bytes(b"\x93NUMPY nothing of the kind")
+    index = int(some(synthetic, 1).wrong[0])
+    (tmp_path / "review.json").write_bytes(reviews(synthetic, {index: 1}))
+    app = app_with(run, path, tmp_path / "review.json")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_fault(pilot, app)
+        line = said(screen, "#notices")
+        words = {"shape": "has the shape", "no array": "no .npy", "missing": "cannot be read"}
+        assert words[bad] in line
+        # the rest works: the review, the guess, and the images
+        assert list(groups(screen)) == [
+            "doubtful_wrong", "doubtful_right", "suspect_wrong", "suspect_right",
+        ]  # fmt: skip
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        assert words[bad] in str(app.screen.query_one("#problem", Static).render())
+        assert app.screen.query_one(MistakeGrid).count == len(some(synthetic, 1).wrong)
+
+
+async def test_bad_review(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
+    found = json.loads(reviews(synthetic, {0: 1}))
+    found[0]["id"] = len(synthetic.test.labels)
+    (tmp_path / "review.json").write_text(json.dumps(found))
+    np.save(tmp_path / "people.npy", answers(synthetic))
+    app = app_with(run, tmp_path / "people.npy", tmp_path / "review.json")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_fault(pilot, app)
+        assert f"index {len(synthetic.test.labels)} is outside" in said(screen, "#notices")
+        assert "wrong_sure" in groups(screen)
+
+
+def test_options() -> None:
+    assert quick_options(["--human", "a.npy", "--review=b.json"]) == {
+        "human": "a.npy",
+        "review": "b.json",
+    }
