@@ -63,7 +63,7 @@ def layers(
     if json:
         out.json(summary)
         return
-    out.lines(*_table(summary), "", *_totals(summary))
+    out.lines(*_table(summary), "", *_totals(summary), *_warnings(summary))
 
 
 def _known(model: str) -> None:
@@ -102,6 +102,19 @@ def _row(layer: Any) -> tuple[str, ...]:
         _pair(layer.jump),
         _pair(layer.receptive_field) or DASH,
     )
+
+
+def _warnings(summary: Summary) -> list[Text]:
+    """Where the net does not look at all there is."""
+    from model.coverage import short, skipping
+
+    image = summary.layers[0].input_shape if summary.layers else ()
+    found = [short(summary.receptive_field, image)] + [
+        f"{layer.path}: {told}"
+        for layer in summary.layers
+        if (told := skipping(layer.kernel, layer.stride, layer.dilation))
+    ]
+    return [Text(f"warning: {line}", style="yellow") for line in found if line]
 
 
 def _pair(value: tuple[int, int] | None) -> str:

@@ -1,0 +1,52 @@
+"""What windows leave out: positions under a stride, borders of the image. Torch-free."""
+
+from __future__ import annotations
+
+Pair = tuple[int, int]
+
+
+def skipped(kernel: Pair, stride: Pair, dilation: Pair) -> float:
+    """Share of a layer's input positions that no output sees, 0 to 1, away from the borders.
+
+    Along an axis a window beginning at ``stride · i`` sees the positions ``stride · i + dilation ·
+    j`` for j below the kernel's size: all of them are seen when the remainders of ``dilation · j``
+    by the stride are all there. A 1x1 convolution of stride 2 sees one of four.
+
+    Args:
+        kernel, stride, dilation: (height, width), each at least 1.
+    """
+    seen = 1.0
+    for k, s, d in zip(kernel, stride, dilation, strict=True):
+        seen *= len({d * j % s for j in range(min(k, s))}) / s if s > 1 else 1.0
+    return 1.0 - seen
+
+
+def skipping(kernel: Pair | None, stride: Pair | None, dilation: Pair | None) -> str:
+    """One line when a window leaves positions out, else nothing; None: the layer has no window."""
+    if kernel is None or stride is None or min(*stride, *kernel) < 1:
+        return ""
+    share = skipped(kernel, stride, dilation or (1, 1))
+    if not share:
+        return ""
+    return f"stride {_axes(stride)} skips {share:.0%} of the inputs of its {_axes(kernel)} kernel"
+
+
+def short(receptive_field: Pair | None, image: tuple[int, ...]) -> str:
+    """One line when the receptive field stops short of the image, else nothing.
+
+    Args:
+        receptive_field: (height, width) at the last layer before global pooling.
+        image: the net's input, [C, H, W].
+    """
+    if receptive_field is None or len(image) != 3:
+        return ""
+    if receptive_field[0] >= image[1] and receptive_field[1] >= image[2]:
+        return ""
+    return (
+        f"receptive field {_axes(receptive_field)} stops short of the "
+        f"{image[1]}×{image[2]} image"  # noqa: RUF001
+    )
+
+
+def _axes(value: Pair) -> str:
+    return f"{value[0]}×{value[1]}"  # noqa: RUF001
