@@ -91,7 +91,7 @@ def test_due_is_so_often_an_epoch() -> None:
         stats = LayerStats(nn.Linear(2, 2), CPU, 4, compiled=False)
         due = [batch for batch in range(steps) if stats.due(batch, steps)]
         assert len(due) == min(4, steps)
-        assert due[-1] == steps - 1
+        assert steps < 5 or due[-1] < steps - 1
     assert not LayerStats(nn.Linear(2, 2), CPU, 0, compiled=False).due(0, 1)
 
 
@@ -113,7 +113,7 @@ def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     assert not folds[0].layer_stats
     assert len(folds[1].layer_stats) == 3 * len(folds[1].epochs)
     last = folds[1].layer_stats[-1]
-    assert last.step == folds[1].epochs[-1].step
+    assert folds[1].epochs[-2].step < last.step <= folds[1].epochs[-1].step
     assert folds[1].described is not None
     paths = {layer.path for layer in folds[1].described.layers}
     assert set(last.layers) <= paths

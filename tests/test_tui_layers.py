@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
 from tui import datasource
+from tui.alive import Alive, Figures
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.screens.layers import LayersScreen
@@ -183,7 +185,19 @@ def test_columns_fit_their_table(width: int) -> None:
     assert used <= max(width, 80)
     keys = [one.key for one in shown]
     assert {"path", "output", "parameters", "receptive"} <= set(keys)
-    assert width < 160 or keys == [one.key for one in layer_table.COLUMNS]
+    assert width < 160 or keys == [c.key for c in layer_table.COLUMNS if not c.measured]
+
+
+@pytest.mark.parametrize("width", [80, 120, 160, 250])
+@pytest.mark.parametrize("measured", [False, True])
+def test_measured_columns_fit_and_come_first_where_asked(width: int, measured: bool) -> None:
+    shown = layer_table.columns_for(width, 14, measured=measured)
+    used = 14 + sum(one.width + layer_table.PADDING for one in shown) + layer_table.SCROLLBAR
+    assert used <= width
+    keys = {one.key for one in shown}
+    all_measured = {c.key for c in layer_table.COLUMNS if c.measured}
+    assert {"path", "parameters"} <= keys
+    assert (measured or width >= 160) == (all_measured <= keys)
 
 
 def test_bars() -> None:
@@ -390,3 +404,77 @@ async def test_idle_it_paints_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         await pilot.pause(0.1)
         assert painted == []
         assert screen.query_one(LayerTable).display
+
+
+# ---- what the layers do -----------------------------------------------------------------------
+
+
+def stats(step: int, **changes: object) -> events.LayerStats:
+    fields: dict[str, object] = {
+        "epoch": 1,
+        "step": step,
+        "layers": ("c1.0.conv", "c2.0.conv", "c2.1.conv"),
+        "weight_norm": (3.0, 4.0, None),
+        "gradient_norm": (0.5, 2.0, None),
+        "update_ratio": (-3.0 + step / 10, -2.0, None),
+        "activations": ("c1.0.act",),
+        "dead": (0.75,),
+        **changes,
+    }
+    return events.LayerStats(**fields)  # type: ignore[arg-type]
+
+
+def test_a_folded_block_has_the_norm_over_all_its_weights() -> None:
+    alive = Alive([stats(1, update_ratio=(-3.0, -2.0, None))])
+    both = alive.figures(["c1.0.conv", "c2.0.conv", "c1.0.act"])
+    assert both.weight == pytest.approx(5.0)
+    assert both.gradient == pytest.approx((0.25 + 4) ** 0.5)
+    update = ((3e-3) ** 2 + (4e-2) ** 2) ** 0.5
+    assert both.update == pytest.approx(math.log10(update / 5))
+    assert both.dead == 0.75
+    assert alive.figures(["nowhere"]) == Figures()
+    assert not Alive(())
+
+
+def test_the_trend_runs_from_the_oldest_to_the_newest() -> None:
+    alive = Alive([stats(step) for step in range(1, 41)])
+    assert alive.trend("c1.0.conv") == "▁▂▃▄▅▆▇█"
+    assert alive.trend("c2.0.conv") == "▄" * 8
+    assert alive.trend("c2.1.conv") == alive.trend("nowhere") == ""
+
+
+def test_rows_are_sorted_by_what_is_measured() -> None:
+    alive = Alive([stats(1)])
+    for sort, first in (("gradient", "c2.0.conv"), ("dead", "c1.0.act"), ("update", "c2.0.conv")):
+        rows = rows_of(NET, open_blocks=None, sort=sort, alive=alive)  # type: ignore[arg-type]
+        assert rows[0].name == first, sort
+
+
+async def test_a_newer_measurement_changes_cells_in_place(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = make_run(runs, done=1, end=None)
+    with held(run):
+        app = make_app(runs)
+        async with app.run_test(size=(160, 50)) as pilot:
+            append(run, described())
+            screen = await open_layers(pilot, app)
+            table = screen.query_one(LayerTable)
+            await until(pilot, lambda: table.row_count == len(NET))
+            assert "update" not in [c.value for c in table.columns]
+            append(run, stats(1))
+            await until(pilot, lambda: "update" in [c.value for c in table.columns])
+            assert column(screen, "update") == ["-2.9", "", "-2.0", "", ""]
+            assert column(screen, "dead") == ["", "75%", "", "", ""]
+            await pilot.press("down")
+            assert "75.0% of channels dead" in text(screen, "#formula")
+            filled = table._require_update_dimensions
+            append(run, stats(2))
+            await until(pilot, lambda: column(screen, "update")[0] == "-2.8")
+            assert table.cursor_row == 1
+            assert filled == table._require_update_dimensions
+            for _ in range(4):
+                await pilot.press("o")
+            assert column(screen, "path")[0] == "c2.0.conv"
+            await pilot.press("v")
+            await pilot.pause(0.1)
+            assert screen.measured_first

@@ -69,9 +69,13 @@ class LayerStats:
         self._found: tuple[int, int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
 
     def due(self, batch: int, steps: int) -> bool:
-        """Whether the step of this batch of an epoch is measured: the last one of each share."""
+        """Whether the step of this batch of an epoch is measured: in the middle of each share.
+
+        Not at its end: the very last step of most schedules changes nothing.
+        """
         n = self._per_epoch
-        return bool(n) and (batch + 1) * n // steps > batch * n // steps
+        passed = (2 * batch * n + steps) // (2 * steps)
+        return bool(n) and (2 * (batch + 1) * n + steps) // (2 * steps) > passed
 
     def watch(self) -> None:
         """Before the forward pass: look at the activations."""

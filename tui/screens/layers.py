@@ -7,14 +7,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Static
 
+from model.coverage import short, skipping
 from trainer.events import LayerRow, ModelDescribed
 from trainer.runstate import Follower
 from tui import formatting
+from tui.alive import Alive
 from tui.formatting import clean
 from tui.screens.base import StoreScreen
 from tui.store import Changes
 from tui.widgets import layer_table
-from tui.widgets.layer_table import SORTS, LayerTable, Row, Sort, block_of
+from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import LimitsPanel
 
 
@@ -26,13 +28,23 @@ class LayersScreen(StoreScreen):
     BINDINGS = [
         Binding("o", "sort", "Sort", id="layers.sort", tooltip="Sort by the next of the columns"),
         Binding("f", "fold", "Fold", id="layers.fold", tooltip="Fold all blocks, or unfold them"),
+        Binding(
+            "v",
+            "measured",
+            "Measured",
+            id="layers.measured",
+            tooltip="What is measured in training first, or the shapes",
+        ),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.sort: Sort = "path"
         self.open_blocks: frozenset[str] | None = None
+        self.measured_first = False
         self._shown: tuple[object, ...] = ()
+        self._alive = Alive(())
+        self._mark: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
         """Title, table or a sentence, totals, formula, limits."""
@@ -67,20 +79,44 @@ class LayersScreen(StoreScreen):
             self._say("#nothing", Text(_why_nothing(run)))
             return
         width = self.size.width
-        key = (net, width, self.sort, self.open_blocks, self.app.theme)
+        newer = self._look(run)
+        if not self._alive and self.sort in MEASURED_SORTS:
+            self.sort = "path"
+        # sorted by what is measured, a newer measurement is another order
+        step = self._alive.step if self.sort in MEASURED_SORTS else bool(self._alive)
+        look = (self.sort, self.open_blocks, self.measured_first, step)
+        key = (run.run.id, net, width, look, self.app.theme)
+        if key == self._shown and newer:
+            self.query_one(LayerTable).measure(self._alive)
+            self._show_formula()
         if key != self._shown:
             self._shown = key
             unit, _ = layer_table.macs_unit(net.layers)
             self.query_one(LayerTable).fill(
-                layer_table.rows_of(net.layers, open_blocks=self.open_blocks, sort=self.sort),
+                layer_table.rows_of(
+                    net.layers, open_blocks=self.open_blocks, sort=self.sort, alive=self._alive
+                ),
                 self.cifar.colours(),
                 sort=self.sort,
                 width=width,
                 unit=unit,
+                alive=self._alive,
+                measured=self.measured_first,
             )
             self._say("#totals", self._totals(net))
             self._show_formula()
+        self.set_class(bool(self._alive), "-alive")
         self.query_one(LimitsPanel).show_run(run.state, self.cifar.colours(), width)
+
+    def _look(self, run: Follower) -> bool:
+        """Take the newest measurement; whether it is another one than before."""
+        kept = run.state.layer_stats
+        mark = (run.run.id, len(kept), kept[-1].step if kept else -1)
+        if mark == self._mark:
+            return False
+        self._mark = mark
+        self._alive = Alive(kept)
+        return True
 
     def _title(self, run: Follower | None) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -90,7 +126,14 @@ class LayersScreen(StoreScreen):
         text.append(f" {clean(queued.model, 60)}", style="bold")
         text.append(f"  run {clean(queued.name, 60)}", style=colours["secondary"])
         if self.sort != "path":
-            names = {"macs": "multiply-adds", "receptive": "receptive field"}
+            names = {
+                "macs": "multiply-adds",
+                "receptive": "receptive field",
+                "update": "update-to-weight ratio",
+                "gradient": "gradient norm",
+                "weight": "weight norm",
+                "dead": "dead channels",
+            }
             text.append(f"  sorted by {names.get(self.sort, self.sort)}", style=colours["primary"])
         if self.open_blocks is not None:
             text.append("  folded by block: ↵ opens one", style=colours["primary"])
@@ -110,6 +153,8 @@ class LayersScreen(StoreScreen):
             f"{net.strided3x3} strided 3×3 · {net.max_pools} max pools",  # noqa: RUF001
             style=colours["secondary"],
         )
+        if told := short(net.receptive_field, net.layers[0].input_shape):
+            text = Text(f" {told}", style=colours["warning"]).append_text(text)
         return text
 
     def _show_formula(self) -> None:
@@ -119,8 +164,31 @@ class LayersScreen(StoreScreen):
         if row is not None:
             text.append(f" {clean(row.last.path)}", style=f"bold {colours['primary']}")
             text.append(f"  {_about(row.last)}\n", style=colours["secondary"])
+            if told := skipping(row.last.kernel, row.last.stride, row.last.dilation):
+                text.append(f" {told}:", style=colours["warning"])
             text.append(f" {clean(layer_table.formula(row.last), 300)}")
+            if self._alive:
+                text.append("\n ").append_text(self._told(row))
         self._say("#formula", text)
+
+    def _told(self, row: Row) -> Text:
+        """What was measured of the chosen row, in words."""
+        found, colours = self._alive.figures(row.paths), self.cifar.colours()
+        words = []
+        if found.weight is not None:
+            words.append(f"weights {layer_table.short_number(found.weight)}")
+        if found.gradient is not None:
+            words.append(f"gradient {layer_table.short_number(found.gradient)}")
+        if found.update is not None:
+            words.append(f"log10 update/weight {found.update:.2f}")
+        if found.dead is not None:
+            words.append(f"{found.dead:.1%} of channels dead")
+        told = ", ".join(words) or "nothing is measured of it"
+        if self._alive.reason and not words:
+            told += f": {clean(self._alive.reason, 60)}"
+        text = Text(told, no_wrap=True, overflow="ellipsis")
+        place = f"  step {self._alive.step:,}, epoch {self._alive.epoch}"
+        return text.append(place, style=colours["secondary"])
 
     def _say(self, where: str, text: Text) -> None:
         """Update a line only when it says something else: an idle app writes nothing."""
@@ -148,12 +216,21 @@ class LayersScreen(StoreScreen):
 
     def action_sort(self) -> None:
         """Sort by the next of the columns; the first is the order of the forward pass."""
-        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+        sorts = SORTS + MEASURED_SORTS if self._alive else SORTS
+        at = sorts.index(self.sort) if self.sort in sorts else -1
+        self.sort = sorts[(at + 1) % len(sorts)]
         self._repaint()
 
     def action_fold(self) -> None:
         """Fold all blocks, or unfold them."""
         self.open_blocks = frozenset() if self.open_blocks is None else None
+        self._repaint()
+
+    def action_measured(self) -> None:
+        """What is measured in training first, or the shapes: where there is no room for both."""
+        self.measured_first = not self.measured_first
+        if not self._alive:
+            self.notify("nothing is measured of this run's layers yet (train.layer_stats)")
         self._repaint()
 
 

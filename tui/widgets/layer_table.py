@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 from rich.text import Text
 from textual.binding import Binding
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
+from model.coverage import skipping
 from trainer.events import LayerRow
 from tui import formatting
+from tui.alive import TREND, Alive
 from tui.formatting import DASH, clean
 
-Sort = Literal["path", "parameters", "macs", "receptive"]
+Sort = Literal["path", "parameters", "macs", "receptive", "update", "gradient", "weight", "dead"]
 SORTS: tuple[Sort, ...] = ("path", "parameters", "macs", "receptive")
+MEASURED_SORTS: tuple[Sort, ...] = ("update", "gradient", "weight", "dead")
+NOBODY = Alive(())
 PATH_MIN, PATH_MAX = 14, 40
 PADDING = 2
 SCROLLBAR = 1
 BAR = 8
+MANY_DEAD = 0.5
+"""Share of dead channels from which on it is shown as a warning."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class Row:
     def folded(self) -> bool:
         """Whether it stands for several layers."""
         return len(self.layers) > 1
+
+    @property
+    def paths(self) -> list[str]:
+        """Of all its layers."""
+        return [layer.path for layer in self.layers]
 
     @property
     def last(self) -> LayerRow:
@@ -67,7 +80,11 @@ def block_of(path: str) -> str:
 
 
 def rows_of(
-    layers: Sequence[LayerRow], *, open_blocks: frozenset[str] | None, sort: Sort = "path"
+    layers: Sequence[LayerRow],
+    *,
+    open_blocks: frozenset[str] | None,
+    sort: Sort = "path",
+    alive: Alive = NOBODY,
 ) -> list[Row]:
     """Rows in order; ``open_blocks``: the blocks that are not folded, ``None``: none is."""
     rows: list[Row] = []
@@ -83,7 +100,13 @@ def rows_of(
         rows.sort(key=lambda row: -(row.macs or 0))
     elif sort == "receptive":
         rows.sort(key=lambda row: -max(row.last.receptive_field or (0,)))
+    elif sort != "path":
+        rows.sort(key=lambda row: _least_last(getattr(alive.figures(row.paths), sort)))
     return rows
+
+
+def _least_last(value: float | None) -> float:
+    return -value if value is not None else math.inf
 
 
 def axes(value: tuple[int, int] | None, *, square: bool = False) -> str:
@@ -123,6 +146,8 @@ class Column:
     width: int
     rank: int = 0
     right: bool = True
+    measured: bool = False
+    """Whether it is measured while the net trains, not derived from it."""
 
 
 COLUMNS = (
@@ -130,23 +155,39 @@ COLUMNS = (
     Column("type", "type", 13, 3, right=False),
     Column("kernel", "kernel", 6),
     Column("stride", "stride", 6),
-    Column("padding", "padding", 7, 8),
+    Column("padding", "padding", 7, 14),
     Column("dilation", "dilation", 8, 4),
-    Column("groups", "groups", 6, 6),
-    Column("input", "input", 10, 5),
+    Column("groups", "groups", 6, 12),
+    Column("input", "input", 10, 11),
     Column("output", "output", 10),
     Column("parameters", "parameters", 10),
     Column("share", "share", 6),
-    Column("bar", "", BAR, 7, right=False),
+    Column("bar", "", BAR, 13, right=False),
     Column("macs", "MACs", 9, 1),
     Column("jump", "jump", 4, 2),
     Column("receptive", "rec. field", 10),
+    Column("weight", "|w|", 6, 8, measured=True),
+    Column("gradient", "|g|", 7, 7, measured=True),
+    Column("update", "Δw/w", 5, 5, measured=True),
+    Column("dead", "dead", 4, 6, measured=True),
+    Column("trend", "trend", TREND, 9, right=False, measured=True),
 )
+ALWAYS = ("path", "parameters")
 
 
-def columns_for(width: int, path: int) -> list[Column]:
-    """The columns that fit beside a path of so many cells."""
-    visible = list(COLUMNS)
+def columns_for(width: int, path: int, *, measured: bool | None = None) -> list[Column]:
+    """The columns that fit beside a path of so many cells.
+
+    ``measured``: None where nothing was measured; else whether those columns come first.
+    """
+    visible = [column for column in COLUMNS if measured is not None or not column.measured]
+    if measured:
+        visible = [
+            column
+            if column.measured or column.key in ALWAYS
+            else replace(column, rank=column.rank + 20)
+            for column in visible
+        ]
     while path + sum(column.width + PADDING for column in visible) + SCROLLBAR > width:
         least = max(visible, key=lambda column: column.rank)
         if not least.rank:
@@ -169,6 +210,8 @@ class LayerTable(DataTable[Text]):
     def __init__(self) -> None:
         super().__init__(id="layers", cursor_type="row", cell_padding=1, zebra_stripes=True)
         self._rows: list[Row] = []
+        self._visible: list[Column] = []
+        self._colours: dict[str, str] = {}
 
     @property
     def chosen(self) -> Row | None:
@@ -176,18 +219,26 @@ class LayerTable(DataTable[Text]):
         return self._rows[self.cursor_row] if 0 <= self.cursor_row < len(self._rows) else None
 
     def fill(
-        self, rows: Sequence[Row], colours: dict[str, str], *, sort: Sort, width: int, unit: str
+        self,
+        rows: Sequence[Row],
+        colours: dict[str, str],
+        *,
+        sort: Sort,
+        width: int,
+        unit: str,
+        alive: Alive = NOBODY,
+        measured: bool = False,
     ) -> None:
         """Show these rows; the cursor stays on the layer it was on."""
         before = self.chosen.name if self.chosen else ""
         size = {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit, 1.0)
         longest = max((len(row.name) + 2 * row.folded for row in rows), default=0)
         path = max(PATH_MIN, min(PATH_MAX, longest))
-        visible = columns_for(width, path)
+        visible = columns_for(width, path, measured=measured if alive else None)
         room = width - sum(column.width + PADDING for column in visible) - SCROLLBAR
         path = max(PATH_MIN, min(path, room))
         self.clear(columns=True)
-        self._rows = list(rows)
+        self._rows, self._visible, self._colours = list(rows), visible, colours
         for column in visible:
             title = f"MACs ({unit})" if column.key == "macs" and unit else column.title
             if column.key == sort != "path":
@@ -195,7 +246,12 @@ class LayerTable(DataTable[Text]):
             label = Text(title, justify="right" if column.right else "left")
             self.add_column(label, key=column.key, width=column.width or path)
         for row in rows:
-            cells = [_cell(column, row, colours, column.width or path, size) for column in visible]
+            cells = [
+                _measured(column, row, alive, colours)
+                if column.measured
+                else _cell(column, row, colours, column.width or path, size)
+                for column in visible
+            ]
             self.add_row(*cells)
         names = [row.name for row in rows]
         # a layer whose block was folded: the block
@@ -205,6 +261,40 @@ class LayerTable(DataTable[Text]):
             at = next((i for i, name in enumerate(names) if block_of(name) == block), None)
             at = names.index(block) if block in names else at
         self.move_cursor(row=at or 0, animate=False)
+
+    def measure(self, alive: Alive) -> None:
+        """Show a newer measurement: only cells that say something else are painted again."""
+        for at, column in enumerate(self._visible):
+            if not column.measured:
+                continue
+            for number, row in enumerate(self._rows):
+                place = Coordinate(number, at)
+                new = _measured(column, row, alive, self._colours)
+                if self.get_cell_at(place) != new:
+                    self.update_cell_at(place, new)
+
+
+def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -> Text:
+    if column.key == "trend":
+        words = "" if row.folded else alive.trend(row.last.path)
+        return Text(words, style=colours["primary"], no_wrap=True)
+    value = getattr(alive.figures(row.paths), column.key)
+    style = ""
+    if value is None:
+        words = ""
+    elif column.key == "update":
+        words = f"{value:.1f}"
+    elif column.key == "dead":
+        words = f"{value:.0%}"
+        style = colours["warning"] if value >= MANY_DEAD else ""
+    else:
+        words = short_number(value)
+    return Text(words, style=style, justify="right", no_wrap=True)
+
+
+def short_number(value: float) -> str:
+    """Three significant digits in at most seven cells: 0.0123, 1.23, 123, 1.2e+05."""
+    return f"{value:.3g}" if 1e-3 <= value < 1e4 or not value else f"{value:.1e}"
 
 
 def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: float) -> Text:
@@ -217,6 +307,8 @@ def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: f
         return Text(_tail(clean(name), width), style=style, no_wrap=True)
     style = ""
     if column.key == "receptive" and layer.receptive_field is None:
+        style = colours["warning"]
+    if column.key == "stride" and skipping(layer.kernel, layer.stride, layer.dilation):
         style = colours["warning"]
     if row.folded and column.key in BLOCK_LEFT_OUT:
         words = ""
