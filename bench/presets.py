@@ -60,7 +60,7 @@ def point(run: RunDir) -> Point | None:
     seconds = sum(r.train_seconds or 0.0 for r in rows)
     last, tta = state.latest_eval(), state.latest_eval("tta")
     assert last is not None
-    images = state.started.steps_per_epoch * state.started.batch_size * len(rows)
+    images = sum((r.images_per_second or 0.0) * (r.train_seconds or 0.0) for r in rows)
     return Point(
         preset=config.preset,
         seed=config.train.seed,
