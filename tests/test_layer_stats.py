@@ -14,7 +14,7 @@ from tests.test_session import at_step
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, events
 from trainer.control import Control
-from trainer.layer_stats import LayerStats
+from trainer.layer_stats import LayerStats, peaks
 from trainer.rundir import RunDir
 from trainer.runstate import LAYER_STATS_KEPT, Follower
 from trainer.session import train_run
@@ -76,6 +76,26 @@ def test_dead_channels_are_counted_and_a_module_used_twice_is_averaged() -> None
     assert found.layers == ("(net)",)
     assert found.activations == ("act",)
     assert found.dead == (0.375,)  # one of four, then two of four
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 16, 5, 5), (2, 24, 7, 7), (2, 300, 3, 3), (1, 4, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_greatest_value_of_each_channel(
+    dtype: torch.dtype, shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1)) - 2
+    values = values.to(dtype).to(memory_format=layout)
+    assert torch.equal(peaks(values, 1), values.amax((0, 2, 3)))
+    last = values.flatten(2).transpose(1, 2).contiguous()  # [N, T, C]
+    assert torch.equal(peaks(last, 2), values.amax((0, 2, 3)))
+    assert torch.equal(peaks(values[:, :, 0, 0].contiguous(), 1), values[:, :, 0, 0].amax(0))
+
+
+def test_a_channel_that_is_not_a_number_is_not_dead() -> None:
+    values = torch.full((4, 3, 5, 5), -1.0).to(memory_format=torch.channels_last)
+    values[1, 2, 3, 4] = math.nan
+    assert (peaks(values, 1) <= 0).tolist() == [True, True, False]
 
 
 def test_what_is_no_number_is_none() -> None:
