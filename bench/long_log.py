@@ -82,7 +82,7 @@ def write_run(run: RunDir, *, epochs: int, each: int, seed: int = 0) -> int:
             log.emit(_progress(epoch, 4 * i, 4 * each, (epoch - 1 + i / each) / epochs, chance))
         accuracy = round(0.9 - 0.8 * math.exp(-8 * epoch / epochs) + chance.gauss(0, 0.005), 4)
         best = max(best, (accuracy, epoch), key=lambda pair: pair[0])
-        for event in _end_of_epoch(epoch, first + 4 * each, accuracy, each, chance):
+        for event in end_of_epoch(epoch, first + 4 * each, accuracy, each, chance):
             log.emit(event)
     log.emit(
         events.RunEnded(
@@ -168,7 +168,7 @@ def _progress(epoch: int, done: int, total: int, at: float, chance: random.Rando
     )
 
 
-def _end_of_epoch(
+def end_of_epoch(
     epoch: int, step: int, accuracy: float, each: int, chance: random.Random
 ) -> Iterator[AnyEvent]:
     seconds = each * EVERY
