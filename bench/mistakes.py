@@ -8,6 +8,7 @@ pseudo-terminal of 160x50 in true colour, presses keys, and prints a table of mi
 
     first   from the key to the end of the first paint that answers it
     whole   to the last byte before a third of a second of silence: also what a thread had to read
+    cpu     processor time of the app meanwhile, all of its threads: what a busy machine stretches
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ class Timed(Terminal):
 
     def __init__(self, command: list[str]) -> None:
         super().__init__(command)
-        self.took: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.took: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
         self.unseen: dict[str, int] = defaultdict(int)
 
     def act(self, name: str, key: str, shows: str = "", patience: float = 4.0) -> None:
         """Press a key and note its times, if what it leads to is on the screen then."""
-        sent = time.perf_counter()
+        sent, processor = time.perf_counter(), self.processor()
         self.press(key)
         first, last, data = 0.0, 0.0, b""
         while True:
@@ -64,9 +65,10 @@ class Timed(Terminal):
             last = time.perf_counter() - sent
             if not first and PAINTED in data:
                 first = last
+        spent = self.processor() - processor
         self._stream.feed(_UNKNOWN.sub(b"", data))
         if name and first and self.shows(shows):
-            self.took[name].append((1000 * first, 1000 * last))
+            self.took[name].append((1000 * first, 1000 * last, 1000 * spent))
         elif name:
             self.unseen[name] += 1
 
@@ -169,14 +171,17 @@ def one_image(terminal: Timed) -> None:
 
 
 def table(terminal: Timed) -> None:
-    """Median and worst, first paint and whole."""
-    print(f"{'action':34}{'n':>4}  {'first':>6} {'worst':>6}   {'whole':>6} {'worst':>6}")
+    """Median and worst of first paint and whole; mean of cpu, counted in ticks of 10 ms."""
+    print(
+        f"{'action':34}{'n':>4}  {'first':>6} {'worst':>6}   {'whole':>6} {'worst':>6}   {'cpu':>5}"
+    )
     for name, took in terminal.took.items():
-        first, whole = (sorted(column) for column in zip(*took, strict=True))
+        first, whole, spent = (sorted(column) for column in zip(*took, strict=True))
         late = "  over" if statistics.median(first) > BOUND else ""
         print(
             f"{name:34}{len(took):4}  {statistics.median(first):6.0f} {first[-1]:6.0f}   "
-            f"{statistics.median(whole):6.0f} {whole[-1]:6.0f}{late}"
+            f"{statistics.median(whole):6.0f} {whole[-1]:6.0f}   "
+            f"{statistics.mean(spent):5.0f}{late}"
         )
     for name, times in terminal.unseen.items():
         print(f"{name}: not seen {times} times")

@@ -282,7 +282,7 @@ class MistakesScreen(MistakesKeys):
     # ---- keys -------------------------------------------------------------------------------
 
     def _show_images(self) -> None:
-        self.remove_class("-matrix")
+        self.face(matrix=False)
         self.query_one(MistakeGrid).focus()
 
     def action_filter(self) -> None:
@@ -333,7 +333,7 @@ class MistakesScreen(MistakesKeys):
         if table.has_focus:
             self._show_images()
             return
-        self.add_class("-matrix")
+        self.face(matrix=True)
         table.focus()
 
     def action_evaluation(self, step: int) -> None:

@@ -102,9 +102,14 @@ class MistakesKeys(StoreScreen):
                 if right
                 else "the filter leaves it out (escape clears it)"
             )
-        self.remove_class("-matrix")
+        self.face(matrix=False)
         grid.focus()
         return ""
+
+    def face(self, *, matrix: bool) -> None:
+        """Matrix or images where there is no room for both; with room nothing is styled anew."""
+        beside = self.has_class("-wide") or self.has_class("-huge")
+        self.set_class(matrix, "-matrix", update=not beside)
 
 
 class Jump(Dialog):
