@@ -21,8 +21,9 @@ from tui.__main__ import quick_options
 from tui.app import CifarApp
 from tui.opinions import Opinions
 from tui.screens.fault import FaultScreen
+from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
-from tui.widgets.mistake_grid import MistakeGrid
+from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
 __all__ = ["data_is_there", "synthetic"]
 
@@ -123,6 +124,7 @@ async def test_people_and_model(
             await until(pilot, lambda g=grid, m=mask: g.count == m.sum())  # type: ignore[misc]
             assert set(grid._chosen) == set(np.flatnonzero(mask))
             assert grid.has_focus
+            assert grid.cursor == 0
 
 
 async def test_label_review(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
@@ -212,6 +214,47 @@ async def test_bad_review(tmp_path: Path, run: RunDir, synthetic: TestData) -> N
         screen = await open_fault(pilot, app)
         assert f"index {len(synthetic.test.labels)} is outside" in said(screen, "#notices")
         assert "wrong_sure" in groups(screen)
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+async def test_what_people_say_of_an_image(
+    tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
+) -> None:
+    made, counts = some(synthetic, 1), answers(synthetic)
+    unsure = counts[np.arange(len(counts)), made.labels] == 6
+    index = int(np.flatnonzero(unsure & (made.predicted != made.labels))[0])
+    np.save(tmp_path / "people.npy", counts)
+    (tmp_path / "review.json").write_bytes(reviews(synthetic, {index: 1}))
+    app = app_with(run, tmp_path / "people.npy", tmp_path / "review.json")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_mistakes(pilot, app)
+        grid = screen.query_one(MistakeGrid)
+        await until(pilot, lambda: grid.count and screen.loader.pictures is not None)
+        screen._set_line(f"#{index},{int(made.wrong[-1])}")
+        await until(pilot, lambda: grid.count == 2)
+        grid.go_to(index)
+        await pilot.pause()
+        label = synthetic.classes[made.labels[index]]
+        other = synthetic.classes[(made.labels[index] + 1) % 10]
+        for density in DENSITIES:
+            grid.set_density(density)
+            await pilot.pause()
+            lines = [grid.render_line(y).text for y in range(grid.size.height)]
+            assert sum(f"{label}?" in line for line in lines) == 1, density
+            assert sum("?" in line for line in lines) == 1, "the other label is not doubtful"
+        words = f"60 % of 10 people agree, reviewers say {other}"
+        assert words in str(screen.query_one("#shown", Static).render())
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+        await until(pilot, lambda: words in str(app.screen.query_one("#what", Static).render()))
+        bars = str(app.screen.query_one("#bars", Static).render()).splitlines()
+        assert "people 0.40" in next(line for line in bars if other in line)
+        of_label = next(line for line in bars if "actual" in line)
+        assert "people 0.60" in of_label
+        if size == LARGE:
+            share = of_label.partition("people 0.60 ")[2].count("█")
+            whole = next(line for line in bars if other in line)
+            assert share > whole.partition("people 0.40 ")[2].count("█") > 0
 
 
 def test_options() -> None:

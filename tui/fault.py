@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from trainer.analysis import human, label_doubt, review
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import Mistakes, Sort
 from trainer.analysis.review import Review
-from tui.formatting import percent
+from tui.formatting import clean, percent
 
 QUADRANTS = (
     ("wrong_sure", "model wrong, people sure", "wrong sure", "the model's own fault"),
@@ -110,6 +111,18 @@ def _by_guess(images: Mistakes, groups: list[Group], lines: list[str]) -> None:
     )
     if images.review is None:
         lines.append("What people say is known from files: start with --human or --review FILE.")
+
+
+def about_label(images: Mistakes, index: int, classes: Sequence[str]) -> str:
+    """What people say of an image's label; nothing where it is not known."""
+    said = []
+    if images.people is not None and images.people.asked[index]:
+        agree = images.people.agreement[index]
+        said.append(f"{percent(agree, 0)} of {images.people.asked[index]:,} people agree")
+    entry = None if images.review is None else images.review.by_index.get(index)
+    if entry is not None:
+        said.append(f"reviewers say {clean(entry.says(classes), 60)}")
+    return ", ".join(said)
 
 
 def group_line(group: Group, colours: dict[str, str]) -> Text:

@@ -59,8 +59,9 @@ def page(
     turned: bool,
     wrong_only: bool,
     where: str,
+    about: str = "",
 ) -> Text:
-    """How many images, in which order, which page, what is filtered."""
+    """How many images, in which order, which page, what is filtered, what people say."""
     text = Text(no_wrap=True)
     at, pages = grid.pages
     text.append(f" {grid.count:,} {'mistakes' if wrong_only else 'images'}", style="bold")
@@ -70,4 +71,6 @@ def page(
         text.append(f"  #{grid.chosen}", style=colours["secondary"])
     if where:
         text.append(f"  only {clean(where, 60)}", style=colours["primary"])
+    if about:
+        text.append(f"  {about}", style=colours["secondary"])
     return text

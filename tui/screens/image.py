@@ -20,6 +20,7 @@ from trainer.runstate import Follower
 from tui import overlay
 from tui.evaluation_loader import EvaluationLoader
 from tui.evaluations import Evaluation
+from tui.fault import about_label
 from tui.formatting import clean
 from tui.inside import Inside, convolution_at
 from tui.widgets import image_view
@@ -274,6 +275,8 @@ class ImageScreen(ModalScreen[None]):
         else:
             text.append(" → ").append(names[predicted], style=colours["error"])
         text.append_text(self._beside(index))
+        if about := about_label(images, index, found.classes):
+            text.append(f"  {about}", style=colours["warning"])
         text.append(
             f"  epoch {found.saved.epoch} {found.saved.variant}  loss {images.loss[index]:.3f}  "
             f"margin {images.margin[index]:+.3f}  entropy {images.entropy[index]:.3f} nats",

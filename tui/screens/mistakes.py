@@ -18,7 +18,7 @@ from trainer.events import PredictionsSaved
 from trainer.runstate import Follower
 from tui import evaluations, mistake_lines
 from tui.evaluation_loader import EvaluationLoader
-from tui.fault import Group
+from tui.fault import Group, about_label
 from tui.formatting import clean
 from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
@@ -216,13 +216,16 @@ class MistakesScreen(MistakesKeys):
         elif self._fault:
             line = Text(f" {self._fault}", style=colours["error"])
         else:
+            grid = self.query_one(MistakeGrid)
+            index = grid.chosen
             line = mistake_lines.page(
-                self.query_one(MistakeGrid),
+                grid,
                 colours,
                 sort=self.sort,
                 turned=self.reversed,
                 wrong_only=self.wrong_only,
                 where=self.where.text(found.classes),
+                about="" if index is None else about_label(found.images, index, found.classes),
             )
         self._say("#shown", line)
 
@@ -390,6 +393,9 @@ class MistakesScreen(MistakesKeys):
     def _show_group(self, group: Group | None) -> None:
         if group is not None:
             self.wrong_only, self.reversed, self.sort = False, False, group.sort
+            # from the first one on
+            found, pictures = self.loader.evaluation, self.loader.pictures
+            self.query_one(MistakeGrid).fill(found, mistakes.NONE, pictures)
             self._set_line(group.where)
             self._show_images()
 

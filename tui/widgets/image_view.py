@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Frame = tuple[overlay.Box | None, tuple[int, int, int]]
 EIGHTHS = "▁▂▃▄▅▆▇█"
 SIDE = 32
+PEOPLE_ROOM = 32
+"""Cells of bars that are enough for people's bars beside the model's."""
 
 
 def color_mode(app: App[object]) -> ColorMode:
@@ -118,23 +120,32 @@ def bars(
         shown[-1] = actual
     name_width = min(16, max(len(clean(classes[i])) for i in shown))
     room = max(4, width - name_width - 18 - 12 * asked)
+    # where there is room people have bars as well, a third as long as the model's
+    beside = room // 4 if asked and room >= PEOPLE_ROOM else 0
+    room -= beside
     text = Text(no_wrap=True)
     for i in shown:
         role, colour = _role(i, actual, predicted, colours)
         text.append(f"{clean(classes[i], name_width):>{name_width}} ", style=colour)
-        length = round(float(probabilities[i]) * room * 8)
-        full, rest = divmod(length, 8)
-        drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-        text.append(f"{drawn:<{room}}", style=colour or colours["secondary"])
+        text.append(_bar(float(probabilities[i]), room), style=colour or colours["secondary"])
         text.append(f" {probabilities[i]:.3f}", style="bold" if role else "")
         if asked and people is not None:
             text.append(f" people {people[i]:.2f}", style=colours["secondary"])
+            if beside:
+                text.append(" " + _bar(float(people[i]), beside - 1), style=colours["primary"])
         text.append(f" {role}\n", style=colour)
     if len(shown) < len(order):
         rest_of = len(order) - len(shown)
         text.append(f"and {rest_of} classes more", style=colours["secondary"])
     text.rstrip()
     return text
+
+
+def _bar(share: float, room: int) -> str:
+    """A share of 1 as a bar in so many cells."""
+    full, rest = divmod(round(share * room * 8), 8)
+    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+    return f"{drawn:<{room}}"
 
 
 def _role(i: int, actual: int, predicted: int, colours: dict[str, str]) -> tuple[str, str]:

@@ -221,6 +221,7 @@ class MistakeGrid(Widget, can_focus=True):
             plain=plain,
             dim=plain + Style(color=colours["secondary"]),
             actual=plain + Style(color=colours["success"]),
+            doubtful=plain + Style(color=colours["warning"]),
             predicted=plain + Style(color=colours["error"]),
             cursor=Style(
                 bgcolor=colours[cursor],
@@ -289,7 +290,7 @@ class MistakeGrid(Widget, can_focus=True):
         loss = float(self._evaluation.images.loss[index])
         line = [
             Segment(f" #{index:<6}", look.dim),
-            Segment(fit(w.actual, room), look.actual),
+            Segment(fit(w.label, room), look.doubtful if w.doubtful else look.actual),
             Segment(" → " if not w.right else " ✓ ", look.dim),
             Segment(fit(w.predicted, room), look.plain if w.right else look.predicted),
             Segment(f" {w.p_predicted:>12} {w.p_actual:>9} {loss:>7.3f} ", look.plain),
@@ -307,6 +308,7 @@ class MistakeGrid(Widget, can_focus=True):
             p_actual=f"{images.p_actual[index]:.2f}",
             p_predicted=f"{images.confidence[index]:.2f}",
             right=bool(images.actual[index] == images.predicted[index]),
+            doubtful=images.review is not None and bool(images.review.doubtful[index]),
         )
 
     # ---- keys -------------------------------------------------------------------------------

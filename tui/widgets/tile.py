@@ -11,6 +11,9 @@ from rich.style import Style
 TILE = 32
 """Cells of a tile's width: an image at one column a pixel."""
 
+DOUBTFUL = "?"
+"""Behind a label that people doubt."""
+
 Line = list[Segment]
 
 
@@ -21,6 +24,8 @@ class Look:
     plain: Style
     dim: Style
     actual: Style
+    doubtful: Style
+    """An actual class that people doubt."""
     predicted: Style
     cursor: Style
 
@@ -35,20 +40,27 @@ class Words:
     p_actual: str
     p_predicted: str
     right: bool
+    doubtful: bool = False
+    """People doubt the actual class."""
+
+    @property
+    def label(self) -> str:
+        """The actual class, marked if people doubt it."""
+        return f"{self.actual}{DOUBTFUL}" if self.doubtful else self.actual
 
 
 def below(w: Words, look: Look, *, here: bool) -> list[Line]:
     """Two lines below a large image."""
     number = f" #{w.index}"
     room = TILE - cell_len(number)
-    names = f"{w.actual} ✓" if w.right else f"{w.actual} → {w.predicted}"
+    names = f"{w.label} ✓" if w.right else f"{w.label} → {w.predicted}"
     if cell_len(names) > room:
         half = (room - 3) // 2
-        names = f"{cut(w.actual, half)} → {cut(w.predicted, room - 3 - half)}"
+        names = f"{cut(w.label, half)} → {cut(w.predicted, room - 3 - half)}"
     arrow = names.find(" → ")
     split = len(names) if arrow < 0 else arrow
     first = [
-        Segment(names[:split], look.actual),
+        Segment(names[:split], look.doubtful if w.doubtful else look.actual),
         Segment(names[split : split + 3], look.dim),
         Segment(names[split + 3 :], look.predicted),
         Segment(" " * max(0, room - cell_len(names)), look.plain),
@@ -72,7 +84,7 @@ def beside(w: Words, look: Look, *, here: bool) -> list[Line]:
     width = TILE // 2
     lines: list[tuple[str, Style]] = [
         (f"#{w.index}", look.dim),
-        (f"{w.actual} ✓" if w.right else w.actual, look.actual),
+        (f"{w.label} ✓" if w.right else w.label, look.doubtful if w.doubtful else look.actual),
         ("" if w.right else f"→ {w.predicted}", look.predicted),
         ("", look.plain),
         (f"p({cut(w.predicted, width - 4)})", look.plain),
