@@ -25,6 +25,7 @@ FLAGS = {
     "--ascii": "ascii",
     "--low-bandwidth": "low_bandwidth",
     "--full-bandwidth": "full_bandwidth",
+    "--graphics": "graphics",
 }
 NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
 
@@ -74,6 +75,7 @@ def open_app(
     ascii: bool = False,
     low_bandwidth: bool = False,
     full_bandwidth: bool = False,
+    graphics: bool = False,
 ) -> int:
     """Run the app until it is left; the exit status."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -115,6 +117,11 @@ def open_app(
     if terminal.low_bandwidth:
         # shorter sequences; Textual reads it when it is imported
         os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
+    kind, why_not = None, ""
+    if graphics:
+        from tui.terminal.graphics import find
+
+        kind, why_not = find(os.environ, terminal)
     from tui.app import CifarApp
 
     app = CifarApp(
@@ -125,6 +132,8 @@ def open_app(
         terminal=terminal,
         human=human or os.environ.get("CIFAR_TUI_HUMAN"),
         review=review or os.environ.get("CIFAR_TUI_REVIEW"),
+        graphics=kind,
+        told=why_not,
     )
     app.run()
     return app.return_code or 0

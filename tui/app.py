@@ -28,6 +28,7 @@ from tui.screens.base import StoreScreen
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
 from tui.store import Changes, Store
 from tui.terminal.driver import TerminalDriver, driver_class
+from tui.terminal.graphics import Kind
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
@@ -98,8 +99,13 @@ class CifarApp(App[None]):
         terminal: TerminalSettings | None = None,
         human: str | None = None,
         review: str | None = None,
+        graphics: Kind | None = None,
+        told: str = "",
     ) -> None:
-        """``human`` and ``review``: files of what people say, see ``tui/opinions.py``."""
+        """``human`` and ``review``: files of what people say, see ``tui/opinions.py``.
+
+        ``graphics``: the terminal's own images; ``told``: a line to begin with.
+        """
         self.terminal = terminal or TerminalSettings()
         self.traffic = Traffic(self.terminal.rate)
         super().__init__(driver_class=driver_class(self.terminal, self.traffic))
@@ -112,6 +118,8 @@ class CifarApp(App[None]):
         self._reading = False
         self._unmade: list[str] = []
         self.opinions = Opinions(human, review)
+        self.graphics = graphics
+        self._told = told
         self.device = device
         self.download_command = download_command
         self.runs = RunControl(self, data=data)
@@ -164,6 +172,8 @@ class CifarApp(App[None]):
     def _after_first_paint(self) -> None:
         collector.settle()
         self.poll()
+        if self._told:
+            self.notify(self._told, severity="warning", markup=False)
         self.set_interval(POLL_SECONDS * self.terminal.polls, self._poll_when_through)
         self.set_timer(WORKER_DELAY, self.worker.start)
         self.set_timer(PRELOAD_DELAY, self._preload)

@@ -61,6 +61,13 @@ def run_with_app(open_app: OpenApp) -> int:
         full_bandwidth: Annotated[
             bool, typer.Option("--full-bandwidth", help="Do not slow the charts down under SSH.")
         ] = False,
+        graphics: Annotated[
+            bool,
+            typer.Option(
+                "--graphics",
+                help="Kitty's or Sixel graphics for one image, where the terminal has them.",
+            ),
+        ] = False,
         version: VersionOption = False,
     ) -> None:
         """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
@@ -80,6 +87,7 @@ def run_with_app(open_app: OpenApp) -> int:
                 ascii=ascii,
                 low_bandwidth=low_bandwidth,
                 full_bandwidth=full_bandwidth,
+                graphics=graphics,
             )
             raise typer.Exit(status)
 

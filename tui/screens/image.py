@@ -24,6 +24,7 @@ from tui.fault import about_label
 from tui.formatting import clean
 from tui.inside import Inside, convolution_at
 from tui.widgets import image_view
+from tui.widgets.graphics_view import GraphicsView
 from tui.widgets.image_view import SIDE, ImageView
 from tui.widgets.layer_table import LayerTable
 from tui.widgets.mistake_grid import MistakeGrid
@@ -94,7 +95,8 @@ class ImageScreen(ModalScreen[None]):
         with Vertical(id="box"):
             yield Static("", id="what", markup=False)
             with Horizontal(id="middle"):
-                yield ImageView()
+                kind = cast("CifarApp", self.app).graphics
+                yield ImageView() if kind is None else GraphicsView(kind)
                 with Vertical(id="right"):
                     yield Static("", id="bars", markup=False)
                     yield Static("", id="history", markup=False)
@@ -209,7 +211,7 @@ class ImageScreen(ModalScreen[None]):
         return scale
 
     def _paint_image(self, index: int, scale: int) -> None:
-        view = self.query_one(ImageView)
+        view = cast("ImageView | GraphicsView", self.query_one("#image"))
         if view.size != (SIDE * scale, SIDE * scale // 2):
             view.styles.width, view.styles.height = SIDE * scale, SIDE * scale // 2
         pictures, answer = self._loader.pictures, self._inside.answer
