@@ -140,10 +140,10 @@ def main() -> int:
 
     os.write(1, b"a line that is no JSON\n")
     tell(state="loading")
-    threading.Thread(target=read, daemon=True).start()
-    if "die" in OPTIONS:
+    if "die" in OPTIONS:  # before anything is answered
         print("something\nthe last words", file=sys.stderr)
         return int(OPTIONS["die"])
+    threading.Thread(target=read, daemon=True).start()
     tell(state="ready", torch="2.0.0", device="cpu", devices=["cpu"], threads=2, new_field=1)
     while (job := jobs.get()) is not None:
         run, control, lock, resume = job

@@ -7,18 +7,22 @@ it was taken with the comparison says nothing, and is skipped. After a wanted ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from textual.pilot import Pilot
 
 from tests.tui_helpers import fake_worker, make_run
+from trainer import predictions
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.opinions import Opinions
 from tui.screens.base import StoreScreen
 
 TAKEN_WITH = {"textual": "8.2.8", "rich": "15.0.0", "plotext": "5.3.2"}
@@ -104,6 +108,27 @@ def test_two_models(
     for seed, best, name in ((1, 0.72, "one"), (2, 0.86, "[b]two[/]")):
         make_run(folder, name=name, seed=seed, best=best, created=60 * seed, with_predictions=True)
     app, drive = driven(folder, ("space", "down", "space", "5", "wait", "d", *keys), count=2)
+    assert snap_compare(app, terminal_size=size, run_before=drive)
+
+
+@pytest.mark.parametrize("size", [(160, 50), (80, 24)], ids=["160x50", "80x24"])
+@pytest.mark.parametrize("known", ["people", "guess"])
+def test_whose_fault(snap_compare: Any, tmp_path: Path, size: tuple[int, int], known: str) -> None:
+    run = make_run(tmp_path / "runs", best=0.72, with_predictions=True)
+    app, drive = driven(tmp_path / "runs", ("4", "wait", "w", "wait"), count=1)
+    if known == "people":
+        found = predictions.load(next(run.path.rglob("*.npz")))
+        counts = np.ones(found.probabilities.shape, np.int64)
+        counts[np.arange(len(counts)), found.labels] += np.where(found.labels == 1, 120, 4)
+        np.save(tmp_path / "people.npy", counts)
+        entry: dict[str, Any] = {
+            "id": 3,
+            "given_original_label": int(found.labels[3]),
+            "our_guessed_label": 0,
+        }
+        entry["mturk"] = {"given": 1, "guessed": 4, "neither": 0, "both": 0}
+        (tmp_path / "review.json").write_text(json.dumps([entry]))
+        app.opinions = Opinions(str(tmp_path / "people.npy"), str(tmp_path / "review.json"))
     assert snap_compare(app, terminal_size=size, run_before=drive)
 
 
