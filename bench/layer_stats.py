@@ -45,8 +45,11 @@ class Side:
         self._at = 0
         self._order = torch.randperm(len(self.training.labels)).to(self.training.device)
         self._draws = self.training.augment.draw(len(self._order), epoch=1, seed=0)
-        # the last step of an epoch is always measured, if any is
-        self.training.at.batch = self.steps_per_epoch - 1
+        if every:  # all steps are taken for one that a run would measure
+            steps = range(self.steps_per_epoch)
+            due = self.training.layer_stats.due
+            self.training.at.batch = next(s for s in steps if due(s, self.steps_per_epoch))
+        self.measured = 0
         self.training.net.train()
 
     @property
@@ -66,7 +69,9 @@ class Side:
             start = self._at % self.steps_per_epoch * self.batch_size
             training._step(self._order[start : start + self.batch_size], self._draws)
             self._at += 1
-            training._report_layers()
+            if (found := training.layer_stats.take()) is not None:
+                training.log.emit(found)
+                self.measured += 1
         devices.synchronize(training.device)
         return time.perf_counter() - began
 
@@ -84,6 +89,8 @@ def measure(options: argparse.Namespace, preset: str) -> None:
             plain.append(seconds[sides[0]] / options.steps)
         steps = sides[0].steps_per_epoch
         batch = sides[0].batch_size
+    if sides[0].measured or not sides[1].measured:
+        raise SystemExit("the two sides are not what they should be: nothing is compared")
     low, _, high = quantiles(ratios, n=4)
     share = min(USUAL, steps) / steps
     found = median(ratios) - 1
