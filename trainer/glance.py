@@ -21,6 +21,8 @@ from trainer.runstate import EpochRow, RunState
 END_BYTES = 48 * 1024
 WHOLE_BYTES = 4 * END_BYTES
 """Logs that are not longer are folded whole."""
+TAIL_EVENTS = 8
+"""Events before the last one that a glance looks at, points of training not counted."""
 PAUSE_SECONDS = 1.0
 
 
@@ -81,8 +83,9 @@ def _ending(tail: bytes) -> Envelope | None:
 
 def _fold_head(state: RunState, head: bytes) -> None:
     """Everything until training begins, but for the layers of the net."""
-    for line in head.split(b"\n")[:-1]:
-        envelope = events.decode(line)
+    at = 0
+    while (end := head.find(b"\n", at)) >= 0:  # only what is looked at is copied
+        envelope, at = events.decode(head[at:end]), end + 1
         event = envelope.event
         if type(event) is events.EpochStarted:
             return
@@ -94,8 +97,12 @@ def _fold_head(state: RunState, head: bytes) -> None:
 
 def _fold_tail(state: RunState, tail: bytes, last: Envelope) -> None:
     """Everything but the points of training; evaluations only of the last epoch."""
-    lines = [line for line in tail.split(b"\n")[1:-2] if b'"kind":"Progress"' not in line]
-    found = [events.decode(line) for line in lines[-8:]] + [last]
+    found, end = [last], tail.rfind(b"\n", 0, -1)
+    while len(found) <= TAIL_EVENTS and (before := tail.rfind(b"\n", 0, end)) >= 0:
+        if tail.find(b'"kind":"Progress"', before, end) < 0:
+            found.append(events.decode(tail[before + 1 : end]))
+        end = before
+    found.reverse()
     state.seq = found[0].seq - 1
     state.apply_all(found)
     state.missing = 0
