@@ -33,6 +33,8 @@ def clean(value: object, limit: int = NAME_CHARACTERS) -> str:
     """
     # a hostile name may be huge: look only at what can be shown
     text = str(value)[: limit * 4]
+    if text.isprintable():  # no control or format character, no separator but the space
+        return shorten(text.strip(), limit)
     kept = []
     for character in text:
         category = unicodedata.category(character)

@@ -104,6 +104,8 @@ NAME_MIN = 14
 NAME_MAX = 60
 PADDING = 2
 """Cells around each cell's content."""
+AGE_SECONDS = 10
+"""How much older than now a relative time may be told."""
 
 
 class RunTable(DataTable[Text]):
@@ -146,6 +148,10 @@ class RunTable(DataTable[Text]):
         self._visible: list[Column] = []
         self._order: list[str] = []
         self._name_width = NAME_MAX
+        self._made: dict[str, tuple[tuple[object, ...], tuple[Text, ...]]] = {}
+        """Rows by run, each with what it was made from, and"""
+        self._look: tuple[object, ...] = ()
+        """what they all depend on."""
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -190,17 +196,15 @@ class RunTable(DataTable[Text]):
         new_order = order != self._order
         was_empty = not self._order
         now = time.time()
+        look = (self._layout, dark, *colours.values(), now // AGE_SECONDS)
+        if look != self._look or len(self._made) > len(store):
+            self._look = look
+            self._made.clear()
         fresh: dict[str, tuple[Text, ...]] = {}
         for run in runs:
             if touched is not None and run.run.id not in touched and not new_order and not relaid:
                 continue
-            fresh[run.run.id] = tuple(
-                _cut(
-                    _cell(column, run, store, colours, stopping, dark, now),
-                    column.width or self._name_width,
-                )
-                for column in self._visible
-            )
+            fresh[run.run.id] = self._cells_of(run, store, colours, stopping, dark, now)
         if relaid or new_order:
             self._rebuild(order, fresh, relaid=relaid)
             self._restore_cursor(store.selected)
@@ -209,6 +213,34 @@ class RunTable(DataTable[Text]):
                 self._update(shown, cells)
         if was_empty != (not order):
             self.refresh_bindings()
+
+    def _cells_of(
+        self,
+        run: Follower,
+        store: Store,
+        colours: dict[str, str],
+        stopping: set[str],
+        dark: bool,
+        now: float,
+    ) -> tuple[Text, ...]:
+        """The row of a run; as it was made before when nothing that it tells has changed."""
+        shown, state = run.run.id, run.state
+        told = (
+            *(id(state), state.revision, run.status, run.stalled, run.problem),
+            *(store.slot(shown), shown in stopping),
+        )
+        made = self._made.get(shown)
+        if made is not None and made[0] == told:
+            return made[1]
+        cells = tuple(
+            _cut(
+                _cell(column, run, store, colours, stopping, dark, now),
+                column.width or self._name_width,
+            )
+            for column in self._visible
+        )
+        self._made[shown] = told, cells
+        return cells
 
     def _lay_out(self, sort: Sort) -> bool:
         """Choose the columns for the width; whether they changed."""
@@ -242,6 +274,8 @@ class RunTable(DataTable[Text]):
 
     def _update(self, run: str, cells: tuple[Text, ...]) -> None:
         before = self._shown[run]
+        if cells is before:
+            return
         # Textual looks at all rows to find a cell on the screen: only where there is one to find
         rows = self._order[self.scroll_offset.y : self.scroll_offset.y + self.size.height + 1]
         row = self.scroll_offset.y + rows.index(run) if run in rows else None
@@ -359,6 +393,8 @@ def ordered(runs: Sequence[Follower], sort: Sort) -> list[Follower]:
 
 def fits(run: Follower, words: Sequence[str]) -> bool:
     """Whether each word is somewhere in name, preset, state, data, model or id."""
+    if not words:
+        return True
     hay = " ".join(
         (name_of(run), _preset(run), run.status, data_of(run), model_of(run), run.run.id)
     )
