@@ -52,22 +52,22 @@ class Timed(Terminal):
         self.took: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
         self.unseen: dict[str, int] = defaultdict(int)
 
-    def act(self, name: str, key: str, shows: str = "", patience: float = 4.0) -> None:
+    def act(self, name: str, key: str, shows: str = "", patience: float = 6.0) -> None:
         """Press a key and note its times, if what it leads to is on the screen then."""
         sent, processor = time.perf_counter(), self.processor()
         self.press(key)
-        first, last, data = 0.0, 0.0, b""
-        while True:
-            wait = SILENCE if data else patience
-            if not select.select([self._fd], [], [], wait)[0]:
-                break
-            data += os.read(self._fd, 1 << 16)
-            last = time.perf_counter() - sent
-            if not first and PAINTED in data:
-                first = last
-        spent = self.processor() - processor
-        self._stream.feed(_UNKNOWN.sub(b"", data))
-        if name and first and self.shows(shows):
+        first, last, data, seen = 0.0, 0.0, b"", False
+        while not seen and time.perf_counter() - sent < patience:
+            while select.select([self._fd], [], [], SILENCE)[0]:
+                data += os.read(self._fd, 1 << 16)
+                last = time.perf_counter() - sent
+                if not first and PAINTED in data:
+                    first = last
+            spent = self.processor() - processor
+            self._stream.feed(_UNKNOWN.sub(b"", data))
+            # on a busy machine silence may also come before the answer
+            seen, data = bool(first) and self.shows(shows), b""
+        if name and seen:
             self.took[name].append((1000 * first, 1000 * last, 1000 * spent))
         elif name:
             self.unseen[name] += 1
@@ -205,6 +205,7 @@ def main() -> None:
         try:
             terminal.pump(1)
             terminal.press("\x1b[?2026;2$y")  # this terminal knows synchronised updates
+            terminal.pump(60, lambda: terminal.shows("completed|crashed"))
             terminal.pump(7)  # the trainer behind it has loaded torch and rests
             terminal.act("first opening of the screen", "4", r"mistakes +sorted by")
             press_all(terminal, options.rounds, options.images)
