@@ -41,7 +41,7 @@ BOUND = 100
 SILENCE = 0.33
 PAINTED = b"\x1b[?2026l"
 """The end of a synchronised update."""
-DOWN, RIGHT, PAGE_DOWN, HOME = "\x1b[B", "\x1b[C", "\x1b[6~", "\x1b[H"
+DOWN, RIGHT, PAGE_DOWN, END = "\x1b[B", "\x1b[C", "\x1b[6~", "\x1b[F"
 
 
 class Timed(Terminal):
@@ -151,9 +151,10 @@ def press_all(terminal: Timed, rounds: int, images: int) -> None:
         terminal.act("matrix: a cell", DOWN if at % 2 else RIGHT)
         terminal.act("cell to its images", "\r", r"sorted by")
         terminal.act("", "/")
+        terminal.act("", END)
         for _ in range(40):
             terminal.press("\x7f")
-        terminal.act("", HOME)
+        terminal.pump(1)
         for letter in "cat>dog conf>0.5":
             terminal.act("filter: a letter", letter)
         terminal.act("filter: enter", "\r", r"cat>dog")
