@@ -113,10 +113,9 @@ def long_log(chance: random.Random) -> list[Envelope]:
                 attempt += 1
             made.append(sample_log.envelope(seq, event, attempt=attempt, elapsed=0.25 * seq))
             seq += chance.choice((0, 1, 1, 1, 3))
-        wild, gap = chance.random() < 0.5, chance.randrange(300)
         for i in range(chance.randrange(60)):
-            phase = chance.choice(("train", "train", "train", "test")) if wild else "train"
-            loss = chance.choice((1.0, 2.0, None if wild else 3.0, chance.random()))
+            phase = chance.choice(("train", "train", "train", "test"))
+            loss = chance.choice((1.0, 2.0, None, chance.random()))
             at = events.Progress(
                 phase=phase,  # type: ignore[arg-type]
                 epoch=1 + i // 20,
@@ -126,7 +125,7 @@ def long_log(chance: random.Random) -> list[Envelope]:
                 loss=loss,
             )
             made.append(sample_log.envelope(seq, at, attempt=attempt, elapsed=0.25 * seq))
-            seq += chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2)) if wild else 1 + (i == gap)
+            seq += chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2))
     return made
 
 

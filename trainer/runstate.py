@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -124,41 +125,47 @@ class RunState:
 
         Nearly all events of a log are training progress: stretches of it are folded together.
         """
-        happened = [envelope.event for envelope in envelopes]
-        other = [i for i, event in enumerate(happened) if type(event) is not events.Progress]
-        at = 0
-        for end in [*other, len(happened)]:
-            if end - at < 2 or not self._fold_points(envelopes[at:end], happened[at:end]):
-                for envelope in envelopes[at:end]:
-                    self._fold(envelope)
-            if end < len(happened):
-                self._fold(envelopes[end])
-            at = end + 1
+        at, count = 0, len(envelopes)
+        while at < count:
+            end = self._stretch(envelopes, at)
+            if end - at < 2:
+                self._fold(envelopes[at])
+                at += 1
+                continue
+            many = envelopes[at:end]
+            self.steps.extend(
+                [envelope.event for envelope in many],  # type: ignore[misc]  # all Progress
+                [self._base + envelope.elapsed for envelope in many],
+            )
+            last = many[-1]
+            assert type(last.event) is events.Progress
+            self.seq, self.progress = last.seq, last.event
+            self.alive_at, self.alive_seq = last.time, last.seq
+            self.elapsed = self._base + last.elapsed
+            self.revision += end - at
+            self.points += end - at
+            self._furthest = max(self._furthest, max(e.event.step for e in many))  # type: ignore[union-attr]
+            at = end
         self._settle()
 
-    def _fold_points(self, many: Sequence[Envelope], points: Sequence[events.AnyEvent]) -> bool:
-        """Fold progress together if all is training, of the attempt, with a loss and without a gap.
-
-        Whether it was: otherwise nothing has changed. Column by column, as no loop that looks at
-        each event could be as fast.
-        """
-        count, first = len(many), self.seq + 1
-        if not self.run or [e.seq for e in many] != list(range(first, first + count)):
-            return False
-        if [e.attempt for e in many].count(self.attempt) != count:
-            return False
-        new: list[events.Progress] = points  # type: ignore[assignment]  # the caller has looked
-        if [e.phase for e in new].count("train") != count or None in [e.loss for e in new]:
-            return False
-        base, last = self._base, many[-1]
-        self.steps.extend(new, [base + e.elapsed for e in many])
-        self.seq, self.progress = last.seq, new[-1]
-        self.alive_at, self.alive_seq = last.time, last.seq
-        self.elapsed = base + last.elapsed
-        self.revision += count
-        self.points += count
-        self._furthest = max(self._furthest, max([e.step for e in new]))
-        return True
+    def _stretch(self, envelopes: Sequence[Envelope], at: int) -> int:
+        """Where the points of training end that begin here and are of the attempt and no gap."""
+        end, seq, attempt = at, self.seq, self.attempt
+        if not self.run:
+            return at
+        for envelope in islice(envelopes, at, None):
+            seq += 1
+            event = envelope.event
+            if (
+                type(event) is not events.Progress
+                or envelope.seq != seq
+                or envelope.attempt != attempt
+                or event.phase != "train"
+                or event.loss is None
+            ):
+                break
+            end += 1
+        return end
 
     def row(self, epoch: int, step: int) -> EpochRow:
         """The row of an epoch, made when it is new."""
