@@ -84,8 +84,8 @@ class Fast(nn.Module):
         if not 1 / 16 <= width <= 8:
             raise ModelError("fast: width must be between 0.0625 and 8")
         first, second, third = (round(c * width) for c in (64, 256, 256))
-        self.whiten = nn.Conv2d(3, 24, 2)
-        self.whiten.weight.requires_grad_(False)
+        # fixed, the bias too: training it would take a gradient back through the largest layers
+        self.whiten = nn.Conv2d(3, 24, 2).requires_grad_(False)
         self.groups = nn.Sequential(
             nn.GELU(), Group(24, first), Group(first, second), Group(second, third)
         )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from trainer import device as devices
 from trainer.errors import DeviceError
@@ -33,27 +32,6 @@ def test_precision_on_a_cpu() -> None:
     assert devices.precision("auto", CPU) in ("fp32", "bf16")
     with pytest.raises(DeviceError, match="needs a GPU"):
         devices.precision("fp16", CPU)
-
-
-def test_strided_depthwise_convolutions_stay_in_fp32() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.Conv2d(8, 16, 3, stride=2),
-    )
-    names = list(net.state_dict())
-    devices.choose_precision_per_layer(net, CPU, "bf16")
-    assert [type(layer) for layer in net] == [devices.Fp32Conv2d, nn.Conv2d, nn.Conv2d]
-    assert list(net.state_dict()) == names
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert net[0](torch.randn(1, 8, 8, 8).bfloat16()).dtype == torch.float32
-        assert net(torch.randn(1, 8, 8, 8)).dtype == torch.bfloat16
-
-
-def test_fp32_changes_nothing() -> None:
-    net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=8))
-    devices.choose_precision_per_layer(net, CPU, "fp32")
-    assert type(net[0]) is nn.Conv2d
 
 
 def test_the_meter_reads_windows_and_totals() -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from typing import Literal
 
 import psutil
 import torch
-from torch import Tensor, nn
 
 from trainer.errors import DeviceError
 
 Precision = Literal["fp32", "bf16", "fp16"]
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Parameters of mallopt(3) in glibc."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -109,54 +105,19 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def _cpu_has_bf16_products() -> bool:
-    # private in torch, so absent is possible: then fp32, which is always right
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(probe() for name in probes if (probe := getattr(torch.cpu, name, None)))
+    return any(map(_cpu_says, probes))
 
 
-class Fp32Conv2d(nn.Conv2d):
-    """A convolution that leaves autocast: the input is taken and the output given in fp32."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C', H', W'], in fp32."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+def has_matrix_tiles() -> bool:
+    """Whether the CPU multiplies bf16 in tiles (AMX)."""
+    return _cpu_says("_is_amx_tile_supported")
 
 
-def choose_precision_per_layer(net: nn.Module, device: torch.device, chosen: Precision) -> None:
-    """Keep fp32 where bf16 is slower: strided depthwise convolutions on a CPU.
-
-    Their backward pass in oneDNN was measured ten times slower in bf16. Classes are exchanged in
-    place; names of parameters and checkpoints stay the same.
-    """
-    if device.type != "cpu" or chosen != "bf16":
-        return
-    for layer in net.modules():
-        if type(layer) is not nn.Conv2d:
-            continue
-        if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1:
-            layer.__class__ = Fp32Conv2d
-
-
-def keep_freed_memory() -> None:
-    """Keep what tensors on the host free for the next ones, instead of giving it back.
-
-    glibc maps large blocks anew each time, and the kernel clears their pages at first touch: the
-    activations of every step. One arena, as autograd frees in a thread of its own what the forward
-    pass allocated. Elsewhere than on glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, value)
-
-
-def give_memory_back() -> None:
-    """Hand what a run kept free to the system again."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _cpu_says(name: str) -> bool:
+    # private in torch, so absent is possible: then no, which is always right
+    probe = getattr(torch.cpu, name, None)
+    return probe is not None and bool(probe())
 
 
 def memory(device: torch.device) -> int:

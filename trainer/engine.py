@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.summary import Summary
-from trainer import checkpoint, events, predictions, schedule
+from trainer import checkpoint, convolutions, events, predictions, schedule
 from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws
@@ -96,7 +96,7 @@ class Training:
             dtype=devices.DTYPES[self.precision],
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        devices.choose_precision_per_layer(self.net, self.device, self.precision)
+        convolutions.choose_per_layer(self.net, self.device, self.precision)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events
+from trainer import events, heap
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.world import World
@@ -222,7 +222,7 @@ def prepare(
         world = group.world
         device = devices.of_rank(config.train.device, world.local_rank, world.local_size)
     if device.type == "cpu":
-        devices.keep_freed_memory()
+        heap.keep_freed_memory()
     precision = devices.precision(config.train.precision, device)
     dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
     if len(dataset.classes) > events.CLASSES:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainer import events
+from trainer import events, heap
 from trainer.control import Control
 from trainer.errors import RunError, UserError
 from trainer.inspector_process import InspectorProcess
@@ -56,7 +56,7 @@ class Held:
                 on_end=self.job.on_end,
                 lock=self._descriptor,
             )
-        _give_memory_back()
+        heap.give_memory_back()  # the worker lives on, and should not hold what the run needed
 
     def end(self, state: events.EndState, error: str | None = None) -> None:
         """End it before it began."""
@@ -69,13 +69,6 @@ class Held:
                 if problem:
                     log.emit(events.Notice(level="warning", code="on-end", message=problem))
             log.close()
-
-
-def _give_memory_back() -> None:
-    """The worker lives on after a run and should not hold what the run needed."""
-    from trainer import device  # loads torch, which a run has done before
-
-    device.give_memory_back()
 
 
 class Worker:
@@ -158,6 +151,7 @@ class Worker:
 
 def main() -> int:
     """Serve until stdin ends and all runs are trained."""
+    heap.share_one_arena()
     tell = _teller()
     worker = Worker(tell)
     # the last message of a signal handler must be possible while the lock is held elsewhere

@@ -12,7 +12,7 @@ import msgspec
 import tomli_w
 import typer
 
-from trainer import alerts, events
+from trainer import alerts, events, heap
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
@@ -93,6 +93,7 @@ def train(
     data_directory: DataDirOption = None,
 ) -> None:
     """Train a preset, or a TOML file of your own. Ctrl-C stops it and keeps a checkpoint."""
+    heap.share_one_arena()
     world = from_environment()
     if world is not None and not world.first:
         raise typer.Exit(follow(world))

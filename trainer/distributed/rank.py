@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainer import config as settings
+from trainer import heap
 from trainer.control import Control
 from trainer.distributed import lead
 from trainer.distributed.silent_log import SilentLog
@@ -36,6 +37,7 @@ LINGER_SECONDS = 20.0
 
 def main() -> int:
     """Train the job of the command line; the exit code tells torchrun whether to start anew."""
+    heap.share_one_arena()
     world = from_environment()
     if world is None:
         raise ConfigError("trainer.distributed.rank is started by torchrun")

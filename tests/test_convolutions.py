@@ -1,0 +1,120 @@
+"""Convolutions chosen per layer on a CPU: which, and that their results stay the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import convolutions
+from trainer.convolutions import Fp32Conv2d, WideConv2d, choose_per_layer, side_by_side
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that says it has matrix tiles; the arithmetic is right on any."""
+    monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: True)
+
+
+def test_strided_depthwise_convolutions_stay_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: False)
+    net = nn.Sequential(
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.Conv2d(16, 64, 3, padding=1),
+    )
+    names = list(net.state_dict())
+    choose_per_layer(net, CPU, "bf16")
+    assert [type(layer) for layer in net] == [Fp32Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]
+    assert list(net.state_dict()) == names
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net[0](torch.randn(1, 8, 8, 8).bfloat16()).dtype == torch.float32
+        assert net(torch.randn(1, 8, 8, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("tiles")
+def test_fp32_and_gpus_change_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.Conv2d(64, 64, 3, padding=1))
+    choose_per_layer(net, CPU, "fp32")
+    choose_per_layer(net, torch.device("cuda"), "bf16")
+    assert [type(layer) for layer in net] == [nn.Conv2d, nn.Conv2d]
+
+
+@pytest.mark.usefixtures("tiles")
+def test_wide_where_the_size_is_kept_and_there_are_channels() -> None:
+    net = nn.ModuleList(
+        [
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.Conv2d(64, 64, 3, padding=2, dilation=2),
+            nn.Conv2d(64, 64, 1),
+            nn.Conv2d(16, 64, 3, padding=1),
+            nn.Conv2d(64, 64, 3),
+            nn.Conv2d(64, 64, 3, padding=1, stride=2),
+            nn.Conv2d(64, 64, 3, padding=1, groups=2),
+            nn.Conv2d(64, 64, 3, padding="same"),
+            nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        ]
+    )
+    choose_per_layer(net, CPU, "bf16")
+    assert [type(layer) is WideConv2d for layer in net] == [True] * 3 + [False] * 6
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "bias"), [(3, 1, False), (3, 2, True), (1, 1, True)]
+)
+@pytest.mark.parametrize("images", [2, 7, 33])
+def test_gradients_are_those_of_torch(
+    width: int, kernel: int, dilation: int, bias: bool, images: int
+) -> None:
+    torch.manual_seed(0)
+    padding = dilation * (kernel - 1) // 2
+    usual = nn.Conv2d(48, 56, kernel, padding=padding, dilation=dilation, bias=bias)
+    ours = copy.deepcopy(usual)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
+    assert type(ours) is WideConv2d
+    # small whole numbers: sums of their products are exact, so nothing depends on the order
+    x = torch.randint(-2, 3, (images, 48, width + 1, width)).float()
+    found = []
+    for layer in (usual, ours):
+        with torch.no_grad():
+            layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape, generator=_same()).float())
+        image = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(image)
+        y.backward(torch.randint(-1, 2, y.shape, generator=_same()).to(y.dtype))
+        gradients = [p.grad for p in layer.parameters()]
+        found.append([y.detach(), image.grad, *gradients])
+    for theirs, mine in zip(*found, strict=True):
+        assert theirs is not None
+        assert mine is not None
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=2**-7, atol=0)
+
+
+def _same() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_outside_training_the_layer_is_the_usual_one() -> None:
+    layer = nn.Conv2d(48, 48, 3, padding=1)
+    choose_per_layer(nn.ModuleList([layer]), CPU, "bf16")
+    x = torch.randn(2, 48, 5, 5)
+    assert layer(x).dtype == torch.float32
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_images_side_by_side() -> None:
+    images = torch.arange(1, 13).view(3, 1, 2, 2)
+    wide = side_by_side(images, 2, 1)
+    assert wide.shape == (2, 1, 2, 6)
+    assert wide[0, 0].tolist() == [[1, 2, 0, 5, 6, 0], [3, 4, 0, 7, 8, 0]]
+    assert wide[1, 0].tolist() == [[9, 10, 0, 0, 0, 0], [11, 12, 0, 0, 0, 0]]

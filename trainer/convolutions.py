@@ -1,0 +1,154 @@
+"""Convolutions as a CPU computes them fastest: chosen per layer, by what was measured.
+
+Classes of layers are exchanged in place; parameters, their names and the results stay the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.device import Precision, has_matrix_tiles
+
+TILE = 32
+"""Positions of a row that one bf16 tile of AMX multiplies at once."""
+WIDEST = 8
+"""Rows up to this width leave most of a tile empty."""
+FEWEST_CHANNELS = 48
+"""With fewer channels, laying images side by side costs what it saves."""
+
+
+def choose_per_layer(net: nn.Module, device: torch.device, precision: Precision) -> None:
+    """Exchange the convolutions of a net for those that suit the device, where it trains in bf16.
+
+    Strided depthwise convolutions stay in fp32 on a CPU: their backward pass in oneDNN was measured
+    ten times slower in bf16. Where there are matrix tiles, the others compute the gradient of their
+    weights as ``WideConv2d`` does.
+    """
+    if device.type != "cpu" or precision != "bf16":
+        return
+    tiles = has_matrix_tiles()
+    for layer in net.modules():
+        if type(layer) is not nn.Conv2d:
+            continue
+        if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1:
+            layer.__class__ = Fp32Conv2d
+        elif tiles and _keeps_size(layer):
+            layer.__class__ = WideConv2d
+
+
+class Fp32Conv2d(nn.Conv2d):
+    """A convolution that leaves autocast: the input is taken and the output given in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W'], in fp32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+class WideConv2d(nn.Conv2d):
+    """A convolution whose weight gradient is that of few wide images instead of many narrow ones.
+
+    oneDNN sums the gradient along the rows of each image, a tile of the matrix unit at a time. A
+    row of 7 positions fills a fifth of a tile, so narrow images are laid side by side, with as many
+    zeros between them as the padding has. The same products are summed. Measured on AMX, 1,000
+    images, 256 to 256 channels: 88 ms become 42 at 7x7, 51 become 9 at 3x3; from 11x11 on nothing
+    is won.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H, W], in autocast's dtype."""
+        narrow = input.shape[3] <= WIDEST and input.shape[0] > 1
+        if not (narrow and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+            return super().forward(input)
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            output: Tensor = _Wide.apply(  # type: ignore[no-untyped-call]
+                input.to(dtype), self.weight.to(dtype), bias, self.padding, self.dilation
+            )
+        return output
+
+
+class _Wide(torch.autograd.Function):
+    """Convolution of stride 1; the gradient of its weights is computed on wide images."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return torch.conv2d(images, weight, bias, 1, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        images, weight = ctx.saved_tensors
+        for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
+        of_images = of_weight = of_bias = None
+        if for_images:
+            of_images = _backward(ctx, gradient, images, weight, (True, False, False))[0]
+        if for_weight:
+            gap = ctx.padding[1]
+            together = images_in_a_row(images.shape[3] + gap)
+            wide = (side_by_side(each, together, gap) for each in (gradient, images))
+            of_weight = _backward(ctx, *wide, weight, (False, True, False))[1]
+        if for_bias:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_images, of_weight, of_bias, None, None
+
+
+def _backward(
+    ctx: Any, gradient: Tensor, images: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, ...]:
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, images, weight, None, [1, 1], ctx.padding, ctx.dilation, False, [0, 0], 1, wanted
+    )
+    return found
+
+
+def images_in_a_row(width: int) -> int:
+    """How many images of a width, their gap included, are laid side by side."""
+    tiles = 1 if width > TILE // 6 else 2
+    return max(2, tiles * TILE // width)
+
+
+def side_by_side(images: Tensor, together: int, gap: int) -> Tensor:
+    """Images in rows: [N, C, H, W] to [ceil(N / together), C, H, together · (W + gap)].
+
+    Behind each image are ``gap`` columns of zeros; so are images that the last row lacks.
+    """
+    count, channels, height, width = images.shape
+    rows, rest = divmod(count, together)
+    last_first = images.permute(0, 2, 3, 1)
+    whole = last_first[: count - rest].reshape(rows, together, height, width, channels)
+    shape = (rows + bool(rest), height, together, width + gap, channels)
+    wide = images.new_empty(shape)
+    wide[:, :, :, width:] = 0
+    wide[:rows, :, :, :width] = whole.transpose(1, 2)
+    if rest:
+        wide[rows, :, :rest, :width] = last_first[count - rest :].transpose(0, 1)
+        wide[rows, :, rest:] = 0
+    return wide.view(shape[0], height, -1, channels).permute(0, 3, 1, 2)
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether it is a dense convolution of stride 1 whose output has the size of its input."""
+    return (
+        layer.groups == 1
+        and max(layer.stride) == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and min(layer.in_channels, layer.out_channels) >= FEWEST_CHANNELS
+        and all(
+            2 * p == d * (k - 1)
+            for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+        )
+    )
