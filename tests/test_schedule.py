@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import ScheduleSettings
-from trainer.schedule import factor
+from trainer.config import ScheduleSettings, TrainSettings
+from trainer.schedule import factor, side, sides
 
 NAMES = ["constant", "step", "cosine", "onecycle", "triangular", "linear"]
 
@@ -54,3 +54,19 @@ def test_constant_stays_at_the_peak_after_the_warm_up() -> None:
     assert factor(settings, 0, 101, 10) == 0.0
     assert factor(settings, 5, 101, 10) == pytest.approx(0.5)
     assert {factor(settings, step, 101, 10) for step in range(10, 101)} == {1.0}
+
+
+def test_images_grow_to_their_own_size() -> None:
+    settings = TrainSettings(low_resolution=20, low_resolution_share=0.75)
+    assert sides(settings) == (20, 24, 28, 32)
+    found = [side(settings, step, 12) for step in range(12)]
+    assert found == [20] * 3 + [24] * 3 + [28] * 3 + [32] * 3
+
+
+def test_images_that_do_not_grow() -> None:
+    assert sides(TrainSettings()) == (32,)
+    assert {side(TrainSettings(), step, 10) for step in range(10)} == {32}
+    never = TrainSettings(low_resolution=20, low_resolution_share=0.0)
+    assert {side(never, step, 10) for step in range(10)} == {32}
+    odd = TrainSettings(low_resolution=30, low_resolution_share=1.0)
+    assert [side(odd, step, 4) for step in range(4)] == [30] * 4

@@ -273,7 +273,7 @@ def test_the_first_part_of_a_run_can_be_trained_on_shrunk_images(
     monkeypatch.setattr(Training, "_resize", resize)
     run = tiny_run(tmp_path, "train.low_resolution=20", "train.low_resolution_share=0.75")
     assert train_run(run, Control(run)).state == "completed"
-    assert sides == [20] * 9 + [32] * 3
+    assert sides == [20] * 3 + [24] * 3 + [28] * 3 + [32] * 3
 
 
 def test_a_net_that_cannot_take_shrunk_images_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -110,9 +110,9 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     batch_size: Count = 128
     """Images per optimizer step."""
     low_resolution: Annotated[int, Meta(ge=0, le=32)] = 0
-    """Side in pixels that images are shrunk to in the first part of the run; 0 means never."""
+    """Side in pixels that images are shrunk to at first, growing by 4 at a time; 0 means never."""
     low_resolution_share: Share = 0.5
-    """Share of the run's steps with shrunk images."""
+    """Share of the run's steps until images have their own size."""
     skip_easy: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Share of the images, those with the least loss, left out of each late epoch; 0 means none."""
     skip_easy_from: Share = 0.5

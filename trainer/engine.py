@@ -264,14 +264,9 @@ class Training:
             self.meter.add(cross_entropy * len(labels), correct, len(labels))
 
     def _resize(self, images: Tensor) -> Tensor:
-        """Shrink a batch in the first part of the run, where coarse shapes are learnt.
-
-        As Howard 2018 ("progressive resizing", DAWNBench) and Tan and Le 2021 (arXiv:2104.00298): a
-        step at 24 pixels costs about half of one at 32.
-        """
-        train = self.config.train
-        side = train.low_resolution
-        if not side or self.at.step >= train.low_resolution_share * self.total_steps:
+        """Shrink a batch in the first part of the run, if the settings ask for it."""
+        side = schedule.side(self.config.train, self.at.step, self.total_steps)
+        if side == images.shape[3]:
             return images
         small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
         return small.to(images.dtype)

@@ -73,7 +73,8 @@ def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
         x = x.mT
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     result: Tensor = x.mT if tall else x
     return result
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events, heap
+from trainer import events, heap, schedule
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.world import World
@@ -242,7 +242,7 @@ def prepare(
             norm=config.model.norm,
             options=config.model.options,
         )
-        for side in {32, config.train.low_resolution or 32}:
+        for side in schedule.sides(config.train):
             registry.check_output(net, len(dataset.classes), side)
         summary = summarize(net)
     except registry.ModelError as error:
