@@ -1,11 +1,12 @@
 """Accuracy against parameters and against seconds, for all presets, each point from a run's log.
 
     python bench/presets.py --data FOLDER --runs-dir RUNS [--preset fast --preset quick] [--seeds 3]
-    python bench/presets.py --runs-dir RUNS --only-table
+    python bench/presets.py --runs-dir RUNS --only-table [--keep bench/results]
 
 Every preset is trained with seeds 0, 1, … by `cifar-tui train`, one run after the other; a run that
 is complete in RUNS is not trained again. The table is made from the logs in RUNS alone: seconds are
 those of training without evaluation and pauses, accuracies are of the last epoch, not the best one.
+`--keep` copies what the table rests on: each run's log, without its progress between epochs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from trainer.errors import UserError
 from trainer.presets import catalog
 from trainer.rundir import RunDir
 from trainer.runstate import Follower, RunState
+
+LEFT_OUT = {"Progress", "LayerStats"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,21 @@ def train_missing(options: argparse.Namespace) -> None:
             subprocess.run(command, check=True, stdout=sys.stderr)
 
 
+def keep(found: list[Point], runs_dir: Path, folder: Path) -> None:
+    """Copy the logs of the points, a file per preset and seed, without names of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for p in found:
+        run = RunDir(runs_dir / p.run)
+        source = json.dumps(submit.read_config(run).data)[1:-1]
+        kept = []
+        for line in run.log.read_text("utf-8").splitlines():
+            entry = json.loads(line.replace(source, "FOLDER") if "/" in source else line)
+            if entry["event"]["kind"] not in LEFT_OUT:
+                entry["event"].pop("host", None)
+                kept.append(json.dumps(entry, separators=(",", ":")) + "\n")
+        (folder / f"{p.preset}-seed{p.seed}.jsonl").write_text("".join(kept), "utf-8")
+
+
 def table(found: list[Point]) -> str:
     """One line a preset: means over its seeds, ± the standard deviation where there are several."""
     head = "| preset | parameters | epochs | seconds | images/s | accuracy | with TTA | seeds |"
@@ -146,11 +164,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only-table", action="store_true", help="train nothing")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the points' logs there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.only_table:
         train_missing(options)
     found = points(options.runs_dir)
+    if options.keep:
+        keep(found, options.runs_dir, options.keep)
     if options.json:
         print(json.dumps([asdict(p) for p in found], indent=1))
     else:

@@ -32,6 +32,10 @@ _TABLE: dict[str, tuple[str, str]] = {
         "model.coursework:DwsLate",
         "coursework, late: under 100k parameters, RF > 52, no FC after the pooling",
     ),
+    "tiny": (
+        "model.tiny:Tiny",
+        "under 100k parameters for the best accuracy: residual depthwise separable layers",
+    ),
     "resnet8": ("model.resnet:resnet8", "ResNet-8 of MLPerf Tiny, 78k parameters"),
     "resnet20": ("model.resnet:resnet20", "ResNet-20 of He et al. 2015 for CIFAR, 270k parameters"),
     "resnet18": ("model.resnet:resnet18", "ResNet-18 with a 3x3 stem for CIFAR, 11 M parameters"),

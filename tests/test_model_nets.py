@@ -54,6 +54,14 @@ def test_dws_late(norm: str) -> None:
     assert not s.fc_after_pooling
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_tiny(norm: str) -> None:
+    s = summarize(registry.build("tiny", norm=norm))
+    assert s.parameters < 100_000
+    assert s.receptive_field == (57, 57)
+    assert s.global_average_pooling
+
+
 @pytest.mark.parametrize("name", ["standard", "dws-normal", "dws-late"])
 def test_coursework_nets_have_four_blocks_and_the_field_their_table_says(name: str) -> None:
     net = registry.build(name)

@@ -18,6 +18,7 @@ WANTED = {
     "quick",
     "resnet18",
     "standard",
+    "tiny-best",
 }
 
 
