@@ -158,7 +158,7 @@ def press_all(terminal: Timed, rounds: int, images: int) -> None:
         for letter in "cat>dog conf>0.5":
             terminal.act("filter: a letter", letter)
         terminal.act("filter: enter", "\r", r"cat>dog")
-        terminal.act("no filter (escape waits 100 ms)", "\x1b", r"mistakes")
+        terminal.act("no filter (escape)", "\x1b", r"mistakes")
         terminal.act("CSV, to the message", "e", r"written to")
         terminal.act("PNG, to the message", "E", r"drawn in")
 

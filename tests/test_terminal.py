@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.style import Style
+from textual import constants, events
+from textual.message import Message
 
 from tests.terminal import Terminal
 from tui.terminal.characters import TABLE, to_ascii
 from tui.terminal.difference import Difference
-from tui.terminal.driver import Output
+from tui.terminal.driver import Output, TerminalDriver
 from tui.terminal.settings import TerminalSettings, detect
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import QUESTION, Traffic
@@ -284,6 +289,81 @@ def test_output_to_a_terminal_that_is_gone_is_dropped() -> None:
         assert output.gone
         output.write("more")
         output.flush()
+
+
+class Keyboard(TerminalDriver):
+    """The reader alone, of a pipe; notes the keys."""
+
+    def __init__(self, fileno: int, settings: TerminalSettings) -> None:
+        self.fileno = fileno
+        self.settings = settings
+        self.exit_event = threading.Event()
+        self._debug = False
+        self._reader_ended = False
+        self.keys: queue.Queue[str] = queue.Queue()
+
+    def process_message(self, message: Message) -> None:
+        assert isinstance(message, events.Key)
+        self.keys.put(message.key)
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Keyboard, int]]:
+    """A reader on a thread, and the descriptor to type on."""
+    monkeypatch.setattr(constants, "ESCAPE_DELAY", constants.ESCAPE_DELAY)  # restored afterwards
+    reader, writer = os.pipe()
+    keyboard = Keyboard(reader, TerminalSettings())
+    thread = threading.Thread(target=keyboard.run_input_thread, daemon=True)
+    thread.start()
+    yield keyboard, writer
+    os.close(writer)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert keyboard._reader_ended
+    os.close(reader)
+
+
+def test_a_lone_escape_is_a_key_and_a_sequence_is_one_too(typed: tuple[Keyboard, int]) -> None:
+    keyboard, writer = typed
+    for keys, names in (
+        (b"\x1b", ["escape"]),
+        (b"\x1b[B", ["down"]),
+        (b"\x1b\x1b[A", ["escape", "up"]),
+        (b"q\xff\xc3", ["q", "replacement_character"]),
+        (b"\xa9", ["é"]),
+    ):
+        os.write(writer, keys)
+        assert [keyboard.keys.get(timeout=10) for _ in names] == names
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_sequence_that_comes_in_parts_is_one_key(
+    monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    """As long as the parts come soon enough, by ESCDELAY or by what the link takes."""
+    monkeypatch.setattr(constants, "ESCAPE_DELAY", 30.0 if said else 0.01)
+    monkeypatch.setenv("ESCDELAY", "30000")
+    if not said:
+        monkeypatch.delenv("ESCDELAY")
+        monkeypatch.setattr(TerminalSettings, "escape", 30.0)
+    reader, writer = os.pipe()
+    keyboard = Keyboard(reader, TerminalSettings())
+    thread = threading.Thread(target=keyboard.run_input_thread, daemon=True)
+    thread.start()
+    for part in (b"\x1b", b"[", b"1;5", b"C"):
+        os.write(writer, part)
+        time.sleep(0.2)  # read one by one
+    assert keyboard.keys.get(timeout=10) == "ctrl+right"
+    os.close(writer)
+    thread.join(10)
+    os.close(reader)
+    assert keyboard.keys.empty()
+
+
+def test_a_slower_link_is_given_longer_for_a_sequence() -> None:
+    local, far = detect({}), detect({"SSH_TTY": "/dev/pts/1"})
+    slow = detect({"SSH_TTY": "/dev/pts/1"}, low_bandwidth=True)
+    assert local.escape < far.escape < slow.escape <= 0.1
 
 
 def app(tmp_path: Path, *options: str, **environment: str) -> Terminal:

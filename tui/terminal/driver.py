@@ -2,6 +2,8 @@
 
 Textual's own writer thread dies of an error, its queue then fills and blocks the app; its reader
 spins on a terminal that has hung up. Both are met here: the app ends instead, and a run goes on.
+The reader also looks only ten times a second whether a lone escape is the key; here it looks when
+that is known.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import os
 import select
 import termios
 import time
-from collections.abc import Callable
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from textual import events
+from textual import constants, events
+from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
@@ -25,6 +29,10 @@ from tui.terminal.traffic import Traffic
 
 ANSWER_SECONDS = 2.0
 """How long leaving waits for the answer to the last question."""
+IDLE_SECONDS = 0.1
+"""Between two looks whether the keyboard's thread is to end."""
+LATE = 0.002
+"""Seconds after its end that the wait behind an escape is looked at: never just before."""
 
 
 class Output:
@@ -107,6 +115,33 @@ class TerminalDriver(LinuxDriver):
             self.run_input_thread()
         except OSError:  # the terminal is gone: the app looks at that and ends
             self._reader_ended = True
+
+    def run_input_thread(self) -> None:
+        """Read keys and answers until the app ends or the terminal is gone."""
+        if "ESCDELAY" not in os.environ:  # Textual takes that as it is
+            constants.ESCAPE_DELAY = self.settings.escape  # type: ignore[misc]
+        parser = XTermParser(self._debug)
+        for text in self._typed():
+            for message in parser.feed(text) if text else parser.tick():
+                self.process_message(message)
+        # a message that is half there is of no use now
+        tuple(parser.feed(""))
+
+    def _typed(self) -> Iterator[str]:
+        """What has come; empty where nothing has for as long as an escape alone is waited for."""
+        decode = getincrementaldecoder("utf-8")("replace").decode
+        patience = IDLE_SECONDS
+        while not self.exit_event.is_set():
+            if not select.select([self.fileno], [], [], patience)[0]:
+                patience = IDLE_SECONDS
+                yield ""
+                continue
+            data = os.read(self.fileno, 4096)
+            if not data:
+                self._reader_ended = True
+                return
+            patience = constants.ESCAPE_DELAY + LATE
+            yield decode(data)
 
     def process_message(self, message: Message) -> None:
         """Take the answer to ``Traffic.ask``; runs on the input's thread."""

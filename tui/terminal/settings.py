@@ -36,6 +36,15 @@ class TerminalSettings:
         return self.remote or self.low_bandwidth
 
     @property
+    def escape(self) -> float:
+        """Seconds without a byte after which an escape is the key and begins no sequence.
+
+        A terminal writes a sequence at once, and SSH sends it in one packet; a link of 9,600 baud
+        takes a millisecond for each byte.
+        """
+        return 0.1 if self.low_bandwidth else 0.05 if self.remote else 0.025
+
+    @property
     def polls(self) -> float:
         """How many times as long as usual it is between two looks at the logs."""
         return 4.0 if self.low_bandwidth else 1.0
