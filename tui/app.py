@@ -12,6 +12,7 @@ from textual import events
 from textual._context import active_app
 from textual.app import App
 from textual.css.query import NoMatches
+from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
 
@@ -23,6 +24,7 @@ from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
+from tui.quick_filter import QuickFilters
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
@@ -108,6 +110,7 @@ class CifarApp(App[None]):
         """
         self.terminal = terminal or TerminalSettings()
         self.traffic = Traffic(self.terminal.rate)
+        self._quick_filters = QuickFilters()
         super().__init__(driver_class=driver_class(self.terminal, self.traffic))
         self.animation_level = "none"
         alerts = alerts or AlertSettings()
@@ -129,6 +132,10 @@ class CifarApp(App[None]):
         for theme in themes.THEMES:
             self.register_theme(theme)
         self.theme = themes.DARK.name
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters, in less time."""
+        return self._quick_filters.of(super().get_line_filters())
 
     # ---- what screens ask -------------------------------------------------------------------
 

@@ -13,7 +13,11 @@ from typing import NamedTuple
 from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 
-_ESCAPE = re.compile(r"\x1b\[([0-9;]*)m|(\x1b\[[0-9;]*H)|(\x1b(?:\[\?1049[hl])?)")
+_COLOUR = r"8;2;[0-9]+;[0-9]+;[0-9]+"
+_ESCAPE = re.compile(
+    rf"\x1b\[(3{_COLOUR});(4{_COLOUR})m([^\x1b\r\n]+)\x1b\[0m"
+    r"|\x1b\[([0-9;]*)m|(\x1b\[[0-9;]*H)|(\x1b(?:\[\?1049[hl])?)"
+)
 
 
 class Look(NamedTuple):
@@ -44,17 +48,37 @@ class Thin:
             if match.start() > at:
                 self._put(text[at : match.start()], out)
             at = match.end()
-            if match.lastindex == 1:
-                self._wanted = restyled(self._wanted, match[1])
-            elif match.lastindex == 2:
-                out.append(match[2])
+            kind = match.lastindex
+            if kind == 3:
+                self._pixels(*match.groups()[:3], out)
+            elif kind == 4:
+                self._wanted = restyled(self._wanted, match[4])
+            elif kind == 5:
+                out.append(match[5])
             else:  # it may erase or leave the screen: the style must be as it would have been
                 out.append(self._change())
-                out.append(match[3])
-                if len(match[3]) > 1:  # another screen, where the style may be another
+                out.append(match[6])
+                if len(match[6]) > 1:  # another screen, where the style may be another
                     self._shown = None
         self._put(text[at:], out)
         return "".join(out)
+
+    def _pixels(self, foreground: str, background: str, text: str, out: list[str]) -> None:
+        """Two colours and a reset: what images are made of, thousands of times in a picture."""
+        before, wanted = self._shown, self._wanted
+        after = Look(wanted.attributes, foreground, background)
+        self._wanted = PLAIN
+        if before is None or before.attributes or wanted.attributes:
+            out.append("" if before == after else transition(before, after))
+        elif foreground == before.foreground:
+            if background != before.background:
+                out.append(f"\x1b[{background}m")
+        elif background == before.background:
+            out.append(f"\x1b[{foreground}m")
+        else:
+            out.append(f"\x1b[{foreground};{background}m")
+        self._shown = after
+        out.append(text)
 
     def _put(self, text: str, out: list[str]) -> None:
         if text.strip("\r\n"):

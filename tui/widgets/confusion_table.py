@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from rich.cells import set_cell_size
@@ -24,6 +25,13 @@ from tui.widgets.tile import fit
 LABEL = 10
 HEAD = 2
 """Lines above the first row: what the axes are, the predicted classes."""
+
+
+@lru_cache(maxsize=128)
+def shade(base: Color, goal: Color, twelfths: int) -> Style:
+    """A background so many twelfths of the way to a colour, and letters that can be read on it."""
+    mixed = base.blend(goal, twelfths / 12)
+    return Style(bgcolor=mixed.rich_color, color=mixed.get_contrast_text(1).rich_color)
 
 
 class ConfusionTable(ScrollView, can_focus=True):
@@ -142,9 +150,10 @@ class ConfusionTable(ScrollView, can_focus=True):
             ]
             return Segment(fit("actual ↓", LABEL), dim), heads
         label = Segment(fit(self._names[row], LABEL), bold if at >= 0 else dim)
-        return label, [self._cell(row, column, column == at) for column in range(len(self._matrix))]
+        columns = range(len(self._matrix))
+        return label, [self._cell(row, column, column == at, plain) for column in columns]
 
-    def _cell(self, row: int, column: int, here: bool) -> Segment:
+    def _cell(self, row: int, column: int, here: bool, plain: Style) -> Segment:
         count, share = int(self._matrix[row, column]), float(self._shares[row, column])
         words = f"{100 * share:.0f}" if self.percent else str(count)
         words = (words if count else "·").rjust(self.cell_width)
@@ -158,8 +167,8 @@ class ConfusionTable(ScrollView, can_focus=True):
                 bgcolor=colours[background],
                 bold=True,
             )
-            return Segment(words, self.rich_style + style)
-        return Segment(words, self.rich_style + self._shade(row == column, share))
+            return Segment(words, plain + style)
+        return Segment(words, plain + self._shade(row == column, share))
 
     def _shade(self, diagonal: bool, share: float) -> Style:
         colours = self.app.theme_variables
@@ -169,8 +178,7 @@ class ConfusionTable(ScrollView, can_focus=True):
         goal = Color.parse(colours["success" if diagonal else "error"])
         # the root: a confusion of 3 % must be seen beside a diagonal of 90 %
         strength = 0.55 * share**0.5 if diagonal else min(0.85, 1.9 * share**0.5)
-        mixed = base.blend(goal, round(strength * 12) / 12)
-        return Style(bgcolor=mixed.rich_color, color=mixed.get_contrast_text(1).rich_color)
+        return shade(base, goal, round(strength * 12))
 
     # ---- keys -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from rich.style import Style
 from textual.color import Color
 
 from trainer.analysis.confusion import Matrix
-from tui.widgets.confusion_table import LABEL, ConfusionTable
+from tui.widgets.confusion_table import LABEL, ConfusionTable, shade
 
 
 class DifferenceTable(ConfusionTable):
@@ -34,15 +34,15 @@ class DifferenceTable(ConfusionTable):
         wide = LABEL + 5 * len(self._matrix) <= self.size.width
         return max(5 if wide else 4, len(str(largest)) + 2)
 
-    def _cell(self, row: int, column: int, here: bool) -> Segment:
+    def _cell(self, row: int, column: int, here: bool, plain: Style) -> Segment:
         change, share = int(self._matrix[row, column]), float(self._shares[row, column])
         words = (f"{change:+d}" if change else "·").rjust(self.cell_width)
         if not here:
-            return Segment(words, self.rich_style + self._shade(row == column, share))
+            return Segment(words, plain + self._shade(row == column, share))
         colours = self.app.theme_variables
         name = "block-cursor-background" if self.has_focus else "block-cursor-blurred-background"
         text = colours["block-cursor-foreground"] if self.has_focus else None
-        return Segment(words, self.rich_style + Style(color=text, bgcolor=colours[name], bold=True))
+        return Segment(words, plain + Style(color=text, bgcolor=colours[name], bold=True))
 
     def _shade(self, diagonal: bool, share: float) -> Style:
         colours = self.app.theme_variables
@@ -50,12 +50,8 @@ class DifferenceTable(ConfusionTable):
             return Style(color=colours["secondary" if diagonal else "panel"])
         base = Color.parse(colours["background"])
         goal = Color.parse(colours["warning" if share > 0 else "primary"])
-        mixed = base.blend(goal, round((0.12 + 0.73 * abs(share) ** 0.5) * 12) / 12)
-        return Style(
-            bgcolor=mixed.rich_color,
-            color=mixed.get_contrast_text(1).rich_color,
-            underline=diagonal or None,
-        )
+        style = shade(base, goal, round((0.12 + 0.73 * abs(share) ** 0.5) * 12))
+        return style + Style(underline=True) if diagonal else style
 
     def about_cell(self) -> str:
         """The cell under the cursor in words."""
