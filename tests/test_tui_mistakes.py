@@ -606,7 +606,8 @@ def test_the_app_s_own_data_may_hold_the_images(
         raise sources.DataError(f"{source} does not exist")
 
     monkeypatch.setattr(sources, "load_test", load_test)
-    found = evaluations.read_pictures(("away", "cifar10", "here"), synthetic.fingerprint)
+    place, found = evaluations.read_pictures(("away", "cifar10", "here"), synthetic.fingerprint)
+    assert place == "here"
     assert found is synthetic.test.images
     assert asked == ["away", "cifar10", "here"]
     with pytest.raises(sources.DataError, match="not here: away does not exist"):

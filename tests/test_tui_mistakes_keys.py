@@ -136,6 +136,11 @@ async def test_a_list_without_paths_is_written(
             raise DataError("/gone is gone")
 
         monkeypatch.setattr(sources, "load_test", gone)
+        monkeypatch.setattr(
+            sources,
+            "available",
+            lambda source: sources.Availability(source, False, "gone since", "folder"),
+        )
         await pilot.press("e")
         line = await told(pilot, app)
     assert "; no paths: the images of this run are not here: " in line

@@ -44,6 +44,8 @@ class EvaluationLoader:
         self._history_of: Histories | None = None
         self.evaluation: Evaluation | None = None
         self.pictures: Pictures | None = None
+        self.place = ""
+        """The source that has them."""
         self.problem = ""
         """Why there is no evaluation."""
         self.pictures_problem = ""
@@ -107,7 +109,9 @@ class EvaluationLoader:
         self, candidates: tuple[str, ...], fingerprint: str, images: int
     ) -> None:
         try:
-            found = await asyncio.to_thread(evaluations.read_pictures, candidates, fingerprint)
+            place, found = await asyncio.to_thread(
+                evaluations.read_pictures, candidates, fingerprint
+            )
         except UserError as error:
             if fingerprint == self._pictures_of:
                 self.pictures_problem = str(error)
@@ -115,7 +119,7 @@ class EvaluationLoader:
             return
         if fingerprint == self._pictures_of:
             if len(found) == images:
-                self.pictures = found
+                self.place, self.pictures = place, found
             else:
                 self.pictures_problem = f"{len(found)} images, but {images} predictions"
             self._changed()

@@ -82,15 +82,16 @@ def read(
     )
 
 
-def read_pictures(candidates: Sequence[str], fingerprint: str) -> Pictures:
-    """The test images that predictions were made on, out of the first source that has them.
+def read_pictures(candidates: Sequence[str], fingerprint: str) -> tuple[str, Pictures]:
+    """The first source that has the test images that predictions were made on, and the images.
 
     Raises:
         DataError: none has; the reason is the first source's.
     """
     from trainer.analysis import pictures
 
-    return pictures.load(candidates, fingerprint)[1].test.images
+    place, data = pictures.load(candidates, fingerprint)
+    return place, data.test.images
 
 
 def candidates(state: RunState, current: str) -> tuple[str, ...]:

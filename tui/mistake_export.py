@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from trainer.analysis import export as tables
@@ -22,6 +21,8 @@ class Listed:
     """int64 [K], in the order shown."""
     pictures: Pictures | None
     sort: Sort
+    place: str
+    """The source that the pictures came from; empty without them."""
     places: tuple[str, ...]
     """Where the data set may be, the likeliest first."""
     runs_dir: Path
@@ -52,7 +53,10 @@ def _paths(listed: Listed) -> list[str]:
     from trainer.analysis import pictures
     from trainer.data import sources
 
-    place, _ = pictures.load(listed.places, listed.evaluation.fingerprint)
+    place = listed.place
+    # read and compared once is enough, it takes longer than the rest; unless it is gone since
+    if not place or not sources.available(place).ready:
+        place, _ = pictures.load(listed.places, listed.evaluation.fingerprint)
     return sources.image_paths(place, len(listed.evaluation.images))
 
 
@@ -73,8 +77,6 @@ def as_png(listed: Listed) -> str:
         f"by {listed.sort}"
     )
     image = grid_png.draw(found.images, shown, listed.pictures, found.classes, title=title)
-    file = BytesIO()
-    image.save(file, format="PNG")
-    path = Export({listed.name("png"): file.getvalue()}).write(listed.runs_dir)
+    path = Export({listed.name("png"): grid_png.encoded(image)}).write(listed.runs_dir)
     of = "" if len(shown) == count else f"the first {len(shown):,} of "
     return f"{of}{count:,} images drawn in {path / listed.name('png')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,13 @@ def draw(
     return picture
 
 
+def encoded(picture: Image.Image) -> bytes:
+    """A picture as PNG; half again as fast as by default, a tenth larger."""
+    file = BytesIO()
+    picture.save(file, format="PNG", compress_level=3)
+    return file.getvalue()
+
+
 def save(picture: Image.Image, path: Path) -> None:
     """Write a PNG whole or not at all.
 
@@ -84,7 +92,7 @@ def save(picture: Image.Image, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
-            picture.save(partial, format="PNG")
+            partial.write_bytes(encoded(picture))
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

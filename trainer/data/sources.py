@@ -85,7 +85,8 @@ class Place:
                 file = next(iter(self.layout.test))
             case binary.Layout():
                 file = self.layout.test_file
-        return [f"{self.path / file}#{i}" for i in range(images)]
+        place = str(self.path / file)
+        return [f"{place}#{i}" for i in range(images)]
 
     def read_train(self) -> tuple[TrainSplit, tuple[str, ...]]:
         """The training split and notices on it."""

@@ -19,6 +19,9 @@ from tui.screens.base import StoreScreen
 from tui.screens.dialogs import Dialog
 from tui.widgets.mistake_grid import MistakeGrid
 
+MANY = 100
+"""Images that take so long to draw that it is said."""
+
 
 class MistakesKeys(StoreScreen):
     """Export as CSV and as PNG, jump to an index."""
@@ -59,6 +62,8 @@ class MistakesKeys(StoreScreen):
 
     def action_save_png(self) -> None:
         """The shown images as one picture."""
+        if self.loader.pictures is not None and self.query_one(MistakeGrid).count > MANY:
+            self.cifar.tell("drawing the images…")
         self._save(as_png, "draw the images")
 
     def _save(self, write: Callable[[Listed], str], description: str) -> None:
@@ -69,6 +74,7 @@ class MistakesKeys(StoreScreen):
             evaluation=found,
             chosen=self.query_one(MistakeGrid).indices,
             pictures=self.loader.pictures,
+            place=self.loader.place if self.loader.pictures is not None else "",
             sort=self.sort,
             places=evaluations.candidates(run.state, self.cifar.data),
             runs_dir=self.store.runs_dir,
