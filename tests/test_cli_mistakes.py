@@ -16,6 +16,7 @@ from trainer import predictions
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.data import sources
+from trainer.events import RunEnded
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 
@@ -64,10 +65,15 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def test_the_table(cli: Cli, run: RunDir) -> None:
     code, text, _ = cli("last")
     assert code == 0
-    first, head, *rows = text.splitlines()
+    first, confused, calibration, head, *rows = text.splitlines()
     assert first == (
         "3 of 6 test images misclassified: 50.00 % test accuracy, epoch 3, data synthetic"
     )
+    assert confused == (
+        "most confused: ring > disc 1 (33.33 %), ring > stripes 1 (33.33 %), "
+        "stripes > ring 1 (50.00 %)"
+    )
+    assert calibration.startswith("calibration: mean confidence 80.00 %, expected calibration")
     assert "p(predicted)" in head
     assert [row.split()[0] for row in rows] == ["3", "1", "4"]
     assert rows[0].split()[1:] == ["stripes", "ring", "100.00", "%", "0.00", "%", "16.636"]
@@ -128,6 +134,12 @@ def test_no_predictions(cli: Cli, run: RunDir) -> None:
     code, _, err = cli("last")
     assert code == 2
     assert "no predictions yet" in err
+    ended = sample_log.envelope(3, RunEnded(state="stopped"))
+    rest = [*sample_log.whole()[:3], ended]
+    run.log.write_bytes(sample_log.lines(rest))
+    code, _, err = cli("last")
+    assert code == 2
+    assert "no predictions: it ended before its first evaluation" in err
 
 
 def test_a_log_that_names_a_file_elsewhere(cli: Cli, run: RunDir) -> None:
@@ -145,6 +157,7 @@ def test_damaged_predictions(cli: Cli, run: RunDir) -> None:
     assert code == 2
     assert "cannot be read" in err
     assert err.count("\n") == 1
+    assert "there are other epochs (--epoch): 1, 2\n" in err
 
 
 # ---- filters, people, pictures ----------------------------------------------------------------
@@ -205,7 +218,7 @@ def review(tmp_path: Path) -> Path:
 def test_whose_fault(cli: Cli, run: RunDir, human: Path, review: Path) -> None:
     code, text, err = cli("last", "--human", human, "--review", review, "--sort", "human")
     assert (code, err) == (0, "")
-    _, fault, right, reviewed, head, *rows = text.splitlines()
+    _, _, _, fault, right, reviewed, head, *rows = text.splitlines()
     assert "1 where people are sure" in fault
     assert "2 where people doubt it too (66.67 %)" in fault
     assert right.startswith("right: 2 where people are sure, 1 where people doubt")

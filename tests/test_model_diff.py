@@ -50,6 +50,19 @@ def test_difference_of_confusions() -> None:
     assert (confusion(FIRST.labels, FIRST.predicted, 3) + found).tolist() == second.tolist()
 
 
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [(0, "p = 1"), (8, "p = 0.00781"), (60, "p = 1.73e-18"), (3000, "p < 1e-300")],
+)
+def test_a_p_value_in_words_is_never_0(fixed: int, words: str) -> None:
+    labels = [0] * max(1, fixed)
+    wrong = predicting([1] * len(labels), labels)
+    second = predicting([0 if fixed else 1] * len(labels), labels)
+    found = model_diff.compare(wrong, second)
+    assert len(found.fixed) == fixed
+    assert found.p_words == words
+
+
 @given(st.integers(0, 400), st.integers(0, 400))
 @settings(max_examples=150, deadline=None)
 def test_mcnemar_against_scipy(fixed: int, broken: int) -> None:

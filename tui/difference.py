@@ -172,7 +172,7 @@ def verdict(found: ModelDiff) -> str:
     if not fixed + broken:
         return "Both are right on the same images: McNemar's test has nothing to weigh."
     p = found.p_value
-    figures = f"McNemar's exact p = {p:.3g}: "
+    figures = f"McNemar's exact {found.p_words}: "
     apart = (
         f"of {fixed + broken:,} images on which one alone is right, {fixed:,} fall to the second"
     )

@@ -14,6 +14,8 @@ from trainer.errors import RunError
 from trainer.predictions import Predictions
 
 Indices = NDArray[np.int64]
+SMALLEST_P = 1e-300
+"""Below this a float is no longer exact, and at last 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,12 @@ class ModelDiff:
     def p_value(self) -> float:
         """McNemar's exact two-sided p-value of fixed against broken."""
         return mcnemar(len(self.fixed), len(self.broken))
+
+    @property
+    def p_words(self) -> str:
+        """The p-value for reading: ``p = 0.031``; never 0, where it is too small for a float."""
+        p = self.p_value
+        return f"p = {p:.3g}" if p >= SMALLEST_P else f"p < {SMALLEST_P:.0e}"
 
     @cached_property
     def confusion(self) -> Matrix:

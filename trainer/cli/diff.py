@@ -149,7 +149,7 @@ def _summary(first: Evaluation, second: Evaluation, found: ModelDiff) -> list[st
         *table(COUNT_COLUMNS, counts),
         "",
         f"the second fixes {n['fixed']:,} and breaks {n['broken']:,} of {len(first.images):,} "
-        f"{clean(first.found.split)} images: McNemar's exact p = {found.p_value:.3g}; "
+        f"{clean(first.found.split)} images: McNemar's exact {found.p_words}; "
         f"of {n['both_wrong']:,} wrong in both, {len(found.same_mistake):,} are the same mistake",
     ]
     cells = _cells(found, first.classes)

@@ -116,7 +116,10 @@ def open_evaluation(
     follower = Follower(find(directory, run))
     folded = follower.catch_up()
     saved = _choose(folded, follower.run.id, epoch)
-    found = predictions.load(follower.run.inside(saved.path))
+    try:
+        found = predictions.load(follower.run.inside(saved.path))
+    except RunError as error:
+        raise RunError(f"{error}{_others(folded, saved)}") from None
     images = mistakes.table(found)
     people = reviewed = None
     if human_file is not None:
@@ -138,9 +141,26 @@ def open_evaluation(
 def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
     plain = [p for p in folded.predictions if p.variant == "plain"]
     if not plain:
-        raise RunError(f"run {run} has no predictions yet: its first evaluation saves them")
+        raise RunError(f"run {run} has no predictions{_why_none(folded)}")
     fits = [p for p in plain if epoch is None or p.epoch == epoch]
     if not fits:
         have = ", ".join(str(p.epoch) for p in plain[-10:])
         raise RunError(f"run {run} has no predictions of epoch {epoch}, but of {have}")
     return fits[-1]
+
+
+def _why_none(folded: RunState) -> str:
+    if folded.evals:
+        return ": those of its evaluations were not saved, see its notices (cifar-tui show)"
+    if folded.ended is not None:
+        return ": it ended before its first evaluation"
+    return " yet: its first evaluation saves them"
+
+
+def _others(folded: RunState, saved: PredictionsSaved) -> str:
+    """Which other epochs may be asked for."""
+    epochs = [p.epoch for p in folded.predictions if p.variant == "plain" and p is not saved]
+    if not epochs:
+        return ""
+    few = ", ".join(map(str, epochs[-5:]))
+    return f"; there are other epochs (--epoch): {'…, ' if len(epochs) > 5 else ''}{few}"

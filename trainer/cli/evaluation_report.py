@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.analysis import calibration, confusion, human, label_doubt, review
 from trainer.cli.evaluation import Evaluation
-from trainer.cli.output import number, percent
+from trainer.cli.output import clean, number, percent
 from trainer.cli.runs import data_kind
 
 
@@ -61,10 +61,30 @@ def _people(opened: Evaluation, people: human.People) -> dict[str, Any]:
     }
 
 
+MOST_CONFUSED = 5
+"""Pairs that are named in the text; the report has ten."""
+
+
+def _confused(opened: Evaluation) -> list[str]:
+    images, names = opened.images, [clean(name, 30) for name in opened.classes]
+    matrix = confusion.confusion(images.actual, images.predicted, images.classes)
+    pairs = [
+        f"{names[pair.actual]} > {names[pair.predicted]} {pair.count:,} ({percent(pair.share)})"
+        for pair in confusion.most_confused(matrix, MOST_CONFUSED)
+    ]
+    return [f"most confused: {', '.join(pairs)}"] if pairs else []
+
+
 def lines(opened: Evaluation) -> list[str]:
-    """What people say, for reading; nothing where it is not known."""
+    """Most confused pairs, calibration, and what people say where it is known; for reading."""
     images = opened.images
-    said = []
+    said = _confused(opened)
+    figures = calibration.calibration(images.confidence, images.right)
+    if figures.error is not None:
+        said.append(
+            f"calibration: mean confidence {percent(figures.confidence)}, expected calibration "
+            f"error {percent(figures.error)}"
+        )
     if images.people is not None:
         quadrants = human.quadrants(images.wrong, images.people)
         n = quadrants.counts
