@@ -257,6 +257,40 @@ async def test_what_people_say_of_an_image(
             assert share > whole.partition("people 0.40 ")[2].count("█") > 0
 
 
+async def test_without_evaluations_it_is_said_why(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", epochs=2, done=0, end="stopped")
+    app = app_with(run)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1 and not app.store.loading)
+        await pilot.press("4")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        await pilot.press("w")
+        await until(pilot, lambda: len(app._notifications))
+        await pilot.press("d")
+        await until(pilot, lambda: len(app._notifications) > 1)
+        told = [note.message for note in app._notifications]
+        assert told == [
+            "This run has no evaluations: it ended before its first one.",
+            "there is no evaluation of this run to put beside another",
+        ]
+        assert isinstance(app.screen, MistakesScreen)
+
+
+async def test_predictions_that_cannot_be_read_are_said(tmp_path: Path, run: RunDir) -> None:
+    path = next(run.path.rglob("*.npz"))
+    path.write_bytes(path.read_bytes()[:100])
+    app = app_with(run)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1 and not app.store.loading)
+        await pilot.press("4")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        screen = app.screen
+        assert isinstance(screen, MistakesScreen)
+        fault = FaultScreen(screen.loader)  # perhaps before anything is read
+        await app.push_screen(fault)
+        await until(pilot, lambda: "cannot be read" in said(fault, "#what"))
+
+
 def test_options() -> None:
     assert quick_options(["--human", "a.npy", "--review=b.json"]) == {
         "human": "a.npy",

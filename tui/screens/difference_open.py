@@ -26,6 +26,7 @@ def marked_runs(app: CifarApp) -> None:
 def evaluations_of(app: CifarApp, run: Follower | None, saved: PredictionsSaved | None) -> None:
     """Ask which other evaluation of the run this one is put beside; the earlier comes first."""
     if run is None or saved is None or saved not in run.state.predictions:
+        app.tell("there is no evaluation of this run to put beside another")
         return
     listed = list(run.state.predictions)
     if len(listed) < 2:

@@ -69,6 +69,8 @@ class FaultScreen(ModalScreen[Group | None]):
 
     def _fill(self) -> None:
         found = self._loader.evaluation
+        if found is None and self._loader.problem:
+            self._say("#what", Text(f"Whose fault  {clean(self._loader.problem, 300)}"))
         if found is None or found is self._shown:
             return
         self._shown, self._fault = found, fault(found.images)

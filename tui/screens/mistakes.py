@@ -205,8 +205,9 @@ class MistakesScreen(MistakesKeys):
         self._show_page()
         problem = ""
         if found is not None:
-            problem = "; ".join(filter(None, (self.loader.pictures_problem, *found.notices)))
-        self._say("#problem", Text(clean(problem, 400)))
+            known = filter(None, (self.loader.pictures_problem, *found.notices))
+            problem = "\n".join(clean(line, 400) for line in known)
+        self._say("#problem", Text(problem))
         self.query_one("#problem").display = bool(problem)
 
     def _show_page(self) -> None:
@@ -388,6 +389,9 @@ class MistakesScreen(MistakesKeys):
 
     def action_fault(self) -> None:
         """Whose fault the mistakes are; the chosen ones are shown."""
+        if why := mistake_lines.why_nothing(self.store.current, self.loader.problem):
+            self.cifar.tell(why, severity="warning")
+            return
         self.app.push_screen(FaultScreen(self.loader), self._show_group)
 
     def _show_group(self, group: Group | None) -> None:
