@@ -145,6 +145,26 @@ def test_gray_follows_luma() -> None:
     assert codes == [232, 232 + int(0.587 * 255 + 0.5) * 24 // 256, 255]
 
 
+def test_four_grays_are_dithered_over_the_image_s_own_range() -> None:
+    ramp = np.repeat(np.linspace(100, 150, 32).round().astype(np.uint8), 32)
+    image = np.repeat(ramp.reshape(32, 32, 1), 3, 2)
+    steps = {16: 0, 240: 1, 248: 2, 231: 3}
+    cells = [
+        (steps[code], place)
+        for row in half_blocks(image, color="16")
+        for cell in row
+        for code, place in ((cell.foreground, 0), (cell.background, 1))
+        if code is not None
+        for _ in cell.text
+    ]
+    assert {step for step, _ in cells} == {0, 1, 2, 3}
+    means = [np.mean([step for step, _ in cells[i : i + 128]]) for i in range(0, 1024, 128)]
+    assert means == sorted(means)
+    assert np.mean([step for step, _ in cells]) == pytest.approx(1.5, abs=0.1)
+    flat = half_blocks(np.full((3, 5, 3), 77, np.uint8), color="16")
+    assert [cell.foreground for row in flat for cell in row] == [16, 16]
+
+
 def test_ascii_has_no_colour() -> None:
     image = np.zeros((4, 2, 3), np.uint8)
     image[:2] = 255
@@ -164,7 +184,7 @@ def test_segments_carry_the_colours() -> None:
     assert first.style.color.get_truecolor() == (255, 0, 0)
     assert first.style.bgcolor.get_truecolor() == (0, 0, 255)
     assert second.text == "▀"
-    for color in ("true", "256", "grey", "ascii"):
+    for color in ("true", "256", "grey", "16", "ascii"):
         for line in to_segments(noise(3, 32, 32), color=color):
             assert sum(segment.cell_length for segment in line) == 32
 

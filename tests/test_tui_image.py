@@ -190,6 +190,25 @@ async def test_the_layer_of_the_layers_screen_is_the_first_one(tmp_path: Path, r
         assert shown._inside.layer == wanted
 
 
+async def test_the_first_layer_counts_once_the_cursor_came_back_to_it(
+    tmp_path: Path, run: RunDir
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("3")
+        await until(pilot, lambda: app.screen.query_one(LayerTable).row_count > 2)
+        table = app.screen.query_one(LayerTable)
+        assert not table.moved
+        shown = await enlarged(pilot, app)
+        assert shown._inside.layer == "", "nobody chose a layer"
+        await pilot.press("escape", "3", "down", "up")
+        await until(pilot, lambda: table.moved and table.cursor_row == 0)
+        assert table.chosen is not None
+        shown = await enlarged(pilot, app)
+        assert shown._inside.layer == table.chosen.last.path
+
+
 def layer(path: str, kind: str) -> LayerRow:
     return LayerRow(
         path=path,
@@ -205,7 +224,7 @@ def layer(path: str, kind: str) -> LayerRow:
 def test_the_convolution_of_a_row() -> None:
     rows = [layer("c1", "Conv2d"), layer("r1", "ReLU"), layer("c2", "Fp32Conv2d"), layer("x", "L")]
     found = [inside.convolution_at(rows, path) for path in ("c1", "r1", "c2", "x", "gone")]
-    assert found == ["", "c1", "c2", "c2", ""]
+    assert found == ["c1", "c1", "c2", "c2", ""]
     assert inside.convolution_at([], "c1") == ""
 
 

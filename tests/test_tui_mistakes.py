@@ -214,7 +214,7 @@ async def test_fewer_colours(
 
 @pytest.mark.parametrize(
     ("system", "mode"),
-    [("truecolor", "true"), ("256", "256"), ("standard", "ascii"), (None, "ascii")],
+    [("truecolor", "true"), ("256", "256"), ("standard", "16"), (None, "ascii")],
 )
 def test_what_a_terminal_can_show(system: str | None, mode: str) -> None:
     console = SimpleNamespace(color_system=system)

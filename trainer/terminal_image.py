@@ -19,14 +19,20 @@ from rich.style import Style
 
 from trainer.data.dataset import clean
 
-ColorMode = Literal["true", "256", "grey", "ascii"]
-"""24-bit colour, the 256-colour palette, gray in the palette, or no colour at all."""
+ColorMode = Literal["true", "256", "grey", "16", "ascii"]
+"""24-bit colour, the 256-colour palette, gray in the palette, the four grays among 16 colours, or
+no colour at all."""
 Pixels = NDArray[np.uint8]
 
 UPPER_HALF = "▀"
 RAMP = " .:-=+*#%@"
 """From dark to light."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAYS = np.array([16, 240, 248, 231], np.int64)
+"""Of the palette: what black, bright black, white and bright white are the nearest to."""
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
+"""Ordered dithering: Bayer, "An optimum method for two-level rendition of continuous-tone
+pictures", ICC 1973."""
 _TRUE = ColorType.TRUECOLOR
 _COLOR = tuple.__new__
 _CUBE = np.array([0, 95, 135, 175, 215, 255], np.int32)
@@ -211,6 +217,8 @@ def _codes(pixels: Pixels, color: ColorMode) -> NDArray[np.int64]:
         return values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
     if color == "grey":
         return _luma(pixels) * 24 // 256 + 232
+    if color == "16":
+        return _dithered(_luma(pixels))
     # the nearer of the 6x6x6 cube's colour and the gray of the same lightness
     values = pixels.astype(np.int32)
     steps = np.where(values < 48, 0, np.where(values < 115, 1, (values - 35) // 40))
@@ -223,6 +231,16 @@ def _codes(pixels: Pixels, color: ColorMode) -> NDArray[np.int64]:
     number = 16 + 36 * steps[..., 0] + 6 * steps[..., 1] + steps[..., 2]
     nearest: NDArray[np.int64] = np.where(gray_error < cube_error, 232 + gray, number)
     return nearest.astype(np.int64)
+
+
+def _dithered(luma: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Four grays over the image's own range: few images have all of black to white."""
+    low, high = np.percentile(luma, (2, 98))
+    share = ((luma - low) / max(1.0, high - low)).clip(0, 1)
+    height, width = luma.shape
+    threshold = np.tile((_BAYER + 0.5) / 16, (height // 4 + 1, width // 4 + 1))[:height, :width]
+    steps: NDArray[np.int64] = np.floor(3 * share + threshold).clip(0, 3).astype(np.int64)
+    return _GRAYS[steps]
 
 
 def _luma(pixels: Pixels) -> NDArray[np.int64]:

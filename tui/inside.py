@@ -33,10 +33,7 @@ def checkpoint_of(run: Follower, epoch: int) -> str:
 
 
 def convolution_at(layers: Sequence[LayerRow], chosen: str) -> str:
-    """The convolution that was chosen, or the last one before what was; empty: none, or the first
-    row, where the cursor stands when nobody chose anything."""
-    if not layers or layers[0].path == chosen:
-        return ""
+    """The convolution that was chosen, or the last one before what was; empty: none."""
     found = ""
     for layer in layers:
         if layer.type.endswith("Conv2d"):

@@ -28,8 +28,10 @@ def why_nothing(run: Follower | None, problem: str) -> str:
     return ""
 
 
-def title(run: Follower | None, found: Evaluation | None, colours: dict[str, str]) -> Text:
-    """Run, data, epoch, accuracy with its split."""
+def title(
+    run: Follower | None, found: Evaluation | None, colours: dict[str, str], problem: str = ""
+) -> Text:
+    """Run, data, epoch, accuracy with its split; ``problem``: why there is no evaluation."""
     text = Text(no_wrap=True)
     if run is None or run.state.queued is None:
         return text
@@ -46,7 +48,7 @@ def title(run: Follower | None, found: Evaluation | None, colours: dict[str, str
         wrong = int(found.images.wrong.sum())
         text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
         text.append(f", {wrong:,} of {len(found.images):,} wrong")
-    elif run.state.predictions:
+    elif run.state.predictions and not problem:
         text.append("  reading…", style=colours["secondary"])
     return text
 

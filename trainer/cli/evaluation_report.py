@@ -79,11 +79,11 @@ def lines(opened: Evaluation) -> list[str]:
     """Most confused pairs, calibration, and what people say where it is known; for reading."""
     images = opened.images
     said = _confused(opened)
-    figures = calibration.calibration(images.confidence, images.right)
-    if figures.error is not None:
+    calibrated = calibration.calibration(images.confidence, images.right)
+    if calibrated.error is not None:
         said.append(
-            f"calibration: mean confidence {percent(figures.confidence)}, expected calibration "
-            f"error {percent(figures.error)}"
+            f"calibration: mean confidence {percent(calibrated.confidence)}, expected calibration "
+            f"error {percent(calibrated.error)}"
         )
     if images.people is not None:
         quadrants = human.quadrants(images.wrong, images.people)

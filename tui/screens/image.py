@@ -130,9 +130,9 @@ class ImageScreen(ModalScreen[None]):
         if net is None:
             return ""
         with suppress(KeyError, NoMatches):
-            row = self.app.get_screen("layers").query_one(LayerTable).chosen
-            if row is not None:
-                return convolution_at(net.layers, row.last.path)
+            table = self.app.get_screen("layers").query_one(LayerTable)
+            if table.chosen is not None and table.moved:
+                return convolution_at(net.layers, table.chosen.last.path)
         return ""
 
     async def _read_history(self, variant: str) -> None:

@@ -201,7 +201,8 @@ class MistakesScreen(MistakesKeys):
         why = mistake_lines.why_nothing(run, self.loader.problem)
         self.set_class(bool(why), "-nothing")
         self._say("#nothing", Text(why))
-        self._say("#title", mistake_lines.title(run, found, self.cifar.colours()))
+        title = mistake_lines.title(run, found, self.cifar.colours(), self.loader.problem)
+        self._say("#title", title)
         self._show_page()
         problem = ""
         if found is not None:

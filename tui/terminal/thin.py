@@ -50,7 +50,7 @@ class Thin:
             at = match.end()
             kind = match.lastindex
             if kind == 3:
-                self._pixels(*match.groups()[:3], out)
+                self._pixels(match[1], match[2], match[3], out)
             elif kind == 4:
                 self._wanted = restyled(self._wanted, match[4])
             elif kind == 5:

@@ -37,10 +37,13 @@ def color_mode(app: App[object]) -> ColorMode:
         return "ascii"  # over a slow link a page of pixels would take minutes
     if app.no_color:
         return "grey"
-    system = app.console.color_system
-    if system == "truecolor":
-        return "true"
-    return "256" if system == "256" else "ascii"
+    modes: dict[str | None, ColorMode] = {
+        "truecolor": "true",
+        "256": "256",
+        "standard": "16",
+        "windows": "16",
+    }
+    return modes.get(app.console.color_system, "ascii")
 
 
 class ImageView(Widget):

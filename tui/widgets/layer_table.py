@@ -209,6 +209,8 @@ class LayerTable(DataTable[Text]):
 
     def __init__(self) -> None:
         super().__init__(id="layers", cursor_type="row", cell_padding=1, zebra_stripes=True)
+        self.moved = False
+        """Whether the cursor is where it is because somebody moved it."""
         self._rows: list[Row] = []
         self._visible: list[Column] = []
         self._colours: dict[str, str] = {}
@@ -217,6 +219,14 @@ class LayerTable(DataTable[Text]):
     def chosen(self) -> Row | None:
         """The row under the cursor."""
         return self._rows[self.cursor_row] if 0 <= self.cursor_row < len(self._rows) else None
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """The cursor begins in the first row, and comes back there when it was moved."""
+        self.moved |= event.cursor_row > 0
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter chooses the first row as well."""
+        self.moved = True
 
     def fill(
         self,
