@@ -204,6 +204,27 @@ def test_filters(images: Mistakes, line: str, indices: list[int]) -> None:
     assert parse_filter(where.text(CLASSES), CLASSES) == where
 
 
+@pytest.mark.parametrize(
+    ("line", "indices"),
+    [
+        ("right", [0, 5]),
+        ("wrong", [1, 2, 3, 4]),
+        ("!wrong dog", [5]),
+        # as sure of another class as usual: cat 0.46, deer 0, dog 0.53
+        ("suspect", [1, 2, 3, 4]),
+        ("!suspect", [0, 5]),
+        ("suspect >deer", [3]),
+        ("actual=0.25-0.75", [1, 3, 4, 5]),
+        ("doubt<0.9", [2]),
+    ],
+)
+def test_filters_by_what_the_model_says(images: Mistakes, line: str, indices: list[int]) -> None:
+    where = parse_filter(line, CLASSES)
+    chosen = mistakes.select(images, sort="index", where=where, wrong_only=False)
+    assert chosen.tolist() == indices
+    assert parse_filter(where.text(CLASSES), CLASSES) == where
+
+
 def test_a_filter_over_all_images(images: Mistakes) -> None:
     where = parse_filter("cat>", CLASSES)
     chosen = mistakes.select(images, sort="index", where=where, wrong_only=False)
