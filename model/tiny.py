@@ -31,6 +31,7 @@ class Tiny(nn.Module):
         self, classes: int = 10, norm: str = "batch", middle: int = 6, late: int = 3, stem: int = 24
     ) -> None:
         super().__init__()
+        self.stem: nn.Module
         if stem:
             self.stem = nn.Sequential(
                 ConvNormAct(3, stem, norm=norm), DepthwiseSeparable(stem, 64, norm=norm, stride=2)

@@ -66,7 +66,7 @@ class WideConv2d(nn.Conv2d):
         dtype = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.to(dtype)
-            output: Tensor = _Wide.apply(  # type: ignore[no-untyped-call]
+            output: Tensor = _Wide.apply(
                 input.to(dtype), self.weight.to(dtype), bias, self.padding, self.dilation
             )
         return output
@@ -76,7 +76,7 @@ class _Wide(torch.autograd.Function):
     """Convolution of stride 1; the gradient of its weights is computed on wide images."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         images: Tensor,
         weight: Tensor,
@@ -89,7 +89,7 @@ class _Wide(torch.autograd.Function):
         return torch.conv2d(images, weight, bias, 1, padding, dilation)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
         of_images = of_weight = of_bias = None
@@ -98,8 +98,8 @@ class _Wide(torch.autograd.Function):
         if for_weight:
             gap = ctx.padding[1]
             together = images_in_a_row(images.shape[3] + gap)
-            wide = (side_by_side(each, together, gap) for each in (gradient, images))
-            of_weight = _backward(ctx, *wide, weight, (False, True, False))[1]
+            gradients, inputs = (side_by_side(x, together, gap) for x in (gradient, images))
+            of_weight = _backward(ctx, gradients, inputs, weight, (False, True, False))[1]
         if for_bias:
             of_bias = gradient.sum((0, 2, 3))
         return of_images, of_weight, of_bias, None, None
