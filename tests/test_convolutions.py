@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainer import convolutions
-from trainer.convolutions import Fp32Conv2d, WideConv2d, choose_per_layer, side_by_side
+from trainer.convolutions import Fp32Conv2d, WideConv2d, apart, choose_per_layer, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -65,7 +65,7 @@ def test_wide_where_the_size_is_kept_and_there_are_channels() -> None:
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 11])
 @pytest.mark.parametrize(
     ("kernel", "dilation", "bias"), [(3, 1, False), (3, 2, True), (1, 1, True)]
 )
@@ -118,3 +118,4 @@ def test_images_side_by_side() -> None:
     assert wide.shape == (2, 1, 2, 6)
     assert wide[0, 0].tolist() == [[1, 2, 0, 5, 6, 0], [3, 4, 0, 7, 8, 0]]
     assert wide[1, 0].tolist() == [[9, 10, 0, 0, 0, 0], [11, 12, 0, 0, 0, 0]]
+    assert torch.equal(apart(wide, 2, images), images)
