@@ -89,6 +89,11 @@ class RunDir:
         """Where the features of the training images go, of the checkpoint ``last`` or ``best``."""
         return self.path / "cache" / f"features-{role}.npz"
 
+    @property
+    def folded(self) -> Path:
+        """What a long log came to, see ``trainer/folded.py``."""
+        return self.path / "cache" / "folded.msgpack"
+
     def inside(self, relative: str) -> Path:
         """The path of a file that the log names.
 

@@ -372,6 +372,11 @@ class Tail:
         found = events.decode_lines(whole)
         return list(self._decode(whole.split(b"\n"))) if found is None else found
 
+    def go_on(self, *, inode: int, size: int, end: bytes, damaged: int) -> None:
+        """So many bytes of this file are known, whole lines that end so: read what follows."""
+        self._inode, self.offset, self._mark = inode, size, end[-MARK_BYTES:]
+        self._rest, self._skipping, self.damaged = b"", False, damaged
+
     def _without_endless_lines(self, data: bytes) -> bytes:
         """A line longer than any of ours is counted as damaged and never kept in memory."""
         if self._skipping:

@@ -423,6 +423,7 @@ class Follower:
             if not whole and self._glanced == file_of(self.run.log):
                 return False
             self._glanced, self.state = None, RunState()
+        kept = not self._tail.offset and self._remember()
         new = self._tail.read(limit)
         if self._tail.restarted:
             self.state = RunState()
@@ -432,7 +433,20 @@ class Follower:
         # at each poll: what it heard last and when it looked last belong together
         quiet = self._pulse.look(self.state)
         self.stalled = quiet if self.status == "training" else None
-        return bool(new) or self._tail.restarted or before != (self.status, self.stalled)
+        return bool(new) or kept or self._tail.restarted or before != (self.status, self.stalled)
+
+    def _remember(self) -> bool:
+        """Begin with what the trainer kept of a long log, if that is still true; whether it is."""
+        if not self.run.folded.exists():
+            return False
+        from trainer import folded  # few runs are so long: the first paint need not wait for it
+
+        found = folded.load(self.run)
+        if found is None:
+            return False
+        self.state = found.state
+        self._tail.go_on(inode=found.inode, size=found.size, end=found.mark, damaged=found.damaged)
+        return True
 
     def behind(self) -> bool:
         """Whether the log has more than was folded; of a glance nearly everything is left."""

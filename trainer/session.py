@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events, heap, schedule
+from trainer import events, folded, heap, schedule
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.world import World
@@ -162,6 +162,8 @@ def train_locked(
         if ended is not None:
             _call(on_end, run, log, ended, training)
         log.close()
+        if ended is not None:
+            folded.keep(run)
     return ended
 
 

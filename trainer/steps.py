@@ -50,6 +50,27 @@ class Steps:
 
     __hash__ = None  # type: ignore[assignment]  # it grows
 
+    def dump(self) -> tuple[int | bytes, ...]:
+        """Everything in it: the stretch and the columns' bytes."""
+        return self.stretch, *(column.tobytes() for column in self._columns())
+
+    @classmethod
+    def restored(cls, stretch: int, *columns: bytes) -> Steps:
+        """From a ``dump``.
+
+        Raises:
+            ValueError: it is none.
+        """
+        made = cls()
+        made.stretch = stretch
+        for mine, data in zip(made._columns(), columns, strict=True):
+            mine.frombytes(data)
+        if not stretch or {len(mine) for mine in made._columns()} != {len(made)}:
+            raise ValueError("columns of different lengths")
+        if len(made) >= LIMIT:
+            raise ValueError("more points than are ever kept")
+        return made
+
     def append(self, at: events.Progress, elapsed: float) -> None:
         """Add a point; its epoch is fractional: 2.5 is half way through the third."""
         self.extend([at], [elapsed])

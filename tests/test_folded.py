@@ -1,0 +1,219 @@
+"""What a trainer keeps of a long log is what folding the log gives, or it is not used."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.long_log import write_run
+from tests import sample_log
+from tests.test_steps import long_log
+from trainer import events, folded, steps
+from trainer.control import Control
+from trainer.rundir import RunDir
+from trainer.runstate import Follower, RunState
+
+
+@pytest.fixture(autouse=True)
+def all_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folded, "LONG_BYTES", 0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "20261123-120000-long-0000")
+    write_run(run, epochs=5, each=20)
+    return run
+
+
+def of_the_log(run: RunDir) -> Follower:
+    """The run folded from its log alone."""
+    kept = run.folded.read_bytes() if run.folded.exists() else None
+    run.folded.unlink(missing_ok=True)
+    follower = Follower(run)
+    follower.catch_up()
+    if kept is not None:
+        run.folded.write_bytes(kept)
+    return follower
+
+
+def same(run: RunDir) -> bool:
+    """Whether the run is what its log says."""
+    follower, whole = Follower(run), of_the_log(run)
+    return (
+        follower.catch_up() == whole.state
+        and follower.damaged == whole.damaged
+        and follower.status == whole.status
+    )
+
+
+def test_it_is_the_fold_of_the_log(run: RunDir) -> None:
+    assert folded.keep(run)
+    found = folded.load(run)
+    assert found is not None
+    assert found.state == of_the_log(run).state
+    assert found.state.best is not None
+    assert found.state.best is found.state._rows[found.state.best.epoch]
+    assert found.state.layer_stats.maxlen == RunState().layer_stats.maxlen
+    follower = Follower(run)
+    assert follower.poll(limit=1)
+    assert not follower.behind()
+    assert same(run)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32))
+def test_of_any_log(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    chance = random.Random(seed)
+    run = RunDir(tmp_path_factory.mktemp("any") / sample_log.RUN)
+    run.path.mkdir()
+    made = long_log(chance)
+    last = made[-1]
+    ended = events.RunEnded(state="stopped", seconds=1.0)
+    made.append(
+        sample_log.envelope(last.seq + 1, ended, attempt=last.attempt, elapsed=last.elapsed)
+    )
+    lines = [events.encode(one) for one in made]
+    for _ in range(chance.randrange(3)):
+        lines.insert(chance.randrange(len(lines)), b"damage\n")
+    run.log.write_bytes(b"".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "LIMIT", 64)
+        kept = folded.keep(run)
+        assert kept == (of_the_log(run).state.ended is not None)
+        assert (folded.load(run) is not None) == kept
+        assert same(run)
+
+
+def test_what_is_added_later_is_folded_on(run: RunDir) -> None:
+    folded.keep(run)
+    follower = Follower(run)
+    follower.poll()
+    last = follower.state
+    notice = events.Notice(level="info", code="later", message="one more")
+    with run.log.open("ab") as file:
+        file.write(events.encode(sample_log.envelope(last.seq + 1, notice, elapsed=last.elapsed)))
+    assert folded.load(run) is None
+    assert follower.poll()
+    assert follower.state.notices[-1][1] == notice
+    assert follower.state == of_the_log(run).state
+
+
+def edited(run: RunDir) -> None:
+    data = run.log.read_bytes()
+    at = len(data) // 2
+    stat = run.log.stat()
+    run.log.write_bytes(data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :])
+    os.utime(run.log, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def cut(run: RunDir) -> None:
+    os.truncate(run.log, run.log.stat().st_size - 10)
+
+
+def replaced(run: RunDir) -> None:
+    run.log.unlink()
+    with run.log.open("wb") as file:
+        for envelope in sample_log.whole():
+            file.write(events.encode(envelope))
+
+
+@pytest.mark.parametrize("change", [edited, cut, replaced])
+def test_of_a_log_that_has_changed_nothing_is_believed(run: RunDir, change: object) -> None:
+    folded.keep(run)
+    assert callable(change)
+    change(run)
+    assert folded.load(run) is None
+    assert same(run)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    run = RunDir(tmp_path_factory.mktemp("damage") / "20261123-120000-long-0000")
+    write_run(run, epochs=2, each=4)
+    folded.keep(run)
+    kept = run.folded.read_bytes()
+    at = data.draw(st.integers(0, len(kept) - 1))
+    how = data.draw(st.sampled_from(["flip", "cut", "empty", "more"]))
+    run.folded.write_bytes(
+        {
+            "flip": kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :],
+            "cut": kept[:at],
+            "empty": b"",
+            "more": kept + b"x",
+        }[how]
+    )
+    assert folded.load(run) is None
+    assert same(run)
+
+
+def test_what_others_made_up_is_refused(run: RunDir) -> None:
+    """Well-formed and with the right sum, but of no fold: it would crash a screen."""
+    folded.keep(run)
+    found = folded._decoder().decode(run.folded.read_bytes()[folded.SUM_BYTES :])
+    for columns in ((0, *[b""] * 6), (1, b"x" * 8, *[b""] * 5), (1, b"x" * 7, *[b""] * 5), ()):
+        broken = Steps(columns)
+        state = folded.replace(found.state, steps=broken, best=None, _rows={})
+        data = folded.msgspec.msgpack.encode(
+            folded.msgspec.structs.replace(found, state=state), enc_hook=folded._plain
+        )
+        run.folded.write_bytes(folded._sum(data) + data)
+        assert folded.load(run) is None
+
+
+class Steps(steps.Steps):
+    """Columns that do not fit together."""
+
+    def __init__(self, columns: tuple[int | bytes, ...]) -> None:
+        super().__init__()
+        self._made_up = columns
+
+    def dump(self) -> tuple[int | bytes, ...]:
+        return self._made_up
+
+
+def test_a_pipe_in_its_place_does_not_hang_the_reader(run: RunDir) -> None:
+    run.folded.parent.mkdir()
+    os.mkfifo(run.folded)
+    assert folded.load(run) is None
+    follower = Follower(run)
+    follower.catch_up()
+    assert follower.status == "completed"
+
+
+def test_a_run_that_has_not_ended_and_a_short_log_leave_none(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = run.log.read_bytes()
+    run.log.write_bytes(data[: data.rfind(b"\n", 0, -1) + 1])
+    assert not folded.keep(run)
+    run.log.write_bytes(data)
+    monkeypatch.setattr(folded, "LONG_BYTES", len(data) + 1)
+    assert not folded.keep(run)
+    assert not run.folded.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_no_harm(run: RunDir) -> None:
+    (run.path / "cache").write_text("in the way")
+    assert not folded.keep(run)
+    assert Follower(run).catch_up().ended is not None
+
+
+def test_the_trainer_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.training_helpers import tiny_dataset, tiny_run
+    from trainer.session import train_run
+
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+    run = tiny_run(tmp_path)
+    train_run(run, Control(run))
+    found = folded.load(run)
+    assert found is not None
+    assert found.state == of_the_log(run).state
+    assert same(run)

@@ -1,0 +1,171 @@
+"""The fold of a long log, kept beside it by its trainer: what it came to need not be read again.
+
+It is true of one file alone: of this size, this time of change and these bytes at both ends, folded
+by this very code. Anything else, and any damage, means that the log is folded as ever. It can be
+deleted, and like the log it is only numbers and names: nothing in it is run. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainer import events, runstate, steps
+from trainer.events import LayerStats, Whole
+from trainer.rundir import RunDir
+from trainer.runlog import open_regular
+from trainer.runstate import LAYER_STATS_KEPT, Follower, RunState
+from trainer.steps import Steps
+
+LONG_BYTES = 16 << 20
+"""Shorter logs are folded in the time of a blink."""
+END_BYTES = 1 << 16
+SUM_BYTES = 16
+
+
+class Folded(msgspec.Struct, frozen=True, kw_only=True):
+    """A state and what it is the fold of."""
+
+    code: bytes
+    """Of the fold: another version may fold otherwise."""
+    log: bytes
+    size: Whole
+    damaged: Whole
+    best: Whole | None
+    """The epoch: the row itself is among the state's."""
+    state: RunState
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What ``load`` has found."""
+
+    state: RunState
+    inode: int
+    size: int
+    mark: bytes
+    """The end of the log."""
+    damaged: int
+
+
+def keep(run: RunDir) -> bool:
+    """Fold a long log that has ended and keep what it comes to; whether it is kept.
+
+    The caller holds the run's lock. A full disk, or a folder that cannot be written, is no harm.
+    """
+    try:
+        if run.log.stat().st_size < LONG_BYTES:
+            return False
+        follower = Follower(run)
+        state = follower.catch_up()
+        with open_regular(run.log) as file:
+            identity, end = _identity(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        if state.ended is None or size != follower.offset or not end.endswith(b"\n"):
+            return False
+        found = Folded(
+            code=_code(),
+            log=identity,
+            size=size,
+            damaged=follower.damaged,
+            best=None if state.best is None else state.best.epoch,
+            state=replace(state, best=None, _rows={}),
+        )
+        data = msgspec.msgpack.encode(found, enc_hook=_plain)
+        _write(run.folded, _sum(data) + data)
+    except (OSError, msgspec.MsgspecError, OverflowError):
+        return False
+    return True
+
+
+def load(run: RunDir) -> Loaded | None:
+    """What was kept of the log as it is now; ``None``: it has to be folded."""
+    try:
+        with open_regular(run.log) as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_size < LONG_BYTES:
+                return None
+            with open_regular(run.folded) as kept:
+                if os.fstat(kept.fileno()).st_size > stat.st_size:
+                    return None
+                total, data = kept.read(SUM_BYTES), kept.read()
+            identity, end = _identity(file.fileno())
+        if total != _sum(data):
+            return None
+        found = _decoder().decode(data)
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if (found.code, found.log, found.size) != (_code(), identity, stat.st_size):
+        return None
+    state = found.state
+    state._rows = {row.epoch: row for row in state.epochs}
+    state.best = None if found.best is None else state._rows.get(found.best)
+    return Loaded(state, stat.st_ino, stat.st_size, end, found.damaged)
+
+
+def _sum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=SUM_BYTES).digest()
+
+
+def _identity(fd: int) -> tuple[bytes, bytes]:
+    """A log's size, time of change and both ends in one number, and its end."""
+    stat = os.fstat(fd)
+    end = os.pread(fd, END_BYTES, max(0, stat.st_size - END_BYTES))
+    digest = hashlib.blake2b(f"{stat.st_size} {stat.st_mtime_ns}\n".encode(), digest_size=16)
+    digest.update(os.pread(fd, END_BYTES, 0))
+    digest.update(end)
+    return digest.digest(), end
+
+
+@cache
+def _code() -> bytes:
+    """Of the code that folds and of the machine's order of bytes."""
+    digest = hashlib.blake2b(sys.byteorder.encode(), digest_size=16)
+    for module in (events, runstate, steps, sys.modules[__name__]):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.digest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Of what msgspec does not know."""
+    if isinstance(value, Steps):
+        return value.dump()
+    if isinstance(value, deque):
+        return list(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def _special(kind: Any, value: Any) -> Any:
+    """The other way; a ``ValueError`` is damage."""
+    if kind is Steps:
+        stretch, *columns = msgspec.convert(
+            value, tuple[Whole, bytes, bytes, bytes, bytes, bytes, bytes]
+        )
+        return Steps.restored(stretch, *columns)
+    if kind == deque[LayerStats]:
+        return deque(msgspec.convert(value, list[LayerStats]), maxlen=LAYER_STATS_KEPT)
+    raise NotImplementedError(str(kind))
+
+
+@cache
+def _decoder() -> msgspec.msgpack.Decoder[Folded]:
+    return msgspec.msgpack.Decoder(Folded, dec_hook=_special)
