@@ -26,6 +26,7 @@ from tui.screens.runs import RunsScreen
 from tui.screens.too_small import TooSmall
 from tui.widgets.header import HeaderLine
 from tui.widgets.key_line import KeyLine
+from tui.widgets.layer_table import LayerTable
 from tui.widgets.run_table import COLUMNS, RunTable
 
 LARGE = (160, 50)
@@ -699,6 +700,37 @@ async def test_the_theme_can_be_changed_and_is_light_all_over(tmp_path: Path) ->
         await pilot.pause()
         assert app.colours()["success"].lower() == "#008700"
         assert "#008700" in str(table(app).get_cell(table(app).order[0], "state").style)
+
+
+async def test_a_screen_that_was_shown_before_has_the_new_theme(tmp_path: Path) -> None:
+    """Styles are made anew where something has changed, and only there."""
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        await pilot.press("3", "1")
+        await pilot.pause()
+        app.set_theme("cifar-light")
+        await pilot.press("3")
+        await pilot.pause()
+        light = app.screen.query_one(LayerTable)
+        assert light.styles.color.hex.lower() == app.colours()["foreground"].lower()
+        assert light.rich_style.color == light.styles.color.rich_color
+        await until(pilot, lambda: all(app.get_screen(name).is_running for name in app.SCREENS))
+        await pilot.press("1", "3")  # their style sheets were new
+        await pilot.pause(0.5)
+        updates = 0
+        notify = light.notify_style_update
+
+        def count() -> None:
+            nonlocal updates
+            updates += 1
+            notify()
+
+        light.notify_style_update = count  # type: ignore[method-assign]
+        await pilot.press("1", "3")
+        await pilot.pause()
+        assert not updates
 
 
 async def test_an_idle_app_paints_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.css.query import NoMatches
+from textual.events import ScreenResume
 from textual.screen import Screen
 
 from tui.store import Changes, Store
@@ -27,6 +28,9 @@ class StoreScreen(Screen[None]):
 
     TAB: ClassVar[str] = ""
     """Name of the screen in the app's list, for the header's tabs; from the class's name."""
+
+    _styled_for: tuple[object, ...] = ()
+    """What the styles depended on when the screen was last shown."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -61,8 +65,13 @@ class StoreScreen(Screen[None]):
         yield from self.body()
         yield KeyLine()
 
-    def on_screen_resume(self) -> None:
+    def on_screen_resume(self, event: ScreenResume) -> None:
         """Show what came while another screen was visible."""
+        # Textual makes the styles of all widgets anew, and they draw all of their lines anew: half
+        # of a key's time, for what only another theme or more style sheets can have changed
+        look = (self.app.theme, len(self.app.stylesheet.source), self.app.app_focus)
+        event.refresh_styles = look != self._styled_for
+        self._styled_for = look
         self.show(Changes(listing=True, runs=set(self.store.followers)))
         self.cifar.refresh_header()
 
