@@ -11,13 +11,13 @@ from typing import Literal
 from rich.text import Text
 from textual.binding import Binding
 from textual.coordinate import Coordinate
-from textual.widgets import DataTable
 
 from model.coverage import skipping
 from trainer.events import LayerRow
 from tui import formatting
 from tui.alive import TREND, Alive
 from tui.formatting import DASH, clean
+from tui.widgets.fixed_table import FixedTable
 
 Sort = Literal["path", "parameters", "macs", "receptive", "update", "gradient", "weight", "dead"]
 SORTS: tuple[Sort, ...] = ("path", "parameters", "macs", "receptive")
@@ -196,7 +196,7 @@ def columns_for(width: int, path: int, *, measured: bool | None = None) -> list[
     return visible
 
 
-class LayerTable(DataTable[Text]):
+class LayerTable(FixedTable):
     """Layers as rows; the key of a row is its number in the list that was given."""
 
     BINDINGS = [

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 from rich.text import Text
 from textual.binding import Binding
-from textual.coordinate import Coordinate
 from textual.geometry import Region
 from textual.message import Message
-from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
 from trainer.runstate import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.store import ACTIVE, Store
+from tui.widgets.fixed_table import FixedTable
 
 Sort = tuple[str, bool]
 """Column and whether it is reversed."""
@@ -106,9 +106,11 @@ PADDING = 2
 """Cells around each cell's content."""
 AGE_SECONDS = 10
 """How much older than now a relative time may be told."""
+FEW_CELLS = 3
+"""Of a row; more that have changed are painted in one piece with what is between."""
 
 
-class RunTable(DataTable[Text]):
+class RunTable(FixedTable):
     """Runs as rows; keys are run ids."""
 
     BINDINGS = [
@@ -276,17 +278,30 @@ class RunTable(DataTable[Text]):
         before = self._shown[run]
         if cells is before:
             return
-        # Textual looks at all rows to find a cell on the screen: only where there is one to find
-        rows = self._order[self.scroll_offset.y : self.scroll_offset.y + self.size.height + 1]
-        row = self.scroll_offset.y + rows.index(run) if run in rows else None
-        for at, (old, new) in enumerate(zip(before, cells, strict=True)):
-            if old.plain != new.plain or old.style != new.style:
-                self._painting_cell = True
-                self.update_cell(run, ColumnKey(self._visible[at].key), new)
-                self._painting_cell = False
-                if row is not None:
-                    self.refresh_coordinate(Coordinate(row, at))
+        changed = [
+            at
+            for at, (old, new) in enumerate(zip(before, cells, strict=True))
+            if old.plain != new.plain or old.style != new.style
+        ]
+        self._painting_cell = True
+        for at in changed:
+            self.update_cell(run, ColumnKey(self._visible[at].key), cells[at])
+        self._painting_cell = False
         self._shown[run] = cells
+        # Textual would look at all rows to find a cell on the screen
+        rows = self._order[self.scroll_offset.y : self.scroll_offset.y + self.size.height + 1]
+        if changed and run in rows:
+            self._refresh_cells(rows.index(run) + self.header_height, changed)
+
+    def _refresh_cells(self, y: int, changed: Sequence[int]) -> None:
+        """Paint these columns of a line anew; a row of which most has changed is one piece."""
+        ends = list(accumulate((c.width or self._name_width) + PADDING for c in self._visible))
+        starts = [0, *ends]
+        if len(changed) > FEW_CELLS:
+            spans = [(starts[changed[0]], ends[changed[-1]])]
+        else:
+            spans = [(starts[at], ends[at]) for at in changed]
+        self.refresh(*(Region(x - self.scroll_offset.x, y, end - x, 1) for x, end in spans))
 
     def refresh(
         self,
