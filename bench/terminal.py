@@ -21,6 +21,9 @@ from pathlib import Path
 import pyte
 
 COLUMNS, LINES = 160, 50
+SILENCE = 0.012
+"""Seconds without a byte that end a burst."""
+LONGEST_BURST = 0.2
 # private sequences that pyte does not know and would print
 _UNKNOWN = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1b[P_].*?\x1b\\")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -34,7 +37,7 @@ class Terminal:
         self.screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self.screen)
         self.written = 0
-        self.began = time.perf_counter()
+        self.began = self.seen = time.perf_counter()
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
@@ -43,8 +46,8 @@ class Terminal:
 
     @property
     def age(self) -> float:
-        """Seconds since the command was given."""
-        return time.perf_counter() - self.began
+        """Seconds from the command to what ``pump`` waited for."""
+        return self.seen - self.began
 
     def text(self) -> str:
         """All lines of the screen."""
@@ -55,20 +58,41 @@ class Terminal:
         return re.search(pattern, self.text()) is not None
 
     def pump(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """Read for so long, or until something holds; whether it does."""
+        """Read for so long, or until something holds; whether it does.
+
+        ``seen`` is then when the bytes arrived that made it hold: pyte takes milliseconds over a
+        screen, so a burst is read whole and stamped, and only then parsed.
+        """
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             if not select.select([self._fd], [], [], min(left, 0.05))[0]:
                 continue
+            burst = self._burst()
+            if not burst:
+                return False
+            held = False
+            for arrived, data in burst:
+                self.written += len(data)
+                self._stream.feed(_UNKNOWN.sub(b"", data))
+                if not held and until is not None and until():
+                    self.seen, held = arrived, True
+            if held:
+                return True
+        return False
+
+    def _burst(self) -> list[tuple[float, bytes]]:
+        """What comes until the program is silent, each piece with the time of its arrival."""
+        found: list[tuple[float, bytes]] = []
+        began = time.perf_counter()
+        while time.perf_counter() - began < LONGEST_BURST:
+            if not select.select([self._fd], [], [], SILENCE if found else 0)[0]:
+                break
             try:
                 data = os.read(self._fd, 1 << 16)
             except OSError:
-                return False
-            self.written += len(data)
-            self._stream.feed(_UNKNOWN.sub(b"", data))
-            if until is not None and until():
-                return True
-        return False
+                break
+            found.append((time.perf_counter(), data))
+        return found
 
     def swallow(self, seconds: float) -> None:
         """Read and count, but keep no screen: costs next to nothing."""
@@ -90,20 +114,21 @@ class Terminal:
         sent = time.perf_counter()
         self.press(key)
         if self.pump(patience, lambda: self.text() != before):
-            return 1000 * (time.perf_counter() - sent)
+            return 1000 * (self.seen - sent)
         return None
 
     def is_bold(self, words: str) -> bool:
         """Whether words in the first line are bold: the tab that is shown is."""
-        at = self.screen.display[0].find(words)
-        return at >= 0 and self.screen.buffer[0][at].bold
+        line = self.screen.buffer[0]
+        at = "".join(line[x].data for x in range(COLUMNS)).find(words)
+        return at >= 0 and line[at].bold
 
     def switch(self, key: str, tab: str, patience: float = 3.0) -> float | None:
         """Milliseconds from a key to the screen that it asks for: also where things move."""
         sent = time.perf_counter()
         self.press(key)
         if self.pump(patience, lambda: self.is_bold(tab)):
-            return 1000 * (time.perf_counter() - sent)
+            return 1000 * (self.seen - sent)
         return None
 
     def processor(self) -> float:
