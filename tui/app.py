@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -39,6 +41,9 @@ POLL_SECONDS = 0.25
 SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
 BREATH_SECONDS = 0.001
+ANSWER_SECONDS = 0.04
+SHOWN_SECONDS = 1.0
+"""While a log is read, so often what there is of it is shown."""
 WORKER_DELAY = 0.15
 """After the first paint: the trainer's start must not make the first keys wait."""
 PRELOAD_DELAY = 0.4
@@ -190,6 +195,9 @@ class CifarApp(App[None]):
 
     def _preload(self) -> None:
         """Import on a thread what the other screens need, so that their first key need not wait."""
+        if self._reading:  # what is read is looked at
+            self.set_timer(PRELOAD_DELAY, self._preload)
+            return
 
         def load() -> None:
             import textual_plotext.plot
@@ -238,7 +246,7 @@ class CifarApp(App[None]):
             self.leave(busy=bool(self.runs.ours()))
         elif not self.traffic.busy:
             driver.ask()
-            if not (self.traffic.slow and self.traffic.waiting):
+            if not ((self.traffic.slow and self.traffic.waiting) or self._reading):
                 self.poll()
 
     def poll(self) -> None:
@@ -251,19 +259,36 @@ class CifarApp(App[None]):
         self._take(changes)
         if self.store.unfinished and not self._reading:
             self._reading = True
-            self.set_timer(BREATH_SECONDS, self._read_on)
+            self.run_worker(self._read_on(), group="reading", description="read what is long")
 
-    def _read_on(self) -> None:
-        """Read the rest of a long log in slices; what came is shown when it is all there."""
-        changes = self.store.poll(budget=SLICE_SECONDS)
-        self._read.listing |= changes.listing
-        self._read.runs |= changes.runs
-        self._read.transitions.update(changes.transitions)
-        if self.store.unfinished:
-            self.set_timer(BREATH_SECONDS, self._read_on)
-        else:
+    async def _read_on(self) -> None:
+        """Read the rest of a long log in slices; what came is shown when it is all there.
+
+        Or a second later: redrawing half a curve again and again takes longer than the reading.
+        """
+        shown = time.monotonic()
+        try:
+            while self.store.unfinished:
+                await self._breathe()
+                if not self.screen_stack:  # the app is being left
+                    return
+                changes = self.store.poll(budget=SLICE_SECONDS)
+                self._read.listing |= changes.listing
+                self._read.runs |= changes.runs
+                self._read.transitions.update(changes.transitions)
+                if time.monotonic() - shown >= SHOWN_SECONDS:
+                    self.poll()
+                    shown = time.monotonic()
+        finally:
             self._reading = False
-            self.poll()
+        self.poll()
+
+    async def _breathe(self) -> None:
+        """Let the app paint; after a key until that is answered."""
+        await asyncio.sleep(BREATH_SECONDS)
+        driver = self._driver
+        while isinstance(driver, TerminalDriver) and driver.typed_ago() < ANSWER_SECONDS:
+            await asyncio.sleep(BREATH_SECONDS)
 
     def _take(self, changes: Changes) -> None:
         """Show what a poll has found."""
