@@ -9,7 +9,8 @@ Parts, each a few lines of output:
     long       a run of a million events: from the command to its whole curve, keys, memory
     many       a directory of 1,000 runs: from the command to the list, scrolling
     live       a run that trains beside it: bytes, processor time, keys, age of what is shown
-    slowdown   training alone and watched, in turns: the ratio of the medians
+    beside     one run whose epochs are alone and watched in turns: what watching costs it
+    slowdown   runs alone and watched in turns: the same, of whole runs
 
 Everything is measured through a pseudo-terminal of 160x50. ``--quick`` does all of it in small.
 """
@@ -18,9 +19,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
+import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -36,7 +41,7 @@ from bench import long_log
 from bench.terminal import COLUMNS, LINES, Terminal
 from trainer import events, folded
 from trainer.rundir import RunDir
-from trainer.runlog import RunLog
+from trainer.runlog import RunLog, Tail
 
 SCREENS = {"1": "Runs", "2": "Dashboard", "3": "Layers", "5": "Compare"}
 """Keys and the tabs that are then shown."""
@@ -131,10 +136,11 @@ def paint(folder: Path, options: argparse.Namespace) -> None:
     """From the command to the first paint, and to the last of the first openings of a screen."""
     long_log.write_run(RunDir(folder / "20261123-120000-run-0000"), epochs=30, each=54)
     painted = []
-    for _ in range(3 if options.quick else 11):
+    for number in range(4 if options.quick else 12):
         with app(folder, options) as terminal:
             terminal.pump(20, lambda t=terminal: visible(t) >= 200)  # type: ignore[misc]
-            painted.append(1000 * terminal.age)
+            if number:  # the first start may have to compile
+                painted.append(1000 * terminal.age)
             terminal.pump(1.0)
     figures("first paint", painted, "ms")
 
@@ -287,53 +293,173 @@ def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
                 terminal.pump(left)
 
 
+def beside(folder: Path, options: argparse.Namespace) -> None:
+    """One run, its epochs in turns alone and watched: between them the app is stopped and goes on.
+
+    The same process, memory and data on both sides, so that little but the app differs. What is
+    compared is training alone; the turns change during the evaluations.
+    """
+    with app(folder, options) as terminal:
+        terminal.swallow(10)
+        epochs = 2 * options.rounds + 2
+        with training(folder, options, epochs) as process:
+            turns = _turns(folder, terminal, process, epochs)
+    alone = [turn for turn in turns if not turn.watched]
+    watched = [turn for turn in turns if turn.watched]
+    pairs = list(zip(alone, watched, strict=False))
+    if not pairs:
+        sys.exit("the run did not get so far: try the train command alone")
+    print(f"one run, {len(pairs)} pairs of epochs, of each the seconds of training")
+    ratios("  seconds", [(a.seconds, w.seconds) for a, w in pairs])
+    ratios("  processor time of the trainer", [(a.processor, w.processor) for a, w in pairs])
+    share = statistics.median(turn.app / turn.wall for turn in watched)
+    print(f"  app meanwhile: {100 * share:.1f} % of a core, its going on included")
+
+
+class Turn(NamedTuple):
+    """An epoch."""
+
+    watched: bool
+    seconds: float
+    """Of its training, as its own clock says."""
+    wall: float
+    """From its evaluation's beginning to the next one's: what follows is of all of that."""
+    processor: float
+    app: float
+
+
+def _turns(
+    folder: Path, terminal: Terminal, process: subprocess.Popen[bytes], epochs: int
+) -> list[Turn]:
+    """The epochs after the first two, every other one watched."""
+    found: list[Turn] = []
+    heard = _Ends(folder)
+    before: tuple[float, float, float] | None = None
+    watched, opened = True, False
+    while process.poll() is None and len(found) < epochs - 2:
+        terminal.swallow(0.1)
+        if not opened and terminal.written and heard.run is not None:
+            terminal.press("2")
+            opened = True
+        for number, seconds in heard.new():
+            now = (
+                time.perf_counter(),
+                processor_time(process.pid),
+                terminal.processor(),
+            )
+            if before is not None and number > 2:
+                wall, trainer, own = (b - a for a, b in zip(before, now, strict=True))
+                found.append(Turn(watched, seconds, wall, trainer, own))
+            before = now
+            # alone, watched, watched, alone, …: what drifts evens out
+            watched = (number - 1) % 4 in (2, 3) if number >= 2 else True
+            os.kill(terminal.pid, signal.SIGCONT if watched else signal.SIGSTOP)
+    os.kill(terminal.pid, signal.SIGCONT)
+    return found
+
+
+class _Ends:
+    """The ends of epochs in the log of the only run of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.run: Tail | None = None
+
+    def new(self) -> list[tuple[int, float]]:
+        """Number and seconds of each epoch that has ended since the last call."""
+        if self.run is None:
+            log = next(self._folder.glob("*/events.jsonl"), None)
+            if log is None:
+                return []
+            self.run = Tail(log)
+        happened = [envelope.event for envelope in self.run.read()]
+        return [(e.epoch, e.seconds) for e in happened if isinstance(e, events.EpochEnded)]
+
+
+def ratios(name: str, pairs: list[tuple[float, float]]) -> None:
+    """Watched over alone: median, quartiles and range of the pairs' ratios."""
+    each = sorted(watched / alone for alone, watched in pairs)
+    low, high = each[len(each) // 4], each[-1 - len(each) // 4]
+    alone = statistics.median(pair[0] for pair in pairs)
+    watched = statistics.median(pair[1] for pair in pairs)
+    print(
+        f"{name}: alone {alone:.2f} s, watched {watched:.2f} s, of pairs watched / alone "
+        f"{statistics.median(each):.3f} (middle half {low:.3f} to {high:.3f}, "
+        f"all {each[0]:.3f} to {each[-1]:.3f}, n={len(each)})"
+    )
+
+
 def slowdown(folder: Path, options: argparse.Namespace) -> None:
     """The same run alone and watched, in turns; the first epoch of each is a warm-up."""
-    alone, watched, rates = [], [], []
+    found: dict[bool, list[Whole]] = {False: [], True: []}
     for number in range(options.rounds):
-        order = (False, True) if number % 2 == 0 else (True, False)
-        for watch in order:
+        for watch in (False, True) if number % 2 == 0 else (True, False):
             # a directory for each run: in it the app shows the only one, the live one
-            place = folder / f"{number}-{watch}"
-            seconds, rate = trained(place, options, watch=watch)
-            (watched if watch else alone).append(seconds)
-            rates += [rate] if watch else []
-    ratio = statistics.median(watched) / statistics.median(alone)
-    for name, values in (("alone", alone), ("watched", watched)):
-        each = ", ".join(f"{value:.2f}" for value in values)
-        print(f"{name:8} {statistics.median(values):7.2f} s  ({each})")
-    print(f"watched / alone: {ratio:.3f}")
-    print(f"whole runs: {statistics.median(rates):.0f} bytes/s to the terminal")
+            found[watch].append(trained(folder / f"{number}-{watch}", options, watch=watch))
+    pairs = list(zip(found[False], found[True], strict=True))
+    print(f"{len(pairs)} pairs of runs, of each the median epoch after the first")
+    ratios("  seconds", [(a.epoch, w.epoch) for a, w in pairs])
+    ratios("  processor time of the trainer", [(a.processor, w.processor) for a, w in pairs])
+    rate = statistics.median(whole.rate for whole in found[True])
+    print(f"  whole runs: {rate:.0f} bytes/s to the terminal")
 
 
-def trained(runs: Path, options: argparse.Namespace, *, watch: bool) -> tuple[float, float]:
-    """Seconds of the epochs after the first, and bytes a second when watched."""
+class Whole(NamedTuple):
+    """A run from its beginning to its end."""
+
+    epoch: float
+    """Seconds of its median epoch, the first not counted."""
+    processor: float
+    rate: float
+    """Bytes a second when watched."""
+
+
+def trained(runs: Path, options: argparse.Namespace, *, watch: bool) -> Whole:
+    """Train once."""
     runs.mkdir()
     rate = 0.0
     if watch:
         with app(runs, options) as terminal:
             terminal.swallow(8)
             with training(runs, options, options.epochs) as process:
-                rate = _watch(terminal, process)
+                rate, processor = _watch(terminal, process)
     else:
         with training(runs, options, options.epochs) as process:
-            process.wait()
-    if process.returncode != 0:
-        sys.exit("the run did not complete: try the train command alone")
+            processor = _waited(process, lambda: time.sleep(0.5))
     log = max(runs.glob("*/events.jsonl"))
     found = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     seconds = [event["seconds"] for event in found if event["kind"] == "EpochEnded"]
-    return sum(seconds[1:]), rate
+    if found[-1].get("state") != "completed" or len(seconds) < 2:
+        sys.exit("the run did not complete, or has one epoch: try the train command alone")
+    return Whole(statistics.median(seconds[1:]), processor, rate)
 
 
-def _watch(terminal: Terminal, process: subprocess.Popen[bytes]) -> float:
+def _watch(terminal: Terminal, process: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Bytes a second until it ends, from the dashboard's first paint on, and its processor time."""
     terminal.swallow(6)
     terminal.press("2")
     terminal.swallow(2)
     before, began = terminal.written, time.monotonic()
+    processor = _waited(process, lambda: terminal.swallow(0.5))
+    return (terminal.written - before) / (time.monotonic() - began), processor
+
+
+def _waited(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> float:
+    """Processor seconds of a command, once it has ended."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     while process.poll() is None:
-        terminal.swallow(0.5)
-    return (terminal.written - before) / (time.monotonic() - began)
+        meanwhile()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all that have ended: of this one
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time of a process until now; 0 when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
@@ -342,6 +468,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "long": long,
     "many": many,
     "live": live,
+    "beside": beside,
     "slowdown": slowdown,
 }
 
