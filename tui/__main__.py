@@ -27,6 +27,8 @@ FLAGS = {
     "--full-bandwidth": "full_bandwidth",
     "--graphics": "graphics",
 }
+SWITCH_SECONDS = 0.001
+"""Python's own 5 ms keep what is painted waiting for the writer's thread: a key took 2 ms more."""
 NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
 
 
@@ -88,6 +90,7 @@ def open_app(
     from tui import collector
 
     collector.begin()
+    sys.setswitchinterval(SWITCH_SECONDS)
     from trainer import alerts
     from trainer.errors import ConfigError
     from trainer.rundir import default_runs_dir
