@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import Self
 
@@ -81,7 +82,12 @@ def _parameters(run: Follower) -> float | None:
 
 def _id_newest_first(run: Follower) -> tuple[bool, float | str]:
     # ids start with the time in digits: their complement sorts the newest first
-    return (False, "".join(chr(0x10FFFF - ord(c)) for c in run.run.id))
+    return (False, _complement(run.run.id))
+
+
+@lru_cache(maxsize=8192)
+def _complement(text: str) -> str:
+    return "".join(chr(0x10FFFF - ord(c)) for c in text)
 
 
 STATE_ORDER = ("training", "paused", "queued", "failed", "crashed", "stopped", "completed")
