@@ -29,6 +29,8 @@ FLAGS = {
 }
 SWITCH_SECONDS = 0.001
 """Python's own 5 ms keep what is painted waiting for the writer's thread: a key took 2 ms more."""
+FRAMES = "240"
+"""A second: what a key changes in a second paint need not wait 17 ms for it."""
 NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' tells more)"
 
 
@@ -120,6 +122,8 @@ def open_app(
     if terminal.low_bandwidth:
         # shorter sequences; Textual reads it when it is imported
         os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
+    else:
+        os.environ.setdefault("TEXTUAL_FPS", FRAMES)
     kind, why_not = None, ""
     if graphics:
         from tui.terminal.graphics import find
