@@ -110,7 +110,7 @@ class TerminalDriver(LinuxDriver):
         self.output = Output(file, self.traffic, self.settings)
         self._file = self.output  # type: ignore[assignment]  # all of a file that is used
         self._reader_ended = False
-        self._typed = -math.inf
+        self._typed_at = -math.inf
 
     def _run_input_thread(self) -> None:
         try:
@@ -150,12 +150,12 @@ class TerminalDriver(LinuxDriver):
         if isinstance(message, events.CursorPosition):
             self.traffic.answered()
         else:
-            self._typed = time.monotonic()
+            self._typed_at = time.monotonic()
             super().process_message(message)
 
     def typed_ago(self) -> float:
         """Seconds since the last key, or movement of the mouse."""
-        return time.monotonic() - self._typed
+        return time.monotonic() - self._typed_at
 
     def ask(self) -> None:
         """Have the terminal say when it has come so far."""

@@ -11,6 +11,7 @@ from typing import Literal
 from rich.text import Text
 from textual.binding import Binding
 from textual.coordinate import Coordinate
+from textual.widgets import DataTable
 
 from model.coverage import skipping
 from trainer.events import LayerRow
