@@ -154,8 +154,9 @@ def side_by_side(images: Tensor, together: int, gap: int) -> Tensor:
 def apart(wide: Tensor, together: int, like: Tensor) -> Tensor:
     """The other way: as many images, of the same size, as ``like`` has: [N, C, H, W]."""
     count, _, height, width = like.shape
-    rows = wide.permute(0, 2, 3, 1).unflatten(2, (together, -1))[:, :, :, :width].transpose(1, 2)
-    return rows.reshape(-1, height, width, wide.shape[1])[:count].permute(0, 3, 1, 2)
+    rows: Tensor = wide.permute(0, 2, 3, 1).unflatten(2, (together, -1))[:, :, :, :width]
+    flat = rows.transpose(1, 2).reshape(-1, height, width, wide.shape[1])
+    return flat[:count].permute(0, 3, 1, 2)
 
 
 def _keeps_size(layer: nn.Conv2d) -> bool:
