@@ -85,8 +85,32 @@ def test_of_any_log(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LIMIT", 64)
         kept = folded.keep(run)
-        assert kept == (of_the_log(run).state.ended is not None)
+        assert kept == (of_the_log(run).state.seq >= 0)
         assert (folded.load(run) is not None) == kept
+        assert same(run)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32))
+def test_of_a_log_that_grows(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    chance = random.Random(seed)
+    run = RunDir(tmp_path_factory.mktemp("grows") / sample_log.RUN)
+    run.path.mkdir()
+    lines = [events.encode(one) for one in long_log(chance)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "LIMIT", 64)
+        keeper = folded.Keeper(run)
+        while lines:
+            count = chance.randrange(1, 1 + len(lines))
+            with run.log.open("ab") as file:
+                file.write(b"".join(lines[:count]))
+            del lines[:count]
+            if chance.random() < 0.7:
+                assert keeper.keep()
+            assert same(run)
+        with run.log.open("ab") as file:
+            file.write(b'{"half a line')
+        assert not keeper.keep()
         assert same(run)
 
 
@@ -98,10 +122,13 @@ def test_what_is_added_later_is_folded_on(run: RunDir) -> None:
     notice = events.Notice(level="info", code="later", message="one more")
     with run.log.open("ab") as file:
         file.write(events.encode(sample_log.envelope(last.seq + 1, notice, elapsed=last.elapsed)))
-    assert folded.load(run) is None
+    found = folded.load(run)
+    assert found is not None
+    assert found.size < run.log.stat().st_size
     assert follower.poll()
     assert follower.state.notices[-1][1] == notice
     assert follower.state == of_the_log(run).state
+    assert same(run)
 
 
 def edited(run: RunDir) -> None:
@@ -187,16 +214,17 @@ def test_a_pipe_in_its_place_does_not_hang_the_reader(run: RunDir) -> None:
     assert follower.status == "completed"
 
 
-def test_a_run_that_has_not_ended_and_a_short_log_leave_none(
+def test_a_short_log_and_one_that_is_hardly_longer_leave_none(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = run.log.read_bytes()
-    run.log.write_bytes(data[: data.rfind(b"\n", 0, -1) + 1])
-    assert not folded.keep(run)
-    run.log.write_bytes(data)
-    monkeypatch.setattr(folded, "LONG_BYTES", len(data) + 1)
+    size = run.log.stat().st_size
+    monkeypatch.setattr(folded, "LONG_BYTES", size + 1)
     assert not folded.keep(run)
     assert not run.folded.exists()
+    monkeypatch.setattr(folded, "LONG_BYTES", size)
+    keeper = folded.Keeper(run)
+    assert keeper.keep()
+    assert not keeper.keep()
 
 
 def test_a_folder_that_cannot_be_written_is_no_harm(run: RunDir) -> None:
@@ -212,7 +240,17 @@ def test_the_trainer_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     data = tiny_dataset()
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
     run = tiny_run(tmp_path)
-    train_run(run, Control(run))
+    kept: list[bool] = []
+    keep = folded.Keeper.keep
+
+    def count(keeper: folded.Keeper) -> bool:
+        kept.append(keep(keeper))
+        return kept[-1]
+
+    monkeypatch.setattr(folded.Keeper, "keep", count)
+    assert train_run(run, Control(run)).state == "completed"
+    assert len(kept) > 1, "while it trains, and at its end"
+    assert all(kept)
     found = folded.load(run)
     assert found is not None
     assert found.state == of_the_log(run).state

@@ -25,6 +25,7 @@ from trainer.disk import Disk
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
+from trainer.folded import Keeper
 from trainer.hard_examples import HardExamples
 from trainer.layer_stats import LayerStats
 from trainer.meter import Meter
@@ -125,6 +126,7 @@ class Training:
         self.total_steps = self.examples.total()
         self.paused_seconds = 0.0
         self.disk = Disk("files")
+        self._folded = Keeper(self.run)
         self._unsaved: dict[str, str] = {}
         self._paused_seconds = 0.0
         self._progress_at = 0.0
@@ -146,6 +148,7 @@ class Training:
             TrainingFailed: the loss is not a number.
         """
         train, every = self.config.train, self.config.evaluate.every
+        first = self.group is None or self.group.first
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()
@@ -155,6 +158,8 @@ class Training:
             self.at.epoch, self.at.batch, self.at.epoch_seconds = epoch + 1, 0, 0.0
             self.meter = Meter(self.device)
             self.save_checkpoint("last")
+            if first:
+                self.disk.do(self._keep_fold, key="fold")
             if train.early_stop and self.at.evals_without_best >= train.early_stop and not last:
                 self._notice(
                     "info",
@@ -464,6 +469,9 @@ class Training:
             self.log.emit(saved)
 
         self.disk.do(job, key=key)
+
+    def _keep_fold(self) -> None:
+        self._folded.keep()
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""

@@ -1,8 +1,9 @@
 """The fold of a long log, kept beside it by its trainer: what it came to need not be read again.
 
-It is true of one file alone: of this size, this time of change and these bytes at both ends, folded
-by this very code. Anything else, and any damage, means that the log is folded as ever. It can be
-deleted, and like the log it is only numbers and names: nothing in it is run. Torch-free.
+It is true of one beginning of one file: so many bytes, these at both ends, folded by this very
+code; of the whole file at its time of change only. What was added since is folded on. Anything
+else, and any damage, means that the log is folded as ever. It can be deleted, and like the log it
+is only numbers and names: nothing in it is run. Torch-free.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     """Of the fold: another version may fold otherwise."""
     log: bytes
     size: Whole
+    """Bytes of the log that were folded, whole lines."""
+    changed: int
+    """When the log had last been changed, nanoseconds."""
     damaged: Whole
     best: Whole | None
     """The epoch: the row itself is among the state's."""
@@ -51,43 +55,63 @@ class Loaded(msgspec.Struct, frozen=True):
     state: RunState
     inode: int
     size: int
+    """Bytes of the log that were folded."""
     mark: bytes
-    """The end of the log."""
+    """The last of them."""
     damaged: int
 
 
-def keep(run: RunDir) -> bool:
-    """Fold a long log that has ended and keep what it comes to; whether it is kept.
+class Keeper:
+    """Keeps the fold of a log that grows: each time only what is new is read.
 
-    The caller holds the run's lock. A full disk, or a folder that cannot be written, is no harm.
+    Args:
+        run: the caller holds its lock.
     """
-    try:
-        if run.log.stat().st_size < LONG_BYTES:
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._follower = Follower(run)
+        self._kept = 0
+
+    def keep(self) -> bool:
+        """Keep what the log comes to, once it is long and again when it is much longer; whether.
+
+        A full disk, or a folder that cannot be written, is no harm.
+        """
+        run, follower = self._run, self._follower
+        try:
+            if run.log.stat().st_size - self._kept < LONG_BYTES:
+                return False
+            state = follower.catch_up()
+            with open_regular(run.log) as file:
+                identity, end = _identity(file.fileno(), follower.offset)
+                changed = os.fstat(file.fileno()).st_mtime_ns
+            if state.seq < 0 or not end.endswith(b"\n"):
+                return False
+            found = Folded(
+                code=_code(),
+                log=identity,
+                size=follower.offset,
+                changed=changed,
+                damaged=follower.damaged,
+                best=None if state.best is None else state.best.epoch,
+                state=replace(state, best=None, _rows={}),
+            )
+            data = msgspec.msgpack.encode(found, enc_hook=_plain)
+            _write(run.folded, _sum(data) + data)
+        except (OSError, msgspec.MsgspecError, OverflowError):
             return False
-        follower = Follower(run)
-        state = follower.catch_up()
-        with open_regular(run.log) as file:
-            identity, end = _identity(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        if state.ended is None or size != follower.offset or not end.endswith(b"\n"):
-            return False
-        found = Folded(
-            code=_code(),
-            log=identity,
-            size=size,
-            damaged=follower.damaged,
-            best=None if state.best is None else state.best.epoch,
-            state=replace(state, best=None, _rows={}),
-        )
-        data = msgspec.msgpack.encode(found, enc_hook=_plain)
-        _write(run.folded, _sum(data) + data)
-    except (OSError, msgspec.MsgspecError, OverflowError):
-        return False
-    return True
+        self._kept = follower.offset
+        return True
+
+
+def keep(run: RunDir) -> bool:
+    """Keep what a log has come to that nobody writes any more; whether it is kept."""
+    return Keeper(run).keep()
 
 
 def load(run: RunDir) -> Loaded | None:
-    """What was kept of the log as it is now; ``None``: it has to be folded."""
+    """What was kept of the log, if that still begins so; ``None``: it has to be folded."""
     try:
         with open_regular(run.log) as file:
             stat = os.fstat(file.fileno())
@@ -97,30 +121,31 @@ def load(run: RunDir) -> Loaded | None:
                 if os.fstat(kept.fileno()).st_size > stat.st_size:
                     return None
                 total, data = kept.read(SUM_BYTES), kept.read()
-            identity, end = _identity(file.fileno())
-        if total != _sum(data):
-            return None
-        found = _decoder().decode(data)
+            if total != _sum(data):
+                return None
+            found = _decoder().decode(data)
+            identity, end = _identity(file.fileno(), found.size)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    if (found.code, found.log, found.size) != (_code(), identity, stat.st_size):
+    if (found.code, found.log) != (_code(), identity) or found.size > stat.st_size:
+        return None
+    if found.size == stat.st_size and found.changed != stat.st_mtime_ns:
         return None
     state = found.state
     state._rows = {row.epoch: row for row in state.epochs}
     state.best = None if found.best is None else state._rows.get(found.best)
-    return Loaded(state, stat.st_ino, stat.st_size, end, found.damaged)
+    return Loaded(state, stat.st_ino, found.size, end, found.damaged)
 
 
 def _sum(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=SUM_BYTES).digest()
 
 
-def _identity(fd: int) -> tuple[bytes, bytes]:
-    """A log's size, time of change and both ends in one number, and its end."""
-    stat = os.fstat(fd)
-    end = os.pread(fd, END_BYTES, max(0, stat.st_size - END_BYTES))
-    digest = hashlib.blake2b(f"{stat.st_size} {stat.st_mtime_ns}\n".encode(), digest_size=16)
-    digest.update(os.pread(fd, END_BYTES, 0))
+def _identity(fd: int, size: int) -> tuple[bytes, bytes]:
+    """Both ends of a log's first ``size`` bytes in one number, and their end."""
+    end = os.pread(fd, min(END_BYTES, size), max(0, size - END_BYTES))
+    digest = hashlib.blake2b(f"{size}\n".encode(), digest_size=16)
+    digest.update(os.pread(fd, min(END_BYTES, size), 0))
     digest.update(end)
     return digest.digest(), end
 
