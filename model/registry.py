@@ -34,7 +34,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "tiny": (
         "model.tiny:Tiny",
-        "under 100k parameters for the best accuracy: residual depthwise separable layers",
+        "under 100k parameters: residual depthwise separable layers",
     ),
     "resnet8": ("model.resnet:resnet8", "ResNet-8 of MLPerf Tiny, 78k parameters"),
     "resnet20": ("model.resnet:resnet20", "ResNet-20 of He et al. 2015 for CIFAR, 270k parameters"),
