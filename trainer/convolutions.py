@@ -58,7 +58,7 @@ class WideConv2d(nn.Conv2d):
     zeros between them as the padding has. The same products are summed. Measured on AMX, 1,000
     images, 256 to 256 channels: 128 ms become 84 at 11x11, 88 become 42 at 7x7, 51 become 9 at 3x3;
     from 15x15 on nothing is won. At 2x2 the output and the gradient of the input are computed so as
-    well: 23 ms each become 4.
+    well: both ways the layer takes 26 ms instead of 121 on one thread.
     """
 
     def forward(self, input: Tensor) -> Tensor:
