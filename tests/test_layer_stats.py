@@ -29,7 +29,7 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.LayerStats:
-    stats = LayerStats(net, CPU, 1, compiled=False)
+    stats = LayerStats(net, CPU, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     stats.watch()
     net(images).square().sum().backward()
@@ -108,17 +108,11 @@ def test_what_is_no_number_is_none() -> None:
 
 def test_due_is_so_often_an_epoch() -> None:
     for steps in (1, 3, 4, 195):
-        stats = LayerStats(nn.Linear(2, 2), CPU, 4, compiled=False)
+        stats = LayerStats(nn.Linear(2, 2), CPU, 4)
         due = [batch for batch in range(steps) if stats.due(batch, steps)]
         assert len(due) == min(4, steps)
         assert steps < 5 or due[-1] < steps - 1
-    assert not LayerStats(nn.Linear(2, 2), CPU, 0, compiled=False).due(0, 1)
-
-
-def test_a_compiled_net_has_no_dead_channels_but_a_reason() -> None:
-    stats = LayerStats(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), CPU, 1, compiled=True)
-    assert not stats._activations
-    assert "compiled" in stats._reason
+    assert not LayerStats(nn.Linear(2, 2), CPU, 0).due(0, 1)
 
 
 def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:

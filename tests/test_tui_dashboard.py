@@ -8,7 +8,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from textual._compositor import ChopsUpdate, Compositor
+from textual.geometry import Region
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from tests.tui_helpers import append, fake_worker, held, make_run, started
 from trainer import events
@@ -17,6 +20,7 @@ from trainer.runstate import Follower
 from tui import datasource, device_stats
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.exact import ExactCompositor
 from tui.screens import charts
 from tui.screens.dashboard import DashboardScreen
 from tui.widgets.curve_chart import CurveChart
@@ -246,6 +250,41 @@ async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
                 pilot,
                 lambda: app.screen._drawn[0][-1][1] == newest,  # type: ignore[attr-defined]
             )
+
+
+async def test_within_an_epoch_a_chart_waits_for_the_next_dot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.05)
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        append(run, progress(3, 1), seconds=5000)
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await until(pilot, lambda: chart(app, "loss").drawings > 0)
+            drawings = chart(app, "loss").drawings
+            append(run, progress(3, 2))
+            await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
+            await pilot.pause(0.3)
+            assert chart(app, "loss").drawings == drawings
+            append(run, *epoch_ended(3))
+            await until(pilot, lambda: chart(app, "loss").drawings > drawings, 3.0)
+
+
+@pytest.mark.parametrize(("host", "device"), [("", "cpu"), ("elsewhere", "cpu"), ("", "cuda:0")])
+async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
+    tmp_path: Path, host: str, device: str
+) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        append(run, started(host=host, device=device), progress(3, 1))
+        async with dashboard(tmp_path / "runs") as (app, _):
+            assert app._shared == (host == "" and device == "cpu")
+            polls: list[bool] = []
+            plain = app.poll
+            app.poll = lambda: (polls.append(app._shared), plain())  # type: ignore[method-assign,assignment]
+            for _ in range(4):
+                app._poll_when_through()
+            assert len(polls) == (2 if device == "cpu" and not host else 4)
 
 
 async def test_without_a_new_point_nothing_is_drawn(tmp_path: Path) -> None:
@@ -558,3 +597,68 @@ def test_an_nvidia_card(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = device_stats.DeviceStats("cuda:1 NVIDIA").read()
     assert (sample.name, sample.gpu, sample.use, sample.watts) == ("card 1", True, None, None)
     assert (sample.used, sample.total) == (3 << 30, 80 << 30)
+
+
+@pytest.mark.parametrize(
+    "dirty",
+    [
+        [(0, 1, 160, 1)],
+        [(3, 0, 20, 2), (100, 30, 30, 6)],
+        [(70, 5, 40, 40)],
+        [(0, 0, 160, 50)],
+        [(159, 49, 1, 1), (0, 20, 1, 1)],
+    ],
+)
+async def test_a_partial_update_is_what_textual_makes_of_more_work(
+    tmp_path: Path, dirty: list[tuple[int, int, int, int]]
+) -> None:
+    make_run(tmp_path)
+    async with dashboard(tmp_path) as (app, pilot):
+        await until(pilot, lambda: chart(app, "loss").drawings > 0)
+        compositor = app.screen._compositor
+        assert isinstance(compositor, ExactCompositor)
+        regions = {Region(*place) for place in dirty}
+        cells = []
+        for render in (ExactCompositor.render_partial_update, Compositor.render_partial_update):
+            compositor._dirty_regions = set(regions)
+            update = render(compositor)
+            assert update is not None
+            cells.append([_cells_of(update, y, x1, x2) for y, x1, x2 in sorted(update.spans)])
+        assert cells[0] == cells[1]
+        assert sum(map(len, cells[0])) == len({(x, y) for r in regions for x, y in _places(r)})
+
+
+def _places(region: Region) -> list[tuple[int, int]]:
+    return [(x, y) for y in region.line_range for x in region.column_range]
+
+
+def _cells_of(update: ChopsUpdate, y: int, x1: int, x2: int) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for x, strip in update.chops[y].items():
+        if strip is not None:
+            cells = [(c, segment.style) for segment in strip for c in segment.text]
+            found += [cell for at, cell in enumerate(cells, x) if x1 <= at < x2]
+    return found
+
+
+async def test_an_update_renders_only_the_widgets_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path)
+    async with dashboard(tmp_path) as (app, pilot):
+        await until(pilot, lambda: chart(app, "loss").drawings > 0)
+        rendered: list[str] = []
+        plain = Lines.render_line
+
+        def noted(self: Lines, y: int) -> Strip:
+            rendered.append(self.id or "")
+            return plain(self, y)
+
+        monkeypatch.setattr(Lines, "render_line", noted)
+        progress = app.screen.query_one("#progress", Lines)
+        compositor = app.screen._compositor
+        compositor._dirty_regions = {progress.region}
+        for widget in app.screen.query(Lines):
+            widget._styles_cache.clear()
+        assert compositor.render_partial_update() is not None
+        assert set(rendered) == {"progress"}

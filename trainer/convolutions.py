@@ -22,16 +22,19 @@ FEWEST_CHANNELS = 48
 """With fewer channels, laying images side by side costs what it saves."""
 
 
-def choose_per_layer(net: nn.Module, device: torch.device, precision: Precision) -> None:
+def choose_per_layer(
+    net: nn.Module, device: torch.device, precision: Precision, *, compiled: bool = False
+) -> None:
     """Exchange the convolutions of a net for those that suit the device, where it trains in bf16.
 
     Strided depthwise convolutions stay in fp32 on a CPU: their backward pass in oneDNN was measured
     ten times slower in bf16. Where there are matrix tiles, the others compute the gradient of their
-    weights as ``WideConv2d`` does.
+    weights as ``WideConv2d`` does, but not in a net that is compiled: what the compiler makes of
+    laying images side by side costs what it saves (``dws-normal`` lost 3 %).
     """
     if device.type != "cpu" or precision != "bf16":
         return
-    tiles = has_matrix_tiles()
+    tiles = has_matrix_tiles() and not compiled
     for layer in net.modules():
         if type(layer) is not nn.Conv2d:
             continue

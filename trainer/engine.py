@@ -18,6 +18,7 @@ from trainer import checkpoint, convolutions, events, predictions, schedule
 from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws
+from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.data.dataset import Dataset
@@ -97,7 +98,7 @@ class Training:
             dtype=devices.DTYPES[self.precision],
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        convolutions.choose_per_layer(self.net, self.device, self.precision)
+        convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
@@ -105,18 +106,17 @@ class Training:
             self.ema = AveragedModel(
                 self.net, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True
             )
-        self.forward: Callable[[Tensor], Tensor] = self.net
+        self.uncompiled: Forward = self.net
         self.together: Together | None = None
         if self.group is not None:
             self.together = Together(self.group, self.control, self.device)
             self.control = self.together.control
-            self.forward = self.together.wrap(self.net, self.summary)
+            self.uncompiled = self.together.wrap(self.net, self.summary)
+        self.forward: Forward = self.uncompiled
         if train.compile:
-            self.forward = torch.compile(self.forward)
+            self.forward = Compiled(self.uncompiled, self.device, self._tell_of_compiling)
         first = self.group is None or self.group.first
-        self.layer_stats = LayerStats(
-            self.net, self.device, train.layer_stats if first else 0, compiled=train.compile
-        )
+        self.layer_stats = LayerStats(self.net, self.device, train.layer_stats if first else 0)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
@@ -149,6 +149,8 @@ class Training:
         """
         train, every = self.config.train, self.config.evaluate.every
         first = self.group is None or self.group.first
+        if train.compile:
+            self._notice("info", "compile", "the net is compiled: the first step takes a minute")
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()
@@ -212,6 +214,9 @@ class Training:
             )
         )
 
+    def _tell_of_compiling(self, problem: str) -> None:
+        self._notice("warning", "not-compiled", problem)
+
     def _tell_of_skipping(self, images: int) -> None:
         self._notice(
             "info",
@@ -231,8 +236,10 @@ class Training:
         measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
         if measured:
             self.layer_stats.watch()
+        # compiled code cannot be looked into
+        forward = self.uncompiled if measured else self.forward
         with self.autocast():
-            logits = self.forward(images.contiguous(memory_format=self.layout))
+            logits = forward(images.contiguous(memory_format=self.layout))
         log_p = F.log_softmax(logits.float(), 1)
         cross_entropy = F.nll_loss(log_p, labels)
         smoothing = train.label_smoothing

@@ -1,7 +1,8 @@
 """Norms, gradients, updates and dead channels of each layer, measured a few times per epoch.
 
-Reading only: with and without it a run is the same to the last bit. What is measured stays on the
-device until a copy to the host is done, so no step waits for it.
+Reading only: with and without it a run is the same to the last bit; of a compiled net the steps
+that are measured run uncompiled, and differ in rounding. What is measured stays on the device until
+a copy to the host is done, so no step waits for it.
 """
 
 from __future__ import annotations
@@ -48,12 +49,9 @@ class LayerStats:
         net: the net that is trained, not wrapped.
         device: where it is.
         per_epoch: measurements per epoch; 0 for none.
-        compiled: whether the net is compiled: its activations cannot be looked at then.
     """
 
-    def __init__(
-        self, net: nn.Module, device: torch.device, per_epoch: int, *, compiled: bool
-    ) -> None:
+    def __init__(self, net: nn.Module, device: torch.device, per_epoch: int) -> None:
         self._device, self._per_epoch = device, per_epoch
         self._weights: dict[str, list[nn.Parameter]] = {}
         self._activations: dict[str, nn.Module] = {}
@@ -61,9 +59,8 @@ class LayerStats:
             own = [p for p in module.parameters(recurse=False) if p.requires_grad]
             if own:
                 self._weights[path or "(net)"] = own
-            if isinstance(module, ACTIVATIONS) and not compiled:
+            if isinstance(module, ACTIVATIONS):
                 self._activations[path] = module
-        self._reason = "the net is compiled" if compiled else ""
         self._dead: dict[str, list[Tensor]] = {}
         self._hooks: list[Any] = []
         self._before: list[Tensor] = []
@@ -135,7 +132,6 @@ class LayerStats:
             update_ratio=tuple(map(_log_ratio, updates, weights)),
             activations=activations,
             dead=tuple(map(_rounded, numbers[3 * count :])),
-            reason=self._reason,
         )
 
     def _looker(self, path: str) -> Any:

@@ -88,6 +88,8 @@ class RunState:
     """Grows with every change: what was painted at this revision is still true."""
     points: int = 0
     """Grows when a curve has changed."""
+    figures: int = 0
+    """Grows when an epoch's figures have changed: with a curve, but not with each of its points."""
     _base: float = 0.0
     _best_unknown: bool = False
     _furthest: int = -1
@@ -240,6 +242,7 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     if state._furthest <= step:  # nothing to drop; a log may say a million times that it resumes
         _go_on_from(state, envelope)
         state.points += 1
+        state.figures += 1
         return
     state._furthest = step
     state.steps.drop_after(step)
@@ -252,6 +255,7 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     _go_on_from(state, envelope)
     state._best_unknown = True
     state.points += 1
+    state.figures += 1
 
 
 def _go_on_from(state: RunState, envelope: Envelope) -> None:
@@ -286,11 +290,13 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
     row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
     row.elapsed = state.elapsed
     state.points += 1
+    state.figures += 1
 
 
 def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
     state.evals.append(event)
     state.points += 1
+    state.figures += 1
     if event.variant != "plain":
         return
     row = state.row(event.epoch, event.step)

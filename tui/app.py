@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -37,7 +38,10 @@ from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.2
+SHARED_POLLS = 2
+"""While a run trains on this machine's processor, so many times as long: what is painted is taken
+from the run, and a thread of it that waits makes the others wait."""
 SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
 BREATH_SECONDS = 0.001
@@ -72,6 +76,14 @@ def _size_classes(size: Size) -> list[str]:
         fits = [name for least, name in sorted(breakpoints) if length >= least]
         found += fits[-1:]
     return found
+
+
+def _shares_processor(run: Follower) -> bool:
+    """Whether it trains on the processor that the app runs on."""
+    begun = run.state.started
+    if begun is None or run.status != "training":
+        return False
+    return begun.device.startswith("cpu") and begun.host in ("", platform.node())
 
 
 class CifarApp(App[None]):
@@ -124,6 +136,9 @@ class CifarApp(App[None]):
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
         self._reading = False
+        self._ticks = 0
+        self._shared = False
+        """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
         self.opinions = Opinions(human, review)
         self.graphics = graphics
@@ -246,7 +261,9 @@ class CifarApp(App[None]):
             self.leave(busy=bool(self.runs.ours()))
         elif not self.traffic.busy:
             driver.ask()
-            if not ((self.traffic.slow and self.traffic.waiting) or self._reading):
+            self._ticks += 1
+            waits = self._shared and self._ticks % SHARED_POLLS
+            if not (waits or (self.traffic.slow and self.traffic.waiting) or self._reading):
                 self.poll()
 
     def poll(self) -> None:
@@ -256,6 +273,9 @@ class CifarApp(App[None]):
         changes.runs |= self._read.runs
         changes.transitions = {**self._read.transitions, **changes.transitions}
         self._read = Changes()
+        if changes.runs:
+            heard = (self.store.get(run) for run in changes.runs)
+            self._shared = any(run is not None and _shares_processor(run) for run in heard)
         self._take(changes)
         if self.store.unfinished and not self._reading:
             self._reading = True

@@ -1,19 +1,23 @@
-"""Partial updates of the terminal that begin where a change begins.
+"""Partial updates of the terminal that begin where a change begins, made of what changed alone.
 
 Textual sends a changed line of a widget from the widget's left edge on; a curve grows at its right
-end. Here the part before the change is left out, which is most of a chart's bytes. What Textual
-does is kept but for that. These are its internals: where they are not as they are known here,
-``install`` leaves its own update in place, which only sends more.
+end. Here the part before the change is left out, which is most of a chart's bytes. And Textual
+renders all widgets of the screen for each update, whatever has changed; here those lines alone that
+have. What it does is kept but for that. These are its internals: where they are not as they are
+known here, ``install`` leaves its own update in place, which only takes longer and sends more.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.control import Control
 from textual._compositor import ChopsUpdate, Compositor
+from textual.geometry import Region
 from textual.screen import Screen
+from textual.strip import Strip
 
 
 class ExactUpdate(ChopsUpdate):
@@ -36,23 +40,51 @@ class ExactUpdate(ChopsUpdate):
 class ExactCompositor(Compositor):
     """A compositor with exact partial updates."""
 
+    _changed: tuple[Region, ...] | None = None
+    """While a partial update is made: what of the screen has changed."""
+
     def render_partial_update(self) -> ChopsUpdate | None:
         """The changed spans, or ``None`` when nothing has changed."""
-        update = super().render_partial_update()
+        self._changed = tuple(self._dirty_regions)
+        try:
+            update = super().render_partial_update()
+        finally:
+            self._changed = None
         if update is None:
             return None
         return ExactUpdate(update.chops, update.spans, update.chop_ends)
 
+    def _get_renders(
+        self, crop: Region | None = None
+    ) -> Iterable[tuple[Region, Region, list[Strip]]]:
+        """Regions and lines of widgets, from the front; in a partial update the changed ones."""
+        if self._changed is None:
+            yield from super()._get_renders(crop)
+            return
+        for widget, (region, clip) in self.visible_widgets.items():
+            seen = region.intersection(clip)
+            changed = [part for dirty in self._changed if (part := seen.intersection(dirty))]
+            if not changed:
+                continue
+            top, bottom = min(part.y for part in changed), max(part.bottom for part in changed)
+            lines = Region(seen.x, top, seen.width, bottom - top)
+            yield lines, lines, widget.render_lines(lines.translate((-region.x, -region.y)))
+
 
 def install(screen: Screen[None]) -> bool:
     """Let a screen send exact updates, before it is first shown; whether that was possible."""
-    known = list(inspect.signature(ChopsUpdate.__init__).parameters) == [
-        "self",
-        "chops",
-        "spans",
-        "chop_ends",
-    ]
-    if not known or type(getattr(screen, "_compositor", None)) is not Compositor:
-        return False
-    screen._compositor = ExactCompositor()
-    return True
+    compositor = getattr(screen, "_compositor", None)
+    known = (
+        type(compositor) is Compositor
+        and _parameters(ChopsUpdate.__init__) == ["self", "chops", "spans", "chop_ends"]
+        and _parameters(getattr(compositor, "_get_renders", None)) == ["crop"]
+        and isinstance(getattr(compositor, "_dirty_regions", None), set)
+        and isinstance(getattr(Compositor, "visible_widgets", None), property)
+    )
+    if known:
+        screen._compositor = ExactCompositor()
+    return known
+
+
+def _parameters(function: Callable[..., object] | None) -> list[str]:
+    return list(inspect.signature(function).parameters) if function is not None else []

@@ -23,6 +23,8 @@ from tui.curves import Axis, Points, Quantity
 LABEL_WIDTH = 6
 GUTTER = LABEL_WIDTH + 1
 """Columns to the left of the canvas: the labels of the values and the axis."""
+DOTS = 2
+"""Dots of a curve beside one another in a column."""
 FOOT = 2
 """Lines below the canvas: the axis and its labels."""
 

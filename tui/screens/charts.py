@@ -8,10 +8,11 @@ from functools import lru_cache, partial
 
 from textual.binding import Binding, BindingType
 from textual.color import Color
+from textual.timer import Timer
 
 from trainer.errors import ConfigError
 from trainer.runstate import Follower
-from tui import curves, exact, themes
+from tui import curves, exact, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan
 from tui.screens.base import StoreScreen
@@ -19,6 +20,8 @@ from tui.store import ACTIVE
 from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0
+SLOWEST_SECONDS = 5.0
+"""However little a dot is of the x axis: a curve that stands still looks broken."""
 TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
 TEST_SAMPLE, TRAIN_SAMPLE, RAW_SAMPLE = "━", "┅", "░"
 
@@ -67,7 +70,9 @@ class ChartScreen(StoreScreen):
         self.view = 0
         self._drawn_at = 0.0
         self._drawn: tuple[object, object] | None = None
-        self._due = False
+        self._figures: tuple[int, ...] = ()
+        self._due: Timer | None = None
+        self._due_at = 0.0
         self._waiting: list[Chart] = []
 
     def runs_shown(self) -> list[Follower]:
@@ -79,10 +84,11 @@ class ChartScreen(StoreScreen):
     # ---- painting ---------------------------------------------------------------------------
 
     def draw_charts(self) -> None:
-        """Draw what has changed; new points at most once a second (slower links: less often),
-        everything else at once."""
+        """Draw what has changed; new points at most once a second (slower links: less often), and
+        within an epoch only when they reach the next dot; everything else at once."""
         runs = self.runs_shown()
         points = tuple((id(run.state), run.state.points) for run in runs)
+        figures = tuple(run.state.figures for run in runs)
         look = (
             tuple((run.run.id, self.cifar.run_colour(run.run.id), _live(run)) for run in runs),
             (self.axis, self.log_y, self.smoothing, self.window, self.cursor, self.view),
@@ -91,16 +97,30 @@ class ChartScreen(StoreScreen):
         )
         if (points, look) == self._drawn:
             return
-        pace = REPAINT_SECONDS * self.cifar.terminal.charts
+        pace = REPAINT_SECONDS
+        if figures == self._figures:
+            pace = min(max(pace, self._dot_seconds()), SLOWEST_SECONDS)
+        pace *= self.cifar.terminal.charts
         wait = self._drawn_at + pace - time.monotonic()
         if self._drawn is not None and look == self._drawn[1] and wait > 0:
-            if not self._due:
-                self._due = True
-                self.set_timer(wait, self._draw_due)
+            if self._due is None or self._drawn_at + pace < self._due_at:
+                self._draw_later(wait)
             return
         self._drawn, self._drawn_at = (points, look), time.monotonic()
+        self._figures = figures
         self._waiting = [chart for chart in self.CHARTS if chart[0] in self.VIEWS[self.view]]
         self._draw_next((points, look[0], self.axis, self.log_y, self.smoothing, self.window))
+
+    def _dot_seconds(self) -> float:
+        """Seconds of training that one dot of the x axis is; 0 while that is not known."""
+        run = self.store.current
+        end = _end(run, self.axis) if run is not None else None
+        if run is None or not end:
+            return 0.0
+        low, high = self.window or (0.0, self.reach())
+        columns = max((chart.size.width for chart in self.query(CurveChart)), default=0)
+        dots = figure.DOTS * max(1, columns - figure.GUTTER)
+        return run.state.elapsed * (high - low) / end / dots
 
     def _draw_next(self, key: object) -> None:
         """Draw a chart, the next after it is on the screen: a key is answered in half the time."""
@@ -112,8 +132,13 @@ class ChartScreen(StoreScreen):
         if self._waiting:
             self.call_after_refresh(self._draw_next, key)
 
+    def _draw_later(self, wait: float) -> None:
+        if self._due is not None:
+            self._due.stop()
+        self._due, self._due_at = self.set_timer(wait, self._draw_due), time.monotonic() + wait
+
     def _draw_due(self) -> None:
-        self._due = False
+        self._due = None
         self.draw_charts()
 
     def show_view(self) -> None:

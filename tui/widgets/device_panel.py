@@ -37,6 +37,7 @@ class DevicePanel(Lines):
         self._stats: DeviceStats | None = None
         self._sample: Sample | None = None
         self._run: Follower | None = None
+        self._shown: tuple[object, ...] = ()
         self.readings = 0
         """How often figures were asked for."""
 
@@ -46,7 +47,14 @@ class DevicePanel(Lines):
         self.set_interval(SECONDS * app.terminal.device, self._tick)
 
     def show(self, run: Follower) -> None:
-        """Show the device of a run."""
+        """Show the device of a run; nothing happens when nothing of it has changed."""
+        state = run.state
+        memory = formatting.size(state.progress.memory) if state.progress is not None else ""
+        log = (run.status, state.attempt, id(state.started), id(state.ranks))
+        key = (id(run), *log, memory, self.app.theme)
+        if key == self._shown:
+            return
+        self._shown = key
         before = self._run
         self._run = run
         if before is not run:

@@ -58,7 +58,7 @@ class EpochTable(Lines, can_focus=True):
             self._first = None
         self._state = state
         view = (self._first, self.size, self.app.theme)
-        key = (id(state), state.points, state.attempt, len(state.evals), *view)
+        key = (id(state), state.figures, state.attempt, len(state.evals), *view)
         if key == self._shown:
             return
         self._shown = key

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
 """Cells of bars, at most."""
-FIGURES_SECONDS = 0.25
+FIGURES_SECONDS = 0.2
 
 
 class ProgressLine(Lines):

@@ -97,8 +97,8 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
 
 
 def _notice(run: Follower) -> Notice | None:
-    """The last warning or error; before training begins also what is being prepared."""
-    waits = run.state.started is None
+    """The last warning or error; before the first step also what is being prepared."""
+    waits = run.state.started is None or (run.state.progress is None and run.state.ended is None)
     notices = [notice for _, notice in run.state.notices]
     over = _over(notices)
     said = [n for n in notices if (waits or n.level != "info") and n not in over]

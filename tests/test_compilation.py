@@ -1,0 +1,87 @@
+"""torch.compile: used where it works, done without where it does not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from tests.training_helpers import tiny_dataset, tiny_run
+from trainer import events
+from trainer.compilation import COMPILERS, Compiled
+from trainer.control import Control
+from trainer.rundir import RunDir
+from trainer.runstate import Follower
+from trainer.session import train_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+
+
+def log_of(run: RunDir) -> list[events.Event]:
+    train_run(run, Control(run))
+    return [envelope.event for envelope in Follower(run)._tail.read()]
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: None)
+    run = tiny_run(tmp_path, "train.compile=true")
+    log = log_of(run)
+    told = [e for e in log if isinstance(e, events.Notice) and e.code == "not-compiled"]
+    assert [e.level for e in told] == ["warning"]
+    assert "g++" in told[0].message
+    assert isinstance(log[-1], events.RunEnded)
+    assert log[-1].state == "completed"
+
+
+def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(forward: Any) -> Any:
+        def call(images: Tensor) -> Tensor:
+            raise TorchDynamoException("cannot do this\nand a long explanation")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    told: list[str] = []
+    forward = Compiled(nn.Identity(), CPU, told.append)
+    for value in (1.0, 2.0):
+        assert forward(torch.tensor(value)).item() == value
+    assert told == ["training without torch.compile: cannot do this"]
+
+
+def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(images: Tensor) -> Tensor:
+        raise ValueError("the net's own")
+
+    monkeypatch.setattr(torch, "compile", lambda forward: forward)
+    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    with pytest.raises(ValueError, match="own"):
+        Compiled(wrong, CPU, pytest.fail)(torch.zeros(1))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+def test_a_compiled_run_learns_and_measures_its_activations(tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("true", "false"):
+        run = tiny_run(tmp_path / compiled, f"train.compile={compiled}", "train.precision='fp32'")
+        log = log_of(run)
+        assert not [e for e in log if isinstance(e, events.Notice) and e.code == "not-compiled"]
+        measured = [e for e in log if isinstance(e, events.LayerStats)]
+        assert measured
+        assert all(e.activations and not e.reason for e in measured)
+        losses += [[e.loss for e in log if isinstance(e, events.EpochEnded)]]
+    # dropout draws its own numbers in compiled code
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
