@@ -254,17 +254,19 @@ class CifarApp(App[None]):
 
     def _poll_when_through(self) -> None:
         """Poll, but not while a slow link still carries what was drawn: keys come first."""
+        self._ticks += 1
+        rests = self._reading or (self._shared and self._ticks % SHARED_POLLS)
         driver = self._driver
-        if not isinstance(driver, TerminalDriver):
-            self.poll()
-        elif driver.gone():
-            self.leave(busy=bool(self.runs.ours()))
-        elif not self.traffic.busy:
+        if isinstance(driver, TerminalDriver):
+            if driver.gone():
+                self.leave(busy=bool(self.runs.ours()))
+                return
+            if self.traffic.busy:
+                return
             driver.ask()
-            self._ticks += 1
-            waits = self._shared and self._ticks % SHARED_POLLS
-            if not (waits or (self.traffic.slow and self.traffic.waiting) or self._reading):
-                self.poll()
+            rests = rests or (self.traffic.slow and self.traffic.waiting)
+        if not rests:
+            self.poll()
 
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""

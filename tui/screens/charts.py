@@ -20,6 +20,7 @@ from tui.store import ACTIVE
 from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0
+NEAR_SECONDS = 0.05
 SLOWEST_SECONDS = 5.0
 """However little a dot is of the x axis: a curve that stands still looks broken."""
 TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
@@ -71,6 +72,7 @@ class ChartScreen(StoreScreen):
         self._drawn_at = 0.0
         self._drawn: tuple[object, object] | None = None
         self._figures: tuple[int, ...] = ()
+        self._dot = 0.0
         self._due: Timer | None = None
         self._due_at = 0.0
         self._waiting: list[Chart] = []
@@ -99,15 +101,15 @@ class ChartScreen(StoreScreen):
             return
         pace = REPAINT_SECONDS
         if figures == self._figures:
-            pace = min(max(pace, self._dot_seconds()), SLOWEST_SECONDS)
+            pace = min(max(pace, self._dot), SLOWEST_SECONDS)
         pace *= self.cifar.terminal.charts
         wait = self._drawn_at + pace - time.monotonic()
         if self._drawn is not None and look == self._drawn[1] and wait > 0:
-            if self._due is None or self._drawn_at + pace < self._due_at:
+            if self._due is None or time.monotonic() + wait < self._due_at - NEAR_SECONDS:
                 self._draw_later(wait)
             return
         self._drawn, self._drawn_at = (points, look), time.monotonic()
-        self._figures = figures
+        self._figures, self._dot = figures, self._dot_seconds()
         self._waiting = [chart for chart in self.CHARTS if chart[0] in self.VIEWS[self.view]]
         self._draw_next((points, look[0], self.axis, self.log_y, self.smoothing, self.window))
 
