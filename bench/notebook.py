@@ -1,10 +1,11 @@
 """The notebook's way against the engine: images per second on the same net, batch and augmentation.
 
-    python bench/notebook.py --data FOLDER [--model dws-normal] [--rounds 3] [--steps 40]
+    python bench/notebook.py --data FOLDER [--model dws-normal] [--rounds 3] [--steps 40] [--eager]
 
 The notebook's way, as the coursework's public solutions do it: a DataLoader, torchvision
-transforms image by image, fp32, `loss.item()` at each step. Both sides run in turn in one process;
-the medians and their ratio are printed, as JSON with --json.
+transforms image by image, fp32, `loss.item()` at each step. The engine compiles the net, as the
+presets of these nets do, before its time begins; not with --eager. Both sides run in turn in one
+process; the medians and their ratio are printed, as JSON with --json.
 """
 
 from __future__ import annotations
@@ -96,13 +97,15 @@ class Notebook:
 
 
 class Engine:
-    def __init__(self, data: object, model: str, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, data: object, model: str, batch_size: int, device: torch.device, *, compiled: bool
+    ) -> None:
         config = settings.from_mapping(
             {
                 "model": {"name": model},
                 "optimizer": {"lr": 0.05},
                 "augment": {"flip": "random", "shift_scale_rotate": 1.0, "dropout": 0.5},
-                "train": {"batch_size": batch_size, "epochs": 10_000},
+                "train": {"batch_size": batch_size, "epochs": 10_000, "compile": compiled},
             }
         )
         self.folder = tempfile.TemporaryDirectory()
@@ -148,14 +151,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--eager", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     device = devices.resolve(options.device)
     data = sources.load(options.data)
-    sides = {
-        kind.__name__.lower(): kind(data, options.model, options.batch_size, device)
-        for kind in (Notebook, Engine)
-    }
+    asked = (data, options.model, options.batch_size, device)
+    sides = {"notebook": Notebook(*asked), "engine": Engine(*asked, compiled=not options.eager)}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side.run(3)
