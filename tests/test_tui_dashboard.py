@@ -278,10 +278,10 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
     with held(run):
         append(run, started(host=host, device=device), progress(3, 1))
         async with dashboard(tmp_path / "runs") as (app, _):
-            assert app._shared == (host == "" and device == "cpu")
+            assert app.shares_processor == (host == "" and device == "cpu")
             polls: list[bool] = []
             plain = app.poll
-            app.poll = lambda: (polls.append(app._shared), plain())  # type: ignore[method-assign,assignment]
+            app.poll = lambda: (polls.append(app.shares_processor), plain())  # type: ignore[method-assign,assignment]
             for _ in range(4):
                 app._poll_when_through()
             assert len(polls) == (2 if device == "cpu" and not host else 4)

@@ -137,7 +137,7 @@ class CifarApp(App[None]):
         """What was read since the last poll and is not shown yet."""
         self._reading = False
         self._ticks = 0
-        self._shared = False
+        self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
         self.opinions = Opinions(human, review)
@@ -255,7 +255,7 @@ class CifarApp(App[None]):
     def _poll_when_through(self) -> None:
         """Poll, but not while a slow link still carries what was drawn: keys come first."""
         self._ticks += 1
-        rests = self._reading or (self._shared and self._ticks % SHARED_POLLS)
+        rests = self._reading or (self.shares_processor and self._ticks % SHARED_POLLS)
         driver = self._driver
         if isinstance(driver, TerminalDriver):
             if driver.gone():
@@ -277,7 +277,7 @@ class CifarApp(App[None]):
         self._read = Changes()
         if changes.runs:
             heard = (self.store.get(run) for run in changes.runs)
-            self._shared = any(run is not None and _shares_processor(run) for run in heard)
+            self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
         self._take(changes)
         if self.store.unfinished and not self._reading:
             self._reading = True

@@ -20,6 +20,8 @@ from tui.store import ACTIVE
 from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0
+SHARED_PACE = 2
+"""So many times as long beside a run on this machine's processor."""
 NEAR_SECONDS = 0.05
 SLOWEST_SECONDS = 5.0
 """However little a dot is of the x axis: a curve that stands still looks broken."""
@@ -99,7 +101,7 @@ class ChartScreen(StoreScreen):
         )
         if (points, look) == self._drawn:
             return
-        pace = REPAINT_SECONDS
+        pace = REPAINT_SECONDS * (SHARED_PACE if self.cifar.shares_processor else 1)
         if figures == self._figures:
             pace = min(max(pace, self._dot), SLOWEST_SECONDS)
         pace *= self.cifar.terminal.charts
