@@ -5,6 +5,7 @@ The app polls it from one timer on the UI thread; screens read it and never writ
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ WHOLE_KEPT = 12
 SUBMIT_SECONDS = 10.0
 """For so long after it was put on disk a run may be without a lock: its trainer is starting."""
 
-RESTING_EACH = 64
-"""So many of the runs that do nothing are looked at in a poll: a thousand cost no more."""
+RESTING_EACH = 24
+"""So many of the runs that do nothing are looked at in a poll: a thousand cost no more, and it is
+seconds until one that is resumed elsewhere is noticed."""
 SETTLED_SECONDS = 2.0
 """A directory's time of change is trusted when it is older: file systems count in ticks."""
 
@@ -230,7 +232,7 @@ class Store:
                 continue
             busy = not resting or seen is None or shown
             (due if busy else idle).append((run != self.selected, seen or 0.0, run))
-        due += sorted(idle)[:RESTING_EACH]
+        due += heapq.nsmallest(RESTING_EACH, idle)
         due.sort(key=lambda entry: entry[2], reverse=True)  # the newest first: they are in view
         due.sort(key=lambda entry: entry[:2])
         return [self.followers[run] for _, _, run in due]
