@@ -18,6 +18,7 @@ from trainer.control import Control
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.session import train_run
+from trainer.submit import resubmit
 
 CPU = torch.device("cpu")
 
@@ -85,3 +86,24 @@ def test_a_compiled_run_learns_and_measures_its_activations(tmp_path: Path) -> N
         losses += [[e.loss for e in log if isinstance(e, events.EpochEnded)]]
     # dropout draws its own numbers in compiled code
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    losses = []
+    for stops in (True, False):
+        run = tiny_run(tmp_path / str(stops), "train.compile=true", "train.precision='fp32'")
+        asked = Control(run)
+
+        def listen(envelope: events.Envelope, asked: Control = asked, stops: bool = stops) -> None:
+            if isinstance(envelope.event, events.EvalEnded) and stops:
+                asked.request("stop")
+
+        train_run(run, asked, listener=listen)
+        if stops:
+            resubmit(run)
+            assert train_run(run, Control(run), resume=True).state == "completed"
+        state = Follower(run).catch_up()
+        losses.append([(row.train_loss, row.test_loss) for row in state.epochs])
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
