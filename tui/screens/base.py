@@ -10,6 +10,7 @@ from textual.css.query import NoMatches
 from textual.events import ScreenResume
 from textual.screen import Screen
 
+from tui import exact
 from tui.store import Changes, Store
 from tui.widgets.header import HeaderLine
 from tui.widgets.key_line import KeyLine
@@ -36,6 +37,10 @@ class StoreScreen(Screen[None]):
         super().__init_subclass__(**options)
         if "TAB" not in cls.__dict__:  # not the one of the class between
             cls.TAB = cls.__name__.removesuffix("Screen").lower()
+
+    def __init__(self) -> None:
+        super().__init__()
+        exact.install(self)
 
     @property
     def cifar(self) -> CifarApp:

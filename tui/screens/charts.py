@@ -12,7 +12,7 @@ from textual.timer import Timer
 
 from trainer.errors import ConfigError
 from trainer.runstate import Follower
-from tui import curves, exact, figure, themes
+from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan
 from tui.screens.base import StoreScreen
@@ -64,7 +64,6 @@ class ChartScreen(StoreScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        exact.install(self)
         self.axis: Axis = "epoch"
         self.log_y = False
         self.smoothing = 0
