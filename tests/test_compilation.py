@@ -63,6 +63,20 @@ def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.M
     assert told == ["training without torch.compile: cannot do this"]
 
 
+def test_a_python_without_it_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(forward: Any) -> Any:
+        raise RuntimeError("torch.compile is not supported on Python 3.99+")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    told: list[str] = []
+    forward = Compiled(nn.Identity(), CPU, told.append)
+    assert forward(torch.ones(1)).item() == 1
+    assert "Python 3.99" in told[0]
+    Compiled(nn.Identity(), torch.device("mps"), told.append)(torch.ones(1))
+    assert "Apple" in told[1]
+
+
 def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(images: Tensor) -> Tensor:
         raise ValueError("the net's own")

@@ -33,7 +33,7 @@ class Compiled:
     ) -> None:
         self._uncompiled, self._on_problem = forward, on_problem
         self._forward: Forward | None = None
-        self._lacks = "no C++ compiler is installed (g++)" if _lacks_compiler(device) else ""
+        self._lacks = _lacks(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to logits [N, classes]."""
@@ -42,7 +42,10 @@ class Compiled:
                 return self._give_up(images, self._lacks)
             # tells of a CUDA toolkit that nothing here needs
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            self._forward = torch.compile(self._uncompiled)
+            try:
+                self._forward = torch.compile(self._uncompiled)
+            except RuntimeError as error:  # not for this version of Python
+                return self._give_up(images, _first_line(error))
         if self._forward is self._uncompiled:
             return self._forward(images)
         from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
@@ -50,7 +53,7 @@ class Compiled:
         try:
             return self._forward(images)
         except TorchDynamoException as error:
-            return self._give_up(images, str(error).strip().split("\n", 1)[0])
+            return self._give_up(images, _first_line(error))
 
     def _give_up(self, images: Tensor, reason: str) -> Tensor:
         self._on_problem(f"training without torch.compile: {reason}")
@@ -58,8 +61,15 @@ class Compiled:
         return self._forward(images)
 
 
-def _lacks_compiler(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return False
+def _lacks(device: torch.device) -> str:
+    """What is known beforehand to be missing; empty: nothing."""
+    if device.type == "mps":
+        return "it is not made for Apple GPUs yet"
     own = os.environ.get("CXX", "").split()[:1]
-    return not any(map(shutil.which, own or COMPILERS))
+    if device.type == "cpu" and not any(map(shutil.which, own or COMPILERS)):
+        return "no C++ compiler is installed (g++)"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
