@@ -515,7 +515,7 @@ async def test_device_figures_of_a_live_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tui.widgets.device_panel.DeviceStats", Readings)
-    monkeypatch.setattr("tui.widgets.device_panel.platform.node", lambda: "testhost")
+    monkeypatch.setattr("trainer.runstate.platform.node", lambda: "testhost")
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         async with dashboard(tmp_path / "runs") as (app, pilot):

@@ -150,7 +150,9 @@ class Training:
         train, every = self.config.train, self.config.evaluate.every
         first = self.group is None or self.group.first
         if train.compile:
-            self._notice("info", "compile", "the net is compiled: the first step takes a minute")
+            self._notice(
+                "info", "compile", "the net is compiled: the first step takes up to a minute"
+            )
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()

@@ -6,6 +6,7 @@ state; widgets read it there.
 
 from __future__ import annotations
 
+import platform
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -395,6 +396,12 @@ class Follower:
         if self._tail.problem:
             return f"the log cannot be read: {self._tail.problem}"
         return "no line of the log can be read" if self.damaged else "the log is empty"
+
+    @property
+    def here(self) -> bool:
+        """Whether it was begun on this machine; so is a run whose log names none."""
+        begun = self.state.started
+        return begun is not None and begun.host in ("", platform.node())
 
     @property
     def offset(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -83,7 +82,7 @@ def _shares_processor(run: Follower) -> bool:
     begun = run.state.started
     if begun is None or run.status != "training":
         return False
-    return begun.device.startswith("cpu") and begun.host in ("", platform.node())
+    return run.here and begun.device.startswith("cpu")
 
 
 class CifarApp(App[None]):

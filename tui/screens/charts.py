@@ -22,7 +22,6 @@ from tui.widgets.curve_chart import CurveChart
 REPAINT_SECONDS = 1.0
 SHARED_PACE = 2
 """So many times as long beside a run on this machine's processor."""
-NEAR_SECONDS = 0.05
 SLOWEST_SECONDS = 5.0
 """However little a dot is of the x axis: a curve that stands still looks broken."""
 TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
@@ -104,10 +103,13 @@ class ChartScreen(StoreScreen):
         if figures == self._figures:
             pace = min(max(pace, self._dot), SLOWEST_SECONDS)
         pace *= self.cifar.terminal.charts
-        wait = self._drawn_at + pace - time.monotonic()
+        due = self._drawn_at + pace
+        wait = due - time.monotonic()
         if self._drawn is not None and look == self._drawn[1] and wait > 0:
-            if self._due is None or time.monotonic() + wait < self._due_at - NEAR_SECONDS:
-                self._draw_later(wait)
+            if self._due is None or due < self._due_at:
+                if self._due is not None:
+                    self._due.stop()
+                self._due, self._due_at = self.set_timer(wait, self._draw_due), due
             return
         self._drawn, self._drawn_at = (points, look), time.monotonic()
         self._figures, self._dot = figures, self._dot_seconds()
@@ -134,11 +136,6 @@ class ChartScreen(StoreScreen):
         self.query_one(f"#{name}", CurveChart).draw(key, build, self.cursor)
         if self._waiting:
             self.call_after_refresh(self._draw_next, key)
-
-    def _draw_later(self, wait: float) -> None:
-        if self._due is not None:
-            self._due.stop()
-        self._due, self._due_at = self.set_timer(wait, self._draw_due), time.monotonic() + wait
 
     def _draw_due(self) -> None:
         self._due = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
@@ -68,7 +67,7 @@ class DevicePanel(Lines):
         if run is None or run.state.started is None or run.status not in RUNNING:
             return False
         seen = self.screen.is_active and self.display and self.size.height > 0
-        return seen and run.state.started.host in ("", platform.node())
+        return seen and run.here
 
     def _tick(self) -> None:
         if self.samples():
@@ -156,7 +155,7 @@ def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]
         lines.insert(0, Text(formatting.clean(begun.device, 60), style="bold", end=""))
     if begun.ranks:
         lines += _ranks(begun.ranks, state.ranks, colours)
-    if begun.host and begun.host != platform.node():
+    if not run.here:
         lines.append(_line("on", formatting.clean(begun.host, 40), colours))
     if begun.threads:
         lines.append(_line("threads", str(begun.threads), colours))
