@@ -569,6 +569,19 @@ def test_without_a_driver_the_cpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 <= (sample.use or 0) <= 100
 
 
+def test_the_first_use_of_a_processor_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    intervals: list[float | None] = []
+
+    def percent(interval: float | None = None) -> float:
+        intervals.append(interval)
+        return 96.6
+
+    monkeypatch.setattr("tui.device_stats.psutil.cpu_percent", percent)
+    stats = device_stats.DeviceStats("cpu")
+    assert [stats.read().use for _ in range(3)] == [97, 97, 97]
+    assert intervals == [device_stats.FIRST_SECONDS, None, None]
+
+
 def test_an_nvidia_card(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nvml:
         class Memory:

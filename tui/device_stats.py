@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+FIRST_SECONDS = 0.1
+"""The use of a processor is that since the reading before; the first has to wait for its own."""
 _CUDA = re.compile(r"cuda(?::(\d+))?\b")
 
 
@@ -44,10 +46,10 @@ class DeviceStats:
         self._handle: Any = None
         self._reason = ""
         self._looked = False
-        psutil.cpu_percent()  # the first call has nothing to compare with
+        self._interval: float | None = FIRST_SECONDS
 
     def read(self) -> Sample:
-        """Take a reading; some milliseconds."""
+        """Take a reading; some milliseconds, the first one of a processor a tenth of a second."""
         if not self._looked:
             self._looked = True
             self._look()
@@ -55,10 +57,11 @@ class DeviceStats:
             return self._gpu(self._handle)
         memory = psutil.virtual_memory()
         cores = psutil.cpu_count() or 1
+        use, self._interval = psutil.cpu_percent(self._interval), None
         return Sample(
             name=f"CPU, {cores} core{'s' * (cores != 1)}",
             gpu=False,
-            use=round(psutil.cpu_percent()),
+            use=round(use),
             used=_coarse(memory.total - memory.available),
             total=memory.total,
             reason=self._reason,
