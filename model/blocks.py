@@ -30,6 +30,35 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     raise ModelError(f"unknown norm {norm!r}: choose {', '.join(NORMS)}")
 
 
+def norm_act(norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """act(norm(x) + residual), [N, C, H, W].
+
+    In one piece where the norm has a method ``and_act`` that does it: such a norm is put in where
+    it is faster. The hooks of ``act`` see what it would have given.
+    """
+    if (and_act := getattr(norm, "and_act", None)) is not None:
+        done: Tensor | None = and_act(act, x, residual)
+        if done is not None:
+            return _passed_on(act, done)
+    y = norm(x)
+    out: Tensor = act(y if residual is None else y + residual)
+    return out
+
+
+def _passed_on(act: nn.Module, done: Tensor) -> Tensor:
+    """A call of ``act`` with all of its hooks, but without its work."""
+    act.forward = _same
+    try:
+        out: Tensor = act(done)
+    finally:
+        del act.forward
+    return out
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 class ConvNormAct(nn.Module):
     """3x3 (or other odd) convolution that keeps the size at stride 1, norm, ReLU, dropout."""
 
@@ -55,9 +84,16 @@ class ConvNormAct(nn.Module):
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        out: Tensor = self.dropout(self.act(self.norm(self.conv(x))))
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, act: nn.Module | None = None
+    ) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride].
+
+        A residual is added to the norm's output before ``act``, which is the block's own unless
+        another is given.
+        """
+        y = norm_act(self.norm, act or self.act, self.conv(x), residual)
+        out: Tensor = self.dropout(y)
         return out
 
 
@@ -97,10 +133,8 @@ class DepthwiseSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        y = self.norm(self.pointwise(self.depthwise(x)))
-        if self.residual:
-            y = y + x
-        out: Tensor = self.dropout(self.act(y))
+        y = self.pointwise(self.depthwise(x))
+        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, x if self.residual else None))
         return out
 
 
@@ -134,7 +168,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        out: Tensor = self.dropout(self.act(self.conv2(self.conv1(x)) + self.shortcut(x)))
+        y = self.conv2(self.conv1(x), residual=self.shortcut(x), act=self.act)
+        out: Tensor = self.dropout(y)
         return out
 
 

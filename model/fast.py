@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.blocks import norm_act
 from model.registry import ModelError
 
 # Jordan's rates are for a loss summed over 2,000 images: 0.053 for biases and 0.67 for a head whose
@@ -58,9 +59,8 @@ class Group(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H // 2, W // 2]."""
-        x = self.act(self.norm1(self.pool(self.conv1(x))))
-        out: Tensor = self.act(self.norm2(self.conv2(x)))
-        return out
+        x = norm_act(self.norm1, self.act, self.pool(self.conv1(x)))
+        return norm_act(self.norm2, self.act, self.conv2(x))
 
 
 class Fast(nn.Module):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.config import AugmentSettings
+from trainer.kernels.images import augmented
 
 SIDE = 32
 LUMA = (0.299, 0.587, 0.114)
@@ -54,6 +55,7 @@ class Augment:
         settings: what to do.
         mean, std: per channel, 0 to 1, of the training split.
         device, dtype: of what comes out; the arithmetic is float32.
+        kernels: compute bf16 on a CPU by the compiled kernels, which are there.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Augment:
         std: tuple[float, float, float],
         device: torch.device,
         dtype: torch.dtype,
+        kernels: bool = False,
     ) -> None:
         self.settings = settings
+        self._kernels = kernels and device.type == "cpu" and dtype == torch.bfloat16
         self.device, self.dtype = device, dtype
         deviation = torch.tensor(std, dtype=torch.float64)
         offset = -torch.tensor(mean, dtype=torch.float64) / deviation
@@ -129,6 +133,16 @@ class Augment:
         Returns:
             [B, 3, 32, 32] in the chosen dtype.
         """
+        if self._kernels:
+            return augmented(
+                images,
+                index,
+                draws,
+                hole=self.settings.dropout_size,
+                luma=self._luma,
+                scale=self._scale,
+                offset=self._offset,
+            )
         moved = self._move(images, index, draws)
         if draws.warps is not None and draws.warped is not None:
             moved = _warp(moved, draws.warps[index], draws.warped[index])

@@ -28,6 +28,8 @@ from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.folded import Keeper
 from trainer.hard_examples import HardExamples
+from trainer.kernels import fused
+from trainer.kernels.build import BuildError, library
 from trainer.layer_stats import LayerStats
 from trainer.meter import Meter
 from trainer.optim import Optimizers
@@ -90,15 +92,19 @@ class Training:
             torch.from_numpy(self.dataset.test.labels).to(self.device),
             len(self.dataset.classes),
         )
+        self._kernels, self._problem = self._find_kernels()
         self.augment = Augment(
             self.config.augment,
             mean=self.dataset.mean,
             std=self.dataset.std,
             device=self.device,
             dtype=devices.DTYPES[self.precision],
+            kernels=self._kernels,
         )
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
+        if self._kernels and self.group is None and not train.compile:
+            fused.choose_per_layer(self.net)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
@@ -149,6 +155,8 @@ class Training:
         """
         train, every = self.config.train, self.config.evaluate.every
         first = self.group is None or self.group.first
+        if self._problem:
+            self._notice("warning", "no-kernels", self._problem)
         if train.compile:
             self._notice(
                 "info", "compile", "the net is compiled: the first step takes up to a minute"
@@ -215,6 +223,16 @@ class Training:
                 images=steps * size,
             )
         )
+
+    def _find_kernels(self) -> tuple[bool, str]:
+        """Whether there are kernels for this device and precision; if they fail, why."""
+        if self.device.type != "cpu" or self.precision != "bf16":
+            return False, ""
+        try:
+            library()
+        except BuildError as error:
+            return False, f"training takes longer than it need: {error}"
+        return True, ""
 
     def _tell_of_compiling(self, problem: str) -> None:
         self._notice("warning", "not-compiled", problem)

@@ -1,0 +1,226 @@
+"""Batch norm, activation, addition and max pooling as one kernel each, for bf16 on a CPU.
+
+Layers keep their parameters and names; only their class is exchanged. torch's own layers go over
+their tensors several times, and its max pooling writes an index of eight bytes per number: on two
+cores with AMX a step of ``dws-normal`` spent half of its time there, one of ``fast`` 40 %.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.fast import BIAS_SCALE, ShiftNorm
+from trainer.kernels.build import library
+
+NONE, RELU, GELU = range(3)
+LANES = 16
+"""Channels that the pooling takes at once."""
+
+
+class FusedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that computes with its statistics, addition and activation in two passes.
+
+    Used in training, on bf16 in channels_last; anything else goes torch's way.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to the same shape."""
+        if not self._takes(input):
+            usual: Tensor = super().forward(input)
+            return usual
+        return self._fused(input, None, NONE)
+
+    def and_act(self, act: nn.Module, input: Tensor, residual: Tensor | None) -> Tensor | None:
+        """act(norm(input) + residual), or None: this cannot be fused."""
+        code = _code(act, residual)
+        if code is None or not self._takes(input):
+            return None
+        if residual is not None and not (_takes(residual) and residual.shape == input.shape):
+            return None
+        return self._fused(input, residual, code)
+
+    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias as the norm applies them, fp32 [C]."""
+        return self.weight, self.bias
+
+    def _takes(self, input: Tensor) -> bool:
+        if not (self.training and torch.is_grad_enabled() and _takes(input)):
+            return False
+        if any(p.dtype != torch.float32 for p in self.parameters(recurse=False)):
+            return False
+        n, channels, height, width = input.shape
+        return bool(library().norm_takes(n * height * width, channels))
+
+    def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
+        factor = self.momentum
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if factor is None:
+                factor = 1 / float(self.num_batches_tracked)
+        weight, bias = self.scaled()
+        running = (self.running_mean, self.running_var, factor or 0.0)
+        output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act)
+        return output
+
+
+class FusedShiftNorm(FusedBatchNorm2d):
+    """The same for the norm of ``fast``, whose bias is scaled and whose weight is 1."""
+
+    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
+        """No weight, and the scaled bias, fp32 [C]."""
+        return None, self.bias * BIAS_SCALE
+
+
+class FusedMaxPool2d(nn.MaxPool2d):
+    """Max pooling of 2x2 that looks for the greatest again instead of keeping where it was."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, H // 2, W // 2]."""
+        if not (_takes(input) and input.shape[1] % LANES == 0 and min(input.shape[2:]) > 1):
+            usual: Tensor = super().forward(input)
+            return usual
+        output: Tensor = _Pool.apply(input)
+        return output
+
+
+EXCHANGED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: FusedBatchNorm2d,
+    ShiftNorm: FusedShiftNorm,
+}
+
+
+def choose_per_layer(net: nn.Module) -> None:
+    """Exchange the norms and poolings of a net for those with kernels, which are there."""
+    for layer in net.modules():
+        layer.__class__ = _exchanged(layer)
+
+
+def _exchanged(layer: nn.Module) -> type[nn.Module]:
+    if type(layer) is nn.MaxPool2d:
+        return FusedMaxPool2d if _halves(layer) else nn.MaxPool2d
+    return EXCHANGED.get(type(layer), type(layer))
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None, float],
+        eps: float,
+        act: int,
+    ) -> Tensor:
+        channels = x.shape[1]
+        y, statistics = torch.empty_like(x), torch.empty(2 * channels)
+        mean, var, factor = running
+        library().norm_forward(
+            *map(_at, (x, residual, weight, bias, mean, var)),
+            factor,
+            eps,
+            act,
+            x.numel() // channels,
+            channels,
+            torch.get_num_threads(),
+            y.data_ptr(),
+            statistics.data_ptr(),
+        )
+        ctx.act, ctx.added = act, residual is not None
+        kept = y if act == RELU and residual is not None else None
+        ctx.save_for_backward(x, kept, weight, bias, statistics)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight, bias, statistics = ctx.saved_tensors
+        gradient = _like(gradients[0], x)
+        channels = x.shape[1]
+        of_x, of_affine = torch.empty_like(x), torch.empty(2, channels)
+        of_sum = torch.empty_like(x) if ctx.added and ctx.act != NONE else None
+        library().norm_backward(
+            *map(_at, (gradient, x, y, weight, bias, statistics)),
+            ctx.act,
+            x.numel() // channels,
+            channels,
+            torch.get_num_threads(),
+            *map(_at, (of_x, of_sum, of_affine)),
+        )
+        of_residual = (gradient if of_sum is None else of_sum) if ctx.added else None
+        of_weight, of_bias = of_affine
+        return (
+            of_x,
+            of_residual,
+            None if weight is None else of_weight,
+            None if bias is None else of_bias,
+            None,
+            None,
+            None,
+        )
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        y = x.new_empty((n, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
+        threads = torch.get_num_threads()
+        library().pool_forward(_at(x), n, height, width, channels, threads, _at(y))
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gradient, of_x = _like(gradients[0], x), torch.empty_like(x)
+        n, channels, height, width = x.shape
+        threads = torch.get_num_threads()
+        library().pool_backward(
+            _at(gradient), _at(x), n, height, width, channels, threads, _at(of_x)
+        )
+        return of_x
+
+
+def _like(gradient: Tensor, x: Tensor) -> Tensor:
+    """A gradient as the kernels take it."""
+    return gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _takes(tensor: Tensor) -> bool:
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype == torch.bfloat16
+        and tensor.dim() == 4
+        and tensor.numel() > 0
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _code(act: nn.Module, residual: Tensor | None) -> int | None:
+    if type(act) is nn.Identity:
+        return NONE
+    if type(act) is nn.ReLU:
+        return RELU
+    if type(act) is nn.GELU and act.approximate == "none" and residual is None:
+        return GELU
+    return None
+
+
+def _halves(layer: nn.Module) -> bool:
+    def of(name: str) -> set[Any]:
+        value = getattr(layer, name)
+        return {value} if isinstance(value, int) else set(value)
+
+    return (
+        (of("kernel_size"), of("stride"), of("padding"), of("dilation")) == ({2}, {2}, {0}, {1})
+        and not layer.ceil_mode
+        and not layer.return_indices
+    )
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,63 @@
+"""Augmentation of a batch in one go over each image, to bf16 in channels_last, on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from trainer.kernels.build import library
+
+if TYPE_CHECKING:
+    from trainer.augment import Draws
+
+
+def augmented(
+    images: Tensor,
+    index: Tensor,
+    draws: Draws,
+    *,
+    hole: int,
+    luma: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+) -> Tensor:
+    """What ``Augment`` does, up to rounding.
+
+    Args:
+        images: uint8 [B, 3, 32, 32].
+        index: int64 [B], which row of the draws belongs to each.
+        draws: the epoch's parameters.
+        hole: side of the square that is covered, pixels.
+        luma: weights of the colours in a gray value, [3].
+        scale, offset: normalisation of values 0 to 255, per colour, [3].
+
+    Returns:
+        bf16 [B, 3, 32, 32] in channels_last.
+    """
+    count, colours, height, width = images.shape
+    y = torch.empty((count, height, width, colours), dtype=torch.bfloat16)
+    images, index = images.contiguous(), index.contiguous()
+    library().augment(
+        images.data_ptr(),
+        index.data_ptr(),
+        count,
+        _at(draws.rows),
+        _at(draws.columns),
+        _at(draws.warped),
+        _at(draws.warps),
+        _at(draws.gray),
+        luma.data_ptr(),
+        _at(draws.holes),
+        hole,
+        scale.data_ptr(),
+        offset.data_ptr(),
+        torch.get_num_threads(),
+        y.data_ptr(),
+    )
+    return y.permute(0, 3, 1, 2)
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,531 @@
+// Batch norm with what follows it, and 2x2 max pooling, both ways, in bf16 on rows of channels.
+//
+// A tensor [N, C, H, W] in channels_last is N * H * W rows of C numbers. Vectors have 16 lanes; the
+// channels of lanes repeat after `period` = lcm(C, 16) numbers, so that any C needs no masks.
+// Sums over a block of rows are in fp32, sums of blocks in fp64.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+typedef uint16_t bf16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+const int64_t LANES = 16;
+const int64_t BLOCK = 4096;  // numbers of a tensor whose sums stay in fp32; fits L1
+
+enum Act { NONE = 0, RELU = 1, GELU = 2 };
+
+inline Floats all(float value) { return value - Floats{}; }
+
+inline Floats load(const bf16* from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+#ifdef __AVX512F__  // GCC 12 takes four instructions for this one
+    Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves);
+#else
+    Words words = __builtin_convertvector(halves, Words);
+#endif
+    return (Floats)(words << 16);
+}
+
+inline Floats load(const float* from) {
+    Floats floats;
+    std::memcpy(&floats, from, sizeof floats);
+    return floats;
+}
+
+inline float one(bf16 value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+inline void store(bf16* to, Floats value) {  // to the nearest, ties to even
+#ifdef __AVX512BF16__
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)value);
+#else
+    Words bits = (Words)value;
+    Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    rounded = value == value ? rounded : Words{} + 0x7fc0;
+    Halves halves = __builtin_convertvector(rounded, Halves);
+#endif
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+// exp(x) for x <= 0: 2^n times a polynomial of the rest (Taylor to the fifth), relative error 3e-7
+inline Floats exp_negative(Floats x) {
+    x = x > -87.0f ? x : all(-87.0f);
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+    Floats n = (x * 1.44269504f + magic) - magic;
+    Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = all(1.0f / 720);
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    Words scale = ((Words)(n + (magic + 127.0f))) << 23;
+    return p * (Floats)scale;
+}
+
+struct Normal {
+    Floats below, density;  // distribution function and density of N(0, 1)
+};
+
+// Abramowitz & Stegun 7.1.26, absolute error 1e-7
+inline Normal normal(Floats z) {
+    Floats x = (z < 0.0f ? -z : z) * 0.70710678f;
+    Floats e = exp_negative(-x * x);
+    Floats t = 1.0f / (1.0f + 0.3275911f * x);
+    Floats p = all(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    Floats tail = 0.5f * p * t * e;
+    return {z < 0.0f ? tail : 1.0f - tail, e * 0.39894228f};
+}
+
+template <Act act>
+inline Floats activated(Floats z) {
+    if (act == RELU) return z <= 0.0f ? Floats{} : z;  // NaN stays NaN
+    if (act == GELU) return z * normal(z).below;
+    return z;
+}
+
+// What a thread has of `count` things.
+struct Share {
+    int64_t first, last;
+};
+
+inline Share share(int64_t count) {
+#ifdef _OPENMP
+    int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+#else
+    int64_t threads = 1, thread = 0;
+#endif
+    return {count * thread / threads, count * (thread + 1) / threads};
+}
+
+inline int this_thread() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// Two sums per channel over all rows: `of(j)` has what the channels of a period from j on need, and
+// `of(j)(i, first, second)` adds the 16 numbers at i.
+template <class Of>
+void sum(int64_t periods, int64_t period, int64_t channels, int threads, double* sums, Of of) {
+    std::vector<double> parts(2 * period * threads, 0.0);
+    const int64_t block = BLOCK / period > 4 ? BLOCK / period : 4;
+#pragma omp parallel num_threads(threads)
+    {
+        double* own = parts.data() + 2 * period * this_thread();
+        Share mine = share(periods);
+        for (int64_t from = mine.first; from < mine.last; from += block) {
+            int64_t to = from + block < mine.last ? from + block : mine.last;
+            for (int64_t j = 0; j < period; j += LANES) {
+                const auto add = of(j);
+                Floats a0{}, a1{}, a2{}, a3{}, b0{}, b1{}, b2{}, b3{};
+                int64_t row = from;
+                for (; row + 3 < to; row += 4) {
+                    int64_t i = row * period + j;
+                    add(i, a0, b0);
+                    add(i + period, a1, b1);
+                    add(i + 2 * period, a2, b2);
+                    add(i + 3 * period, a3, b3);
+                }
+                for (; row < to; row++) add(row * period + j, a0, b0);
+                Floats a = (a0 + a1) + (a2 + a3), b = (b0 + b1) + (b2 + b3);
+                for (int64_t lane = 0; lane < LANES; lane++) {
+                    own[j + lane] += a[lane];
+                    own[period + j + lane] += b[lane];
+                }
+            }
+        }
+    }
+    for (int64_t c = 0; c < 2 * channels; c++) sums[c] = 0;
+    for (int t = 0; t < threads; t++)
+        for (int64_t half = 0; half < 2; half++)
+            for (int64_t j = 0; j < period; j++)
+                sums[half * channels + j % channels] += parts[(2 * t + half) * period + j];
+}
+
+// `of(j)(i)` for the 16 numbers at i, whose channels are those of the period from j on.
+template <class Of>
+void each(int64_t periods, int64_t period, int threads, Of of) {
+    const int64_t block = BLOCK / period > 4 ? BLOCK / period : 4;
+#pragma omp parallel num_threads(threads)
+    {
+        Share mine = share(periods);
+        for (int64_t from = mine.first; from < mine.last; from += block) {
+            int64_t to = from + block < mine.last ? from + block : mine.last;
+            for (int64_t j = 0; j < period; j += LANES) {
+                const auto at = of(j);
+                for (int64_t row = from; row < to; row++) at(row * period + j);
+            }
+        }
+    }
+}
+
+// A value per channel, repeated to the period.
+template <class Of>
+std::vector<float> repeated(int64_t period, int64_t channels, Of of) {
+    std::vector<float> values(period);
+    for (int64_t j = 0; j < period; j++) values[j] = j < channels ? of(j) : values[j - channels];
+    return values;
+}
+
+int64_t period_of(int64_t channels) {
+    int64_t period = channels;
+    while (period % LANES) period += channels;
+    return period;
+}
+
+// What the norm does to a channel: x * scale + shift, for each place of a period.
+struct Affine {
+    std::vector<float> scale, shift;
+
+    Affine(int64_t period, int64_t channels, const float* weight, const float* bias,
+           const float* mean, const float* rstd) {
+        scale = repeated(period, channels, [=](int64_t c) {
+            return weight ? weight[c] * rstd[c] : rstd[c];
+        });
+        shift = repeated(period, channels, [&](int64_t c) {
+            return (bias ? bias[c] : 0.0f) - mean[c] * scale[c];
+        });
+    }
+};
+
+struct Rows {
+    int64_t rows, channels, period, periods;
+    int threads;
+
+    Rows(int64_t rows, int64_t channels, int threads)
+        : rows(rows), channels(channels), period(period_of(channels)),
+          periods(rows * channels / period), threads(threads) {}
+};
+
+template <Act act>
+void apply(Rows at, const bf16* x, const bf16* residual, bf16* y, const Affine& affine) {
+    const float *scale = affine.scale.data(), *shift = affine.shift.data();
+    if (residual)
+        each(at.periods, at.period, at.threads, [=](int64_t j) {
+            const Floats a = load(scale + j), b = load(shift + j);
+            return [=](int64_t i) {
+                store(y + i, activated<act>(load(x + i) * a + b + load(residual + i)));
+            };
+        });
+    else
+        each(at.periods, at.period, at.threads, [=](int64_t j) {
+            const Floats a = load(scale + j), b = load(shift + j);
+            return [=](int64_t i) { store(y + i, activated<act>(load(x + i) * a + b)); };
+        });
+}
+
+const int64_t SIDE = 32, PIXELS = SIDE * SIDE, COLOURS = 3;
+
+// Where between -0.5 and 31.5 a coordinate beyond ends up, mirrored at the border as often as it
+// takes, then moved to the centre of the outermost pixel: grid_sample's "reflection".
+inline float reflected(float at) {
+    const float low = -0.5f, span = SIDE;
+    if (at < low || at > low + span) {
+        float from = std::fabs(at - low);
+        float rest = std::fmod(from, span);
+        bool even = (int64_t)(from / span) % 2 == 0;
+        at = even ? rest + low : span - rest + low;
+    }
+    return at < 0 ? 0 : at > SIDE - 1 ? SIDE - 1 : at;
+}
+
+// Bilinear sampling [3, 32, 32] at the places of an inverse affine map [2, 3] of -1 to 1.
+void warp(const float* image, const float* map, float* to) {
+    const int side = SIDE;
+    for (int row = 0; row < side; row++) {
+        const float y = (2 * row + 1) / (float)side - 1;
+        float across[SIDE], down[SIDE];
+        for (int column = 0; column < side; column++) {
+            const float x = (2 * column + 1) / (float)side - 1;
+            across[column] = ((map[0] * x + map[1] * y + map[2] + 1) * side - 1) / 2;
+            down[column] = ((map[3] * x + map[4] * y + map[5] + 1) * side - 1) / 2;
+        }
+        for (int column = 0; column < side; column++) {
+            const float at = reflected(across[column]), under = reflected(down[column]);
+            const int left = at, top = under;
+            const float right_share = at - left, lower_share = under - top;
+            const int right = left + 1 < side, below = top + 1 < side ? side : 0;
+            const float* p = image + top * side + left;
+            float* pixel = to + row * side + column;
+            for (int colour = 0; colour < COLOURS; colour++, p += PIXELS, pixel += PIXELS) {
+                const float upper = p[0] + right_share * (p[right] - p[0]);
+                const float lower = p[below] + right_share * (p[below + right] - p[below]);
+                *pixel = upper + lower_share * (lower - upper);
+            }
+        }
+    }
+}
+
+inline bf16 rounded(float value) {  // finite, to the nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Whether rows of so many channels come out even.
+int norm_takes(int64_t rows, int64_t channels) {
+    return channels > 0 && rows > 1 && rows * channels % period_of(channels) == 0;
+}
+
+// y = act(norm(x) + residual) with the statistics of the batch, which go into the running ones, too.
+// weight, bias, residual and the running statistics may be null. Into `statistics` go the mean of
+// each channel and 1 / its standard deviation.
+void norm_forward(const bf16* x, const bf16* residual, const float* weight, const float* bias,
+                  float* running_mean, float* running_var, float factor, float eps, int act,
+                  int64_t rows, int64_t channels, int threads, bf16* y, float* statistics) {
+    const Rows at(rows, channels, threads);
+    float *mean = statistics, *rstd = statistics + channels;
+    // sums around the first row: a mean far from zero costs no digits
+    const auto first = repeated(at.period, channels, [=](int64_t c) { return one(x[c]); });
+    const float* around = first.data();
+    std::vector<double> sums(2 * channels);
+    sum(at.periods, at.period, channels, threads, sums.data(),
+        [=](int64_t j) {
+            const Floats near = load(around + j);
+            return [=](int64_t i, Floats& plain, Floats& squares) {
+                Floats d = load(x + i) - near;
+                plain += d;
+                squares += d * d;
+            };
+        });
+    for (int64_t c = 0; c < channels; c++) {
+        double off = sums[c] / rows, variance = sums[channels + c] / rows - off * off;
+        if (variance < 0) variance = 0;
+        mean[c] = around[c] + off;
+        rstd[c] = 1 / std::sqrt(variance + eps);
+        if (running_mean) {
+            running_mean[c] += factor * (mean[c] - running_mean[c]);
+            running_var[c] += factor * (variance * rows / (rows - 1) - running_var[c]);
+        }
+    }
+    const Affine affine(at.period, channels, weight, bias, mean, rstd);
+    auto run = act == RELU ? apply<RELU> : act == GELU ? apply<GELU> : apply<NONE>;
+    run(at, x, residual, y, affine);
+}
+
+// Gradients of x, in of_affine of weight and then bias, in of_sum of norm(x) + residual; of_sum may
+// be null where nothing was added. y is needed with a residual and ReLU alone.
+void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* weight,
+                   const float* bias, const float* statistics, int act, int64_t rows,
+                   int64_t channels, int threads, bf16* of_x, bf16* of_sum, float* of_affine) {
+    const Rows at(rows, channels, threads);
+    const float *mean = statistics, *rstd = statistics + channels;
+    const Affine affine(at.period, channels, weight, bias, mean, rstd);
+    const float *scale = affine.scale.data(), *shift = affine.shift.data();
+    const auto means = repeated(at.period, channels, [=](int64_t c) { return mean[c]; });
+    const float* center = means.data();
+    std::vector<double> sums(2 * channels);
+    auto total = [&](auto gradients) {
+        sum(at.periods, at.period, channels, threads, sums.data(), [=](int64_t j) {
+            const auto gradient = gradients(j);
+            const Floats middle = load(center + j);
+            return [=](int64_t i, Floats& plain, Floats& products) {
+                Floats g = gradient(i);
+                plain += g;
+                products += g * (load(x + i) - middle);
+            };
+        });
+    };
+    bf16* kept = of_sum ? of_sum : of_x;  // the gradient before the activation
+    const bool keeps = act == GELU || (act == RELU && of_sum);
+    auto masked = [=](int64_t j) {
+        const Floats a = load(scale + j), b = load(shift + j);
+        return [=](int64_t i) {
+            return load(x + i) * a + b > 0.0f ? load(of_y + i) : Floats{};
+        };
+    };
+    auto from = [](const bf16* gradients) {
+        return [=](int64_t) { return [=](int64_t i) { return load(gradients + i); }; };
+    };
+    if (act == GELU)
+        total([=](int64_t j) {
+            const Floats a = load(scale + j), b = load(shift + j);
+            return [=](int64_t i) {
+                Floats z = load(x + i) * a + b;
+                Normal n = normal(z);
+                Floats g = load(of_y + i) * (n.below + z * n.density);
+                store(kept + i, g);
+                return g;
+            };
+        });
+    else if (keeps)
+        total([=](int64_t) {
+            return [=](int64_t i) {
+                Floats g = load(y + i) > 0.0f ? load(of_y + i) : Floats{};
+                store(kept + i, g);
+                return g;
+            };
+        });
+    else if (act == RELU)
+        total(masked);
+    else
+        total(from(of_y));
+
+    std::vector<float> slopes(channels), offsets(channels);
+    for (int64_t c = 0; c < channels; c++) {
+        double of_scale = sums[channels + c] * rstd[c];
+        of_affine[c] = of_scale;
+        of_affine[channels + c] = sums[c];
+        double slope = -(double)scale[c] * rstd[c] * of_scale / rows;
+        slopes[c] = slope;
+        offsets[c] = -(double)scale[c] * sums[c] / rows - slope * mean[c];
+    }
+    const auto slope = repeated(at.period, channels, [&](int64_t c) { return slopes[c]; });
+    const auto offset = repeated(at.period, channels, [&](int64_t c) { return offsets[c]; });
+    const float *slope_at = slope.data(), *offset_at = offset.data();
+    auto run = [&](auto gradients) {
+        each(at.periods, at.period, threads, [=](int64_t j) {
+            const auto gradient = gradients(j);
+            const Floats a = load(scale + j), b = load(slope_at + j), c = load(offset_at + j);
+            return [=](int64_t i) { store(of_x + i, gradient(i) * a + (load(x + i) * b + c)); };
+        });
+    };
+    if (keeps)
+        run(from(kept));
+    else if (act == RELU)
+        run(masked);
+    else
+        run(from(of_y));
+}
+
+// The greatest of each 2x2 positions, of x [images, height, width, channels]; channels are a
+// multiple of 16. NaN is the greatest, an odd row or column is left out, as in torch.
+void pool_forward(const bf16* x, int64_t images, int64_t height, int64_t width, int64_t channels,
+                  int threads, bf16* y) {
+    const int64_t rows = height / 2, columns = width / 2;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < images * rows; row++) {
+        const bf16* upper = x + (row / rows * height + row % rows * 2) * width * channels;
+        const bf16* lower = upper + width * channels;
+        bf16* to = y + row * columns * channels;
+        for (int64_t column = 0; column < columns; column++) {
+            const int64_t i = 2 * column * channels;
+            for (int64_t c = 0; c < channels; c += LANES) {
+                Floats m = load(upper + i + c);
+                for (const bf16* p : {upper + i + channels, lower + i, lower + i + channels}) {
+                    Floats v = load(p + c);
+                    m = (v > m) | (v != v) ? v : m;
+                }
+                store(to + column * channels + c, m);
+            }
+        }
+    }
+}
+
+// The gradient goes to the first of the greatest, in the order of reading.
+void pool_backward(const bf16* of_y, const bf16* x, int64_t images, int64_t height, int64_t width,
+                   int64_t channels, int threads, bf16* of_x) {
+    const int64_t rows = height / 2, columns = width / 2;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t image = 0; image < images; image++) {
+        const bf16* own = x + image * height * width * channels;
+        bf16* to = of_x + image * height * width * channels;
+        for (int64_t row = 0; row < rows; row++) {
+            const bf16* from = of_y + (image * rows + row) * columns * channels;
+            for (int64_t column = 0; column < columns; column++) {
+                const int64_t i = (2 * row * width + 2 * column) * channels;
+                const int64_t places[] = {i, i + channels, i + width * channels,
+                                          i + (width + 1) * channels};
+                for (int64_t c = 0; c < channels; c += LANES) {
+                    Floats v[4], g = load(from + column * channels + c);
+                    for (int k = 0; k < 4; k++) v[k] = load(own + places[k] + c);
+                    auto right = (v[1] > v[0]) | (v[1] != v[1]);
+                    auto below = (v[3] > v[2]) | (v[3] != v[3]);
+                    Floats upper = right ? v[1] : v[0], lower = below ? v[3] : v[2];
+                    auto low = (lower > upper) | (lower != lower);
+                    Floats up = low ? Floats{} : g, down = low ? g : Floats{};
+                    store(to + places[0] + c, right ? Floats{} : up);
+                    store(to + places[1] + c, right ? up : Floats{});
+                    store(to + places[2] + c, below ? Floats{} : down);
+                    store(to + places[3] + c, below ? down : Floats{});
+                }
+            }
+            if (width % 2)
+                for (int64_t r = 2 * row; r < 2 * row + 2; r++)
+                    std::memset(to + (r * width + width - 1) * channels, 0, 2 * channels);
+        }
+        if (height % 2)
+            std::memset(to + (height - 1) * width * channels, 0, 2 * width * channels);
+    }
+}
+
+// Move, warp, grey, normalise and cover `count` images [3, 32, 32]; y is [count, 32, 32, 3].
+// `index` tells where in the epoch's parameters an image's are; each of those may be null. rows and
+// columns [., 32]: the source of each; maps [., 2, 3] for those `warped`; holes [., 2]: the first
+// row and column of squares of side `hole`. A value v becomes v * scale + offset.
+void augment(const uint8_t* images, const int64_t* index, int64_t count, const int64_t* rows,
+             const int64_t* columns, const uint8_t* warped, const float* maps, const uint8_t* gray,
+             const float* luma, const int64_t* holes, int64_t hole, const float* scale,
+             const float* offset, int threads, bf16* y) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t n = 0; n < count; n++) {
+        const uint8_t* image = images + n * COLOURS * PIXELS;
+        const int64_t own = index[n];
+        float moved[COLOURS * PIXELS], sampled[COLOURS * PIXELS], *values = moved;
+        for (int64_t colour = 0; colour < COLOURS; colour++)
+            for (int64_t row = 0; row < SIDE; row++) {
+                int64_t source = rows ? rows[own * SIDE + row] : row;
+                const uint8_t* from = image + colour * PIXELS + source * SIDE;
+                float* to = moved + colour * PIXELS + row * SIDE;
+                for (int64_t column = 0; column < SIDE; column++)
+                    to[column] = from[columns ? columns[own * SIDE + column] : column];
+            }
+        if (maps && warped[own]) {
+            warp(moved, maps + own * 6, sampled);
+            values = sampled;
+        }
+        if (gray && gray[own])
+            for (int64_t i = 0; i < PIXELS; i++) {
+                float sum = 0;
+                for (int64_t colour = 0; colour < COLOURS; colour++)
+                    sum += values[colour * PIXELS + i] * luma[colour];
+                for (int64_t colour = 0; colour < COLOURS; colour++)
+                    values[colour * PIXELS + i] = sum;
+            }
+        bf16* to = y + n * COLOURS * PIXELS;
+        for (int64_t i = 0; i < PIXELS; i++)
+            for (int64_t colour = 0; colour < COLOURS; colour++)
+                to[i * COLOURS + colour] =
+                    rounded(values[colour * PIXELS + i] * scale[colour] + offset[colour]);
+        if (holes)
+            for (int64_t row = 0; row < SIDE; row++)
+                for (int64_t column = 0; column < SIDE; column++) {
+                    int64_t down = row - holes[2 * own], right = column - holes[2 * own + 1];
+                    if (down >= 0 && down < hole && right >= 0 && right < hole)
+                        std::memset(to + (row * SIDE + column) * COLOURS, 0, 2 * COLOURS);
+                }
+    }
+}
+
+}  // extern "C"
