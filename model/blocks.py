@@ -45,6 +45,14 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None
     return out
 
 
+def fork(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x twice: for layers, and to be added to what they give (``fork`` of a norm that has it)."""
+    if (own := getattr(norm, "fork", None)) is not None:
+        first, second = own(x)
+        return first, second
+    return x, x
+
+
 def _passed_on(act: nn.Module, done: Tensor) -> Tensor:
     """A call of ``act`` with all of its hooks, but without its work."""
     act.forward = _same
@@ -133,8 +141,11 @@ class DepthwiseSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        skip: Tensor | None = None
+        if self.residual:
+            x, skip = fork(self.norm, x)
         y = self.pointwise(self.depthwise(x))
-        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, x if self.residual else None))
+        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, skip))
         return out
 
 
@@ -168,7 +179,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        y = self.conv2(self.conv1(x), residual=self.shortcut(x), act=self.act)
+        x, skip = fork(self.conv2.norm, x)
+        y = self.conv2(self.conv1(x), residual=self.shortcut(skip), act=self.act)
         out: Tensor = self.dropout(y)
         return out
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from trainer import convolutions
-from trainer.convolutions import Fp32Conv2d, WideConv2d, apart, choose_per_layer, side_by_side
+from trainer.convolutions import (
+    StridedConv2d,
+    StridedDepthwiseConv2d,
+    WideConv2d,
+    apart,
+    choose_per_layer,
+    side_by_side,
+)
 
 CPU = torch.device("cpu")
 
@@ -20,7 +27,9 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: True)
 
 
-def test_strided_depthwise_convolutions_stay_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strided_depthwise_convolutions_are_exchanged_without_tiles_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: False)
     net = nn.Sequential(
         nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
@@ -30,10 +39,14 @@ def test_strided_depthwise_convolutions_stay_in_fp32(monkeypatch: pytest.MonkeyP
     )
     names = list(net.state_dict())
     choose_per_layer(net, CPU, "bf16")
-    assert [type(layer) for layer in net] == [Fp32Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]
+    assert [type(layer) for layer in net] == [
+        StridedDepthwiseConv2d,
+        nn.Conv2d,
+        nn.Conv2d,
+        nn.Conv2d,
+    ]
     assert list(net.state_dict()) == names
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert net[0](torch.randn(1, 8, 8, 8).bfloat16()).dtype == torch.float32
         assert net(torch.randn(1, 8, 8, 8)).dtype == torch.bfloat16
 
 
@@ -62,6 +75,7 @@ def test_wide_where_the_size_is_kept_and_there_are_channels() -> None:
     )
     choose_per_layer(net, CPU, "bf16")
     assert [type(layer) is WideConv2d for layer in net] == [True] * 3 + [False] * 6
+    assert [i for i, layer in enumerate(net) if type(layer) is StridedConv2d] == [5]
 
 
 @pytest.mark.usefixtures("tiles")

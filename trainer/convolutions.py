@@ -30,10 +30,10 @@ def choose_per_layer(
 ) -> None:
     """Exchange the convolutions of a net for those that suit the device, where it trains in bf16.
 
-    Strided depthwise convolutions stay in fp32 on a CPU: their backward pass in oneDNN was measured
-    ten times slower in bf16. Where there are matrix tiles, the others compute the gradient of their
-    weights as ``WideConv2d`` and ``StridedConv2d`` do, but not in a net that is compiled: what the
-    compiler makes of laying images side by side costs what it saves (``dws-normal`` lost 3 %).
+    Strided depthwise convolutions compute the gradient of their input in fp32. Where there are
+    matrix tiles, the others compute the gradient of their weights as ``WideConv2d`` and
+    ``StridedConv2d`` do, but not in a net that is compiled: what the compiler makes of laying
+    images side by side costs what it saves (``dws-normal`` lost 3 %).
     """
     if device.type != "cpu" or precision != "bf16":
         return
@@ -41,21 +41,28 @@ def choose_per_layer(
     for layer in net.modules():
         if type(layer) is not nn.Conv2d:
             continue
-        if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1:
-            layer.__class__ = Fp32Conv2d
+        if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1 and _pads_zeros(layer):
+            layer.__class__ = StridedDepthwiseConv2d
         elif tiles and _keeps_size(layer):
             layer.__class__ = WideConv2d
         elif tiles and layer.groups == 1 and min(layer.stride) > 1 and _pads_zeros(layer):
             layer.__class__ = StridedConv2d
 
 
-class Fp32Conv2d(nn.Conv2d):
-    """A convolution that leaves autocast: the input is taken and the output given in fp32."""
+class StridedDepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution the gradient of whose input is computed in fp32.
+
+    In bf16 oneDNN takes 39 ms for it (256 images, 24 channels, 32x32, stride 2), in fp32 1.3; the
+    output and the gradient of the weights take as long in either.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C', H', W'], in fp32."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+        """[N, C, H, W] to [N, C, H', W'], in autocast's dtype."""
+        if not _autocast_training():
+            return super().forward(input)
+        return _applied(
+            _StridedDepthwise, self, input, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class WideConv2d(nn.Conv2d):
@@ -105,7 +112,7 @@ class _Wide(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.padding, ctx.dilation = padding, dilation
+        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = (1, 1), padding, dilation, 1
         width, gap = images.shape[3], padding[1]
         if width > NARROWEST:
             return torch.conv2d(images, weight, bias, 1, padding, dilation)
@@ -134,6 +141,39 @@ class _Wide(torch.autograd.Function):
         return of_images, of_weight, of_bias, None, None
 
 
+class _StridedDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = stride, padding, dilation, groups
+        return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight = ctx.saved_tensors
+        for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
+        of_images = of_weight = of_bias = None
+        if for_images:
+            # of the input only size and layout are looked at
+            like = torch.empty_like(images, dtype=torch.float32)
+            exact = gradient.float(), like, weight.float()
+            of_images = _backward(ctx, *exact, (True, False, False))[0].to(images.dtype)
+        if for_weight:
+            of_weight = _backward(ctx, gradient, images, weight, (False, True, False))[1]
+        if for_bias:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_images, of_weight, of_bias, None, None, None, None
+
+
 class _Windows(torch.autograd.Function):
     """Convolution; the gradient of its weights is a product of gradients and windows."""
 
@@ -148,7 +188,7 @@ class _Windows(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding, ctx.dilation = stride, padding, dilation
+        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = stride, padding, dilation, 1
         return torch.conv2d(images, weight, bias, stride, padding, dilation)
 
     @staticmethod
@@ -157,9 +197,7 @@ class _Windows(torch.autograd.Function):
         for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
         of_images = of_weight = of_bias = None
         if for_images:
-            of_images = _backward(ctx, gradient, images, weight, (True, False, False), ctx.stride)[
-                0
-            ]
+            of_images = _backward(ctx, gradient, images, weight, (True, False, False))[0]
         if for_weight:
             kernel = weight.shape[2:]
             seen = windows(images, kernel, gradient.shape[2:], ctx)
@@ -214,20 +252,11 @@ def _backward(
     images: Tensor,
     weight: Tensor,
     wanted: tuple[bool, bool, bool],
-    stride: Sequence[int] = (1, 1),
 ) -> tuple[Tensor, ...]:
+    """Gradients of images, weight and bias; ``ctx`` has what the convolution was called with."""
+    how = (list(ctx.stride), list(ctx.padding), list(ctx.dilation), False, [0, 0], ctx.groups)
     found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        gradient,
-        images,
-        weight,
-        None,
-        list(stride),
-        ctx.padding,
-        ctx.dilation,
-        False,
-        [0, 0],
-        1,
-        wanted,
+        gradient, images, weight, None, *how, wanted
     )
     return found
 

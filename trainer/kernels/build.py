@@ -42,6 +42,7 @@ ARGUMENTS = {
         *(_AT,) * 2,
     ),
     "norm_backward": (*(_AT,) * 6, _INT, *(_COUNT,) * 2, _INT, *(_AT,) * 3),
+    "add": (*(_AT,) * 2, _COUNT, _INT, _AT),
     "pool_forward": (_AT, *(_COUNT,) * 4, _INT, _AT),
     "augment": (
         *(_AT,) * 2,

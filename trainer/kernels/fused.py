@@ -42,6 +42,13 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             return None
         return self._fused(input, residual, code)
 
+    def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x twice, the gradients added by a kernel."""
+        if not (self.training and torch.is_grad_enabled() and x.requires_grad and _takes(x)):
+            return x, x
+        first, second = _Fork.apply(x)
+        return first, second
+
     def scaled(self) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias as the norm applies them, fp32 [C]."""
         return self.weight, self.bias
@@ -161,6 +168,22 @@ class _Norm(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.view_as(x), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        first, second = (_like(g, gradients[0]) for g in gradients)
+        total = torch.empty_like(first)
+        if not _takes(first):
+            return torch.add(first, second, out=total)
+        threads = torch.get_num_threads()
+        library().add(_at(first), _at(second), first.numel(), threads, _at(total))
+        return total
 
 
 class _Pool(torch.autograd.Function):
