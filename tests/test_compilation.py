@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch._dynamo.exc import TorchDynamoException
 
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import events
-from trainer.compilation import COMPILERS, Compiled
+from trainer.compilation import Compiled
 from trainer.control import Control
+from trainer.kernels.build import compiler
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.session import train_run
@@ -37,7 +37,7 @@ def log_of(run: RunDir) -> list[events.Event]:
 def test_without_a_compiler_training_goes_on_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     run = tiny_run(tmp_path, "train.compile=true")
     log = log_of(run)
     told = [e for e in log if isinstance(e, events.Notice) and e.code == "not-compiled"]
@@ -55,7 +55,7 @@ def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.M
         return call
 
     monkeypatch.setattr(torch, "compile", fails)
-    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     told: list[str] = []
     forward = Compiled(nn.Identity(), CPU, told.append)
     for value in (1.0, 2.0):
@@ -68,7 +68,7 @@ def test_a_python_without_it_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("torch.compile is not supported on Python 3.99+")
 
     monkeypatch.setattr(torch, "compile", fails)
-    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     told: list[str] = []
     forward = Compiled(nn.Identity(), CPU, told.append)
     assert forward(torch.ones(1)).item() == 1
@@ -82,12 +82,12 @@ def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatc
         raise ValueError("the net's own")
 
     monkeypatch.setattr(torch, "compile", lambda forward: forward)
-    monkeypatch.setattr("trainer.compilation.shutil.which", lambda name: "/bin/g++")
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     with pytest.raises(ValueError, match="own"):
         Compiled(wrong, CPU, pytest.fail)(torch.zeros(1))
 
 
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+@pytest.mark.skipif(not compiler(), reason="no C++ compiler here")
 def test_a_compiled_run_learns_and_measures_its_activations(tmp_path: Path) -> None:
     losses = []
     for compiled in ("true", "false"):
@@ -102,7 +102,7 @@ def test_a_compiled_run_learns_and_measures_its_activations(tmp_path: Path) -> N
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
 
 
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+@pytest.mark.skipif(not compiler(), reason="no C++ compiler here")
 def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     losses = []
     for stops in (True, False):

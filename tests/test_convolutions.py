@@ -93,13 +93,46 @@ def test_gradients_are_those_of_torch(
     ours = copy.deepcopy(usual)
     choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
     assert type(ours) is WideConv2d
+    _same_gradients(usual, ours, (images, 48, width + 1, width))
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("width", [4, 7, 8, 10, 12])
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "bias"), [(3, 1, 1, False), (3, 2, 2, True), (1, 0, 1, True)]
+)
+@pytest.mark.parametrize("images", [1, 7, 8])
+def test_gradients_of_strided_layers_are_those_of_torch(
+    width: int, kernel: int, padding: int, dilation: int, bias: bool, images: int
+) -> None:
+    usual = nn.Conv2d(8, 24, kernel, 2, padding, dilation, bias=bias)
+    ours = copy.deepcopy(usual)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
+    assert type(ours) is StridedConv2d
+    _same_gradients(usual, ours, (images, 8, width + 1, width))
+
+
+@pytest.mark.parametrize(("dilation", "bias"), [(1, False), (2, True)])
+def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
+    dilation: int, bias: bool
+) -> None:
+    usual = nn.Conv2d(8, 8, 3, 2, dilation, dilation, groups=8, bias=bias)
+    ours = copy.deepcopy(usual)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
+    assert type(ours) is StridedDepthwiseConv2d
+    _same_gradients(usual, ours, (3, 8, 9, 6))
+
+
+def _same_gradients(usual: nn.Conv2d, ours: nn.Conv2d, shape: tuple[int, ...]) -> None:
     # small whole numbers: sums of their products are exact, so nothing depends on the order
-    x = torch.randint(-2, 3, (images, 48, width + 1, width)).float()
+    x = torch.randint(-2, 3, shape, generator=_same()).float()
     found = []
     for layer in (usual, ours):
         with torch.no_grad():
             layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape, generator=_same()).float())
-        image = x.clone().requires_grad_()
+            if layer.bias is not None:
+                layer.bias.zero_()
+        image = x.to(memory_format=torch.channels_last, copy=True).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = layer(image)
         y.backward(torch.randint(-1, 2, y.shape, generator=_same()).to(y.dtype))

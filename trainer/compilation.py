@@ -7,16 +7,14 @@ or fails, the run goes on uncompiled and says so, instead of ending.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor], Tensor]
+from trainer.kernels.build import compiler
 
-COMPILERS = ("g++", "clang++", "c++")
+Forward = Callable[[Tensor], Tensor]
 
 
 class Compiled:
@@ -65,8 +63,7 @@ def _lacks(device: torch.device) -> str:
     """What is known beforehand to be missing; empty: nothing."""
     if device.type == "mps":
         return "it is not made for Apple GPUs yet"
-    own = os.environ.get("CXX", "").split()[:1]
-    if device.type == "cpu" and not any(map(shutil.which, own or COMPILERS)):
+    if device.type == "cpu" and not compiler():
         return "no C++ compiler is installed (g++)"
     return ""
 

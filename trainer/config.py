@@ -140,7 +140,7 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     channels_last: bool = True
     """Memory layout NHWC, faster for most nets."""
     compile: bool = False
-    """torch.compile the net: slow to start; nets with batch norm are faster without on a bf16 CPU."""
+    """torch.compile the net: slow to start. On a CPU in bf16 batch norm is faster without."""
 
 
 class EvaluateSettings(Settings, frozen=True, kw_only=True):

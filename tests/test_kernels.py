@@ -1,0 +1,360 @@
+"""Kernels for a CPU: they give what torch's layers give, which are used where they do not fit."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import registry
+from model.blocks import fork, norm_act
+from tests.training_helpers import tiny_dataset, tiny_run
+from trainer import events
+from trainer.augment import Augment
+from trainer.config import AugmentSettings
+from trainer.control import Control
+from trainer.kernels import build
+from trainer.kernels.build import BuildError, compiler, library
+from trainer.kernels.fused import FusedBatchNorm2d, FusedMaxPool2d, choose_per_layer
+from trainer.runstate import Follower
+from trainer.session import train_run
+from trainer.submit import resubmit
+
+needs_compiler = pytest.mark.skipif(
+    platform.system() != "Linux" or not compiler(), reason="no C++ compiler here, or not Linux"
+)
+ROUNDING = 2**-8
+"""Relative, of one number in bf16; halved by rounding to the nearest."""
+
+
+def some(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    values = values.to(memory_format=torch.channels_last)
+    return values.requires_grad_(wanted)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Root of the mean square, relative."""
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def fused(layer: nn.Module) -> nn.Module:
+    layer = copy.deepcopy(layer)
+    choose_per_layer(layer)
+    return layer
+
+
+def norm(channels: int, **settings: float | None) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(channels, **settings)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-1, 2, channels))
+        layer.bias.copy_(torch.linspace(1, -1, channels))
+    return layer
+
+
+ACTS = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU()}
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(6, 16, 8, 8), (5, 24, 6, 4), (8, 10, 4, 4), (3, 96, 16, 16)])
+@pytest.mark.parametrize(
+    ("act", "added"),
+    [("none", False), ("none", True), ("relu", False), ("relu", True), ("gelu", False)],
+)
+def test_norm_with_activation_and_addition(
+    shape: tuple[int, int, int, int], act: str, added: bool
+) -> None:
+    torch.manual_seed(0)
+    channels = shape[1]
+    x, residual, gradient = some(*shape), some(*shape, seed=1), some(*shape, seed=2, wanted=False)
+    usual = norm(channels)
+    ours = fused(usual)
+    y = norm_act(ours, ACTS[act], x, residual if added else None)
+    assert type(y.grad_fn).__name__ == "_NormBackward"
+    wanted = [x, *ours.parameters(), *([residual] if added else [])]
+    found = [y, *torch.autograd.grad(y, wanted, gradient)]
+
+    exact = usual.double()
+    x, residual = (t.detach().double().requires_grad_() for t in (x, residual))
+    y = norm_act(exact, ACTS[act], x, residual if added else None)
+    wanted = [x, *exact.parameters(), *([residual] if added else [])]
+    expected = [y, *torch.autograd.grad(y, wanted, gradient.double())]
+    for name, mine, theirs in zip(
+        ["y", "x", "weight", "bias", "residual"], found, expected, strict=False
+    ):
+        assert error(mine, theirs) < ROUNDING, name
+    assert found[1].is_contiguous(memory_format=torch.channels_last)
+    for name, buffer in exact.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), buffer, check_dtype=False)
+
+
+@needs_compiler
+def test_a_mean_far_from_zero_costs_no_digits() -> None:
+    x = (some(8, 16, 8, 8, wanted=False).float() + 300).bfloat16().requires_grad_()
+    y = fused(norm(16))(x)
+    expected = norm(16).double()(x.detach().double())
+    assert error(y.detach(), expected.detach()) < ROUNDING
+
+
+@needs_compiler
+def test_what_is_not_a_number_stays_so() -> None:
+    x = some(2, 16, 4, 4, wanted=False)
+    x[0, 3, 1, 1] = torch.nan
+    y = norm_act(fused(norm(16)), nn.ReLU(), x.requires_grad_())
+    assert y[:, 3].isnan().all()
+    assert not y[:, :3].isnan().any()
+
+
+@needs_compiler
+def test_momentum_none_averages_all_batches() -> None:
+    usual = norm(16, momentum=None)
+    ours = fused(usual)
+    for seed in range(3):
+        usual(some(4, 16, 4, 4, seed=seed).float())
+        ours(some(4, 16, 4, 4, seed=seed))
+    for name, buffer in usual.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), buffer)
+
+
+@needs_compiler
+@pytest.mark.parametrize("why", ["fp32", "contiguous", "uneven", "evaluated", "no gradient"])
+def test_what_does_not_fit_goes_torchs_way(why: str) -> None:
+    x = some(3, 10, 3, 3) if why == "uneven" else some(4, 16, 4, 4)
+    if why == "fp32":
+        x = x.detach().float().requires_grad_()
+    if why == "contiguous":
+        x = x.detach().contiguous().requires_grad_()
+    usual = norm(x.shape[1])
+    ours = fused(usual)
+    assert isinstance(ours, FusedBatchNorm2d)
+    if why == "evaluated":
+        usual.eval(), ours.eval()
+    with torch.set_grad_enabled(why != "no gradient"):
+        y = norm_act(ours, nn.ReLU(), x)
+        assert type(y.grad_fn).__name__ != "_NormBackward"
+        assert torch.equal(y, norm_act(usual, nn.ReLU(), x))
+
+
+@needs_compiler
+def test_hooks_of_the_activation_see_what_it_gives() -> None:
+    act, seen = nn.ReLU(inplace=True), []
+    act.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    ours = fused(norm(16))
+    y = norm_act(ours, act, some(4, 16, 4, 4))
+    assert torch.equal(seen[0], y)
+    assert (y >= 0).all()
+    assert (y == 0).any()
+    assert (act(torch.tensor([-1.0])) == 0).all()
+
+
+@needs_compiler
+def test_the_gradients_of_a_fork_are_added() -> None:
+    x = some(3, 10, 3, 3)
+    first, second = fork(fused(norm(10)), x)
+    a, b = some(3, 10, 3, 3, seed=1, wanted=False), some(3, 10, 3, 3, seed=2, wanted=False)
+    torch.autograd.backward([first, second], [a, b])
+    assert torch.equal(x.grad, a + b)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (5, 7), (31, 31)])
+def test_pooling(size: tuple[int, int]) -> None:
+    x = some(3, 32, *size).detach()
+    x = ((x * 2).round() / 2).requires_grad_()  # many are equal
+    ours = fused(nn.MaxPool2d(2))
+    assert isinstance(ours, FusedMaxPool2d)
+    found = []
+    for pool in (nn.MaxPool2d(2), ours):
+        y = pool(x)
+        (of_x,) = torch.autograd.grad(y, x, some(*y.shape, seed=1, wanted=False))
+        found.append((y.detach(), of_x))
+    assert type(y.grad_fn).__name__ == "_PoolBackward"
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@needs_compiler
+def test_pooling_keeps_what_is_not_a_number() -> None:
+    for place in range(4):
+        x = some(1, 16, 2, 2, wanted=False)
+        x[0, 5].view(-1)[place] = torch.nan
+        y = fused(nn.MaxPool2d(2))(x)
+        assert y.isnan().flatten().nonzero().tolist() == [[5]]
+
+
+def test_only_pooling_of_2x2_is_exchanged() -> None:
+    pools = [nn.MaxPool2d(3), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, padding=1), nn.AvgPool2d(2)]
+    pools += [nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, return_indices=True)]
+    kinds = [type(pool) for pool in pools]
+    choose_per_layer(nn.ModuleList(pools))
+    assert [type(pool) for pool in pools] == kinds
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"flip": "alternating", "shift": 4},
+        {"shift_scale_rotate": 0.5, "dropout": 0.5},
+        {
+            "flip": "random",
+            "shift": 2,
+            "shift_scale_rotate": 1.0,
+            "shift_limit": 0.9,
+            "scale_limit": 0.5,
+            "rotate_limit": 180.0,
+            "grayscale": 0.3,
+            "dropout": 0.5,
+        },
+    ],
+)
+def test_augmentation(settings: dict[str, object]) -> None:
+    asked = AugmentSettings(**settings)  # type: ignore[arg-type]
+    usual, ours = (
+        Augment(
+            asked,
+            mean=(0.49, 0.48, 0.45),
+            std=(0.25, 0.24, 0.26),
+            device=torch.device("cpu"),
+            dtype=torch.bfloat16,
+            kernels=kernels,
+        )
+        for kernels in (False, True)
+    )
+    draws = usual.draw(300, epoch=2, seed=1)
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8, generator=random)
+    index = torch.randperm(300, generator=random)[:100]
+    expected, found = usual(images, index, draws), ours(images, index, draws)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    # fp32 on both sides, rounded to bf16: a few numbers lie between two
+    assert (found != expected).float().mean() < 0.01
+    torch.testing.assert_close(found, expected, rtol=2 * ROUNDING, atol=1e-4)
+    assert torch.equal(found == 0, expected == 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["dws-normal", "dws-late", "tiny", "fast", "resnet8"])
+def test_a_net_keeps_its_parameters_and_its_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    usual = registry.build(name).to(memory_format=torch.channels_last)
+    ours = fused(usual)
+    assert list(ours.state_dict()) == list(usual.state_dict())
+    assert any(isinstance(layer, FusedBatchNorm2d) for layer in ours.modules())
+    images = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.arange(16) % 10
+    gradients = []
+    for net in (usual, ours):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = net(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad]))
+    # both round to bf16 after each layer, but in other places
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+@pytest.fixture
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "cifar-tui").glob("*"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache")
+def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library()
+    (path,) = kept(tmp_path)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    library.cache_clear()
+    monkeypatch.setattr(build, "_compiled", lambda *_: pytest.fail("compiled again"))
+    assert library().norm_takes(8, 16)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache")
+def test_a_library_that_others_can_write_is_not_loaded(tmp_path: Path) -> None:
+    library()
+    (path,) = kept(tmp_path)
+
+    def others_put_one(mode: int) -> None:
+        path.unlink()
+        path.write_bytes(b"not a library: loading it fails")
+        path.chmod(mode)
+        library.cache_clear()
+
+    others_put_one(0o666)
+    assert library().norm_takes(8, 16)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    others_put_one(0o600)
+    path.parent.chmod(0o777)
+    assert library().norm_takes(8, 16)
+    assert path.read_bytes().startswith(b"not")
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_compiler_that_fails_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "compiler"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\necho "no space\nleft" >&2\nexit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    with pytest.raises(BuildError, match=r"^.*compiler failed: no space$"):
+        library()
+    assert kept(tmp_path) == []
+
+
+@pytest.fixture
+def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+
+
+@pytest.mark.usefixtures("_own_cache", "_tiny_data")
+def test_without_a_compiler_a_run_trains_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    run = tiny_run(tmp_path, "train.precision='bf16'", "train.device='cpu'")
+    assert train_run(run, Control(run)).state == "completed"
+    log = [envelope.event for envelope in Follower(run)._tail.read()]
+    told = [e for e in log if isinstance(e, events.Notice) and e.code == "no-kernels"]
+    assert [e.level for e in told] == ["warning"]
+    assert "g++" in told[0].message or "Linux" in told[0].message
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_tiny_data")
+def test_a_run_with_kernels_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    losses = []
+    for stops in (True, False):
+        settings = "train.precision='bf16'", "train.device='cpu'", "augment.shift=2"
+        run = tiny_run(tmp_path / str(stops), *settings)
+        asked = Control(run)
+
+        def listen(envelope: events.Envelope, asked: Control = asked, stops: bool = stops) -> None:
+            if isinstance(envelope.event, events.EvalEnded) and stops:
+                asked.request("stop")
+
+        train_run(run, asked, listener=listen)
+        if stops:
+            resubmit(run)
+            assert train_run(run, Control(run), resume=True).state == "completed"
+        state = Follower(run).catch_up()
+        losses.append([(row.train_loss, row.test_loss) for row in state.epochs])
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
