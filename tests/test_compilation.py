@@ -43,6 +43,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     told = [e for e in log if isinstance(e, events.Notice) and e.code == "not-compiled"]
     assert [e.level for e in told] == ["warning"]
     assert "g++" in told[0].message
+    assert not [e for e in log if isinstance(e, events.Notice) and e.code == "compile"]
     assert isinstance(log[-1], events.RunEnded)
     assert log[-1].state == "completed"
 

@@ -18,7 +18,7 @@ from trainer import events
 from trainer.runlog import RunLog
 from trainer.runstate import Follower
 from tui import datasource, device_stats
-from tui.app import CifarApp
+from tui.app import POLL_SECONDS, SHARED_POLLS, CifarApp
 from tui.datasource import DataStatus
 from tui.exact import ExactCompositor
 from tui.screens import charts
@@ -277,14 +277,13 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         append(run, started(host=host, device=device), progress(3, 1))
-        async with dashboard(tmp_path / "runs") as (app, _):
+        async with dashboard(tmp_path / "runs") as (app, pilot):
             assert app.shares_processor == (host == "" and device == "cpu")
-            polls: list[bool] = []
-            plain = app.poll
-            app.poll = lambda: (polls.append(app.shares_processor), plain())  # type: ignore[method-assign,assignment]
-            for _ in range(4):
-                app._poll_when_through()
-            assert len(polls) == (2 if device == "cpu" and not host else 4)
+            slower = SHARED_POLLS if app.shares_processor else 1
+            assert app._poller is not None
+            assert app._poller._interval == pytest.approx(POLL_SECONDS * slower)
+            append(run, progress(3, 2))  # and still looks
+            await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
 
 
 async def test_without_a_new_point_nothing_is_drawn(tmp_path: Path) -> None:

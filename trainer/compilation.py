@@ -31,13 +31,14 @@ class Compiled:
     ) -> None:
         self._uncompiled, self._on_problem = forward, on_problem
         self._forward: Forward | None = None
-        self._lacks = _lacks(device)
+        self.lacks = _lacks(device)
+        """What is known beforehand to be missing; empty: nothing."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to logits [N, classes]."""
         if self._forward is None:
-            if self._lacks:
-                return self._give_up(images, self._lacks)
+            if self.lacks:
+                return self._give_up(images, self.lacks)
             # tells of a CUDA toolkit that nothing here needs
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             try:

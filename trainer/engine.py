@@ -157,7 +157,7 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if train.compile:
+        if isinstance(self.forward, Compiled) and not self.forward.lacks:
             self._notice(
                 "info", "compile", "the net is compiled: the first step takes up to a minute"
             )

@@ -17,6 +17,7 @@ from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
+from textual.timer import Timer
 
 from trainer.alerts import AlertSettings
 from trainer.runstate import Follower, Status
@@ -135,8 +136,8 @@ class CifarApp(App[None]):
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
         self._reading = False
-        self._ticks = 0
         self.shares_processor = False
+        self._poller: Timer | None = None
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
         self.opinions = Opinions(human, review)
@@ -200,12 +201,19 @@ class CifarApp(App[None]):
         self.poll()
         if self._told:
             self.notify(self._told, severity="warning", markup=False)
-        self.set_interval(POLL_SECONDS * self.terminal.polls, self._poll_when_through)
+        self._set_pace()
         self.set_timer(WORKER_DELAY, self.worker.start)
         self.set_timer(PRELOAD_DELAY, self._preload)
         self.run_worker(
             self.runs.look_for_data(), group="data", description="look for the data set"
         )
+
+    def _set_pace(self) -> None:
+        """Poll as often as the terminal takes it, beside a run on this processor less often."""
+        if self._poller is not None:
+            self._poller.stop()
+        pace = self.terminal.polls * (SHARED_POLLS if self.shares_processor else 1)
+        self._poller = self.set_interval(POLL_SECONDS * pace, self._poll_when_through)
 
     def _preload(self) -> None:
         """Import on a thread what the other screens need, so that their first key need not wait."""
@@ -253,8 +261,7 @@ class CifarApp(App[None]):
 
     def _poll_when_through(self) -> None:
         """Poll, but not while a slow link still carries what was drawn: keys come first."""
-        self._ticks += 1
-        rests = self._reading or (self.shares_processor and self._ticks % SHARED_POLLS)
+        rests = self._reading
         driver = self._driver
         if isinstance(driver, TerminalDriver):
             if driver.gone():
@@ -276,7 +283,10 @@ class CifarApp(App[None]):
         self._read = Changes()
         if changes.runs:
             heard = (self.store.get(run) for run in changes.runs)
-            self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
+            shares = any(run is not None and _shares_processor(run) for run in heard)
+            if shares != self.shares_processor:
+                self.shares_processor = shares
+                self._set_pace()
         self._take(changes)
         if self.store.unfinished and not self._reading:
             self._reading = True

@@ -73,7 +73,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
         return output
 
 
-class FusedShiftNorm(FusedBatchNorm2d):
+class FusedShiftNorm(FusedBatchNorm2d, ShiftNorm):
     """The same for the norm of ``fast``, whose bias is scaled and whose weight is 1."""
 
     def scaled(self) -> tuple[Tensor | None, Tensor | None]:

@@ -20,10 +20,10 @@ from tui.store import ACTIVE
 from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0
-SHARED_PACE = 2
-"""So many times as long beside a run on this machine's processor."""
 SLOWEST_SECONDS = 5.0
 """However little a dot is of the x axis: a curve that stands still looks broken."""
+SHARED_PACE = 2
+"""All of it so many times as long beside a run on this machine's processor."""
 TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
 TEST_SAMPLE, TRAIN_SAMPLE, RAW_SAMPLE = "━", "┅", "░"
 
@@ -99,9 +99,10 @@ class ChartScreen(StoreScreen):
         )
         if (points, look) == self._drawn:
             return
-        pace = REPAINT_SECONDS * (SHARED_PACE if self.cifar.shares_processor else 1)
+        slow = SHARED_PACE if self.cifar.shares_processor else 1
+        pace = REPAINT_SECONDS * slow
         if figures == self._figures:
-            pace = min(max(pace, self._dot), SLOWEST_SECONDS)
+            pace = min(max(pace, self._dot), SLOWEST_SECONDS * slow)
         pace *= self.cifar.terminal.charts
         due = self._drawn_at + pace
         wait = due - time.monotonic()

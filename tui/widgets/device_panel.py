@@ -37,6 +37,7 @@ class DevicePanel(Lines):
         self._sample: Sample | None = None
         self._run: Follower | None = None
         self._shown: tuple[object, ...] = ()
+        self._rested = False
         self.readings = 0
         """How often figures were asked for."""
 
@@ -58,6 +59,7 @@ class DevicePanel(Lines):
         self._run = run
         if before is not run:
             self._sample = None
+            self._rested = True
             self._tick()
         self._paint()
 
@@ -70,7 +72,9 @@ class DevicePanel(Lines):
         return seen and run.here
 
     def _tick(self) -> None:
-        if self.samples():
+        self._rested = not self._rested
+        # beside a run on this machine's processor every second time
+        if self.samples() and not (self._rested and cast("CifarApp", self.app).shares_processor):
             self._read()
 
     @work(thread=True, exclusive=True, group="device", description="read GPU or CPU figures")

@@ -18,11 +18,22 @@ class RunHeader(Lines):
 
     DEFAULT_CSS = "RunHeader { height: auto; }"
 
+    _key: tuple[object, ...] = ()
+
     def show(
         self, run: Follower, colours: dict[str, str], colour: str, mark: str, *, stopping: bool
     ) -> None:
-        """Show a run."""
+        """Show a run; nothing happens when nothing of it has changed."""
         width = self.size.width or self.app.size.width
+        state = run.state
+        known = (id(state), state.attempt, id(state.queued), id(state.started), id(state.described))
+        last = id(state.checkpoints.get("last"))
+        waits = state.progress is None
+        told = (len(state.notices), id(state.ended), run.problem, run.damaged, last, waits)
+        look = (run.status, run.stalled, stopping, colour, mark, width, self.app.theme)
+        if (key := (run.run.id, *known, *told, *look)) == self._key:
+            return
+        self._key = key
         lines = [title(run, colours, colour, mark, width, stopping=stopping)]
         said = news(run, colours)
         if said is not None:
