@@ -4,19 +4,23 @@
 
 The notebook's way, as the coursework's public solutions do it: a DataLoader, torchvision
 transforms image by image, fp32, `loss.item()` at each step. The engine trains as the presets of
-these nets do; with --compile under torch.compile, before its time begins. Both sides run in turn in
-one process, each after a pause in which the loader fills its queue; batches that were waiting there
-are not counted. The medians and their ratio are printed, as JSON with --json.
+these nets do; with --compile under torch.compile, before its time begins. Both sides run in turn,
+each in a process of its own and after a pause in which the loader fills its queue; batches that
+were waiting there are not counted. The medians and their ratio are printed, as JSON with --json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -32,6 +36,7 @@ from trainer import heap
 from trainer.control import Control
 from trainer.data import sources
 from trainer.engine import Training
+from trainer.errors import UserError
 from trainer.runlog import RunLog
 from trainer.submit import submit
 
@@ -155,6 +160,54 @@ class Engine:
         return steps * size / (time.perf_counter() - began)
 
 
+SIDES = ("notebook", "engine")
+
+
+def work(name: str, options: argparse.Namespace, steps: Connection) -> None:
+    """One side, in its process: so many steps at each request, answered with images per second."""
+    if name == "engine":
+        heap.share_one_arena()  # as a worker begins, and a run
+        heap.keep_freed_memory()
+    try:
+        device = devices.resolve(options.device)
+        data = sources.load(options.data)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return
+    if name == "engine":
+        side: Notebook | Engine = Engine(
+            data, options.model, options.batch_size, device, compiled=options.compile
+        )
+    else:
+        side = Notebook(data, options.model, options.batch_size, device)
+    while count := steps.recv():
+        steps.send(side.run(count))
+
+
+@contextmanager
+def _started(name: str, options: argparse.Namespace) -> Iterator[Connection]:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(name, options, theirs)
+    )
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+        ours.send(0)
+    finally:
+        process.join(10)
+        process.kill()
+
+
+def _ask(name: str, side: Connection, steps: int) -> float:
+    side.send(steps)
+    try:
+        return float(side.recv())
+    except (EOFError, OSError):
+        raise SystemExit(f"the {name}'s process ended: see above") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="cifar10")
@@ -166,19 +219,15 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    heap.share_one_arena()  # as a worker begins, and a run
-    heap.keep_freed_memory()
-    device = devices.resolve(options.device)
-    data = sources.load(options.data)
-    asked = (data, options.model, options.batch_size, device)
-    sides = {"notebook": Notebook(*asked), "engine": Engine(*asked, compiled=options.compile)}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side.run(3)
-    for _ in range(options.rounds):
+    rates: dict[str, list[float]] = {name: [] for name in SIDES}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(_started(name, options)) for name in SIDES}
         for name, side in sides.items():
-            time.sleep(PAUSE)
-            rates[name].append(side.run(options.steps))
+            _ask(name, side, 3)
+        for _ in range(options.rounds):
+            for name, side in sides.items():
+                time.sleep(PAUSE)
+                rates[name].append(_ask(name, side, options.steps))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["engine"] / medians["notebook"]
     if options.json:
