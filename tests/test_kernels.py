@@ -41,7 +41,7 @@ def some(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
 
 def error(found: Tensor, expected: Tensor) -> float:
     """Root of the mean square, relative."""
-    return float((found.double() - expected).norm() / expected.norm())
+    return float((found.detach().double() - expected.detach()).norm() / expected.norm())
 
 
 def fused(layer: nn.Module) -> nn.Module:
