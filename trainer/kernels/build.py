@@ -16,8 +16,12 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("g++", "clang++", "c++")
@@ -32,30 +36,20 @@ class BuildError(Exception):
 
 _AT, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 ARGUMENTS = {
-    "norm_takes": (_COUNT,) * 2,
-    "norm_forward": (
-        *(_AT,) * 6,
-        *(_FLOAT,) * 2,
-        _INT,
-        *(_COUNT,) * 2,
-        _INT,
-        *(_AT,) * 2,
-    ),
-    "norm_backward": (*(_AT,) * 6, _INT, *(_COUNT,) * 2, _INT, *(_AT,) * 3),
-    "add": (*(_AT,) * 2, _COUNT, _INT, _AT),
-    "pool_forward": (_AT, *(_COUNT,) * 4, _INT, _AT),
-    "augment": (
-        *(_AT,) * 2,
-        _COUNT,
-        *(_AT,) * 7,
-        _COUNT,
-        *(_AT,) * 2,
-        _INT,
-        _AT,
-    ),
-    "pool_backward": (*(_AT,) * 2, *(_COUNT,) * 4, _INT, _AT),
+    "norm_takes": [_COUNT] * 2,
+    "norm_forward": [_AT] * 6 + [_FLOAT] * 2 + [_INT] + [_COUNT] * 2 + [_INT] + [_AT] * 2,
+    "norm_backward": [_AT] * 6 + [_INT] + [_COUNT] * 2 + [_INT] + [_AT] * 3,
+    "add": [_AT] * 2 + [_COUNT, _INT, _AT],
+    "pool_forward": [_AT] + [_COUNT] * 4 + [_INT, _AT],
+    "pool_backward": [_AT] * 2 + [_COUNT] * 4 + [_INT, _AT],
+    "augment": [_AT] * 2 + [_COUNT] + [_AT] * 7 + [_COUNT] + [_AT] * 2 + [_INT, _AT],
 }
 """Of the functions in kernels.cpp."""
+
+
+def at(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin, as the kernels take it; null for none."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def compiler() -> str:

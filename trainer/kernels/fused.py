@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.fast import BIAS_SCALE, ShiftNorm
-from trainer.kernels.build import library
+from trainer.kernels.build import at, library
 
 NONE, RELU, GELU = range(3)
 LANES = 16
@@ -127,7 +127,7 @@ class _Norm(torch.autograd.Function):
         y, statistics = torch.empty_like(x), torch.empty(2 * channels)
         mean, var, factor = running
         library().norm_forward(
-            *map(_at, (x, residual, weight, bias, mean, var)),
+            *map(at, (x, residual, weight, bias, mean, var)),
             factor,
             eps,
             act,
@@ -150,12 +150,12 @@ class _Norm(torch.autograd.Function):
         of_x, of_affine = torch.empty_like(x), torch.empty(2, channels)
         of_sum = torch.empty_like(x) if ctx.added and ctx.act != NONE else None
         library().norm_backward(
-            *map(_at, (gradient, x, y, weight, bias, statistics)),
+            *map(at, (gradient, x, y, weight, bias, statistics)),
             ctx.act,
             x.numel() // channels,
             channels,
             torch.get_num_threads(),
-            *map(_at, (of_x, of_sum, of_affine)),
+            *map(at, (of_x, of_sum, of_affine)),
         )
         of_residual = (gradient if of_sum is None else of_sum) if ctx.added else None
         of_weight, of_bias = of_affine
@@ -182,7 +182,7 @@ class _Fork(torch.autograd.Function):
         if not _takes(first):
             return torch.add(first, second, out=total)
         threads = torch.get_num_threads()
-        library().add(_at(first), _at(second), first.numel(), threads, _at(total))
+        library().add(at(first), at(second), first.numel(), threads, at(total))
         return total
 
 
@@ -192,7 +192,7 @@ class _Pool(torch.autograd.Function):
         n, channels, height, width = x.shape
         y = x.new_empty((n, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
         threads = torch.get_num_threads()
-        library().pool_forward(_at(x), n, height, width, channels, threads, _at(y))
+        library().pool_forward(at(x), n, height, width, channels, threads, at(y))
         ctx.save_for_backward(x)
         return y
 
@@ -202,9 +202,7 @@ class _Pool(torch.autograd.Function):
         gradient, of_x = _like(gradients[0], x), torch.empty_like(x)
         n, channels, height, width = x.shape
         threads = torch.get_num_threads()
-        library().pool_backward(
-            _at(gradient), _at(x), n, height, width, channels, threads, _at(of_x)
-        )
+        library().pool_backward(at(gradient), at(x), n, height, width, channels, threads, at(of_x))
         return of_x
 
 
@@ -243,7 +241,3 @@ def _halves(layer: nn.Module) -> bool:
         and not layer.ceil_mode
         and not layer.return_indices
     )
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

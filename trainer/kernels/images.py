@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainer.kernels.build import library
+from trainer.kernels.build import at, library
 
 if TYPE_CHECKING:
     from trainer.augment import Draws
@@ -43,13 +43,13 @@ def augmented(
         images.data_ptr(),
         index.data_ptr(),
         count,
-        _at(draws.rows),
-        _at(draws.columns),
-        _at(draws.warped),
-        _at(draws.warps),
-        _at(draws.gray),
+        at(draws.rows),
+        at(draws.columns),
+        at(draws.warped),
+        at(draws.warps),
+        at(draws.gray),
         luma.data_ptr(),
-        _at(draws.holes),
+        at(draws.holes),
         hole,
         scale.data_ptr(),
         offset.data_ptr(),
@@ -57,7 +57,3 @@ def augmented(
         y.data_ptr(),
     )
     return y.permute(0, 3, 1, 2)
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
