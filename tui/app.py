@@ -136,8 +136,8 @@ class CifarApp(App[None]):
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
         self._reading = False
-        self.shares_processor = False
         self._poller: Timer | None = None
+        self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
         self.opinions = Opinions(human, review)

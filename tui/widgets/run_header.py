@@ -29,7 +29,8 @@ class RunHeader(Lines):
         known = (id(state), state.attempt, id(state.queued), id(state.started), id(state.described))
         last = id(state.checkpoints.get("last"))
         waits = state.progress is None
-        told = (len(state.notices), id(state.ended), run.problem, run.damaged, last, waits)
+        # the last notice itself, not how many: only the newest are kept
+        told = (tuple(state.notices[-1:]), id(state.ended), run.problem, run.damaged, last, waits)
         look = (run.status, run.stalled, stopping, colour, mark, width, self.app.theme)
         if (key := (run.run.id, *known, *told, *look)) == self._key:
             return
