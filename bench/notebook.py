@@ -1,6 +1,7 @@
 """The notebook's way against the engine: images per second on the same net, batch and augmentation.
 
     python bench/notebook.py --data FOLDER [--model dws-normal] [--rounds 3] [--steps 40]
+        [--compile] [--json]
 
 The notebook's way, as the coursework's public solutions do it: a DataLoader, torchvision
 transforms image by image, fp32, `loss.item()` at each step. The engine trains as the presets of
@@ -43,8 +44,6 @@ from trainer.submit import submit
 WORKERS = 2
 PREFETCHED = 2 * WORKERS
 """Batches that the loader makes in advance: while the other side runs, too."""
-
-
 PAUSE = 1.0
 """Seconds in which the loader fills its queue, so that it does not work beside the engine."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.compilation import Compiled
 from trainer.control import Control
@@ -18,7 +18,6 @@ from trainer.kernels.build import compiler
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.session import train_run
-from trainer.submit import resubmit
 
 CPU = torch.device("cpu")
 
@@ -105,20 +104,10 @@ def test_a_compiled_run_learns_and_measures_its_activations(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not compiler(), reason="no C++ compiler here")
 def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    losses = []
-    for stops in (True, False):
-        run = tiny_run(tmp_path / str(stops), "train.compile=true", "train.precision='fp32'")
-        asked = Control(run)
-
-        def listen(envelope: events.Envelope, asked: Control = asked, stops: bool = stops) -> None:
-            if isinstance(envelope.event, events.EvalEnded) and stops:
-                asked.request("stop")
-
-        train_run(run, asked, listener=listen)
-        if stops:
-            resubmit(run)
-            assert train_run(run, Control(run), resume=True).state == "completed"
-        state = Follower(run).catch_up()
-        losses.append([(row.train_loss, row.test_loss) for row in state.epochs])
+    settings = "train.compile=true", "train.precision='fp32'"
+    losses = [
+        losses_of(tiny_run(tmp_path / str(stopped), *settings), stopped=stopped)
+        for stopped in (True, False)
+    ]
     assert len(losses[0]) == 2
     assert losses[0] == losses[1]

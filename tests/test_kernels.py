@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model import registry
 from model.blocks import fork, norm_act
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.augment import Augment
 from trainer.config import AugmentSettings
@@ -24,7 +24,6 @@ from trainer.kernels.build import BuildError, compiler, library
 from trainer.kernels.fused import FusedBatchNorm2d, FusedMaxPool2d, choose_per_layer
 from trainer.runstate import Follower
 from trainer.session import train_run
-from trainer.submit import resubmit
 
 needs_compiler = pytest.mark.skipif(
     platform.system() != "Linux" or not compiler(), reason="no C++ compiler here, or not Linux"
@@ -350,21 +349,10 @@ def test_without_a_compiler_a_run_trains_and_says_so(
 @needs_compiler
 @pytest.mark.usefixtures("_tiny_data")
 def test_a_run_with_kernels_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    losses = []
-    for stops in (True, False):
-        settings = "train.precision='bf16'", "train.device='cpu'", "augment.shift=2"
-        run = tiny_run(tmp_path / str(stops), *settings)
-        asked = Control(run)
-
-        def listen(envelope: events.Envelope, asked: Control = asked, stops: bool = stops) -> None:
-            if isinstance(envelope.event, events.EvalEnded) and stops:
-                asked.request("stop")
-
-        train_run(run, asked, listener=listen)
-        if stops:
-            resubmit(run)
-            assert train_run(run, Control(run), resume=True).state == "completed"
-        state = Follower(run).catch_up()
-        losses.append([(row.train_loss, row.test_loss) for row in state.epochs])
+    settings = "train.precision='bf16'", "train.device='cpu'", "augment.shift=2"
+    losses = [
+        losses_of(tiny_run(tmp_path / str(stopped), *settings), stopped=stopped)
+        for stopped in (True, False)
+    ]
     assert len(losses[0]) == 2
     assert losses[0] == losses[1]

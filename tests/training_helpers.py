@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from trainer import config as settings
+from trainer import events
+from trainer.control import Control
 from trainer.data.dataset import Dataset, TestSplit, TrainSplit
 from trainer.presets import catalog
 from trainer.rundir import RunDir
-from trainer.submit import submit
+from trainer.runstate import Follower
+from trainer.session import train_run
+from trainer.submit import resubmit, submit
 
 TINY_NET = '''
 import torch
@@ -78,6 +82,22 @@ def tiny_run(folder: Path, *overrides: str) -> RunDir:
     )
     settings.check(config)
     return submit(config, folder / "runs")
+
+
+def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float | None]]:
+    """Losses of training and test of each epoch; stopped after the first, and resumed, or not."""
+    asked = Control(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EvalEnded) and stopped:
+            asked.request("stop")
+
+    train_run(run, asked, listener=listen)
+    if stopped:
+        resubmit(run)
+        assert train_run(run, Control(run), resume=True).state == "completed"
+    state = Follower(run).catch_up()
+    return [(row.train_loss, row.test_loss) for row in state.epochs]
 
 
 def binary_folder(folder: Path, train: int = 100, test: int = 30) -> Path:

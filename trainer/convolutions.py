@@ -60,9 +60,8 @@ class StridedDepthwiseConv2d(nn.Conv2d):
         """[N, C, H, W] to [N, C, H', W'], in autocast's dtype."""
         if not _autocast_training():
             return super().forward(input)
-        return _applied(
-            _StridedDepthwise, self, input, self.stride, self.padding, self.dilation, self.groups
-        )
+        how = self.stride, self.padding, self.dilation, self.groups
+        return _applied(_StridedDepthwise, self, input, *how)
 
 
 class WideConv2d(nn.Conv2d):
@@ -96,7 +95,8 @@ class StridedConv2d(nn.Conv2d):
         """[N, C, H, W] to [N, C', H', W'], in autocast's dtype."""
         if input.shape[3] > NARROWEST_OUTPUT * self.stride[1] or not _autocast_training():
             return super().forward(input)
-        return _applied(_Windows, self, input, self.stride, self.padding, self.dilation)
+        how = self.stride, self.padding, self.dilation, self.groups
+        return _applied(_Windows, self, input, *how)
 
 
 class _Wide(torch.autograd.Function):
@@ -123,8 +123,8 @@ class _Wide(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
-        of_images = of_weight = of_bias = None
+        for_images, for_weight, *_ = ctx.needs_input_grad
+        of_images = of_weight = None
         width, gap = images.shape[3], ctx.padding[1]
         together = images_in_a_row(width + gap)
         narrowest = width <= NARROWEST
@@ -136,12 +136,12 @@ class _Wide(torch.autograd.Function):
             of_inputs, of_weight, _ = _backward(ctx, gradients, inputs, weight, wanted)
             if narrowest and for_images:
                 of_images = apart(of_inputs, together, images)
-        if for_bias:
-            of_bias = gradient.sum((0, 2, 3))
-        return of_images, of_weight, of_bias, None, None
+        return of_images, of_weight, _of_bias(ctx, gradient), None, None
 
 
-class _StridedDepthwise(torch.autograd.Function):
+class _Convolution(torch.autograd.Function):
+    """A convolution; its subclasses have gradients of their own."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -157,11 +157,15 @@ class _StridedDepthwise(torch.autograd.Function):
         ctx.stride, ctx.padding, ctx.dilation, ctx.groups = stride, padding, dilation, groups
         return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
+
+class _StridedDepthwise(_Convolution):
+    """The gradient of its input is computed in fp32."""
+
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
-        of_images = of_weight = of_bias = None
+        for_images, for_weight, *_ = ctx.needs_input_grad
+        of_images = of_weight = None
         if for_images:
             # of the input only size and layout are looked at
             like = torch.empty_like(images, dtype=torch.float32)
@@ -169,33 +173,17 @@ class _StridedDepthwise(torch.autograd.Function):
             of_images = _backward(ctx, *exact, (True, False, False))[0].to(images.dtype)
         if for_weight:
             of_weight = _backward(ctx, gradient, images, weight, (False, True, False))[1]
-        if for_bias:
-            of_bias = gradient.sum((0, 2, 3))
-        return of_images, of_weight, of_bias, None, None, None, None
+        return of_images, of_weight, _of_bias(ctx, gradient), None, None, None, None
 
 
-class _Windows(torch.autograd.Function):
-    """Convolution; the gradient of its weights is a product of gradients and windows."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = stride, padding, dilation, 1
-        return torch.conv2d(images, weight, bias, stride, padding, dilation)
+class _Windows(_Convolution):
+    """The gradient of its weights is a product of gradients and windows."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
-        of_images = of_weight = of_bias = None
+        for_images, for_weight, *_ = ctx.needs_input_grad
+        of_images = of_weight = None
         if for_images:
             of_images = _backward(ctx, gradient, images, weight, (True, False, False))[0]
         if for_weight:
@@ -206,9 +194,11 @@ class _Windows(torch.autograd.Function):
             rows = gradient.permute(0, 2, 3, 1).reshape(halves, -1, gradient.shape[1])
             product = torch.bmm(rows.transpose(1, 2), seen.view(halves, -1, seen.shape[1])).sum(0)
             of_weight = product.view(len(weight), *kernel, -1).permute(0, 3, 1, 2)
-        if for_bias:
-            of_bias = gradient.sum((0, 2, 3))
-        return of_images, of_weight, of_bias, None, None, None
+        return of_images, of_weight, _of_bias(ctx, gradient), None, None, None, None
+
+
+def _of_bias(ctx: Any, gradient: Tensor) -> Tensor | None:
+    return gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def windows(images: Tensor, kernel: Sequence[int], size: Sequence[int], how: Any) -> Tensor:

@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,11 +86,13 @@ def _from_cache(path: str) -> ctypes.CDLL:
     told = "\n".join((SOURCE.read_text(), path, _run([path, "--version"]), *FLAGS, _processor()))
     name = f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     folder = platformdirs.user_cache_path("cifar-tui")
+    with suppress(OSError):  # then it is not there, which is looked at next
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _private(folder):
         with tempfile.TemporaryDirectory(prefix="cifar-tui-") as own:
             return _compiled(path, Path(own) / name)
     kept = folder / name
-    if kept.exists() and _private(kept):
+    if _private(kept):
         return ctypes.CDLL(str(kept))
     return _compiled(path, kept)
 
@@ -116,10 +119,8 @@ def _run(command: list[str]) -> str:
 
 
 def _private(path: Path) -> bool:
-    """Whether this user owns it and no other can write it; a missing folder is made so."""
+    """Whether it is there, this user owns it and no other can write it."""
     try:
-        if not path.suffix:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
     except OSError:
         return False

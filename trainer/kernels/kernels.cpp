@@ -137,16 +137,33 @@ inline int this_thread() {
 #endif
 }
 
+int64_t period_of(int64_t channels) {
+    int64_t period = channels;
+    while (period % LANES) period += channels;
+    return period;
+}
+
+// How a tensor of rows is gone through: in blocks of periods.
+struct Rows {
+    int64_t rows, channels, period, periods, block;
+    int threads;
+
+    Rows(int64_t rows, int64_t channels, int threads)
+        : rows(rows), channels(channels), period(period_of(channels)),
+          periods(rows * channels / period), block(BLOCK / period > 4 ? BLOCK / period : 4),
+          threads(threads) {}
+};
+
 // Two sums per channel over all rows: `of(j)` has what the channels of a period from j on need, and
 // `of(j)(i, first, second)` adds the 16 numbers at i.
 template <class Of>
-void sum(int64_t periods, int64_t period, int64_t channels, int threads, double* sums, Of of) {
-    std::vector<double> parts(2 * period * threads, 0.0);
-    const int64_t block = BLOCK / period > 4 ? BLOCK / period : 4;
-#pragma omp parallel num_threads(threads)
+std::vector<double> sum(const Rows& at, Of of) {
+    const int64_t period = at.period, channels = at.channels, block = at.block;
+    std::vector<double> parts(2 * period * at.threads), sums(2 * channels);
+#pragma omp parallel num_threads(at.threads)
     {
         double* own = parts.data() + 2 * period * this_thread();
-        Share mine = share(periods);
+        Share mine = share(at.periods);
         for (int64_t from = mine.first; from < mine.last; from += block) {
             int64_t to = from + block < mine.last ? from + block : mine.last;
             for (int64_t j = 0; j < period; j += LANES) {
@@ -169,25 +186,25 @@ void sum(int64_t periods, int64_t period, int64_t channels, int threads, double*
             }
         }
     }
-    for (int64_t c = 0; c < 2 * channels; c++) sums[c] = 0;
-    for (int t = 0; t < threads; t++)
+    for (int t = 0; t < at.threads; t++)
         for (int64_t half = 0; half < 2; half++)
             for (int64_t j = 0; j < period; j++)
                 sums[half * channels + j % channels] += parts[(2 * t + half) * period + j];
+    return sums;
 }
 
 // `of(j)(i)` for the 16 numbers at i, whose channels are those of the period from j on.
 template <class Of>
-void each(int64_t periods, int64_t period, int threads, Of of) {
-    const int64_t block = BLOCK / period > 4 ? BLOCK / period : 4;
-#pragma omp parallel num_threads(threads)
+void each(const Rows& at, Of of) {
+    const int64_t period = at.period, block = at.block;
+#pragma omp parallel num_threads(at.threads)
     {
-        Share mine = share(periods);
+        Share mine = share(at.periods);
         for (int64_t from = mine.first; from < mine.last; from += block) {
             int64_t to = from + block < mine.last ? from + block : mine.last;
             for (int64_t j = 0; j < period; j += LANES) {
-                const auto at = of(j);
-                for (int64_t row = from; row < to; row++) at(row * period + j);
+                const auto give = of(j);
+                for (int64_t row = from; row < to; row++) give(row * period + j);
             }
         }
     }
@@ -199,12 +216,6 @@ std::vector<float> repeated(int64_t period, int64_t channels, Of of) {
     std::vector<float> values(period);
     for (int64_t j = 0; j < period; j++) values[j] = j < channels ? of(j) : values[j - channels];
     return values;
-}
-
-int64_t period_of(int64_t channels) {
-    int64_t period = channels;
-    while (period % LANES) period += channels;
-    return period;
 }
 
 // What the norm does to a channel: x * scale + shift, for each place of a period.
@@ -222,27 +233,18 @@ struct Affine {
     }
 };
 
-struct Rows {
-    int64_t rows, channels, period, periods;
-    int threads;
-
-    Rows(int64_t rows, int64_t channels, int threads)
-        : rows(rows), channels(channels), period(period_of(channels)),
-          periods(rows * channels / period), threads(threads) {}
-};
-
 template <Act act>
-void apply(Rows at, const bf16* x, const bf16* residual, bf16* y, const Affine& affine) {
+void apply(const Rows& at, const bf16* x, const bf16* residual, bf16* y, const Affine& affine) {
     const float *scale = affine.scale.data(), *shift = affine.shift.data();
     if (residual)
-        each(at.periods, at.period, at.threads, [=](int64_t j) {
+        each(at, [=](int64_t j) {
             const Floats a = load(scale + j), b = load(shift + j);
             return [=](int64_t i) {
                 store(y + i, activated<act>(load(x + i) * a + b + load(residual + i)));
             };
         });
     else
-        each(at.periods, at.period, at.threads, [=](int64_t j) {
+        each(at, [=](int64_t j) {
             const Floats a = load(scale + j), b = load(shift + j);
             return [=](int64_t i) { store(y + i, activated<act>(load(x + i) * a + b)); };
         });
@@ -310,16 +312,14 @@ void norm_forward(const bf16* x, const bf16* residual, const float* weight, cons
     // sums around the first row: a mean far from zero costs no digits
     const auto first = repeated(at.period, channels, [=](int64_t c) { return one(x[c]); });
     const float* around = first.data();
-    std::vector<double> sums(2 * channels);
-    sum(at.periods, at.period, channels, threads, sums.data(),
-        [=](int64_t j) {
-            const Floats near = load(around + j);
-            return [=](int64_t i, Floats& plain, Floats& squares) {
-                Floats d = load(x + i) - near;
-                plain += d;
-                squares += d * d;
-            };
-        });
+    const auto sums = sum(at, [=](int64_t j) {
+        const Floats near = load(around + j);
+        return [=](int64_t i, Floats& plain, Floats& squares) {
+            Floats d = load(x + i) - near;
+            plain += d;
+            squares += d * d;
+        };
+    });
     for (int64_t c = 0; c < channels; c++) {
         double off = sums[c] / rows, variance = sums[channels + c] / rows - off * off;
         if (variance < 0) variance = 0;
@@ -346,9 +346,9 @@ void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* 
     const float *scale = affine.scale.data(), *shift = affine.shift.data();
     const auto means = repeated(at.period, channels, [=](int64_t c) { return mean[c]; });
     const float* center = means.data();
-    std::vector<double> sums(2 * channels);
+    std::vector<double> sums;
     auto total = [&](auto gradients) {
-        sum(at.periods, at.period, channels, threads, sums.data(), [=](int64_t j) {
+        sums = sum(at, [=](int64_t j) {
             const auto gradient = gradients(j);
             const Floats middle = load(center + j);
             return [=](int64_t i, Floats& plain, Floats& products) {
@@ -406,7 +406,7 @@ void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* 
     const auto offset = repeated(at.period, channels, [&](int64_t c) { return offsets[c]; });
     const float *slope_at = slope.data(), *offset_at = offset.data();
     auto run = [&](auto gradients) {
-        each(at.periods, at.period, threads, [=](int64_t j) {
+        each(at, [=](int64_t j) {
             const auto gradient = gradients(j);
             const Floats a = load(scale + j), b = load(slope_at + j), c = load(offset_at + j);
             return [=](int64_t i) { store(of_x + i, gradient(i) * a + (load(x + i) * b + c)); };
