@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +32,25 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     raise ModelError(f"unknown norm {norm!r}: choose {', '.join(NORMS)}")
 
 
-def norm_act(norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """act(norm(x) + residual), [N, C, H, W].
+def norm_act(
+    norm: nn.Module, act: nn.Module, x: Tensor, residual: Callable[[], Tensor] | None = None
+) -> Tensor:
+    """act(norm(x) + residual()), [N, C, H, W].
 
-    In one piece where the norm has a method ``and_act`` that does it: such a norm is put in where
-    it is faster. The hooks of ``act`` see what it would have given.
+    The residual is computed after the norm: so the layer table has them. In one piece where the
+    norm has a method ``and_act`` that does it: such a norm is put in where it is faster. The hooks
+    of ``act`` see what it would have given.
     """
     if (and_act := getattr(norm, "and_act", None)) is not None:
-        done: Tensor | None = and_act(act, x, residual)
+        added = None if residual is None else residual()
+        done: Tensor | None = and_act(act, x, added)
         if done is not None:
             return _passed_on(act, done)
-    y = norm(x)
-    out: Tensor = act(y if residual is None else y + residual)
+        y = norm(x)
+    else:
+        y = norm(x)
+        added = None if residual is None else residual()
+    out: Tensor = act(y if added is None else y + added)
     return out
 
 
@@ -92,16 +101,9 @@ class ConvNormAct(nn.Module):
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None = None, act: nn.Module | None = None
-    ) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride].
-
-        A residual is added to the norm's output before ``act``, which is the block's own unless
-        another is given.
-        """
-        y = norm_act(self.norm, act or self.act, self.conv(x), residual)
-        out: Tensor = self.dropout(y)
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        out: Tensor = self.dropout(norm_act(self.norm, self.act, self.conv(x)))
         return out
 
 
@@ -141,11 +143,12 @@ class DepthwiseSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        skip: Tensor | None = None
+        residual: Callable[[], Tensor] | None = None
         if self.residual:
             x, skip = fork(self.norm, x)
+            residual = partial(_same, skip)
         y = self.pointwise(self.depthwise(x))
-        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, skip))
+        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, residual))
         return out
 
 
@@ -179,9 +182,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        x, skip = fork(self.conv2.norm, x)
-        y = self.conv2(self.conv1(x), residual=self.shortcut(skip), act=self.act)
-        out: Tensor = self.dropout(y)
+        conv, norm = self.conv2.conv, self.conv2.norm
+        x, skip = fork(norm, x)
+        residual = partial(self.shortcut, skip)
+        out: Tensor = self.dropout(norm_act(norm, self.act, conv(self.conv1(x)), residual))
         return out
 
 

@@ -119,6 +119,13 @@ def test_residual_and_dilated_net() -> None:
     assert (s.dilated, s.strided3x3) == (1, 1)
 
 
+def test_rows_of_a_residual_block_stand_as_it_is_written() -> None:
+    paths = [layer.path for layer in summarize(registry.build("resnet8")).layers]
+    block = [path.removeprefix("stages.1.0.") for path in paths if path.startswith("stages.1.0.")]
+    conv = ["conv1.conv", "conv1.norm", "conv1.act", "conv2.conv", "conv2.norm"]
+    assert block == [*conv, "shortcut.conv", "shortcut.norm", "add", "act"]
+
+
 def test_row_of_a_convolution() -> None:
     net = nn.Sequential(nn.Conv2d(4, 8, (3, 5), (2, 1), (1, 2), groups=2))
     (row,) = summarize(net, (4, 16, 20)).layers

@@ -16,7 +16,7 @@ from textual.strip import Strip
 from tests.tui_helpers import append, fake_worker, held, make_run, started
 from trainer import events
 from trainer.runlog import RunLog
-from trainer.runstate import Follower
+from trainer.runstate import NOTICES_KEPT, Follower
 from tui import datasource, device_stats
 from tui.app import POLL_SECONDS, SHARED_POLLS, CifarApp
 from tui.datasource import DataStatus
@@ -27,6 +27,7 @@ from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
 from tui.widgets.epoch_table import EpochTable
 from tui.widgets.lines import Lines
+from tui.widgets.run_header import RunHeader
 
 LARGE, MIDDLE, SMALL = (160, 50), (120, 40), (80, 24)
 SIZES = [LARGE, MIDDLE, SMALL]
@@ -284,6 +285,24 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
             assert app._poller._interval == pytest.approx(POLL_SECONDS * slower)
             append(run, progress(3, 2))  # and still looks
             await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
+
+
+async def test_the_header_shows_the_newest_notice_however_many_there_were(tmp_path: Path) -> None:
+    def warning(text: str) -> events.Notice:
+        return events.Notice(level="warning", code="x", message=text)
+
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        append(run, progress(3, 1), *(warning(f"no. {i}") for i in range(NOTICES_KEPT)))
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            header = app.screen.query_one(RunHeader)
+
+            def says(text: str) -> Callable[[], bool]:
+                return lambda: text in "".join(strip.text for strip in header._strips)
+
+            await until(pilot, says(f"no. {NOTICES_KEPT - 1}"))
+            append(run, warning("one more"))
+            await until(pilot, says("one more"))
 
 
 async def test_without_a_new_point_nothing_is_drawn(tmp_path: Path) -> None:
