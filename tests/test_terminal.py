@@ -26,7 +26,7 @@ from textual.message import Message
 from tests.terminal import Terminal
 from tui.terminal.characters import TABLE, to_ascii
 from tui.terminal.difference import Difference
-from tui.terminal.driver import Output, TerminalDriver
+from tui.terminal.driver import Ending, Output, TerminalDriver
 from tui.terminal.settings import TerminalSettings, detect
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import QUESTION, Traffic
@@ -297,7 +297,7 @@ class Keyboard(TerminalDriver):
     def __init__(self, fileno: int, settings: TerminalSettings) -> None:
         self.fileno = fileno
         self.settings = settings
-        self.exit_event = threading.Event()
+        self.exit_event = Ending()
         self._debug = False
         self._reader_ended = False
         self.keys: queue.Queue[str] = queue.Queue()

@@ -20,7 +20,7 @@ from trainer.runstate import NOTICES_KEPT, Follower
 from tui import datasource, device_stats
 from tui.app import POLL_SECONDS, SHARED_POLLS, CifarApp
 from tui.datasource import DataStatus
-from tui.exact import ExactCompositor
+from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
 from tui.screens import charts
 from tui.screens.dashboard import DashboardScreen
 from tui.widgets.curve_chart import CurveChart
@@ -653,23 +653,51 @@ async def test_a_partial_update_is_what_textual_makes_of_more_work(
             for render in (ExactCompositor.render_partial_update, Compositor.render_partial_update):
                 compositor._dirty_regions = set(regions)
                 update = render(compositor)
-                assert update is not None
-                cells.append([_cells_of(update, y, x1, x2) for y, x1, x2 in sorted(update.spans)])
+                assert not compositor._dirty_regions
+                cells.append(_cells_of(update))
             assert cells[0] == cells[1]
-            assert sum(map(len, cells[0])) == len({p for r in regions for p in _places(r)})
+            assert cells[0].keys() == {p for r in regions for p in _places(r)}
+
+
+async def test_a_change_within_a_widget_is_not_cut_at_the_others(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    async with dashboard(tmp_path) as (app, pilot):
+        await until(pilot, lambda: chart(app, "loss").drawings > 0)
+        compositor = app.screen._compositor
+        assert isinstance(compositor, ExactCompositor)
+        for region, kind in (
+            (app.screen.query_one("#progress").region, SpanUpdate),
+            (Region(70, 5, 60, 40), ExactUpdate),
+        ):
+            compositor._dirty_regions = {region}
+            assert type(compositor.render_partial_update()) is kind
+        # nothing of what is outside of the screen
+        compositor._dirty_regions = {Region(500, 500, 3, 1)}
+        assert compositor.render_partial_update() is None
 
 
 def _places(region: Region) -> list[tuple[int, int]]:
     return [(x, y) for y in region.line_range for x in region.column_range]
 
 
-def _cells_of(update: ChopsUpdate, y: int, x1: int, x2: int) -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for x, strip in update.chops[y].items():
-        if strip is not None:
-            cells = [(c, segment.style) for segment in strip for c in segment.text]
-            found += [cell for at, cell in enumerate(cells, x) if x1 <= at < x2]
-    return found
+def _cells_of(update: object) -> dict[tuple[int, int], tuple[str, object]]:
+    """Character and style of each cell that an update writes."""
+    if isinstance(update, SpanUpdate):
+        pieces, spans = list(update.pieces), None
+    else:
+        assert isinstance(update, ChopsUpdate)
+        pieces = [(x, y, s) for y, line in enumerate(update.chops) for x, s in line.items() if s]
+        spans = {(x, y) for y, x1, x2 in update.spans for x in range(x1, x2)}
+    return {
+        (x, y): cell
+        for left, y, strip in pieces
+        for x, cell in enumerate(_drawn(strip), left)
+        if spans is None or (x, y) in spans
+    }
+
+
+def _drawn(strip: Strip) -> list[tuple[str, object]]:
+    return [(c, segment.style) for segment in strip for c in segment.text]
 
 
 async def test_an_update_renders_only_the_widgets_that_changed(

@@ -25,6 +25,8 @@ from trainer.steps import Steps
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
 NOTICES_KEPT = 200
 LAYER_STATS_KEPT = 128
+MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
+"""Events of what goes on within a phase."""
 MESSAGE_KEPT = 4000
 
 
@@ -91,6 +93,8 @@ class RunState:
     """Grows when a curve has changed."""
     figures: int = 0
     """Grows when an epoch's figures have changed: with a curve, but not with each of its points."""
+    news: int = 0
+    """Grows with every change but progress within a phase and what is measured meanwhile."""
     _base: float = 0.0
     _best_unknown: bool = False
     _furthest: int = -1
@@ -118,6 +122,7 @@ class RunState:
         if type(envelope.event) is not events.Notice:
             self.alive_at, self.alive_seq = envelope.time, envelope.seq
         self.revision += 1
+        self.news += type(envelope.event) not in MEANWHILE
         self._furthest = max(self._furthest, getattr(envelope.event, "step", -1))
         handler = _HANDLERS.get(type(envelope.event))
         if handler is not None:
@@ -142,6 +147,7 @@ class RunState:
             )
             last = many[-1]
             assert type(last.event) is events.Progress
+            self.news += not _goes_on(self.progress, last.event)
             self.seq, self.progress = last.seq, last.event
             self.alive_at, self.alive_seq = last.time, last.seq
             self.elapsed = self._base + last.elapsed
@@ -270,7 +276,13 @@ def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed
     state.described = event
 
 
+def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
+    """Whether a phase goes on, and no other has begun."""
+    return before is not None and (before.phase, before.epoch) == (now.phase, now.epoch)
+
+
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
+    state.news += not _goes_on(state.progress, event)
     state.progress = event
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)

@@ -277,6 +277,8 @@ class CifarApp(App[None]):
     def poll(self) -> None:
         """Fold what is new and let the visible screen repaint it."""
         changes = self.store.poll(budget=SLICE_SECONDS)
+        # what was read in slices is not all progress
+        changes.news |= bool(self._read)
         changes.listing |= self._read.listing
         changes.runs |= self._read.runs
         changes.transitions = {**self._read.transitions, **changes.transitions}

@@ -44,6 +44,8 @@ class Changes:
     """Runs whose state, status or mark changed."""
     transitions: dict[str, tuple[Status, Status]] = field(default_factory=dict)
     """Runs whose status changed while it was watched: from, to."""
+    news: bool = True
+    """Whether there is more than progress within an epoch, which is nearly all that ever comes."""
 
     def __bool__(self) -> bool:
         return self.listing or bool(self.runs)
@@ -126,7 +128,7 @@ class Store:
 
     def poll(self, *, budget: float = 0.05, now: bool = False) -> Changes:
         """Fold what is new on disk, for at most about ``budget`` seconds; the rest comes next."""
-        changes = Changes(runs=self._touched)
+        changes = Changes(runs=self._touched, news=bool(self._touched))
         self._touched = set()
         began = time.monotonic()
         if now or began - self._scanned >= SCAN_SECONDS:
@@ -141,10 +143,13 @@ class Store:
                 self.unfinished = True
                 break
             self._checked[follower.run.id] = began
-            known = _shown(follower)
+            known, told = _shown(follower), _told(follower)
             self._read(follower, end)
-            if self._correct(follower, changes) or known != _shown(follower):
+            corrected = self._correct(follower, changes)
+            if corrected or known != _shown(follower):
                 changes.runs.add(follower.run.id)
+                changes.news = changes.news or corrected or told != _told(follower)
+        changes.news = changes.news or changes.listing or self.unfinished
         self.loading = len(self._checked) < len(self.followers)
         changes.runs &= self.followers.keys()
         self._forget_curves()
@@ -251,6 +256,11 @@ def _stamp(directory: Path) -> tuple[int, int] | None:
 def _shown(follower: Follower) -> tuple[int, int, int | None]:
     """What a repaint depends on."""
     return id(follower.state), follower.state.revision, follower.stalled
+
+
+def _told(follower: Follower) -> tuple[object, ...]:
+    """The same, but for the progress."""
+    return id(follower.state), follower.state.news, follower.stalled, follower.damaged
 
 
 def _made(follower: Follower) -> float:

@@ -23,7 +23,9 @@ REPAINT_SECONDS = 1.0
 SLOWEST_SECONDS = 5.0
 """However little a dot is of the x axis: a curve that stands still looks broken."""
 SHARED_PACE = 2
-"""All of it so many times as long beside a run on this machine's processor."""
+"""All of it so many times as long beside a run on this machine's processor,"""
+SHARED_PART = 0.0025
+"""and drawing an epoch as it goes on takes at most this part of the time: it is the run's."""
 TRAIN_FAINT, RAW_FAINT = 0.35, 0.7
 TEST_SAMPLE, TRAIN_SAMPLE, RAW_SAMPLE = "━", "┅", "░"
 
@@ -73,6 +75,8 @@ class ChartScreen(StoreScreen):
         self._drawn: tuple[object, object] | None = None
         self._figures: tuple[int, ...] = ()
         self._dot = 0.0
+        self._cost = 0.0
+        """Seconds that the last drawing took."""
         self._due: Timer | None = None
         self._due_at = 0.0
         self._waiting: list[Chart] = []
@@ -99,12 +103,7 @@ class ChartScreen(StoreScreen):
         )
         if (points, look) == self._drawn:
             return
-        slow = SHARED_PACE if self.cifar.shares_processor else 1
-        pace = REPAINT_SECONDS * slow
-        if figures == self._figures:
-            pace = min(max(pace, self._dot), SLOWEST_SECONDS * slow)
-        pace *= self.cifar.terminal.charts
-        due = self._drawn_at + pace
+        due = self._drawn_at + self._pace(fresh=figures != self._figures)
         wait = due - time.monotonic()
         if self._drawn is not None and look == self._drawn[1] and wait > 0:
             if self._due is None or due < self._due_at:
@@ -115,7 +114,25 @@ class ChartScreen(StoreScreen):
         self._drawn, self._drawn_at = (points, look), time.monotonic()
         self._figures, self._dot = figures, self._dot_seconds()
         self._waiting = [chart for chart in self.CHARTS if chart[0] in self.VIEWS[self.view]]
+        self._cost = 0.0
         self._draw_next((points, look[0], self.axis, self.log_y, self.smoothing, self.window))
+
+    def draw_charts_when_due(self) -> None:
+        """There is progress and nothing else: a drawing that is arranged for comes soon enough."""
+        if self._due is None:
+            self.draw_charts()
+
+    def _pace(self, *, fresh: bool) -> float:
+        """Seconds from one drawing to the next; ``fresh``: an epoch's figures are new."""
+        shared = self.cifar.shares_processor
+        slow = SHARED_PACE if shared else 1
+        pace, slowest = REPAINT_SECONDS * slow, SLOWEST_SECONDS * slow
+        if not fresh:
+            part = self._cost / SHARED_PART if shared else 0.0
+            pace = min(max(pace, self._dot, part), slowest)
+        elif shared and self.store.current is not None and _between(self.store.current):
+            pace = slowest  # its evaluation has not ended: one drawing for both
+        return pace * self.cifar.terminal.charts
 
     def _dot_seconds(self) -> float:
         """Seconds of training that one dot of the x axis is; 0 while that is not known."""
@@ -134,7 +151,9 @@ class ChartScreen(StoreScreen):
             return
         name, quantity, splits = self._waiting.pop(0)
         build = partial(self.plan, quantity, splits)
+        began = time.thread_time()
         self.query_one(f"#{name}", CurveChart).draw(key, build, self.cursor)
+        self._cost += time.thread_time() - began
         if self._waiting:
             self.call_after_refresh(self._draw_next, key)
 
@@ -382,6 +401,12 @@ def _augmented(config: str) -> bool:
 
 def _live(run: Follower) -> bool:
     return run.status in ACTIVE
+
+
+def _between(run: Follower) -> bool:
+    """Whether an epoch's steps are done and the next one's have not begun."""
+    now = run.state.progress
+    return _live(run) and now is not None and (now.phase == "test" or now.done >= now.total)
 
 
 def _end(run: Follower, axis: Axis) -> float | None:

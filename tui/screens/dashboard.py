@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
+from trainer.runstate import Follower
 from tui import formatting
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
@@ -60,6 +61,10 @@ class DashboardScreen(ChartScreen):
         if not self.is_mounted:
             return
         run = self.store.current
+        if run is not None and not changes.news:
+            self._show_progress(run)
+            self.draw_charts_when_due()
+            return
         if self.has_class("-no-run") != (run is None):
             self.set_class(run is None, "-no-run")
         if run is None:
@@ -68,11 +73,15 @@ class DashboardScreen(ChartScreen):
         stopping = run.run.id in app.runs.stopping
         colour, mark = app.run_colour(run.run.id), self.glyph(run)
         self.query_one(RunHeader).show(run, colours, colour, mark, stopping=stopping)
-        self.query_one(ProgressLine).show(run, colours, app.size.width)
         self.query_one(EpochTable).show(run.state)
-        self.query_one(DevicePanel).show(run)
+        self._show_progress(run)
         self._show_legend()
         self.draw_charts()
+
+    def _show_progress(self, run: Follower) -> None:
+        """What moves within an epoch: several times a second, beside the training."""
+        self.query_one(ProgressLine).show(run, self.cifar.colours(), self.app.size.width)
+        self.query_one(DevicePanel).show(run)
 
     def _show_legend(self) -> None:
         """Which run has which colour, when there are several."""

@@ -12,9 +12,11 @@ import math
 import os
 import select
 import termios
+import threading
 import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from textual import constants, events
@@ -30,10 +32,40 @@ from tui.terminal.traffic import Traffic
 
 ANSWER_SECONDS = 2.0
 """How long leaving waits for the answer to the last question."""
-IDLE_SECONDS = 0.1
-"""Between two looks whether the keyboard's thread is to end."""
+SECOND_LOOK = 0.1
+"""Seconds after the wait behind an escape that the parser is asked again: it may wait twice."""
 LATE = 0.002
 """Seconds after its end that the wait behind an escape is looked at: never just before."""
+
+
+class Ending(threading.Event):
+    """An event that ``select`` sees: who waits for keys sleeps until one comes or the app ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+
+    def fileno(self) -> int:
+        """What is readable while the event is set."""
+        return self._reader
+
+    def set(self) -> None:
+        """Wake who selects, too."""
+        if not self.is_set():
+            os.write(self._writer, b"!")
+        super().set()
+
+    def clear(self) -> None:
+        """Nobody is to wake any more."""
+        super().clear()
+        with suppress(BlockingIOError):
+            os.read(self._reader, 64)
+
+    def __del__(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
 
 
 class Output:
@@ -102,6 +134,7 @@ class TerminalDriver(LinuxDriver):
 
     settings = TerminalSettings()
     traffic = Traffic()
+    exit_event: Ending
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -109,6 +142,7 @@ class TerminalDriver(LinuxDriver):
         assert file is not None
         self.output = Output(file, self.traffic, self.settings)
         self._file = self.output  # type: ignore[assignment]  # all of a file that is used
+        self.exit_event = Ending()
         self._reader_ended = False
         self._typed_at = -math.inf
 
@@ -132,10 +166,13 @@ class TerminalDriver(LinuxDriver):
     def _typed(self) -> Iterator[str]:
         """What has come; empty where nothing has for as long as an escape alone is waited for."""
         decode = getincrementaldecoder("utf-8")("replace").decode
-        patience = IDLE_SECONDS
-        while not self.exit_event.is_set():
-            if not select.select([self.fileno], [], [], patience)[0]:
-                patience = IDLE_SECONDS
+        patience: float | None = None
+        while True:
+            ready = select.select([self.fileno, self.exit_event], [], [], patience)[0]
+            if self.exit_event.is_set():
+                return
+            if not ready:
+                patience = SECOND_LOOK if patience != SECOND_LOOK else None
                 yield ""
                 continue
             data = os.read(self.fileno, 4096)

@@ -6,10 +6,11 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
+from textual.strip import Strip
 
 from trainer.runstate import Follower, RunState
 from tui import formatting
-from tui.widgets.lines import Lines
+from tui.widgets.lines import Lines, from_pieces
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
@@ -18,6 +19,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
 """Cells of bars, at most."""
 FIGURES_SECONDS = 0.2
+Piece = tuple[str, str]
+"""Words and their style."""
 
 
 class ProgressLine(Lines):
@@ -80,32 +83,32 @@ def _figures(run: Follower) -> list[str]:
     return [words for words, value in found if value is not None]
 
 
-def _epoch_line(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Text:
+def _epoch_line(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Strip:
     state = run.state
     planned = state.queued.epochs if state.queued is not None else 0
     epoch, share = where(state)
     line = _begin(f" epoch {epoch:>5}/{planned:<5}", share, min(LEFT, width // 5), colours)
-    return _append(line, figures, width, colours)
+    return _with(line, figures, width, colours)
 
 
-def _run_line(run: Follower, colours: dict[str, str], width: int) -> Text:
+def _run_line(run: Follower, colours: dict[str, str], width: int) -> Strip:
     state = run.state
     done = finished(state)
     epochs = f"{where(state)[0]}/{state.queued.epochs if state.queued is not None else 0}"
     name = f" run {epochs:>8}{100 * done:>4.0f}%" if state.ended else f" run {100 * done:>12.0f}%"
     line = _begin(name, done, min(LEFT, width // 5), colours)
-    return _append(line, _times(run), width, colours)
+    return _with(line, _times(run), width, colours)
 
 
-def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Text:
+def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[str]) -> Strip:
     state = run.state
     planned = state.queued.epochs if state.queued is not None else 0
     epoch, share = where(state)
     line = _begin(f" epoch {epoch}/{planned} ", share, 10, colours)
-    line.append(f"{100 * finished(state):.0f}% of run", style=colours["foreground"])
-    line.append("  ")
+    line.append((f"{100 * finished(state):.0f}% of run", colours["foreground"]))
+    line.append(("  ", colours["secondary"]))
     elapsed, *left = _times(run)
-    return _append(line, [*left[:1], *figures, elapsed, *left[1:]], width, colours)
+    return _with(line, [*left[:1], *figures, elapsed, *left[1:]], width, colours)
 
 
 def _times(run: Follower) -> list[str]:
@@ -149,18 +152,19 @@ def bar(share: float, width: int) -> str:
     return drawn.ljust(width)
 
 
-def _begin(name: str, share: float, width: int, colours: dict[str, str]) -> Text:
-    text = Text(name, style=colours["secondary"], no_wrap=True, end="")
-    text.append(" ")
-    text.append(bar(share, width), style=f"{colours['accent']} on {colours['panel']}")
-    return text.append("  ")
+def _begin(name: str, share: float, width: int, colours: dict[str, str]) -> list[Piece]:
+    ink = colours["secondary"]
+    drawn = (bar(share, width), f"{colours['accent']} on {colours['panel']}")
+    return [(f"{name} ", ink), drawn, ("  ", ink)]
 
 
-def _append(line: Text, words: list[str], width: int, colours: dict[str, str]) -> Text:
+def _with(line: list[Piece], words: list[str], width: int, colours: dict[str, str]) -> Strip:
     """Add what fits, the most important first: nothing is cut within a word."""
-    for i, word in enumerate(words):
-        gap = "   " if i else ""
-        if line.cell_len + len(gap) + len(word) > width:
+    taken = sum(len(piece) for piece, _ in line)
+    said = ""
+    for word in words:
+        more = f"   {word}" if said else word
+        if taken + len(said) + len(more) > width:
             break
-        line.append(gap + word, style=colours["foreground"])
-    return line
+        said += more
+    return from_pieces([*line, (said, colours["foreground"])] if said else line)
