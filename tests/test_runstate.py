@@ -174,6 +174,37 @@ def test_a_pause_is_no_training_time() -> None:
     assert state.steps.elapsed[0] == pytest.approx(11.0)
 
 
+def test_progress_within_a_phase_is_no_news() -> None:
+    def at(epoch: int, done: int, phase: events.Phase = "train") -> events.Progress:
+        loss = 1.0 if phase == "train" else None
+        return events.Progress(phase=phase, epoch=epoch, step=done, done=done, total=4, loss=loss)
+
+    parts: list[tuple[events.AnyEvent, bool]] = [
+        (sample_log.queued(), True),
+        (sample_log.started(), True),
+        (at(1, 1), True),
+        (at(1, 2), False),
+        (events.Ranks(step=2, images_per_second=(1.0,), memory=(1,)), False),
+        (at(1, 3), False),
+        (at(1, 1, "test"), True),
+        (at(1, 2, "test"), False),
+        (at(2, 1), True),
+        (events.Notice(level="info", code="x", message="x"), True),
+        (at(2, 2), False),
+        (at(3, 3), True),
+        (at(3, 4), False),
+    ]
+    envelopes = numbered(*(event for event, _ in parts))
+    state = RunState()
+    for one, (_, told) in zip(envelopes, parts, strict=True):
+        before = state.news
+        state.apply(one)
+        assert (state.news > before) is told
+    at_once = RunState()
+    at_once.apply_all(envelopes)
+    assert at_once.news == state.news
+
+
 def test_notices_are_bounded() -> None:
     notices = [
         events.Notice(level="info", code="x", message=str(i)) for i in range(NOTICES_KEPT + 50)

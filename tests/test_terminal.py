@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import select as selecting
 import signal
 import sys
 import threading
@@ -334,6 +335,39 @@ def test_a_lone_escape_is_a_key_and_a_sequence_is_one_too(typed: tuple[Keyboard,
     ):
         os.write(writer, keys)
         assert [keyboard.keys.get(timeout=10) for _ in names] == names
+
+
+def test_who_waits_for_keys_sleeps_until_one_comes_or_the_app_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An app that nobody types to must not wake up for it: a training beside it would wait."""
+    patient: list[float | None] = []
+    select = selecting.select
+
+    def noted(*arguments: Any) -> Any:
+        patient.append(arguments[3])
+        return select(*arguments)
+
+    monkeypatch.setattr("tui.terminal.driver.select.select", noted)
+    reader, writer = os.pipe()
+    keyboard = Keyboard(reader, TerminalSettings())
+    for typed in (b"x", b"y"):  # Textual suspends and goes on: the same event is set twice
+        thread = threading.Thread(target=keyboard.run_input_thread, daemon=True)
+        thread.start()
+        os.write(writer, typed)
+        assert keyboard.keys.get(timeout=10) == typed.decode()
+        while patient[-1] is not None:
+            time.sleep(0.01)
+        looks = len(patient)
+        time.sleep(0.3)
+        assert len(patient) == looks
+        keyboard.exit_event.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        keyboard.exit_event.clear()
+    assert not keyboard._reader_ended
+    os.close(writer)
+    os.close(reader)
 
 
 @pytest.mark.parametrize("said", [True, False])

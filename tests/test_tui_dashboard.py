@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from tests.tui_helpers import append, fake_worker, held, make_run, started
+from tests.tui_helpers import append, fake_worker, held, make_run, progress, started
 from trainer import events
 from trainer.runlog import RunLog
 from trainer.runstate import NOTICES_KEPT, Follower
@@ -22,6 +23,7 @@ from tui.app import POLL_SECONDS, SHARED_POLLS, CifarApp
 from tui.datasource import DataStatus
 from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
 from tui.screens import charts
+from tui.screens.charts import REPAINT_SECONDS, SHARED_PACE, SHARED_PART
 from tui.screens.dashboard import DashboardScreen
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
@@ -101,23 +103,6 @@ def evaluated(
         confusion=((20,) * 10,) * 10,
         seconds=0.5,
     )
-
-
-def progress(epoch: int, done: int, **changes: object) -> events.Progress:
-    fields: dict[str, object] = {
-        "phase": "train",
-        "epoch": epoch,
-        "step": (epoch - 1) * 8 + done,
-        "done": done,
-        "total": 8,
-        "loss": 1.25,
-        "accuracy": 0.5,
-        "lr": 0.1,
-        "images_per_second": 4200.0,
-        "memory": 312 << 20,
-        **changes,
-    }
-    return events.Progress(**fields)  # type: ignore[arg-type]
 
 
 # ---- what it says -----------------------------------------------------------------------------
@@ -285,6 +270,53 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
             assert app._poller._interval == pytest.approx(POLL_SECONDS * slower)
             append(run, progress(3, 2))  # and still looks
             await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
+
+
+async def test_progress_alone_moves_the_line_and_asks_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        append(run, started(host=""), progress(3, 1))
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await until(pilot, lambda: chart(app, "loss").drawings > 0)
+            asked: list[str] = []
+            for kind in (RunHeader, EpochTable):
+                shown = kind.show
+
+                def noted(self: Any, *args: Any, shown: Any = shown, **kwargs: Any) -> None:
+                    asked.append(type(self).__name__)
+                    shown(self, *args, **kwargs)
+
+                monkeypatch.setattr(kind, "show", noted)
+            line = app.screen.query_one("#progress", Lines)
+            append(run, progress(3, 5, loss=0.25))
+            await until(pilot, lambda: "train loss 0.25" in line._strips[0].text)
+            assert asked == []
+            append(run, progress(4, 1))
+            await until(pilot, lambda: "epoch     4/10" in line._strips[0].text)
+            assert set(asked) == {"RunHeader", "EpochTable"}
+
+
+@pytest.mark.parametrize("host", ["", "elsewhere"])
+async def test_beside_a_run_charts_take_a_part_of_the_time(tmp_path: Path, host: str) -> None:
+    run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
+    with held(run):
+        append(run, started(host=host, device="cpu"), progress(3, 1))
+        async with dashboard(tmp_path / "runs") as (app, pilot):
+            await until(pilot, lambda: chart(app, "accuracy").drawings > 0)
+            screen = app.screen
+            assert isinstance(screen, DashboardScreen)
+            assert screen._cost > 0
+            screen._cost, screen._dot = 0.015, 0.0
+            within, fresh = screen._pace(fresh=False), screen._pace(fresh=True)
+            shared = host == ""
+            assert within == pytest.approx(0.015 / SHARED_PART if shared else REPAINT_SECONDS)
+            assert fresh == REPAINT_SECONDS * (SHARED_PACE if shared else 1)
+            # what an epoch leaves is drawn once: with its evaluation
+            append(run, progress(3, 2, phase="test", loss=None))
+            await until(pilot, lambda: app.store.current.state.progress.phase == "test")  # type: ignore[union-attr]
+            assert (screen._pace(fresh=True) > fresh) is shared
 
 
 async def test_the_header_shows_the_newest_notice_however_many_there_were(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui_helpers import append, held, make_run, run_config
+from tests.tui_helpers import append, held, make_run, progress, run_config
 from trainer import events
 from trainer.submit import submit
 from tui import themes
@@ -46,6 +46,23 @@ def test_new_events_and_the_end_are_reported(tmp_path: Path) -> None:
         changes = store.poll(now=True)
     assert changes.transitions == {run.id: ("training", "completed")}
     assert store.active() == []
+
+
+def test_a_poll_tells_progress_from_news(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=2, end=None)
+    with held(run):
+        append(run, progress(3, 1))
+        store = loaded(tmp_path)
+        append(run, progress(3, 2))
+        changes = store.poll()
+        assert (changes.runs, changes.news) == ({run.id}, False)
+        store.toggle_mark(run.id)
+        append(run, progress(3, 3))
+        assert store.poll().news, "a mark is shown, too"
+        append(run, progress(3, 4), events.Notice(level="info", code="x", message="x"))
+        assert store.poll().news
+        append(run, progress(3, 1, phase="test", loss=None))
+        assert store.poll().news, "another phase"
 
 
 def test_what_a_run_was_before_the_app_looked_is_no_transition(tmp_path: Path) -> None:

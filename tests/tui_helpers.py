@@ -400,3 +400,20 @@ def some_predictions(
 def fake_worker(*options: str) -> tuple[str, ...]:
     """The command of a trainer without torch; ``steps=N``, ``die=CODE``, ``refuse``."""
     return (sys.executable, str(Path(__file__).with_name("fake_worker.py")), *options)
+
+
+def progress(epoch: int, done: int, **changes: object) -> events.Progress:
+    fields: dict[str, object] = {
+        "phase": "train",
+        "epoch": epoch,
+        "step": (epoch - 1) * 8 + done,
+        "done": done,
+        "total": 8,
+        "loss": 1.25,
+        "accuracy": 0.5,
+        "lr": 0.1,
+        "images_per_second": 4200.0,
+        "memory": 312 << 20,
+        **changes,
+    }
+    return events.Progress(**fields)  # type: ignore[arg-type]

@@ -158,8 +158,8 @@ class RunState:
         self._settle()
 
     def _stretch(self, envelopes: Sequence[Envelope], at: int) -> int:
-        """Where the points of training end that begin here and are of the attempt and no gap."""
-        end, seq, attempt = at, self.seq, self.attempt
+        """Where the points of training end that begin here, of one epoch and attempt, no gap."""
+        end, seq, attempt, epoch = at, self.seq, self.attempt, None
         if not self.run:
             return at
         for envelope in islice(envelopes, at, None):
@@ -171,8 +171,10 @@ class RunState:
                 or envelope.attempt != attempt
                 or event.phase != "train"
                 or event.loss is None
+                or event.epoch != (epoch or event.epoch)
             ):
                 break
+            epoch = event.epoch
             end += 1
         return end
 
