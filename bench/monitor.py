@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import re
 import resource
@@ -34,6 +35,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -249,24 +252,30 @@ def live(folder: Path, options: argparse.Namespace) -> None:
             print(f"training: {rate:.0f} bytes/s to the terminal, {processor:.1f} % of a core")
             if process.poll() is not None:
                 print("  (the run ended too early: these figures are none)")
-            staleness(folder / "attached", options)
+            for here in (False, True):
+                staleness(folder / f"attached-{here}", options, here=here)
 
 
-def staleness(folder: Path, options: argparse.Namespace) -> None:
-    """Seconds from an event of another process to the screen, while a training goes on beside."""
+def staleness(folder: Path, options: argparse.Namespace, *, here: bool) -> None:
+    """Seconds from an event of another process to the screen, while a training goes on beside.
+
+    ``here``: as a run on this machine's processor, whose log is looked at less often.
+    """
     run = RunDir(folder / "20261123-120000-run-0000")
     run.path.mkdir(parents=True)
     with run.locked():
         log = RunLog(run)
         log.emit(long_log.queued("", 10, 0))
         log.begin_attempt()
-        log.emit(long_log.started(1000))
+        begun = long_log.started(1000)
+        log.emit(msgspec.structs.replace(begun, host=platform.node()) if here else begun)
         with app(folder, options) as terminal:
             terminal.pump(5)
             terminal.switch("2", SCREENS["2"])
             ages = list(_ages(log, terminal, 10 if options.quick else 60))
         log.close()
-    figures("age of what is shown, attached", ages, "s", 2)
+    where = "on this processor" if here else "of another host"
+    figures(f"age of what is shown, attached, {where}", ages, "s", 2)
 
 
 def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model import registry
-from model.blocks import fork, norm_act
+from model.blocks import fork, make_norm, norm_act
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.augment import Augment
@@ -21,7 +21,12 @@ from trainer.config import AugmentSettings
 from trainer.control import Control
 from trainer.kernels import build
 from trainer.kernels.build import BuildError, compiler, library
-from trainer.kernels.fused import FusedBatchNorm2d, FusedMaxPool2d, choose_per_layer
+from trainer.kernels.fused import (
+    FusedBatchNorm2d,
+    FusedGroupNorm,
+    FusedMaxPool2d,
+    choose_per_layer,
+)
 from trainer.runstate import Follower
 from trainer.session import train_run
 
@@ -40,7 +45,7 @@ def some(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
 
 def error(found: Tensor, expected: Tensor) -> float:
     """Root of the mean square, relative."""
-    return float((found.detach().double() - expected.detach()).norm() / expected.norm())
+    return float((found.detach().double() - expected.detach()).norm() / expected.detach().norm())
 
 
 def fused(layer: nn.Module) -> nn.Module:
@@ -49,8 +54,9 @@ def fused(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def norm(channels: int, **settings: float | None) -> nn.BatchNorm2d:
-    layer = nn.BatchNorm2d(channels, **settings)  # type: ignore[arg-type]
+def norm(channels: int, kind: str = "batch", **settings: float | None) -> nn.Module:
+    layer = nn.BatchNorm2d(channels, **settings) if settings else make_norm(kind, channels)  # type: ignore[arg-type]
+    assert isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 2, channels))
         layer.bias.copy_(torch.linspace(1, -1, channels))
@@ -61,18 +67,19 @@ ACTS = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU()}
 
 
 @needs_compiler
-@pytest.mark.parametrize("shape", [(6, 16, 8, 8), (5, 24, 6, 4), (8, 10, 4, 4), (3, 96, 16, 16)])
+@pytest.mark.parametrize("kind", ["batch", "group", "layer"])
+@pytest.mark.parametrize("shape", [(6, 16, 8, 8), (5, 24, 6, 4), (1, 10, 4, 4), (3, 96, 16, 16)])
 @pytest.mark.parametrize(
     ("act", "added"),
     [("none", False), ("none", True), ("relu", False), ("relu", True), ("gelu", False)],
 )
 def test_norm_with_activation_and_addition(
-    shape: tuple[int, int, int, int], act: str, added: bool
+    kind: str, shape: tuple[int, int, int, int], act: str, added: bool
 ) -> None:
     torch.manual_seed(0)
     channels = shape[1]
     x, residual, gradient = some(*shape), some(*shape, seed=1), some(*shape, seed=2, wanted=False)
-    usual = norm(channels)
+    usual = norm(channels, kind)
     ours = fused(usual)
     y = norm_act(ours, ACTS[act], x, (lambda: residual) if added else None)
     assert type(y.grad_fn).__name__ == "_NormBackward"
@@ -94,11 +101,25 @@ def test_norm_with_activation_and_addition(
 
 
 @needs_compiler
-def test_a_mean_far_from_zero_costs_no_digits() -> None:
+@pytest.mark.parametrize("kind", ["batch", "group", "layer"])
+def test_a_mean_far_from_zero_costs_no_digits(kind: str) -> None:
     x = (some(8, 16, 8, 8, wanted=False).float() + 300).bfloat16().requires_grad_()
-    y = fused(norm(16))(x)
-    expected = norm(16).double()(x.detach().double())
+    y = fused(norm(16, kind))(x)
+    expected = norm(16, kind).double()(x.detach().double())
     assert error(y.detach(), expected.detach()) < ROUNDING
+
+
+@needs_compiler
+def test_a_group_norm_without_weights() -> None:
+    usual = nn.GroupNorm(4, 16, affine=False)
+    x, gradient = some(3, 16, 6, 6), some(3, 16, 6, 6, seed=1, wanted=False)
+    y = fused(usual)(x)
+    exact = x.detach().double().requires_grad_()
+    expected = usual(exact)
+    assert error(y, expected) < ROUNDING
+    (found,) = torch.autograd.grad(y, x, gradient)
+    (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
+    assert error(found, wanted) < ROUNDING
 
 
 @needs_compiler
@@ -122,16 +143,17 @@ def test_momentum_none_averages_all_batches() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("kind", ["batch", "group"])
 @pytest.mark.parametrize("why", ["fp32", "contiguous", "uneven", "evaluated", "no gradient"])
-def test_what_does_not_fit_goes_torchs_way(why: str) -> None:
+def test_what_does_not_fit_goes_torchs_way(why: str, kind: str) -> None:
     x = some(3, 10, 3, 3) if why == "uneven" else some(4, 16, 4, 4)
     if why == "fp32":
         x = x.detach().float().requires_grad_()
     if why == "contiguous":
         x = x.detach().contiguous().requires_grad_()
-    usual = norm(x.shape[1])
+    usual = norm(x.shape[1], kind)
     ours = fused(usual)
-    assert isinstance(ours, FusedBatchNorm2d)
+    assert isinstance(ours, FusedBatchNorm2d if kind == "batch" else FusedGroupNorm)
     if why == "evaluated":
         usual.eval(), ours.eval()
     with torch.set_grad_enabled(why != "no gradient"):
@@ -240,17 +262,25 @@ def test_augmentation(settings: dict[str, object]) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["dws-normal", "dws-late", "tiny", "fast", "resnet8"])
-def test_a_net_keeps_its_parameters_and_its_gradients(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("dws-normal", "dws-late", "tiny", "fast", "resnet8")),
+        ("dws-normal", {"norm": "group"}),
+        ("dws-normal", {"norm": "layer"}),
+    ],
+)
+def test_a_net_keeps_its_parameters_and_its_gradients(name: str, options: dict[str, str]) -> None:
     torch.manual_seed(0)
-    usual = registry.build(name)
+    usual = registry.build(name, **options)
     for parameter in usual.parameters():
         if parameter.dim() == 1:  # biases of norms begin with 0, which hides what is done to them
             nn.init.normal_(parameter, std=0.1)
     usual = usual.to(memory_format=torch.channels_last)
     ours = fused(usual)
     assert list(ours.state_dict()) == list(usual.state_dict())
-    assert any(isinstance(layer, FusedBatchNorm2d) for layer in ours.modules())
+    kind = FusedGroupNorm if options else FusedBatchNorm2d
+    assert any(isinstance(layer, kind) for layer in ours.modules())
     images = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.arange(16) % 10
     gradients = []

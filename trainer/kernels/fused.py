@@ -1,4 +1,4 @@
-"""Batch norm, activation, addition and max pooling as one kernel each, for bf16 on a CPU.
+"""Batch and group norm, activation, addition and max pooling as one kernel each, for bf16 on a CPU.
 
 Layers keep their parameters and names; only their class is exchanged. torch's own layers go over
 their tensors several times, and its max pooling writes an index of eight bytes per number: on two
@@ -20,11 +20,13 @@ LANES = 16
 """Channels that the pooling takes at once."""
 
 
-class FusedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that computes with its statistics, addition and activation in two passes.
+class _Norm2d(nn.Module):
+    """A norm that computes with its statistics, addition and activation in two passes.
 
     Used in training, on bf16 in channels_last; anything else goes torch's way.
     """
+
+    eps: float
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] to the same shape."""
@@ -51,26 +53,64 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def scaled(self) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias as the norm applies them, fp32 [C]."""
-        return self.weight, self.bias
+        raise NotImplementedError
+
+    def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
+        """Of [N, C, H, W]: parts with statistics of their own, rows of each, C, group of C."""
+        raise NotImplementedError
+
+    def running(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """Running mean and variance, fp32 [C], and the weight of this batch in them."""
+        return None, None, 0.0
 
     def _takes(self, input: Tensor) -> bool:
         if not (self.training and torch.is_grad_enabled() and _takes(input)):
             return False
         if any(p.dtype != torch.float32 for p in self.parameters(recurse=False)):
             return False
-        n, channels, height, width = input.shape
-        return bool(library().norm_takes(n * height * width, channels))
+        _, rows, channels, _ = self.parts(input.shape)
+        return bool(library().norm_takes(rows, channels))
 
     def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
+        weight, bias = self.scaled()
+        parts, running = self.parts(input.shape), self.running()
+        output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act, parts)
+        return output
+
+
+class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
+    """Batch norm, its running statistics included."""
+
+    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
+        """Its own."""
+        return self.weight, self.bias
+
+    def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
+        """One part, groups of one."""
+        n, channels, height, width = shape
+        return 1, n * height * width, channels, 1
+
+    def running(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """Counts the batch, too."""
         factor = self.momentum
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if factor is None:
                 factor = 1 / float(self.num_batches_tracked)
-        weight, bias = self.scaled()
-        running = (self.running_mean, self.running_var, factor or 0.0)
-        output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act)
-        return output
+        return self.running_mean, self.running_var, factor or 0.0
+
+
+class FusedGroupNorm(_Norm2d, nn.GroupNorm):
+    """Group norm, with one group layer norm: each image is normalised by itself."""
+
+    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
+        """Its own."""
+        return self.weight, self.bias
+
+    def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
+        """A part per image."""
+        n, channels, height, width = shape
+        return n, height * width, channels, channels // self.num_groups
 
 
 class FusedShiftNorm(FusedBatchNorm2d, ShiftNorm):
@@ -95,6 +135,7 @@ class FusedMaxPool2d(nn.MaxPool2d):
 
 EXCHANGED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: FusedBatchNorm2d,
+    nn.GroupNorm: FusedGroupNorm,
     ShiftNorm: FusedShiftNorm,
 }
 
@@ -122,22 +163,21 @@ class _Norm(torch.autograd.Function):
         running: tuple[Tensor | None, Tensor | None, float],
         eps: float,
         act: int,
+        parts: tuple[int, int, int, int],
     ) -> Tensor:
-        channels = x.shape[1]
-        y, statistics = torch.empty_like(x), torch.empty(2 * channels)
+        y, statistics = torch.empty_like(x), torch.empty(parts[0], 2, x.shape[1])
         mean, var, factor = running
         library().norm_forward(
             *map(at, (x, residual, weight, bias, mean, var)),
             factor,
             eps,
             act,
-            x.numel() // channels,
-            channels,
+            *parts,
             torch.get_num_threads(),
             y.data_ptr(),
             statistics.data_ptr(),
         )
-        ctx.act, ctx.added = act, residual is not None
+        ctx.act, ctx.added, ctx.parts = act, residual is not None, parts
         kept = y if act == RELU and residual is not None else None
         ctx.save_for_backward(x, kept, weight, bias, statistics)
         return y
@@ -146,14 +186,12 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
         gradient = _like(gradients[0], x)
-        channels = x.shape[1]
-        of_x, of_affine = torch.empty_like(x), torch.empty(2, channels)
+        of_x, of_affine = torch.empty_like(x), torch.empty(2, x.shape[1])
         of_sum = torch.empty_like(x) if ctx.added and ctx.act != NONE else None
         library().norm_backward(
             *map(at, (gradient, x, y, weight, bias, statistics)),
             ctx.act,
-            x.numel() // channels,
-            channels,
+            *ctx.parts,
             torch.get_num_threads(),
             *map(at, (of_x, of_sum, of_affine)),
         )
@@ -164,9 +202,7 @@ class _Norm(torch.autograd.Function):
             of_residual,
             None if weight is None else of_weight,
             None if bias is None else of_bias,
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 

@@ -137,6 +137,18 @@ inline int this_thread() {
 #endif
 }
 
+// `body(mine, thread)` on each thread, `mine` what it has of `count` things. One thread is this one:
+// a team of one within a team would take longer than an image does.
+template <class Body>
+void divided(int threads, int64_t count, Body body) {
+    if (threads == 1) {
+        body(Share{0, count}, 0);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    body(share(count), this_thread());
+}
+
 int64_t period_of(int64_t channels) {
     int64_t period = channels;
     while (period % LANES) period += channels;
@@ -160,10 +172,8 @@ template <class Of>
 std::vector<double> sum(const Rows& at, Of of) {
     const int64_t period = at.period, channels = at.channels, block = at.block;
     std::vector<double> parts(2 * period * at.threads), sums(2 * channels);
-#pragma omp parallel num_threads(at.threads)
-    {
-        double* own = parts.data() + 2 * period * this_thread();
-        Share mine = share(at.periods);
+    divided(at.threads, at.periods, [&](Share mine, int thread) {
+        double* own = parts.data() + 2 * period * thread;
         for (int64_t from = mine.first; from < mine.last; from += block) {
             int64_t to = from + block < mine.last ? from + block : mine.last;
             for (int64_t j = 0; j < period; j += LANES) {
@@ -185,7 +195,7 @@ std::vector<double> sum(const Rows& at, Of of) {
                 }
             }
         }
-    }
+    });
     for (int t = 0; t < at.threads; t++)
         for (int64_t half = 0; half < 2; half++)
             for (int64_t j = 0; j < period; j++)
@@ -197,9 +207,7 @@ std::vector<double> sum(const Rows& at, Of of) {
 template <class Of>
 void each(const Rows& at, Of of) {
     const int64_t period = at.period, block = at.block;
-#pragma omp parallel num_threads(at.threads)
-    {
-        Share mine = share(at.periods);
+    divided(at.threads, at.periods, [&](Share mine, int) {
         for (int64_t from = mine.first; from < mine.last; from += block) {
             int64_t to = from + block < mine.last ? from + block : mine.last;
             for (int64_t j = 0; j < period; j += LANES) {
@@ -207,7 +215,7 @@ void each(const Rows& at, Of of) {
                 for (int64_t row = from; row < to; row++) give(row * period + j);
             }
         }
-    }
+    });
 }
 
 // A value per channel, repeated to the period.
@@ -248,6 +256,142 @@ void apply(const Rows& at, const bf16* x, const bf16* residual, bf16* y, const A
             const Floats a = load(scale + j), b = load(shift + j);
             return [=](int64_t i) { store(y + i, activated<act>(load(x + i) * a + b)); };
         });
+}
+
+// How a tensor is normalised: in parts of so many rows, each in groups of so many channels. Batch
+// norm: one part, groups of one; group norm: a part per image.
+struct Norm {
+    const float *weight, *bias;  // of each channel; null: 1 and 0
+    int act;
+    int64_t group;
+};
+
+// Variance of each channel's group. `mean` and `rstd` get the group's mean and 1 / its deviation.
+std::vector<double> forward_part(const Rows& at, const Norm& norm, float eps, const bf16* x,
+                                 const bf16* residual, bf16* y, float* mean, float* rstd) {
+    const int64_t channels = at.channels, group = norm.group;
+    // sums around the first row: a mean far from zero costs no digits
+    const auto first = repeated(at.period, channels, [=](int64_t c) { return one(x[c]); });
+    const float* around = first.data();
+    const auto sums = sum(at, [=](int64_t j) {
+        const Floats near = load(around + j);
+        return [=](int64_t i, Floats& plain, Floats& squares) {
+            Floats d = load(x + i) - near;
+            plain += d;
+            squares += d * d;
+        };
+    });
+    std::vector<double> variances(channels);
+    for (int64_t from = 0; from < channels; from += group) {
+        double middle = 0, variance = 0;
+        for (int64_t c = from; c < from + group; c++)
+            middle += (around[c] + sums[c] / at.rows) / group;
+        for (int64_t c = from; c < from + group; c++) {
+            double off = sums[c] / at.rows, own = sums[channels + c] / at.rows - off * off;
+            double apart = around[c] + off - middle;
+            variance += ((own < 0 ? 0 : own) + apart * apart) / group;
+        }
+        for (int64_t c = from; c < from + group; c++) {
+            mean[c] = middle;
+            rstd[c] = 1 / std::sqrt(variance + eps);
+            variances[c] = variance;
+        }
+    }
+    const Affine affine(at.period, channels, norm.weight, norm.bias, mean, rstd);
+    auto run = norm.act == RELU ? apply<RELU> : norm.act == GELU ? apply<GELU> : apply<NONE>;
+    run(at, x, residual, y, affine);
+    return variances;
+}
+
+// Gradients of a part; those of weight and bias are added to `of_affine`.
+void backward_part(const Rows& at, const Norm& norm, const bf16* of_y, const bf16* x, const bf16* y,
+                   const float* mean, const float* rstd, bf16* of_x, bf16* of_sum,
+                   double* of_affine) {
+    const int64_t channels = at.channels, group = norm.group;
+    const int act = norm.act;
+    const Affine affine(at.period, channels, norm.weight, norm.bias, mean, rstd);
+    const float *scale = affine.scale.data(), *shift = affine.shift.data();
+    const auto means = repeated(at.period, channels, [=](int64_t c) { return mean[c]; });
+    const float* center = means.data();
+    std::vector<double> sums;
+    auto total = [&](auto gradients) {
+        sums = sum(at, [=](int64_t j) {
+            const auto gradient = gradients(j);
+            const Floats middle = load(center + j);
+            return [=](int64_t i, Floats& plain, Floats& products) {
+                Floats g = gradient(i);
+                plain += g;
+                products += g * (load(x + i) - middle);
+            };
+        });
+    };
+    bf16* kept = of_sum ? of_sum : of_x;  // the gradient before the activation
+    const bool keeps = act == GELU || (act == RELU && of_sum);
+    auto masked = [=](int64_t j) {
+        const Floats a = load(scale + j), b = load(shift + j);
+        return [=](int64_t i) {
+            return load(x + i) * a + b > 0.0f ? load(of_y + i) : Floats{};
+        };
+    };
+    auto from = [](const bf16* gradients) {
+        return [=](int64_t) { return [=](int64_t i) { return load(gradients + i); }; };
+    };
+    if (act == GELU)
+        total([=](int64_t j) {
+            const Floats a = load(scale + j), b = load(shift + j);
+            return [=](int64_t i) {
+                Floats z = load(x + i) * a + b;
+                Normal n = normal(z);
+                Floats g = load(of_y + i) * (n.below + z * n.density);
+                store(kept + i, g);
+                return g;
+            };
+        });
+    else if (keeps)
+        total([=](int64_t) {
+            return [=](int64_t i) {
+                Floats g = load(y + i) > 0.0f ? load(of_y + i) : Floats{};
+                store(kept + i, g);
+                return g;
+            };
+        });
+    else if (act == RELU)
+        total(masked);
+    else
+        total(from(of_y));
+
+    std::vector<float> slopes(channels), offsets(channels);
+    for (int64_t from = 0; from < channels; from += group) {
+        double plain = 0, products = 0;
+        for (int64_t c = from; c < from + group; c++) {
+            of_affine[c] += sums[channels + c] * rstd[c];
+            of_affine[channels + c] += sums[c];
+            plain += scale[c] * sums[c];
+            products += scale[c] * sums[channels + c];
+        }
+        const double count = (double)at.rows * group;
+        for (int64_t c = from; c < from + group; c++) {
+            double slope = -products * rstd[c] * rstd[c] / count;
+            slopes[c] = slope;
+            offsets[c] = -plain / count - slope * mean[c];
+        }
+    }
+    const auto slope = repeated(at.period, channels, [&](int64_t c) { return slopes[c]; });
+    const auto offset = repeated(at.period, channels, [&](int64_t c) { return offsets[c]; });
+    const float *slope_at = slope.data(), *offset_at = offset.data();
+    auto run = [&](auto gradients) {
+        each(at, [=](int64_t j) {
+            const auto gradient = gradients(j);
+            const Floats a = load(scale + j), b = load(slope_at + j), c = load(offset_at + j);
+            return [=](int64_t i) { store(of_x + i, gradient(i) * a + (load(x + i) * b + c)); };
+        });
+    };
+    if (keeps)
+        run(from(kept));
+    else if (act == RELU)
+        run(masked);
+    else
+        run(from(of_y));
 }
 
 const int64_t SIDE = 32, PIXELS = SIDE * SIDE, COLOURS = 3;
@@ -301,134 +445,71 @@ int norm_takes(int64_t rows, int64_t channels) {
     return channels > 0 && rows > 1 && rows * channels % period_of(channels) == 0;
 }
 
-// y = act(norm(x) + residual) with the statistics of the batch, which go into the running ones, too.
-// weight, bias, residual and the running statistics may be null. Into `statistics` go the mean of
-// each channel and 1 / its standard deviation.
+// y = act(norm(x) + residual) with the statistics of the batch. Of `parts` parts, each is of `rows`
+// rows and normalised in groups of `group` channels; the running statistics are those of a single
+// part. weight, bias, residual and the running statistics may be null. Into `statistics` go, for each
+// part, the means of the channels' groups and 1 / their standard deviations.
 void norm_forward(const bf16* x, const bf16* residual, const float* weight, const float* bias,
                   float* running_mean, float* running_var, float factor, float eps, int act,
-                  int64_t rows, int64_t channels, int threads, bf16* y, float* statistics) {
-    const Rows at(rows, channels, threads);
-    float *mean = statistics, *rstd = statistics + channels;
-    // sums around the first row: a mean far from zero costs no digits
-    const auto first = repeated(at.period, channels, [=](int64_t c) { return one(x[c]); });
-    const float* around = first.data();
-    const auto sums = sum(at, [=](int64_t j) {
-        const Floats near = load(around + j);
-        return [=](int64_t i, Floats& plain, Floats& squares) {
-            Floats d = load(x + i) - near;
-            plain += d;
-            squares += d * d;
-        };
-    });
-    for (int64_t c = 0; c < channels; c++) {
-        double off = sums[c] / rows, variance = sums[channels + c] / rows - off * off;
-        if (variance < 0) variance = 0;
-        mean[c] = around[c] + off;
-        rstd[c] = 1 / std::sqrt(variance + eps);
-        if (running_mean) {
+                  int64_t parts, int64_t rows, int64_t channels, int64_t group, int threads,
+                  bf16* y, float* statistics) {
+    const Norm norm{weight, bias, act, group};
+    const int64_t numbers = rows * channels;
+    if (parts == 1) {
+        float *mean = statistics, *rstd = statistics + channels;
+        const auto variances =
+            forward_part(Rows(rows, channels, threads), norm, eps, x, residual, y, mean, rstd);
+        for (int64_t c = 0; running_mean && c < channels; c++) {
             running_mean[c] += factor * (mean[c] - running_mean[c]);
-            running_var[c] += factor * (variance * rows / (rows - 1) - running_var[c]);
+            running_var[c] += factor * (variances[c] * rows / (rows - 1) - running_var[c]);
         }
+        return;
     }
-    const Affine affine(at.period, channels, weight, bias, mean, rstd);
-    auto run = act == RELU ? apply<RELU> : act == GELU ? apply<GELU> : apply<NONE>;
-    run(at, x, residual, y, affine);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t i = part * numbers;
+        float* mean = statistics + part * 2 * channels;
+        forward_part(Rows(rows, channels, 1), norm, eps, x + i, residual ? residual + i : nullptr,
+                     y + i, mean, mean + channels);
+    }
 }
 
 // Gradients of x, in of_affine of weight and then bias, in of_sum of norm(x) + residual; of_sum may
 // be null where nothing was added. y is needed with a residual and ReLU alone.
 void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* weight,
-                   const float* bias, const float* statistics, int act, int64_t rows,
-                   int64_t channels, int threads, bf16* of_x, bf16* of_sum, float* of_affine) {
-    const Rows at(rows, channels, threads);
-    const float *mean = statistics, *rstd = statistics + channels;
-    const Affine affine(at.period, channels, weight, bias, mean, rstd);
-    const float *scale = affine.scale.data(), *shift = affine.shift.data();
-    const auto means = repeated(at.period, channels, [=](int64_t c) { return mean[c]; });
-    const float* center = means.data();
-    std::vector<double> sums;
-    auto total = [&](auto gradients) {
-        sums = sum(at, [=](int64_t j) {
-            const auto gradient = gradients(j);
-            const Floats middle = load(center + j);
-            return [=](int64_t i, Floats& plain, Floats& products) {
-                Floats g = gradient(i);
-                plain += g;
-                products += g * (load(x + i) - middle);
-            };
-        });
+                   const float* bias, const float* statistics, int act, int64_t parts, int64_t rows,
+                   int64_t channels, int64_t group, int threads, bf16* of_x, bf16* of_sum,
+                   float* of_affine) {
+    const Norm norm{weight, bias, act, group};
+    const int64_t numbers = rows * channels;
+    std::vector<double> sums(2 * channels * threads);
+    auto run = [&](int64_t part, int within, double* own) {
+        const int64_t i = part * numbers;
+        const float* mean = statistics + part * 2 * channels;
+        backward_part(Rows(rows, channels, within), norm, of_y + i, x + i, y ? y + i : nullptr,
+                      mean, mean + channels, of_x + i, of_sum ? of_sum + i : nullptr, own);
     };
-    bf16* kept = of_sum ? of_sum : of_x;  // the gradient before the activation
-    const bool keeps = act == GELU || (act == RELU && of_sum);
-    auto masked = [=](int64_t j) {
-        const Floats a = load(scale + j), b = load(shift + j);
-        return [=](int64_t i) {
-            return load(x + i) * a + b > 0.0f ? load(of_y + i) : Floats{};
-        };
-    };
-    auto from = [](const bf16* gradients) {
-        return [=](int64_t) { return [=](int64_t i) { return load(gradients + i); }; };
-    };
-    if (act == GELU)
-        total([=](int64_t j) {
-            const Floats a = load(scale + j), b = load(shift + j);
-            return [=](int64_t i) {
-                Floats z = load(x + i) * a + b;
-                Normal n = normal(z);
-                Floats g = load(of_y + i) * (n.below + z * n.density);
-                store(kept + i, g);
-                return g;
-            };
-        });
-    else if (keeps)
-        total([=](int64_t) {
-            return [=](int64_t i) {
-                Floats g = load(y + i) > 0.0f ? load(of_y + i) : Floats{};
-                store(kept + i, g);
-                return g;
-            };
-        });
-    else if (act == RELU)
-        total(masked);
-    else
-        total(from(of_y));
-
-    std::vector<float> slopes(channels), offsets(channels);
-    for (int64_t c = 0; c < channels; c++) {
-        double of_scale = sums[channels + c] * rstd[c];
-        of_affine[c] = of_scale;
-        of_affine[channels + c] = sums[c];
-        double slope = -(double)scale[c] * rstd[c] * of_scale / rows;
-        slopes[c] = slope;
-        offsets[c] = -(double)scale[c] * sums[c] / rows - slope * mean[c];
+    if (parts == 1) {
+        run(0, threads, sums.data());
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t part = 0; part < parts; part++)
+            run(part, 1, sums.data() + 2 * channels * this_thread());
     }
-    const auto slope = repeated(at.period, channels, [&](int64_t c) { return slopes[c]; });
-    const auto offset = repeated(at.period, channels, [&](int64_t c) { return offsets[c]; });
-    const float *slope_at = slope.data(), *offset_at = offset.data();
-    auto run = [&](auto gradients) {
-        each(at, [=](int64_t j) {
-            const auto gradient = gradients(j);
-            const Floats a = load(scale + j), b = load(slope_at + j), c = load(offset_at + j);
-            return [=](int64_t i) { store(of_x + i, gradient(i) * a + (load(x + i) * b + c)); };
-        });
-    };
-    if (keeps)
-        run(from(kept));
-    else if (act == RELU)
-        run(masked);
-    else
-        run(from(of_y));
+    for (int64_t c = 0; c < 2 * channels; c++) {
+        double total = 0;
+        for (int thread = 0; thread < threads; thread++) total += sums[2 * channels * thread + c];
+        of_affine[c] = total;
+    }
 }
 
 // y = a + b. torch's sum of large bf16 tensors takes four times as long when they are not in cache.
 void add(const bf16* a, const bf16* b, int64_t count, int threads, bf16* y) {
     const int64_t whole = count / LANES;
-#pragma omp parallel num_threads(threads)
-    {
-        Share mine = share(whole);
+    divided(threads, whole, [=](Share mine, int) {
         for (int64_t i = mine.first * LANES; i < mine.last * LANES; i += LANES)
             store(y + i, load(a + i) + load(b + i));
-    }
+    });
     for (int64_t i = whole * LANES; i < count; i++) y[i] = rounded(one(a[i]) + one(b[i]));
 }
 
