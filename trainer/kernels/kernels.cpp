@@ -1,5 +1,5 @@
-// For training in bf16 on a CPU: batch norm with what follows it and 2x2 max pooling, both ways, the
-// sum of two gradients, and augmentation. Called by fused.py and images.py.
+// For training in bf16 on a CPU: batch and group norm with what follows them and 2x2 max pooling, both
+// ways, the sum of two gradients, and augmentation. Called by fused.py and images.py.
 //
 // A tensor [N, C, H, W] in channels_last is N * H * W rows of C numbers. Vectors have 16 lanes; the
 // channels of lanes repeat after `period` = lcm(C, 16) numbers, so that any C needs no masks.
