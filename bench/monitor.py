@@ -282,9 +282,9 @@ def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
     """Each event is told by its loss; one that was overtaken is as old as what overtook it."""
     waiting: list[tuple[float, int]] = []
 
-    def shown() -> bool:
+    def newest() -> int:
         found = re.search(r"train loss (\d+\.\d\d)", terminal.text())
-        return found is not None and round(100 * float(found[1])) >= waiting[0][1]
+        return round(100 * float(found[1])) if found is not None else 0
 
     for i in range(count):
         step, loss = i + 1, 1000 + i
@@ -296,10 +296,11 @@ def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
         waiting.append((time.perf_counter(), loss))
         end = time.perf_counter() + random.uniform(0.2, 0.45)
         while (left := end - time.perf_counter()) > 0:
-            if waiting and terminal.pump(left, shown):
+            if not terminal.pump(left, lambda: bool(waiting) and newest() >= waiting[0][1]):
+                continue
+            shown = newest()  # one paint may show two
+            while waiting and waiting[0][1] <= shown:
                 yield terminal.seen - waiting.pop(0)[0]
-            elif not waiting:
-                terminal.pump(left)
 
 
 def beside(folder: Path, options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.control import Control
 from textual._compositor import ChopsUpdate, Compositor, CompositorUpdate
+from textual.dom import NoScreen
 from textual.geometry import Region
 from textual.screen import Screen
 from textual.strip import Strip
@@ -146,7 +147,10 @@ class ExactCompositor(Compositor):
 
 def repaint(widget: Widget, *regions: Region) -> None:
     """Repaint parts of a widget whose size stays: as ``refresh`` does, in fewer steps."""
-    screen = widget.screen
+    try:
+        screen = widget.screen
+    except NoScreen:  # it is being taken away
+        return
     compositor = screen._compositor
     if not isinstance(compositor, ExactCompositor) or widget not in compositor.visible_widgets:
         widget.refresh(*regions)
