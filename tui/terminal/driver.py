@@ -53,9 +53,10 @@ class Ending(threading.Event):
 
     def set(self) -> None:
         """Wake who selects, too."""
-        if not self.is_set():
+        before = self.is_set()
+        super().set()  # first: who wakes looks at it
+        if not before:
             os.write(self._writer, b"!")
-        super().set()
 
     def clear(self) -> None:
         """Nobody is to wake any more."""
@@ -171,7 +172,7 @@ class TerminalDriver(LinuxDriver):
             ready = select.select([self.fileno, self.exit_event], [], [], patience)[0]
             if self.exit_event.is_set():
                 return
-            if not ready:
+            if self.fileno not in ready:
                 patience = SECOND_LOOK if patience != SECOND_LOOK else None
                 yield ""
                 continue
