@@ -25,6 +25,7 @@ from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
 from tui.screens import charts
 from tui.screens.charts import REPAINT_SECONDS, SHARED_PACE, SHARED_PART
 from tui.screens.dashboard import DashboardScreen
+from tui.store import Changes
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
 from tui.widgets.epoch_table import EpochTable
@@ -290,11 +291,16 @@ async def test_progress_alone_moves_the_line_and_asks_nothing_else(
 
                 monkeypatch.setattr(kind, "show", noted)
             line = app.screen.query_one("#progress", Lines)
-            append(run, progress(3, 5, loss=0.25))
-            await until(pilot, lambda: "train loss 0.25" in line._strips[0].text)
+            append(run, progress(3, 5))
+            app.store.poll(now=True)
+            screen = app.screen
+            assert isinstance(screen, DashboardScreen)
+            asked.clear()
+            before = line._strips[0].text
+            screen.show(Changes(runs={run.id}, news=False))
+            assert line._strips[0].text.count("█") > before.count("█")
             assert asked == []
-            append(run, progress(4, 1))
-            await until(pilot, lambda: "epoch     4/10" in line._strips[0].text)
+            screen.show(Changes(runs={run.id}))
             assert set(asked) == {"RunHeader", "EpochTable"}
 
 
