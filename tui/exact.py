@@ -15,10 +15,12 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.control import Control
+from textual import constants
 from textual._compositor import ChopsUpdate, Compositor, CompositorUpdate
 from textual.dom import NoScreen
 from textual.geometry import Region
@@ -26,7 +28,7 @@ from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
 
-FRAME_SECONDS = 1 / 60
+FRAME_SECONDS = 1 / constants.MAX_FPS
 """Between two updates, as Textual has it: a mouse that moves must not fill the link."""
 
 
@@ -147,17 +149,15 @@ class ExactCompositor(Compositor):
 
 def repaint(widget: Widget, *regions: Region) -> None:
     """Repaint parts of a widget whose size stays: as ``refresh`` does, in fewer steps."""
-    try:
-        screen = widget.screen
-    except NoScreen:  # it is being taken away
-        return
-    compositor = screen._compositor
+    compositor = None
+    with suppress(NoScreen):  # it is not there yet, or no more
+        compositor = widget.screen._compositor
     if not isinstance(compositor, ExactCompositor) or widget not in compositor.visible_widgets:
         widget.refresh(*regions)
         return
     widget._set_dirty(*regions)
-    screen._dirty_widgets.add(widget)
-    compositor.paint(screen)
+    widget.screen._dirty_widgets.add(widget)
+    compositor.paint(widget.screen)
 
 
 def install(screen: Screen[None]) -> bool:

@@ -26,6 +26,8 @@ class _Norm2d(nn.Module):
     Used in training, on bf16 in channels_last; anything else goes torch's way.
     """
 
+    weight: Any
+    bias: Any
     eps: float
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class _Norm2d(nn.Module):
 
     def scaled(self) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias as the norm applies them, fp32 [C]."""
-        raise NotImplementedError
+        return self.weight, self.bias
 
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """Of [N, C, H, W]: parts with statistics of their own, rows of each, C, group of C."""
@@ -81,10 +83,6 @@ class _Norm2d(nn.Module):
 class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
     """Batch norm, its running statistics included."""
 
-    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
-        """Its own."""
-        return self.weight, self.bias
-
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """One part, groups of one."""
         n, channels, height, width = shape
@@ -102,10 +100,6 @@ class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
 
 class FusedGroupNorm(_Norm2d, nn.GroupNorm):
     """Group norm, with one group layer norm: each image is normalised by itself."""
-
-    def scaled(self) -> tuple[Tensor | None, Tensor | None]:
-        """Its own."""
-        return self.weight, self.bias
 
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """A part per image."""

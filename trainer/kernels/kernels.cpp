@@ -455,23 +455,20 @@ void norm_forward(const bf16* x, const bf16* residual, const float* weight, cons
                   bf16* y, float* statistics) {
     const Norm norm{weight, bias, act, group};
     const int64_t numbers = rows * channels;
-    if (parts == 1) {
-        float *mean = statistics, *rstd = statistics + channels;
-        const auto variances =
-            forward_part(Rows(rows, channels, threads), norm, eps, x, residual, y, mean, rstd);
-        for (int64_t c = 0; running_mean && c < channels; c++) {
-            running_mean[c] += factor * (mean[c] - running_mean[c]);
-            running_var[c] += factor * (variances[c] * rows / (rows - 1) - running_var[c]);
+    const int across = parts == 1 ? 1 : threads, within = parts == 1 ? threads : 1;
+    divided(across, parts, [&](Share mine, int) {
+        for (int64_t part = mine.first; part < mine.last; part++) {
+            const int64_t i = part * numbers;
+            float *mean = statistics + part * 2 * channels, *rstd = mean + channels;
+            const auto variances =
+                forward_part(Rows(rows, channels, within), norm, eps, x + i,
+                             residual ? residual + i : nullptr, y + i, mean, rstd);
+            for (int64_t c = 0; running_mean && c < channels; c++) {
+                running_mean[c] += factor * (mean[c] - running_mean[c]);
+                running_var[c] += factor * (variances[c] * rows / (rows - 1) - running_var[c]);
+            }
         }
-        return;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < parts; part++) {
-        const int64_t i = part * numbers;
-        float* mean = statistics + part * 2 * channels;
-        forward_part(Rows(rows, channels, 1), norm, eps, x + i, residual ? residual + i : nullptr,
-                     y + i, mean, mean + channels);
-    }
+    });
 }
 
 // Gradients of x, in of_affine of weight and then bias, in of_sum of norm(x) + residual; of_sum may
@@ -482,23 +479,20 @@ void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* 
                    float* of_affine) {
     const Norm norm{weight, bias, act, group};
     const int64_t numbers = rows * channels;
-    std::vector<double> sums(2 * channels * threads);
-    auto run = [&](int64_t part, int within, double* own) {
-        const int64_t i = part * numbers;
-        const float* mean = statistics + part * 2 * channels;
-        backward_part(Rows(rows, channels, within), norm, of_y + i, x + i, y ? y + i : nullptr,
-                      mean, mean + channels, of_x + i, of_sum ? of_sum + i : nullptr, own);
-    };
-    if (parts == 1) {
-        run(0, threads, sums.data());
-    } else {
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t part = 0; part < parts; part++)
-            run(part, 1, sums.data() + 2 * channels * this_thread());
-    }
+    const int across = parts == 1 ? 1 : threads, within = parts == 1 ? threads : 1;
+    std::vector<double> sums(2 * channels * across);
+    divided(across, parts, [&](Share mine, int thread) {
+        for (int64_t part = mine.first; part < mine.last; part++) {
+            const int64_t i = part * numbers;
+            const float* mean = statistics + part * 2 * channels;
+            backward_part(Rows(rows, channels, within), norm, of_y + i, x + i,
+                          y ? y + i : nullptr, mean, mean + channels, of_x + i,
+                          of_sum ? of_sum + i : nullptr, sums.data() + 2 * channels * thread);
+        }
+    });
     for (int64_t c = 0; c < 2 * channels; c++) {
         double total = 0;
-        for (int thread = 0; thread < threads; thread++) total += sums[2 * channels * thread + c];
+        for (int thread = 0; thread < across; thread++) total += sums[2 * channels * thread + c];
         of_affine[c] = total;
     }
 }

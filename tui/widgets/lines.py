@@ -44,10 +44,8 @@ class Lines(Widget):
             for y, (before, after) in enumerate(zip(old, strips, strict=True))
             for first, last in changed(before, after)
         ]
-        if dirty and self.is_mounted:
+        if dirty:
             exact.repaint(self, *dirty)
-        elif dirty:
-            self.refresh(*dirty)
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:
         """As many lines as there are."""
@@ -91,37 +89,20 @@ def changed(before: Strip, after: Strip) -> list[tuple[int, int]]:
     """
     if before == after:
         return []
-    spans: list[tuple[int, int]] = []
-    for x in _words_alone(before, after) or _differing(before, after):
-        if spans and x - spans[-1][1] < NEAR:
-            spans[-1] = (spans[-1][0], x + 1)
-        else:
-            spans.append((x, x + 1))
-    return spans
-
-
-def _words_alone(before: Strip, after: Strip) -> list[int] | None:
-    """Cells that differ where the styles are the same, as in most lines that move."""
-    olds, news = list(before), list(after)
-    if len(olds) != len(news):
-        return None
-    for old, new in zip(olds, news, strict=True):
-        if len(old.text) != len(new.text) or old.style != new.style:
-            return None
-    was, now = before.text, after.text
-    if not len(was) == before.cell_length == after.cell_length:
-        return None
-    return [x for x, (old, new) in enumerate(zip(was, now, strict=True)) if old != new]
-
-
-def _differing(before: Strip, after: Strip) -> list[int]:
-    """Cells that differ in character or style; what one line lacks is blank."""
     old, new = _cells(before), _cells(after)
     length = max(len(old), len(new))
     blank = (" ", None)
     old += [blank] * (length - len(old))
     new += [blank] * (length - len(new))
-    return [x for x in range(length) if old[x] != new[x]]
+    spans: list[tuple[int, int]] = []
+    for x in range(length):
+        if old[x] == new[x]:
+            continue
+        if spans and x - spans[-1][1] < NEAR:
+            spans[-1] = (spans[-1][0], x + 1)
+        else:
+            spans.append((x, x + 1))
+    return spans
 
 
 def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
