@@ -411,6 +411,23 @@ async def test_a_run_of_another_process_is_seen_and_can_be_stopped(tmp_path: Pat
             await until(pilot, lambda: not app.is_running)
 
 
+async def test_a_run_that_ends_while_the_question_is_asked_is_not_stopping(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        run = make_run(tmp_path / "runs", end=None, done=1)
+        with held(run):
+            await until(pilot, lambda: run.id in table(app).order)
+            await until(pilot, lambda: cells(app, run.id)["state"] == "▶ training")
+            await pilot.press("x")
+            assert isinstance(app.screen, Choice)
+            append(run, events.RunEnded(state="completed"))
+        await until(pilot, lambda: not app.store.active())
+        await pilot.press("x")
+        await until(pilot, lambda: cells(app, run.id)["state"] == "✓ completed")
+        assert not app.runs.stopping
+        assert not run.control.exists()
+
+
 # ---- data -------------------------------------------------------------------------------------
 
 

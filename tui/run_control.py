@@ -281,7 +281,9 @@ class RunControl:
 
     def stop(self, run: Follower) -> None:
         """Stop at the next step; shown as stopping until it has ended."""
-        if self.send(run, "stop"):
+        if run not in self._app.store.active():  # while the question was on the screen
+            self._app.tell(f"{_name(run)} has ended already")
+        elif self.send(run, "stop"):
             self.stopping.add(run.run.id)
             self._app.repaint()
 
