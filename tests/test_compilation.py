@@ -48,7 +48,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
 
 
 def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(forward: Any) -> Any:
+    def fails(forward: Any, **how: Any) -> Any:
         def call(images: Tensor) -> Tensor:
             raise TorchDynamoException("cannot do this\nand a long explanation")
 
@@ -64,7 +64,7 @@ def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.M
 
 
 def test_a_python_without_it_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(forward: Any) -> Any:
+    def fails(forward: Any, **how: Any) -> Any:
         raise RuntimeError("torch.compile is not supported on Python 3.99+")
 
     monkeypatch.setattr(torch, "compile", fails)
@@ -81,7 +81,7 @@ def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     def wrong(images: Tensor) -> Tensor:
         raise ValueError("the net's own")
 
-    monkeypatch.setattr(torch, "compile", lambda forward: forward)
+    monkeypatch.setattr(torch, "compile", lambda forward, **how: forward)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     with pytest.raises(ValueError, match="own"):
         Compiled(wrong, CPU, pytest.fail)(torch.zeros(1))

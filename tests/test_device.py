@@ -36,14 +36,17 @@ def test_precision_on_a_cpu() -> None:
 
 def test_the_meter_reads_windows_and_totals() -> None:
     meter = Meter(CPU)
-    meter.add(torch.tensor(8.0), torch.tensor(1), 4)
+    meter.add(torch.tensor(8.0), torch.tensor(1))
+    meter.images += 4
     meter.begin_read()
     assert meter.reading()
     assert meter.ready()
     assert meter.window() == (2.0, 0.25)
-    meter.add(torch.tensor(2.0), torch.tensor(4), 4)
+    meter.add(torch.tensor(2.0), torch.tensor(4))
+    meter.images += 4
     meter.begin_read()
-    meter.add(torch.tensor(100.0), torch.tensor(0), 4)
+    meter.add(torch.tensor(100.0), torch.tensor(0))
+    meter.images += 4
     assert meter.window() == (0.5, 1.0)
     assert meter.totals() == (pytest.approx(110 / 12), pytest.approx(5 / 12))
     meter.begin_read()
@@ -54,10 +57,12 @@ def test_the_meter_reads_windows_and_totals() -> None:
 
 def test_the_meter_goes_on_from_a_checkpoint() -> None:
     first = Meter(CPU)
-    first.add(torch.tensor(8.0), torch.tensor(1), 4)
+    first.add(torch.tensor(8.0), torch.tensor(1))
+    first.images += 4
     second = Meter(CPU)
     second.load_state_dict(first.state_dict())
-    second.add(torch.tensor(2.0), torch.tensor(4), 4)
+    second.add(torch.tensor(2.0), torch.tensor(4))
+    second.images += 4
     second.begin_read()
     assert second.window() == (0.5, 1.0)
     assert second.totals() == (10 / 8, 5 / 8)

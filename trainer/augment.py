@@ -100,7 +100,8 @@ class Augment:
 
     def _moves(self, count: int, epoch: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
         """Rows and columns of flip and shift, both together."""
-        settings, line = self.settings, torch.arange(SIDE)
+        # made of few numbers on the device: the tables themselves would take long to copy
+        settings, line = self.settings, self._line
         rows = columns = None
         if settings.flip != "none":
             # alternating (Jordan 2024, arXiv:2404.00498): the coin belongs to the image, not the
@@ -109,18 +110,15 @@ class Augment:
             flipped = torch.rand(count, generator=_generator("flip", seed, coin_epoch)) < 0.5
             if settings.flip == "alternating" and epoch % 2:
                 flipped = ~flipped
-            columns = torch.where(flipped[:, None], SIDE - 1 - line, line)
+            columns = torch.where(flipped.to(self.device)[:, None], SIDE - 1 - line, line)
         if settings.shift:
             limit = settings.shift
             shifts = torch.randint(
                 -limit, limit + 1, (2, count, 1), generator=_generator("shift", seed, epoch)
-            )
+            ).to(self.device)
             rows = _reflect(line + shifts[0])
             columns = _reflect((line if columns is None else columns) + shifts[1])
-        return (
-            rows if rows is None else rows.to(self.device),
-            columns if columns is None else columns.to(self.device),
-        )
+        return rows, columns
 
     def __call__(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
         """Augment and normalise a training batch.

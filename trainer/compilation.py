@@ -42,7 +42,8 @@ class Compiled:
             # tells of a CUDA toolkit that nothing here needs
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             try:
-                self._forward = torch.compile(self._uncompiled)
+                # images of a few sizes, each compiled for itself
+                self._forward = torch.compile(self._uncompiled, dynamic=False)
             except RuntimeError as error:  # not for this version of Python
                 return self._give_up(images, _first_line(error))
         if self._forward is self._uncompiled:

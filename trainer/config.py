@@ -141,6 +141,8 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """Memory layout NHWC, faster for most nets."""
     compile: bool = False
     """torch.compile the net: slow to start. On a CPU in bf16 batch norm is faster without."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """Record the step on a GPU and replay it; auto: not nets of your own, which may decide anew."""
 
 
 class EvaluateSettings(Settings, frozen=True, kw_only=True):

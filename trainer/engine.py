@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+from model import registry
 from model.summary import Summary
 from trainer import checkpoint, convolutions, events, predictions, schedule
 from trainer import config as settings
@@ -21,6 +22,7 @@ from trainer.augment import Augment, Draws
 from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
+from trainer.cuda_graphs import Recorder, RunAhead, StepGraphs, untouched
 from trainer.data.dataset import Dataset
 from trainer.disk import Disk
 from trainer.distributed.group import Group
@@ -109,9 +111,7 @@ class Training:
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
         if train.ema:
-            self.ema = AveragedModel(
-                self.net, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True
-            )
+            self.ema = AveragedModel(self.net, use_buffers=True)
         self.uncompiled: Forward = self.net
         self.together: Together | None = None
         if self.group is not None:
@@ -127,6 +127,9 @@ class Training:
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
         self.meter = Meter(self.device)
+        self.ahead = RunAhead(self.device)
+        self.graphs: StepGraphs | None = None
+        self._next_draws: tuple[int, Draws] | None = None
         self.examples = HardExamples(len(self.labels), train, self.device)
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.examples.total()
@@ -157,10 +160,15 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
+        if self.device.type == "cuda":
+            # shapes stay the same: trying all algorithms once pays
+            torch.backends.cudnn.benchmark = True
         if isinstance(self.forward, Compiled) and not self.forward.lacks:
             self._notice(
                 "info", "compile", "the net is compiled: the first step takes up to a minute"
             )
+        if self._may_record():
+            self._record_steps()
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()
@@ -168,7 +176,7 @@ class Training:
             if epoch % every == 0 or last:
                 self._evaluate_epoch(epoch)
             self.at.epoch, self.at.batch, self.at.epoch_seconds = epoch + 1, 0, 0.0
-            self.meter = Meter(self.device)
+            self.meter.begin_epoch()
             self.save_checkpoint("last")
             if first:
                 self.disk.do(self._keep_fold, key="fold")
@@ -182,17 +190,68 @@ class Training:
                 break
         self._evaluate_tta()
 
+    def _may_record(self) -> bool:
+        """Whether steps are recorded as CUDA graphs.
+
+        Not in fp16, whose scaler asks the device at every step; not with others, whom each step
+        hears; not a net of the user's own unless it is asked for: what such a net decides in
+        Python at each step would be decided once.
+        """
+        wanted = self.config.train.cuda_graphs
+        if self.device.type != "cuda" or self.group is not None or self.scaler.is_enabled():
+            return False
+        if wanted == "auto":
+            return not registry.is_file(self.config.model.name)
+        return wanted == "on"
+
+    def _record_steps(self) -> None:
+        """Record the step for each size that images still have; if it fails, train without."""
+        train = self.config.train
+        began = time.monotonic()
+        draws = self._draws(self.at.epoch)
+        index = torch.arange(train.batch_size, device=self.device)
+        graphs = StepGraphs(self._compute, index, draws, Recorder(self.device))
+        now = schedule.side(train, self.at.step, self.total_steps)
+        state = [self.meter.device_sums]
+        if self.examples.losses is not None:
+            state.append(self.examples.losses)
+        self.net.train()
+        try:
+            with untouched(self.net, self.optimizers.all, state):
+                for side in schedule.sides(train):
+                    if side >= now:
+                        graphs.record(side)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {reason}")
+            return
+        self.graphs = graphs
+        seconds = time.monotonic() - began
+        self._notice(
+            "info", "cuda-graphs", f"steps recorded as CUDA graphs in {seconds:.1f} seconds"
+        )
+
+    def _draws(self, epoch: int) -> Draws:
+        """The augmentation's random numbers of an epoch."""
+        if self._next_draws is None or self._next_draws[0] != epoch:
+            draws = self.augment.draw(len(self.labels), epoch=epoch, seed=self.config.train.seed)
+            self._next_draws = epoch, draws
+        return self._next_draws[1]
+
     def _train_epoch(self) -> None:
         epoch, size = self.at.epoch, self.config.train.batch_size
-        seed = self.config.train.seed
         self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
+        began, self._paused_seconds = time.monotonic(), 0.0
+        self._rate_from = (began, self.meter.images)
         order = self.examples.order(epoch, resumed=self.at.batch > 0)
         steps = self.examples.steps(epoch)
         if epoch == self.examples.first and not self.at.batch:
             self._tell_of_skipping(steps * size)
-        draws = self.augment.draw(len(self.labels), epoch=epoch, seed=seed)
-        began, self._paused_seconds = time.monotonic(), 0.0
-        self._rate_from = (began, self.at.batch)
+        draws = self._draws(epoch)
+        if self.graphs is not None:
+            self.graphs.begin_epoch(draws)
         if self.together is not None:
             self.together.begin_epoch(self.meter)
         self.net.train()
@@ -200,8 +259,11 @@ class Training:
             self._obey_control(began)
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
+            self.ahead.queued()
             self._report_progress()
             self._report_layers()
+        if epoch < self.config.train.epochs:
+            self._draws(epoch + 1)  # while a GPU still has steps to do
         if self.together is not None:
             loss, accuracy = self.together.totals(self.meter)
         else:
@@ -251,9 +313,27 @@ class Training:
         if self.together is not None:
             index = self.together.share(index)
             self.together.seed_dropout(train.seed, self.at.step)
-        images = self._resize(self.augment(self.images.index_select(0, index), index, draws))
-        labels = self.labels[index]
+        self.optimizers.set_factor(
+            schedule.factor(
+                self.config.schedule, self.at.step, self.total_steps, self.steps_per_epoch
+            )
+        )
+        side = schedule.side(train, self.at.step, self.total_steps)
         measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
+        if self.graphs is not None and not measured:  # a recorded step cannot be looked into
+            self.graphs(index, side)
+        else:
+            self._compute(index, draws, side, measured=measured)
+        self.meter.images += len(index)
+        if self.ema is not None:
+            self._update_ema(self.ema)
+
+    def _compute(self, index: Tensor, draws: Draws, side: int, *, measured: bool = False) -> None:
+        """What a step computes, all of it on the device: what can be recorded."""
+        train = self.config.train
+        images = self.augment(self.images.index_select(0, index), index, draws)
+        images = self._resize(images, side)
+        labels = self.labels.index_select(0, index)
         if measured:
             self.layer_stats.watch()
         # compiled code cannot be looked into
@@ -268,11 +348,6 @@ class Training:
             loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
         if self.together is not None:
             loss = loss * self.together.weight(len(labels), train.batch_size)
-        self.optimizers.set_factor(
-            schedule.factor(
-                self.config.schedule, self.at.step, self.total_steps, self.steps_per_epoch
-            )
-        )
         self.optimizers.zero_grad()
         self.scaler.scale(loss).backward()
         for optimizer in self.optimizers.all:
@@ -287,17 +362,30 @@ class Training:
         self.scaler.update()
         if measured:
             self.layer_stats.after_step(epoch=self.at.epoch, step=self.at.step + 1)
-        if self.ema is not None:
-            self.ema.update_parameters(self.net)
         with torch.no_grad():
             # the cross-entropy without smoothing, so that it compares with the test loss
             self.examples.note(index, log_p, labels)
             correct = (logits.argmax(1) == labels).sum()
-            self.meter.add(cross_entropy * len(labels), correct, len(labels))
+            self.meter.add(cross_entropy * len(labels), correct)
 
-    def _resize(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _update_ema(self, ema: AveragedModel) -> None:
+        """As ``update_parameters`` does, which would wait for a GPU at every step."""
+        mine = [*ema.module.parameters(), *ema.module.buffers()]
+        theirs = [*self.net.parameters(), *self.net.buffers()]
+        first = not int(ema.n_averaged)
+        averaged = [(m, t) for m, t in zip(mine, theirs, strict=True) if m.is_floating_point()]
+        if first or len(averaged) < len(mine):
+            pairs = zip(mine, theirs, strict=True)
+            for m, t in (pair for pair in pairs if first or not pair[0].is_floating_point()):
+                m.copy_(t)
+        if not first:
+            old, new = [m for m, _ in averaged], [t for _, t in averaged]
+            torch._foreach_lerp_(old, new, 1 - self.config.train.ema)
+        ema.n_averaged += 1
+
+    def _resize(self, images: Tensor, side: int) -> Tensor:
         """Shrink a batch in the first part of the run, if the settings ask for it."""
-        side = schedule.side(self.config.train, self.at.step, self.total_steps)
         if side == images.shape[3]:
             return images
         small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
@@ -331,7 +419,7 @@ class Training:
         seconds = time.monotonic() - began
         self._paused_seconds += seconds
         self.paused_seconds += seconds
-        self._rate_from = (time.monotonic(), self.at.batch)
+        self._rate_from = (time.monotonic(), self.meter.images)
         self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
 
     def _report_progress(self) -> None:
@@ -349,7 +437,8 @@ class Training:
             return
         if not all(map(math.isfinite, window)):
             self._not_a_number()
-        self._progress(window, now, devices.memory(self.device))
+        # what was read, not what is queued: the host may be ahead of the device
+        self._progress(window, now, devices.memory(self.device), self.meter.read_sums[2])
 
     def _report_layers(self) -> None:
         if (found := self.layer_stats.take()) is not None:
@@ -362,25 +451,27 @@ class Training:
             return
         if not all(map(math.isfinite, window)):
             self._not_a_number()
-        self._progress(window, time.monotonic(), sum(heard.memory))
+        images = self.at.batch * self.config.train.batch_size
+        self._progress(window, time.monotonic(), sum(heard.memory), images)
         if (news := together.news(heard, step=self.at.step)) is not None:
             self.log.emit(news)
 
-    def _progress(self, window: tuple[float, float], now: float, memory: int) -> None:
-        began, batch = self._rate_from
-        images = (self.at.batch - batch) * self.config.train.batch_size
-        self._rate_from = (now, self.at.batch)
+    def _progress(self, window: tuple[float, float], now: float, memory: int, images: int) -> None:
+        """Tell of the epoch's first so many images."""
+        began, before = self._rate_from
+        self._rate_from = (now, images)
+        done = images // self.config.train.batch_size
         self.log.emit(
             events.Progress(
                 phase="train",
                 epoch=self.at.epoch,
-                step=self.at.step,
-                done=self.at.batch,
+                step=self.at.step - self.at.batch + done,
+                done=done,
                 total=self.examples.steps(self.at.epoch),
                 loss=window[0],
                 accuracy=window[1],
                 lr=self.optimizers.lr,
-                images_per_second=images / (now - began) if now > began else None,
+                images_per_second=(images - before) / (now - began) if now > began else None,
                 memory=memory,
             )
         )

@@ -15,9 +15,11 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._sums = torch.zeros(2, dtype=torch.float64 if device.type != "mps" else torch.float32)
-        self._sums = self._sums.to(device)
+        dtype = torch.float64 if device.type != "mps" else torch.float32
+        self.device_sums = torch.zeros(2, dtype=dtype, device=device)
+        """Loss and correct predictions, on the device."""
         self.images = 0
+        """Images of which there are sums, or will be when the device has done what is queued."""
         self._before = (0.0, 0.0, 0)
         self.read_sums = (0.0, 0.0, 0)
         """Loss, correct predictions and images at the last read that was taken."""
@@ -25,19 +27,29 @@ class Meter:
         self._copy_images = 0
         self._event: torch.cuda.Event | None = None
 
-    def add(self, loss_sum: Tensor, correct: Tensor, images: int) -> None:
-        """Add a batch: sum of the cross-entropy, number of correct predictions, both on device."""
-        self._sums += torch.stack((loss_sum.detach(), correct.detach())).to(self._sums.dtype)
-        self.images += images
+    def add(self, loss_sum: Tensor, correct: Tensor) -> None:
+        """Add a batch: sum of the cross-entropy, number of correct predictions, both on device.
+
+        Its number of images is added to ``images``, on the host.
+        """
+        batch = torch.stack((loss_sum.detach(), correct.detach()))
+        self.device_sums += batch.to(self.device_sums.dtype)
+
+    def begin_epoch(self) -> None:
+        """Forget everything; the sums stay where they are, a recorded step adds to them."""
+        self.device_sums.zero_()
+        self.images = self._copy_images = 0
+        self._before = self.read_sums = (0.0, 0.0, 0)
+        self._copy = self._event = None
 
     def begin_read(self) -> None:
         """Start copying the sums to the host."""
         self._copy_images = self.images
         if self._device.type != "cuda":
-            self._copy = self._sums.to("cpu", copy=True)
+            self._copy = self.device_sums.to("cpu", copy=True)
             return
-        self._copy = torch.empty(2, dtype=self._sums.dtype, pin_memory=True)
-        self._copy.copy_(self._sums, non_blocking=True)
+        self._copy = torch.empty(2, dtype=self.device_sums.dtype, pin_memory=True)
+        self._copy.copy_(self.device_sums, non_blocking=True)
         self._event = torch.cuda.Event()
         self._event.record()
 
@@ -68,19 +80,19 @@ class Meter:
 
     def sums(self) -> tuple[float, float]:
         """Sums of loss and correct predictions; waits for the device."""
-        loss, correct = self._sums.tolist()
+        loss, correct = self.device_sums.tolist()
         return loss, correct
 
     def state_dict(self) -> dict[str, object]:
         """Sums so far, for a checkpoint in mid-epoch."""
-        return {"sums": self._sums.cpu(), "images": self.images}
+        return {"sums": self.device_sums.cpu(), "images": self.images}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on with sums from a checkpoint."""
         sums, images = state["sums"], state["images"]
         assert isinstance(sums, Tensor)
         assert isinstance(images, int)
-        self._sums = sums.to(self._device)
+        self.device_sums.copy_(sums)
         self.images = images
         loss, correct = sums.tolist()
         self._before = self.read_sums = (loss, correct, images)

@@ -22,7 +22,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float | Tensor,
+        momentum: float,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(
             list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -40,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 self._update(same, group["lr"], group["momentum"], group["weight_decay"])
 
     def _update(
-        self, params: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
+        self, params: list[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float
     ) -> None:
         grads = []
         for p in params:
@@ -56,7 +60,11 @@ class Muon(torch.optim.Optimizer):
             p.mul_(rows**0.5 / p.norm().clamp_min(1e-12))
             if weight_decay:
                 p.mul_(1 - lr * weight_decay)
-            p.add_(update.view(p.shape).to(p.dtype), alpha=-lr)
+            change = update.view(p.shape).to(p.dtype)
+            if isinstance(lr, Tensor):
+                p.sub_(change * lr)
+            else:
+                p.add_(change, alpha=-lr)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
@@ -83,11 +91,12 @@ class Optimizers:
     """The optimizer(s) of a net behind one interface: set the rate, step, save, load.
 
     Weights (two dimensions or more) take the weight decay and L1; biases and norm parameters
-    take neither.
+    take neither. On a GPU the rates lie in its memory, so that a recorded step reads the new ones.
     """
 
     def __init__(self, net: nn.Module, settings: OptimizerSettings, device: torch.device) -> None:
         self._l1 = settings.l1
+        self._on_gpu = device.type == "cuda"
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
         weights = [p for _, p in named if p.ndim >= 2]
         others = [p for _, p in named if p.ndim < 2]
@@ -106,16 +115,25 @@ class Optimizers:
                 self.all.append(_sgd(groups, aux_lr, settings.momentum, fused=fused))
         else:
             groups = _groups(weights, others, settings.weight_decay)
-            self.all = [_plain(groups, settings, fused=fused)]
-        self._peaks = [[g["lr"] for g in o.param_groups] for o in self.all]
+            self.all = [_plain(groups, settings, fused=fused, on_gpu=self._on_gpu)]
+        self._peaks = [[float(g["lr"]) for g in o.param_groups] for o in self.all]
+        self._factor = 1.0
         self.lr = settings.lr
+        self._rates: list[list[Tensor]] = []
+        if self._on_gpu:
+            self._rates = [[torch.tensor(lr, device=device) for lr in lrs] for lrs in self._peaks]
+            self._use_own_rates()
 
     def set_factor(self, factor: float) -> None:
         """Set all learning rates to a share of their peaks; ``lr`` is the first one's."""
-        for optimizer, peaks in zip(self.all, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-        self.lr = self.all[0].param_groups[0]["lr"]
+        self._factor = factor
+        for number, (optimizer, peaks) in enumerate(zip(self.all, self._peaks, strict=True)):
+            for place, (group, peak) in enumerate(zip(optimizer.param_groups, peaks, strict=True)):
+                if self._on_gpu:
+                    self._rates[number][place].fill_(peak * factor)
+                else:
+                    group["lr"] = peak * factor
+        self.lr = self._peaks[0][0] * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -132,13 +150,26 @@ class Optimizers:
         torch._foreach_add_(grads, torch._foreach_sign(weights), alpha=self._l1)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """States of all optimizers."""
-        return [o.state_dict() for o in self.all]
+        """States of all optimizers, of the same form on all devices."""
+        states = [o.state_dict() for o in self.all]
+        for state, peaks in zip(states, self._peaks, strict=True):
+            for group, peak in zip(state["param_groups"], peaks, strict=True):
+                group["lr"] = peak * self._factor
+        return states
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Set the states of all optimizers."""
+        """Set the states of all optimizers; the checkpoint may be another device's."""
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = self._on_gpu
+        self._use_own_rates()
+
+    def _use_own_rates(self) -> None:
+        for optimizer, rates in zip(self.all, self._rates, strict=False):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
 
 def _groups(
@@ -152,13 +183,13 @@ def _groups(
 
 
 def _plain(
-    groups: list[dict[str, Any]], settings: OptimizerSettings, *, fused: bool
+    groups: list[dict[str, Any]], settings: OptimizerSettings, *, fused: bool, on_gpu: bool
 ) -> torch.optim.Optimizer:
     if settings.name == "sgd":
         return _sgd(groups, settings.lr, settings.momentum, fused=fused)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     betas = (settings.momentum, settings.beta2)
-    return kind(groups, lr=settings.lr, betas=betas, fused=fused)
+    return kind(groups, lr=settings.lr, betas=betas, fused=fused, capturable=on_gpu)
 
 
 def _sgd(

@@ -225,6 +225,8 @@ def prepare(
         device = devices.of_rank(config.train.device, world.local_rank, world.local_size)
     if device.type == "cpu":
         heap.keep_freed_memory()
+    elif device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and events are those of the current one
     precision = devices.precision(config.train.precision, device)
     dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
     if len(dataset.classes) > events.CLASSES:

@@ -1,0 +1,244 @@
+"""Steps that are recorded and replayed: here by a recorder that runs them again, on a GPU for real.
+
+What a replay reads must lie where it lay when the step was recorded; the stand-in holds on to the
+tensors as a CUDA graph does, for the step gets nothing but them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training_helpers import losses_of, tiny_dataset, tiny_run
+from trainer import config as settings
+from trainer import engine, events
+from trainer.control import Control
+from trainer.cuda_graphs import Replay
+from trainer.engine import Training
+from trainer.rundir import RunDir
+from trainer.runstate import Follower
+from trainer.session import train_run
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+EVERYTHING = (
+    "augment.flip='alternating'",
+    "augment.shift=2",
+    "augment.dropout=0.5",
+    "augment.grayscale=0.2",
+    "augment.shift_scale_rotate=0.5",
+    "train.low_resolution=24",
+    "train.skip_easy=0.5",
+    "train.ema=0.9",
+    "train.grad_clip=1",
+    "optimizer.l1=1e-4",
+)
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+
+
+class Again:
+    """Runs the work some times, as a warm-up does, and does it again at each replay."""
+
+    recorded = 0
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def __call__(self, work: Replay) -> Replay:
+        Again.recorded += 1
+        for _ in range(3):
+            work()
+        return work
+
+
+def record_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    Again.recorded = 0
+    monkeypatch.setattr(Training, "_may_record", lambda self: True)
+    monkeypatch.setattr(engine, "Recorder", Again)
+
+
+def log_of(run: RunDir) -> list[events.Event]:
+    train_run(run, Control(run))
+    return [envelope.event for envelope in Follower(run)._tail.read()]
+
+
+def figures_of(log: list[events.Event]) -> list[object]:
+    """All figures of epochs, evaluations and layers, but none of time."""
+    found: list[object] = []
+    for event in log:
+        if isinstance(event, events.EpochEnded):
+            found.append((event.loss, event.accuracy, event.lr, event.images))
+        elif isinstance(event, events.EvalEnded):
+            found.append((event.variant, event.loss, event.confusion))
+        elif isinstance(event, events.LayerStats):
+            found.append((event.step, event.weight_norm, event.gradient_norm, event.dead))
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_recorded_run_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    overrides = (*EVERYTHING, f"optimizer.name='{name}'", "train.epochs=4")
+    plain = log_of(tiny_run(tmp_path / "plain", *overrides))
+    record_on_the_cpu(monkeypatch)
+    recorded = log_of(tiny_run(tmp_path / "recorded", *overrides))
+    assert Again.recorded == 3, "one for each of 24, 28 and 32 pixels"
+    assert figures_of(recorded) == figures_of(plain)
+    assert len(figures_of(plain)) > 20
+    told = [e.message for e in recorded if isinstance(e, events.Notice) and e.code == "cuda-graphs"]
+    assert len(told) == 1
+    assert "recorded" in told[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_recorded_run_goes_on_as_if_it_had_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    record_on_the_cpu(monkeypatch)
+    overrides = (*EVERYTHING, f"optimizer.name='{name}'")
+    stopped, whole = (
+        losses_of(tiny_run(tmp_path / str(stopped), *overrides), stopped=stopped)
+        for stopped in (True, False)
+    )
+    assert stopped == whole
+
+
+def test_what_cannot_be_recorded_is_trained_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = log_of(tiny_run(tmp_path / "plain"))
+
+    class Fails(Again):
+        def __call__(self, work: Replay) -> Replay:
+            super().__call__(work)
+            raise RuntimeError("called a synchronizing CUDA operation\nand more")
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Fails)
+    log = log_of(tiny_run(tmp_path / "fails"))
+    told = [e for e in log if isinstance(e, events.Notice) and e.code == "no-cuda-graphs"]
+    assert [e.message for e in told] == [
+        "training without CUDA graphs: called a synchronizing CUDA operation"
+    ]
+    assert figures_of(log) == figures_of(plain), "the steps tried before it left no trace"
+
+
+def test_too_little_memory_is_no_reason_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Again):
+        def __call__(self, work: Replay) -> Replay:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Full)
+    ended = log_of(tiny_run(tmp_path))[-1]
+    assert isinstance(ended, events.RunEnded)
+    assert ended.state == "failed"
+    assert "lower the batch size" in (ended.error or "")
+
+
+def run_on_cuda(folder: Path, *overrides: str) -> RunDir:
+    return tiny_run(folder, "train.device=cuda", *overrides)
+
+
+def test_nets_of_ones_own_are_recorded_when_asked_for() -> None:
+    """A net of a file may decide in Python at each step; a recorded one decides once."""
+
+    def may(device: str, name: str, **train: Any) -> bool:
+        table = "\n".join(f'{key} = "{value}"' for key, value in train.items())
+        text = f'[model]\nname = "{name}"\n[train]\n{table}\n'
+        training = object.__new__(Training)
+        training.config = settings.from_toml(text, origin="test")
+        training.device, training.group = torch.device(device), None
+        training.scaler = torch.amp.GradScaler("cpu", enabled=train.get("precision") == "fp16")
+        return training._may_record()
+
+    assert may("cuda", "fast")
+    assert not may("cpu", "fast")
+    assert not may("cuda", "fast", cuda_graphs="off")
+    assert not may("cuda", "own.py:Net")
+    assert may("cuda", "own.py:Net", cuda_graphs="on")
+    assert not may("cuda", "fast", precision="fp16"), "the scaler asks the device at each step"
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_cuda_a_recorded_run_is_the_same_run(tmp_path: Path, name: str) -> None:
+    overrides = (*EVERYTHING, f"optimizer.name='{name}'", "train.precision='fp32'")
+    found = {}
+    for how in ("off", "on"):
+        log = log_of(run_on_cuda(tmp_path / how, *overrides, f"train.cuda_graphs='{how}'"))
+        told = {e.code: e.message for e in log if isinstance(e, events.Notice)}
+        assert ("cuda-graphs" in told) == (how == "on"), told
+        found[how] = [e.loss for e in log if isinstance(e, events.EpochEnded | events.EvalEnded)]
+        assert isinstance(log[-1], events.RunEnded)
+        assert log[-1].state == "completed", log[-1].error
+    assert len(found["on"]) >= 4
+    assert found["on"] == pytest.approx(found["off"], rel=2e-2)
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_cuda_a_recorded_run_goes_on_where_it_stopped(tmp_path: Path, name: str) -> None:
+    overrides = (*EVERYTHING, f"optimizer.name='{name}'", "train.precision='fp32'")
+    stopped, whole = (
+        losses_of(
+            run_on_cuda(tmp_path / str(stopped), *overrides, "train.cuda_graphs='on'"),
+            stopped=stopped,
+        )
+        for stopped in (True, False)
+    )
+    assert [x for pair in stopped for x in pair] == pytest.approx(
+        [x for pair in whole for x in pair], rel=2e-2
+    )
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_what_waits_for_the_device_is_not_recorded(tmp_path: Path) -> None:
+    run = run_on_cuda(tmp_path, "train.cuda_graphs='on'")
+    net = tmp_path / "tiny.py"
+    net.write_text(
+        net.read_text().replace("y = super()", "assert x.max().item() < 99; y = super()")
+    )
+    log = log_of(run)
+    told = {e.code: e.message for e in log if isinstance(e, events.Notice)}
+    assert "synchronizing" in told["no-cuda-graphs"]
+    assert isinstance(log[-1], events.RunEnded)
+    assert log[-1].state == "completed", log[-1].error
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_a_checkpoint_goes_on_on_the_cpu(tmp_path: Path) -> None:
+    """Rates lie on the GPU there, and Adam's steps are counted there."""
+    from trainer import checkpoint, optim
+    from trainer.config import OptimizerSettings
+
+    net = torch.nn.Linear(3, 2)
+    chosen = OptimizerSettings(name="adam")
+    there = optim.Optimizers(net.to("cuda"), chosen, torch.device("cuda"))
+    there.set_factor(0.5)
+    net(torch.ones(1, 3, device="cuda")).sum().backward()
+    for optimizer in there.all:
+        optimizer.step()
+    state = checkpoint.unpack(bytes(checkpoint.pack({"o": there.state_dict()})), "last")
+    here = optim.Optimizers(net.to("cpu"), chosen, torch.device("cpu"))
+    here.load_state_dict(state["o"])
+    here.set_factor(0.25)
+    assert here.all[0].param_groups[0]["lr"] == chosen.lr * 0.25
+    net.zero_grad()
+    net(torch.ones(1, 3)).sum().backward()
+    here.all[0].step()

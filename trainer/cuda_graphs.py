@@ -1,0 +1,171 @@
+"""Training steps as CUDA graphs: one call starts all kernels of a step.
+
+A step of a small net is a few hundred kernels of some microseconds each; to start them one by one
+takes the host longer than the GPU takes to run them. Recorded once, they are started together
+(Ng and others 2021, "Accelerating PyTorch with CUDA Graphs"). What a step reads that changes (which
+images, the augmentation's draws, the learning rates) lies in tensors that stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from trainer.augment import Draws
+
+Replay = Callable[[], None]
+Work = Callable[[Tensor, Draws, int], None]
+"""One step: indices int64 [B], draws, side of the images in pixels."""
+WARM_UP = 3
+"""Steps before recording: libraries choose their algorithms, optimizers create their state."""
+AHEAD = 16
+"""Steps that the host may be ahead of the GPU: enough that it never waits, soon stopped."""
+
+
+class StepGraphs:
+    """Records a step once for each size of images, and runs it by replaying.
+
+    Args:
+        work: the step. It may read and write what it finds in place, never make the host wait for
+            the device, and decide nothing on the host: what it did when recorded is done again.
+        index: int64 [B], images of any batch.
+        draws: of any epoch; they tell the shapes of all later ones.
+        recorder: turns work into its replay.
+    """
+
+    def __init__(
+        self, work: Work, index: Tensor, draws: Draws, recorder: Callable[[Replay], Replay]
+    ) -> None:
+        self._work, self._recorder = work, recorder
+        self._index, self._draws = index.clone(), _each(draws, Tensor.clone)
+        self._replays: dict[int, Replay] = {}
+
+    def record(self, side: int) -> None:
+        """Record the step for images of a side in pixels.
+
+        The step is run some times before: the caller keeps what it changes (``untouched``).
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
+        self._replays[side] = self._recorder(lambda: self._work(self._index, self._draws, side))
+
+    def begin_epoch(self, draws: Draws) -> None:
+        """Take an epoch's draws."""
+        for mine, new in zip(_tensors(self._draws), _tensors(draws), strict=True):
+            mine.copy_(new)
+
+    def __call__(self, index: Tensor, side: int) -> None:
+        """One step on the images of these indices, int64 [B]."""
+        self._index.copy_(index)
+        self._replays[side]()
+
+
+class Recorder:
+    """Records work as CUDA graphs that share their memory: they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Replay) -> Replay:
+        """The replay of some work."""
+        with torch.cuda.device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    work()
+                with _not_waiting():
+                    work()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # other threads of this process may use the device meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+        return graph.replay
+
+
+@contextmanager
+def _not_waiting() -> Iterator[None]:
+    """What makes the host wait is an error: found before recording, which such an error spoils."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@contextmanager
+def untouched(
+    net: nn.Module, optimizers: Iterable[torch.optim.Optimizer], others: Iterable[Tensor]
+) -> Iterator[None]:
+    """Whatever steps are done within, afterwards net, optimizers and tensors are as before.
+
+    They keep their places in memory. State that an optimizer creates within is set to 0, with which
+    SGD, Adam and Muon begin. Random generators go on from where they were.
+    """
+    tensors = [*net.parameters(), *net.buffers(), *others]
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    states = {id(tensor): tensor.clone() for tensor in _states(optimizers)}
+    gpus = {t.device.index for t in tensors if t.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(gpus)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in kept:
+                    tensor.copy_(before)
+                for tensor in _states(optimizers):
+                    before_it = states.get(id(tensor))
+                    if before_it is None:
+                        tensor.zero_()
+                    else:
+                        tensor.copy_(before_it)
+
+
+class RunAhead:
+    """Keeps the host a bounded number of steps ahead of a GPU; elsewhere it does nothing.
+
+    Without a bound a whole epoch is queued at once: progress would be told, and a stop obeyed, only
+    at its end.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._queued: deque[torch.cuda.Event] | None = deque() if device.type == "cuda" else None
+
+    def queued(self) -> None:
+        """A step was queued; waits for the one so many steps earlier."""
+        if self._queued is None:
+            return
+        event = torch.cuda.Event(blocking=True)  # waits asleep, not in a loop
+        event.record()
+        self._queued.append(event)
+        if len(self._queued) > AHEAD:
+            self._queued.popleft().synchronize()
+
+
+def _states(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
+    return [
+        value
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+
+
+def _tensors(draws: Draws) -> list[Tensor]:
+    found = (getattr(draws, field.name) for field in fields(draws))
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _each(draws: Draws, change: Callable[[Tensor], Tensor]) -> Draws:
+    values = {field.name: getattr(draws, field.name) for field in fields(draws)}
+    return Draws(**{name: None if t is None else change(t) for name, t in values.items()})
