@@ -63,6 +63,21 @@ class Group(nn.Module):
         return norm_act(self.norm2, self.act, self.conv2(x))
 
 
+class GlobalMaxPool(nn.AdaptiveMaxPool2d):
+    """The largest value of each channel, by a window as large as the image.
+
+    On a GPU torch's adaptive pooling takes 0.35 ms for 1,000 images of 256x3x3, as long as the
+    convolution before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, 1, 1]."""
+        return F.max_pool2d(input, (input.shape[2], input.shape[3]))
+
+
 class Fast(nn.Module):
     """Whitening 2x2, three groups of 64, 256, 256 channels, max pooling, linear head.
 
@@ -89,7 +104,7 @@ class Fast(nn.Module):
         self.groups = nn.Sequential(
             nn.GELU(), Group(24, first), Group(first, second), Group(second, third)
         )
-        self.pool = nn.AdaptiveMaxPool2d(1)  # of what is left: 3x3 of a whole image
+        self.pool = GlobalMaxPool()  # of what is left: 3x3 of a whole image
         self.flatten = nn.Flatten()
         self.head = nn.Linear(third, classes, bias=False)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]

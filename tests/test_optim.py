@@ -99,6 +99,24 @@ def test_orthogonalising_in_a_batch_equals_one_by_one() -> None:
     assert torch.allclose(orthogonalise(batch), singly, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (16, 8, 1, 1), (32, 2, 3, 3)])
+def test_the_order_of_filters_in_memory_does_not_matter(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    start, gradient = torch.randn(shape, generator=generator), torch.randn(2, *shape)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(start.clone(memory_format=layout))
+        optimizer = Muon([weight], lr=0.1, momentum=0.6, weight_decay=0.01)
+        for one in gradient:
+            weight.grad = one.clone(memory_format=layout)
+            optimizer.step()
+        assert weight.is_contiguous(memory_format=layout)
+        found.append(weight.detach())
+    # orthogonalised in bf16 where the CPU multiplies in it
+    assert torch.allclose(*found, atol=0.02)
+    assert not torch.allclose(found[0], start, atol=0.02)
+
+
 def test_muon_keeps_the_norm_of_filters_and_resumes_exactly() -> None:
     def steps(optimizer: Muon, weight: nn.Parameter, seeds: range) -> None:
         for seed in seeds:

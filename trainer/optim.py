@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,40 +31,80 @@ class Muon(torch.optim.Optimizer):
         super().__init__(
             list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
+        self._streams: list[torch.cuda.Stream] = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of all parameters with gradients."""
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault((*p.shape,), []).append(p)
-            for same in shapes.values():
-                self._update(same, group["lr"], group["momentum"], group["weight_decay"])
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group["lr"], group["momentum"], group["weight_decay"])
 
     def _update(
         self, params: list[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float
     ) -> None:
-        grads = []
-        for p in params:
-            assert p.grad is not None
-            state = self.state[p]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(p.grad)
-            state["momentum_buffer"].mul_(momentum).add_(p.grad)
-            grads.append(p.grad.add(state["momentum_buffer"], alpha=momentum))  # Nesterov
-        rows = params[0].shape[0]
-        updates = orthogonalise(torch.stack([g.reshape(rows, -1) for g in grads]))
-        for p, update in zip(params, updates, strict=True):
-            p.mul_(rows**0.5 / p.norm().clamp_min(1e-12))
-            if weight_decay:
-                p.mul_(1 - lr * weight_decay)
-            change = update.view(p.shape).to(p.dtype)
+        grads = [p.grad for p in params if p.grad is not None]
+        for p, grad in zip(params, grads, strict=True):
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(grad)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        nesterov = torch._foreach_add(grads, buffers, alpha=momentum)
+        updates: list[Tensor] = [torch.empty(0)] * len(params)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, p in enumerate(params):
+            shapes.setdefault((*p.shape,), []).append(place)
+        for places in self._side_by_side(list(shapes.values()), params[0].device):
+            found = orthogonalise(torch.stack([as_matrix(nesterov[i]) for i in places]))
+            for i, update in zip(places, found, strict=True):
+                updates[i] = from_matrix(update, params[i])
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in params])).clamp_min_(1e-12)
+        sizes = [len(p) ** 0.5 for p in params]
+        scales = (norms.reciprocal_() * (1 - lr * weight_decay)).unbind()
+        for p, update, size, scale in zip(params, updates, sizes, scales, strict=True):
+            p.mul_(scale * size)
             if isinstance(lr, Tensor):
-                p.sub_(change * lr)
+                p.sub_(update.to(p.dtype) * lr)
             else:
-                p.add_(change, alpha=-lr)
+                p.add_(update.to(p.dtype), alpha=-lr)
+
+    def _side_by_side(self, work: list[list[int]], device: torch.device) -> Iterator[list[int]]:
+        """Each part of the work on a stream of its own: one of these products fills no GPU."""
+        if device.type != "cuda":
+            yield from work
+            return
+        main = torch.cuda.current_stream(device)
+        while len(self._streams) < len(work) - 1:
+            self._streams.append(torch.cuda.Stream(device))
+        streams = self._streams[: len(work) - 1]
+        for stream in streams:
+            stream.wait_stream(main)
+        yield work[0]
+        for stream, part in zip(streams, work[1:], strict=True):
+            with torch.cuda.stream(stream):
+                yield part
+        for stream in streams:
+            main.wait_stream(stream)
+
+
+def as_matrix(filters: Tensor) -> Tensor:
+    """Filters [out, in, kh, kw] as [out, in·kh·kw], columns in the order they have in memory.
+
+    Which order it is does not matter to orthogonalisation, a copy in another one costs time.
+    """
+    if filters.ndim == 4 and filters.is_contiguous(memory_format=torch.channels_last):
+        filters = filters.permute(0, 2, 3, 1)
+    return filters.reshape(len(filters), -1)
+
+
+def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
+    """The other way, in the shape and order of these filters."""
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        count, inputs, height, width = like.shape
+        return matrix.reshape(count, height, width, inputs).permute(0, 3, 1, 2)
+    return matrix.reshape(like.shape)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
