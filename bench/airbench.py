@@ -1,13 +1,14 @@
 """The preset `fast` against airbench94_muon.py: seconds from the first step to the final accuracy.
 
     python bench/airbench.py --reference airbench94_muon.py --data FOLDER [--preset fast]
-        [--rounds 1] [--only reference] [--json]
+        [--set train.compile=true] [--rounds 1] [--only reference] [--json]
 
 The reference is the file of that name of Keller Jordan's cifar10-airbench, which you bring; it is
 executed as it is on a GPU (one of its warm-up runs first, so that compilation is not counted). On a
 CPU its `cuda` becomes `cpu`, its fp16 bf16, and nothing is compiled. Both sides train on the same
 pixels, in turns, each in a process of its own. Counted are training and the evaluation with
-test-time augmentation; not the evaluations between, loading, and compilation.
+test-time augmentation; not the evaluations between, loading, and what precedes the first step:
+compilation, on both sides, and recording the steps as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import torch
 from trainer.data import sources
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
+
+READY, ANSWER = "reference ready", "reference: answer "
 
 
 class Clock:
@@ -59,8 +62,8 @@ def for_cpu(source: str) -> str:
     return source
 
 
-def reference(path: Path, data: str, seed: int) -> dict[str, Any]:
-    """One run of the reference."""
+def reference(path: Path, data: str) -> None:
+    """Runs of the reference: for each seed on standard input a line with its figures."""
     cuda = torch.cuda.is_available()
     source = path.read_text("utf-8")
     sys.argv = [str(path.resolve())]  # it reads its own source
@@ -83,21 +86,53 @@ def reference(path: Path, data: str, seed: int) -> dict[str, Any]:
             labels = torch.from_numpy(split.labels).long()
             values = {"images": images, "labels": labels, "classes": list(dataset.classes)}
             torch.save(values, f"cifar10/{name}.pt")
-        torch.manual_seed(seed)
         net = space["CifarNet"]().to("cuda" if cuda else "cpu")
         net = net.to(memory_format=torch.channels_last)
         if cuda:
             net.compile(mode="max-autotune")
             space["main"]("warmup", net)
+        print(READY, flush=True)
+        for line in sys.stdin:
             seen.clear()
-            torch.manual_seed(seed)
-        tta = space["main"](seed, net)
+            torch.manual_seed(int(line))
+            tta = space["main"](int(line), net)
+            plain = [s["val_acc"] for s in seen if s["epoch"] != "eval"][-1]
+            found = {"accuracy": plain, "tta": tta, "seconds": seen[-1]["time_seconds"]}
+            print(ANSWER + json.dumps(found), flush=True)
         os.chdir("/")
-    plain = [s["val_acc"] for s in seen if s["epoch"] != "eval"][-1]
-    return {"accuracy": plain, "tta": tta, "seconds": seen[-1]["time_seconds"]}
 
 
-def ours(preset: str, data: str, seed: int, runs_dir: Path) -> dict[str, Any]:
+class Reference:
+    """The reference in a process of its own, warmed up once: it is made for many runs in a row."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, *sys.argv, "--side"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self._hear(READY)
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """One run."""
+        assert self._process.stdin is not None
+        print(seed, file=self._process.stdin, flush=True)
+        found: dict[str, Any] = json.loads(self._hear(ANSWER))
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _hear(self, wanted: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(wanted):
+                return line.removeprefix(wanted)
+        raise SystemExit(f"the reference has ended with {self._process.wait()}")
+
+
+def ours(preset: str, data: str, seed: int, runs_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """One run of the preset by the command line; the figures are those of its log."""
     command = [
         sys.executable,
@@ -109,6 +144,7 @@ def ours(preset: str, data: str, seed: int, runs_dir: Path) -> dict[str, Any]:
         str(seed),
         "--data",
         data,
+        *(word for override in overrides for word in ("--set", override)),
     ]
     before = set(runs_dir.iterdir())
     subprocess.run([*command, "--runs-dir", str(runs_dir)], check=True, stdout=sys.stderr)
@@ -134,23 +170,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--runs-dir", type=Path, help="where our runs and their logs are kept")
     parser.add_argument("--only", choices=("reference", "ours"))
-    parser.add_argument("--side", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.side is not None:
-        print(json.dumps(reference(options.reference, options.data, options.side)))
+    if options.side:
+        reference(options.reference, options.data)
         return
     runs_dir = (options.runs_dir or Path(tempfile.mkdtemp(prefix="airbench-"))).resolve()
     runs_dir.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[dict[str, Any]]] = {}
+    other = Reference() if options.only != "ours" else None
     for seed in range(options.rounds):
-        if options.only != "ours":
-            again = [sys.executable, *sys.argv, "--side", str(seed)]
-            done = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True)
-            results.setdefault("reference", []).append(json.loads(done.stdout.splitlines()[-1]))
+        if other is not None:
+            results.setdefault("reference", []).append(other.run(seed))
         if options.only != "reference":
-            found = ours(options.preset, options.data, seed, runs_dir)
+            found = ours(options.preset, options.data, seed, runs_dir, options.set)
             results.setdefault("ours", []).append(found)
+    if other is not None:
+        other.close()
     report(results, as_json=options.json)
 
 
@@ -158,18 +196,20 @@ def report(results: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
     seconds = {
         side: statistics.median(r["seconds"] for r in found) for side, found in results.items()
     }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
     ratio = seconds["ours"] / seconds["reference"] if len(seconds) == 2 else None
     if as_json:
-        print(json.dumps({"results": results, "seconds": seconds, "ratio": ratio}))
+        found = {"device": device, "results": results, "seconds": seconds, "ratio": ratio}
+        print(json.dumps(found))
         return
     for side, found in results.items():
         plain, tta = (statistics.fmean(r[key] for r in found) for key in ("accuracy", "tta"))
         print(
-            f"{side:9} {seconds[side]:7.1f} s   accuracy {plain:.2%}, with TTA {tta:.2%}"
+            f"{side:9} {seconds[side]:7.3g} s   accuracy {plain:.2%}, with TTA {tta:.2%}"
             f"   ({len(found)} runs)"
         )
     if ratio is not None:
-        print(f"ours / reference, seconds: {ratio:.2f}")
+        print(f"ours / reference on {device}, seconds: {ratio:.2f}")
 
 
 if __name__ == "__main__":

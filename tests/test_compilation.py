@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
-from trainer.compilation import Compiled
+from trainer.compilation import Compiled, Halving, HalvingMaxPool2d, choose_per_layer
 from trainer.control import Control
 from trainer.kernels.build import compiler
 from trainer.rundir import RunDir
@@ -85,6 +85,64 @@ def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     with pytest.raises(ValueError, match="own"):
         Compiled(wrong, CPU, pytest.fail)(torch.zeros(1))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3)])
+def test_halving_is_max_pooling_of_two_by_two(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # few values, so that windows have several largest ones
+    images = torch.randint(0, 3, (3, 5, *size), generator=generator).float()
+    images[0, 0, 0, 1] = torch.nan
+    images = images.contiguous(memory_format=torch.channels_last)
+    found = []
+    for pool in (Halving.apply, nn.MaxPool2d(2)):
+        leaf = images.clone().requires_grad_()
+        pooled = pool(leaf)
+        weight = torch.arange(pooled.numel()).view(pooled.shape).float()
+        (pooled.nan_to_num() * weight).sum().backward()
+        assert leaf.grad is not None
+        found.append((pooled, leaf.grad))
+    (ours, our_gradient), (theirs, their_gradient) = found
+    assert torch.equal(ours.nan_to_num(-1), theirs.nan_to_num(-1))
+    assert torch.equal(our_gradient, their_gradient)
+    assert our_gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_two_by_two_pooling_side_by_side_is_exchanged() -> None:
+    pools = [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d((2, 2), stride=(2, 2)),
+        nn.MaxPool2d(3),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2, return_indices=True),
+    ]
+    net = nn.ModuleList(pools)
+    choose_per_layer(net, CPU)
+    assert not [p for p in net if isinstance(p, HalvingMaxPool2d)]
+    choose_per_layer(net, torch.device("cuda"))
+    assert [isinstance(p, HalvingMaxPool2d) for p in net] == [True, True] + [False] * 6
+
+
+@pytest.mark.skipif(not compiler(), reason="no C++ compiler here")
+def test_halving_is_what_is_compiled() -> None:
+    """Through the compiler: the same pooling and gradient, and nothing of torch's own pooling."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.ReLU())
+    net = net.to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    expected = net(images)
+    expected.square().sum().backward()
+    assert net[0].weight.grad is not None
+    gradient = net[0].weight.grad.clone()
+    choose_per_layer(net, torch.device("cuda"))
+    assert torch.equal(net(images), expected), "not compiled it is torch's own"
+    net.zero_grad()
+    output = torch.compile(net, fullgraph=True, dynamic=False)(images)
+    output.square().sum().backward()
+    assert torch.allclose(output, expected, atol=1e-5)
+    assert torch.allclose(net[0].weight.grad, gradient, atol=1e-4)
 
 
 @pytest.mark.skipif(not compiler(), reason="no C++ compiler here")

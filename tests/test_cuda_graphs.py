@@ -18,6 +18,7 @@ from trainer import engine, events
 from trainer.control import Control
 from trainer.cuda_graphs import Replay
 from trainer.engine import Training
+from trainer.meter import Meter
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.session import train_run
@@ -91,7 +92,7 @@ def test_a_recorded_run_is_the_same_run(
     plain = log_of(tiny_run(tmp_path / "plain", *overrides))
     record_on_the_cpu(monkeypatch)
     recorded = log_of(tiny_run(tmp_path / "recorded", *overrides))
-    assert Again.recorded == 3, "one for each of 24, 28 and 32 pixels"
+    assert Again.recorded == 6, "two for each of 24, 28 and 32 pixels: one that is measured"
     assert figures_of(recorded) == figures_of(plain)
     assert len(figures_of(plain)) > 20
     told = [e.message for e in recorded if isinstance(e, events.Notice) and e.code == "cuda-graphs"]
@@ -145,6 +146,36 @@ def test_too_little_memory_is_no_reason_to_go_on(
     assert isinstance(ended, events.RunEnded)
     assert ended.state == "failed"
     assert "lower the batch size" in (ended.error or "")
+
+
+def test_progress_tells_what_is_done_not_what_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which is some steps behind the host: a read is there some steps later."""
+
+    class Late(Meter):
+        polls = 0
+
+        def begin_read(self) -> None:
+            super().begin_read()
+            self.polls = 0
+
+        def ready(self) -> bool:
+            self.polls += 1
+            return super().ready() and self.polls > 2
+
+    monkeypatch.setattr(engine, "Meter", Late)
+    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
+    log = log_of(tiny_run(tmp_path, "train.layer_stats=0"))
+    at = 0
+    told = []
+    for event in log:
+        at = event.step if isinstance(event, events.EpochStarted) else at
+        if isinstance(event, events.Progress) and event.phase == "train":
+            assert event.done == event.step - at
+            told.append(event.done)
+    # of six steps those after which a read began; each was there two steps later
+    assert told == [1, 4] * 2
 
 
 def run_on_cuda(folder: Path, *overrides: str) -> RunDir:
@@ -218,6 +249,28 @@ def test_cuda_what_waits_for_the_device_is_not_recorded(tmp_path: Path) -> None:
     assert "synchronizing" in told["no-cuda-graphs"]
     assert isinstance(log[-1], events.RunEnded)
     assert log[-1].state == "completed", log[-1].error
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_a_compiled_net_is_recorded_and_pools_as_torch_does(tmp_path: Path) -> None:
+    found = {}
+    for compiled in ("false", "true"):
+        run = run_on_cuda(
+            tmp_path / compiled,
+            "train.cuda_graphs='on'",
+            f"train.compile={compiled}",
+            "train.precision='fp32'",
+        )
+        net = tmp_path / compiled / "tiny.py"
+        text = net.read_text().replace("nn.Dropout(0.1)", "nn.MaxPool2d(2)")
+        net.write_text(text)
+        log = log_of(run)
+        told = {e.code: e.message for e in log if isinstance(e, events.Notice)}
+        assert "cuda-graphs" in told, told
+        assert "not-compiled" not in told, told
+        found[compiled] = [e.loss for e in log if isinstance(e, events.EpochEnded)]
+    assert found["true"] == pytest.approx(found["false"], rel=2e-2)
 
 
 @pytest.mark.gpu

@@ -35,7 +35,8 @@ def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.Lay
     net(images).square().sum().backward()
     stats.before_step()
     optimizer.step()
-    stats.after_step(epoch=1, step=7)
+    stats.after_step()
+    stats.begin_read(epoch=1, step=7)
     found = stats.take()
     assert found is not None
     assert stats.take() is None

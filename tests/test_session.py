@@ -265,8 +265,8 @@ def test_the_first_part_of_a_run_can_be_trained_on_shrunk_images(
     sides: list[int] = []
     step = Training._resize
 
-    def resize(self: Training, images: torch.Tensor) -> torch.Tensor:
-        small = step(self, images)
+    def resize(self: Training, images: torch.Tensor, side: int) -> torch.Tensor:
+        small = step(self, images, side)
         sides.append(small.shape[-1])
         return small
 

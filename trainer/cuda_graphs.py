@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from trainer.augment import Draws
 
 Replay = Callable[[], None]
-Work = Callable[[Tensor, Draws, int], None]
-"""One step: indices int64 [B], draws, side of the images in pixels."""
+Work = Callable[[Tensor, Draws, int, bool], None]
+"""One step: indices int64 [B], draws, side of the images in pixels, whether layers are measured."""
 WARM_UP = 3
 """Steps before recording: libraries choose their algorithms, optimizers create their state."""
 AHEAD = 16
@@ -43,27 +44,28 @@ class StepGraphs:
     ) -> None:
         self._work, self._recorder = work, recorder
         self._index, self._draws = index.clone(), _each(draws, Tensor.clone)
-        self._replays: dict[int, Replay] = {}
+        self._replays: dict[tuple[int, bool], Replay] = {}
 
-    def record(self, side: int) -> None:
-        """Record the step for images of a side in pixels.
+    def record(self, side: int, *, measured: bool = False) -> None:
+        """Record the step for images of a side in pixels, with or without measuring layers.
 
         The step is run some times before: the caller keeps what it changes (``untouched``).
 
         Raises:
             RuntimeError: it cannot be recorded.
         """
-        self._replays[side] = self._recorder(lambda: self._work(self._index, self._draws, side))
+        work = partial(self._work, self._index, self._draws, side, measured)
+        self._replays[side, measured] = self._recorder(work)
 
     def begin_epoch(self, draws: Draws) -> None:
         """Take an epoch's draws."""
         for mine, new in zip(_tensors(self._draws), _tensors(draws), strict=True):
             mine.copy_(new)
 
-    def __call__(self, index: Tensor, side: int) -> None:
+    def __call__(self, index: Tensor, side: int, *, measured: bool = False) -> None:
         """One step on the images of these indices, int64 [B]."""
         self._index.copy_(index)
-        self._replays[side]()
+        self._replays[side, measured]()
 
 
 class Recorder:
@@ -88,6 +90,7 @@ class Recorder:
             # other threads of this process may use the device meanwhile
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
+            graph.replay()  # the first one takes longer: the graph goes to the GPU
         return graph.replay
 
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from model import registry
 from model.summary import Summary
-from trainer import checkpoint, convolutions, events, predictions, schedule
+from trainer import checkpoint, compilation, convolutions, events, predictions, schedule
 from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws
@@ -107,6 +107,8 @@ class Training:
         convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
         if self._kernels and self.group is None and not train.compile:
             fused.choose_per_layer(self.net)
+        if train.compile:
+            compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
         self.ema: AveragedModel | None = None
@@ -221,6 +223,8 @@ class Training:
                 for side in schedule.sides(train):
                     if side >= now:
                         graphs.record(side)
+                        if train.layer_stats:
+                            graphs.record(side, measured=True)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -263,7 +267,9 @@ class Training:
             self._report_progress()
             self._report_layers()
         if epoch < self.config.train.epochs:
-            self._draws(epoch + 1)  # while a GPU still has steps to do
+            # while a GPU still has steps to do
+            self._draws(epoch + 1)
+            self.examples.shuffle(epoch + 1)
         if self.together is not None:
             loss, accuracy = self.together.totals(self.meter)
         else:
@@ -320,15 +326,17 @@ class Training:
         )
         side = schedule.side(train, self.at.step, self.total_steps)
         measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
-        if self.graphs is not None and not measured:  # a recorded step cannot be looked into
-            self.graphs(index, side)
+        if self.graphs is not None:
+            self.graphs(index, side, measured=measured)
         else:
-            self._compute(index, draws, side, measured=measured)
+            self._compute(index, draws, side, measured)
+        if measured:
+            self.layer_stats.begin_read(epoch=self.at.epoch, step=self.at.step + 1)
         self.meter.images += len(index)
         if self.ema is not None:
             self._update_ema(self.ema)
 
-    def _compute(self, index: Tensor, draws: Draws, side: int, *, measured: bool = False) -> None:
+    def _compute(self, index: Tensor, draws: Draws, side: int, measured: bool) -> None:
         """What a step computes, all of it on the device: what can be recorded."""
         train = self.config.train
         images = self.augment(self.images.index_select(0, index), index, draws)
@@ -361,7 +369,7 @@ class Training:
             self.scaler.step(optimizer)
         self.scaler.update()
         if measured:
-            self.layer_stats.after_step(epoch=self.at.epoch, step=self.at.step + 1)
+            self.layer_stats.after_step()
         with torch.no_grad():
             # the cross-entropy without smoothing, so that it compares with the test loss
             self.examples.note(index, log_p, labels)

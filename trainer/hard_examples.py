@@ -37,6 +37,7 @@ class HardExamples:
         if late:
             self.losses = torch.full((images,), torch.inf, device=device)
         self._order: Tensor | None = None
+        self._shuffle: tuple[int, Tensor] | None = None
 
     def steps(self, epoch: int) -> int:
         """Optimizer steps of an epoch; images that fill no batch are left to another epoch."""
@@ -54,13 +55,20 @@ class HardExamples:
             resumed: whether it goes on in mid-epoch: the losses have changed since it began.
         """
         if self.losses is None or epoch < self.first:
-            return _shuffled(self._images, epoch, self._settings.seed).to(self._device)
+            return self.shuffle(epoch)
         if self._order is None or not resumed:
-            count = self._few * self._settings.batch_size
-            hardest = self.losses.argsort(descending=True, stable=True)[:count]
-            shuffle = _shuffled(count, epoch, self._settings.seed)
-            self._order = hardest[shuffle.to(self._device)]
+            hardest = self.losses.argsort(descending=True, stable=True)
+            self._order = hardest[self.shuffle(epoch)]
         return self._order
+
+    def shuffle(self, epoch: int) -> Tensor:
+        """Places among an epoch's images, int64 [images]; can be asked for before it begins."""
+        if self._shuffle is None or self._shuffle[0] != epoch:
+            late = self.losses is not None and epoch >= self.first
+            count = self._few * self._settings.batch_size if late else self._images
+            places = _shuffled(count, epoch, self._settings.seed)
+            self._shuffle = epoch, places.to(self._device)
+        return self._shuffle[1]
 
     def note(self, index: Tensor, log_probabilities: Tensor, labels: Tensor) -> None:
         """Remember a batch's losses.

@@ -65,6 +65,8 @@ class LayerStats:
         self._hooks: list[Any] = []
         self._before: list[Tensor] = []
         self._norms: list[Tensor] = []
+        self._values: Tensor | None = None
+        self._looked_at: tuple[str, ...] = ()
         self._found: tuple[int, int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
 
     def due(self, batch: int, steps: int) -> bool:
@@ -96,23 +98,30 @@ class LayerStats:
             self._norms = [self._by_layer(self._before), self._by_layer(grads)]
 
     @torch.no_grad()
-    def after_step(self, *, epoch: int, step: int) -> None:
-        """After the optimizer's step: the update, and the copy to the host begins."""
+    def after_step(self) -> None:
+        """After the optimizer's step: the update. What was measured stays on the device."""
         new = [p.detach() for p in self._parameters()]
         updates = torch._foreach_sub(new, self._before)
         dead = [torch.stack(found).mean() for found in self._dead.values()]
         values = torch.cat([*self._norms, self._by_layer(updates), *(d.view(1) for d in dead)])
+        if self._values is None or len(self._values) != len(values):
+            self._values = torch.empty_like(values)
+        self._values.copy_(values)  # a recorded step writes to where the first one did
+        self._looked_at = tuple(self._dead)
+        self._before, self._norms, self._dead = [], [], {}
+
+    def begin_read(self, *, epoch: int, step: int) -> None:
+        """After a step that was measured, recorded or not: its figures go to the host."""
+        assert self._values is not None
         event = None
         if self._device.type == "cuda":
-            copy = torch.empty(len(values), dtype=torch.float32, pin_memory=True)
-            copy.copy_(values, non_blocking=True)
+            copy = torch.empty(len(self._values), dtype=torch.float32, pin_memory=True)
+            copy.copy_(self._values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            values = copy
         else:
-            values = values.cpu()
-        self._found = epoch, step, tuple(self._dead), values, event
-        self._before, self._norms, self._dead = [], [], {}
+            copy = self._values.to("cpu", copy=True)
+        self._found = epoch, step, self._looked_at, copy, event
 
     def take(self) -> events.LayerStats | None:
         """What was measured, once it is on the host."""
