@@ -62,7 +62,7 @@ class Again:
 
 def record_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     Again.recorded = 0
-    monkeypatch.setattr(Training, "_may_record", lambda self: True)
+    monkeypatch.setattr(Training, "_may_record", lambda self, own=False: True)
     monkeypatch.setattr(engine, "Recorder", Again)
 
 
@@ -133,19 +133,22 @@ def test_what_cannot_be_recorded_is_trained_as_it_is(
     assert figures_of(log) == figures_of(plain), "the steps tried before it left no trace"
 
 
-def test_too_little_memory_is_no_reason_to_go_on(
+def test_too_little_memory_for_recording_is_enough_for_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plain = log_of(tiny_run(tmp_path / "plain"))
+
     class Full(Again):
         def __call__(self, work: Replay) -> Replay:
+            super().__call__(work)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     record_on_the_cpu(monkeypatch)
     monkeypatch.setattr(engine, "Recorder", Full)
-    ended = log_of(tiny_run(tmp_path))[-1]
-    assert isinstance(ended, events.RunEnded)
-    assert ended.state == "failed"
-    assert "lower the batch size" in (ended.error or "")
+    log = log_of(tiny_run(tmp_path / "full"))
+    told = [e for e in log if isinstance(e, events.Notice) and e.code == "no-cuda-graphs"]
+    assert "too little memory" in told[0].message
+    assert figures_of(log) == figures_of(plain)
 
 
 def test_progress_tells_what_is_done_not_what_is_queued(
@@ -185,20 +188,22 @@ def run_on_cuda(folder: Path, *overrides: str) -> RunDir:
 def test_nets_of_ones_own_are_recorded_when_asked_for() -> None:
     """A net of a file may decide in Python at each step; a recorded one decides once."""
 
-    def may(device: str, name: str, **train: Any) -> bool:
+    def may(device: str, name: str, own: bool = False, **train: Any) -> bool:
         table = "\n".join(f'{key} = "{value}"' for key, value in train.items())
         text = f'[model]\nname = "{name}"\n[train]\n{table}\n'
         training = object.__new__(Training)
         training.config = settings.from_toml(text, origin="test")
         training.device, training.group = torch.device(device), None
         training.scaler = torch.amp.GradScaler("cpu", enabled=train.get("precision") == "fp16")
-        return training._may_record()
+        return training._may_record(own=own)
 
     assert may("cuda", "fast")
     assert not may("cpu", "fast")
     assert not may("cuda", "fast", cuda_graphs="off")
     assert not may("cuda", "own.py:Net")
     assert may("cuda", "own.py:Net", cuda_graphs="on")
+    assert may("cuda", "own.py:Net", own=True), "what the user is told of"
+    assert not may("cuda", "own.py:Net", own=True, cuda_graphs="off")
     assert not may("cuda", "fast", precision="fp16"), "the scaler asks the device at each step"
 
 
@@ -212,6 +217,7 @@ def test_cuda_a_recorded_run_is_the_same_run(tmp_path: Path, name: str) -> None:
         log = log_of(run_on_cuda(tmp_path / how, *overrides, f"train.cuda_graphs='{how}'"))
         told = {e.code: e.message for e in log if isinstance(e, events.Notice)}
         assert ("cuda-graphs" in told) == (how == "on"), told
+        assert "own-net" not in told
         found[how] = [e.loss for e in log if isinstance(e, events.EpochEnded | events.EvalEnded)]
         assert isinstance(log[-1], events.RunEnded)
         assert log[-1].state == "completed", log[-1].error

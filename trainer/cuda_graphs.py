@@ -8,6 +8,7 @@ images, the augmentation's draws, the learning rates) lies in tensors that stay 
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,9 @@ class Recorder:
 def _not_waiting() -> Iterator[None]:
     """What makes the host wait is an error: found before recording, which such an error spoils."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not find everything
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

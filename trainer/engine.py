@@ -171,6 +171,13 @@ class Training:
             )
         if self._may_record():
             self._record_steps()
+        elif self._may_record(own=True):
+            self._notice(
+                "info",
+                "own-net",
+                "a net of your own is not recorded as CUDA graphs: if it decides nothing in Python "
+                "at each step, train.cuda_graphs=on makes training faster",
+            )
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()
@@ -192,8 +199,8 @@ class Training:
                 break
         self._evaluate_tta()
 
-    def _may_record(self) -> bool:
-        """Whether steps are recorded as CUDA graphs.
+    def _may_record(self, *, own: bool = False) -> bool:
+        """Whether steps are recorded as CUDA graphs; ``own``: also those of any user's net.
 
         Not in fp16, whose scaler asks the device at every step; not with others, whom each step
         hears; not a net of the user's own unless it is asked for: what such a net decides in
@@ -203,7 +210,7 @@ class Training:
         if self.device.type != "cuda" or self.group is not None or self.scaler.is_enabled():
             return False
         if wanted == "auto":
-            return not registry.is_file(self.config.model.name)
+            return own or not registry.is_file(self.config.model.name)
         return wanted == "on"
 
     def _record_steps(self) -> None:
@@ -226,9 +233,14 @@ class Training:
                         if train.layer_stats:
                             graphs.record(side, measured=True)
         except torch.OutOfMemoryError:
-            raise
+            reason = "the GPU has too little memory for them"
         except RuntimeError as error:
             reason = str(error).strip().split("\n", 1)[0]
+        else:
+            reason = ""
+        if reason:
+            del graphs
+            torch.cuda.empty_cache()
             self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {reason}")
             return
         self.graphs = graphs
