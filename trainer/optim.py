@@ -37,13 +37,17 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of all parameters with gradients."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._update(params, group["lr"], group["momentum"], group["weight_decay"])
+            shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault((*p.shape,), []).append(p)
+            for same in self._side_by_side(list(shapes.values())):
+                self._update(same, group["lr"], group["momentum"], group["weight_decay"])
 
     def _update(
         self, params: list[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float
     ) -> None:
+        """Of filters of one shape."""
         grads = [p.grad for p in params if p.grad is not None]
         for p, grad in zip(params, grads, strict=True):
             if "momentum_buffer" not in self.state[p]:
@@ -52,39 +56,34 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads)
         nesterov = torch._foreach_add(grads, buffers, alpha=momentum)
-        updates: list[Tensor] = [torch.empty(0)] * len(params)
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for place, p in enumerate(params):
-            shapes.setdefault((*p.shape,), []).append(place)
-        for places in self._side_by_side(list(shapes.values()), params[0].device):
-            found = orthogonalise(torch.stack([as_matrix(nesterov[i]) for i in places]))
-            for i, update in zip(places, found, strict=True):
-                updates[i] = from_matrix(update, params[i])
+        updates = orthogonalise(torch.stack([as_matrix(g) for g in nesterov]))
         norms = torch.stack(torch._foreach_norm([p.detach() for p in params])).clamp_min_(1e-12)
-        sizes = [len(p) ** 0.5 for p in params]
-        scales = (norms.reciprocal_() * (1 - lr * weight_decay)).unbind()
-        for p, update, size, scale in zip(params, updates, sizes, scales, strict=True):
-            p.mul_(scale * size)
+        scales = norms.reciprocal_() * (len(params[0]) ** 0.5 * (1 - lr * weight_decay))
+        for p, matrix, scale in zip(params, updates, scales.unbind(), strict=True):
+            update = from_matrix(matrix, p).to(p.dtype)
+            p.mul_(scale)
             if isinstance(lr, Tensor):
-                p.sub_(update.to(p.dtype) * lr)
+                p.sub_(update * lr)
             else:
-                p.add_(update.to(p.dtype), alpha=-lr)
+                p.add_(update, alpha=-lr)
 
-    def _side_by_side(self, work: list[list[int]], device: torch.device) -> Iterator[list[int]]:
+    def _side_by_side(self, work: list[list[nn.Parameter]]) -> Iterator[list[nn.Parameter]]:
         """Each part of the work on a stream of its own: one of these products fills no GPU."""
-        if device.type != "cuda":
+        if not work or work[0][0].device.type != "cuda":
             yield from work
             return
+        device = work[0][0].device
         main = torch.cuda.current_stream(device)
         while len(self._streams) < len(work) - 1:
             self._streams.append(torch.cuda.Stream(device))
         streams = self._streams[: len(work) - 1]
         for stream in streams:
             stream.wait_stream(main)
-        yield work[0]
-        for stream, part in zip(streams, work[1:], strict=True):
+        # the last, the largest in most nets, where the others are waited for
+        for stream, part in zip(streams, work, strict=False):
             with torch.cuda.stream(stream):
                 yield part
+        yield work[-1]
         for stream in streams:
             main.wait_stream(stream)
 
