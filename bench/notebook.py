@@ -139,6 +139,8 @@ class Engine:
             RunLog(run),
             Control(run),
         )
+        if self.training._may_record():
+            self.training._record_steps()
 
     def run(self, steps: int) -> float:
         """Images per second over so many steps, monitoring and logging included."""
@@ -149,6 +151,8 @@ class Engine:
         began = time.perf_counter()
         order = torch.randperm(len(training.labels))
         draws = training.augment.draw(len(training.labels), epoch=1, seed=0)
+        if training.graphs is not None:
+            training.graphs.begin_epoch(draws)
         for step in range(steps):
             start = step * size % (len(order) - size)
             training._obey_control(began)

@@ -87,6 +87,9 @@ class Training:
     def __post_init__(self) -> None:
         """Put everything on the device; nothing is copied from the host after that."""
         train = self.config.train
+        if self.device.type == "cuda":
+            # shapes stay the same: trying all algorithms once pays
+            torch.backends.cudnn.benchmark = True
         self.images = torch.from_numpy(self.dataset.train.images).to(self.device)
         self.labels = torch.from_numpy(self.dataset.train.labels).to(self.device)
         self.test = DeviceTestSplit(
@@ -162,9 +165,6 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if self.device.type == "cuda":
-            # shapes stay the same: trying all algorithms once pays
-            torch.backends.cudnn.benchmark = True
         if isinstance(self.forward, Compiled) and not self.forward.lacks:
             self._notice(
                 "info", "compile", "the net is compiled: the first step takes up to a minute"
@@ -331,11 +331,7 @@ class Training:
         if self.together is not None:
             index = self.together.share(index)
             self.together.seed_dropout(train.seed, self.at.step)
-        self.optimizers.set_factor(
-            schedule.factor(
-                self.config.schedule, self.at.step, self.total_steps, self.steps_per_epoch
-            )
-        )
+        self.optimizers.set_factor(self._factor(self.at.step))
         side = schedule.side(train, self.at.step, self.total_steps)
         measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
         if self.graphs is not None:
@@ -347,6 +343,10 @@ class Training:
         self.meter.images += len(index)
         if self.ema is not None:
             self._update_ema(self.ema)
+
+    def _factor(self, step: int) -> float:
+        """Learning rates of the step after so many, as a share of their peaks."""
+        return schedule.factor(self.config.schedule, step, self.total_steps, self.steps_per_epoch)
 
     def _compute(self, index: Tensor, draws: Draws, side: int, measured: bool) -> None:
         """What a step computes, all of it on the device: what can be recorded."""
@@ -481,16 +481,17 @@ class Training:
         began, before = self._rate_from
         self._rate_from = (now, images)
         done = images // self.config.train.batch_size
+        step = self.at.step - self.at.batch + done
         self.log.emit(
             events.Progress(
                 phase="train",
                 epoch=self.at.epoch,
-                step=self.at.step - self.at.batch + done,
+                step=step,
                 done=done,
                 total=self.examples.steps(self.at.epoch),
                 loss=window[0],
                 accuracy=window[1],
-                lr=self.optimizers.lr,
+                lr=self.optimizers.peak * self._factor(step - 1),
                 images_per_second=(images - before) / (now - began) if now > began else None,
                 memory=memory,
             )

@@ -157,6 +157,8 @@ class Optimizers:
             self.all = [_plain(groups, settings, fused=fused, on_gpu=self._on_gpu)]
         self._peaks = [[float(g["lr"]) for g in o.param_groups] for o in self.all]
         self._factor = 1.0
+        self.peak = self._peaks[0][0]
+        """The largest rate of the first parameters."""
         self.lr = settings.lr
         self._rates: list[list[Tensor]] = []
         if self._on_gpu:
@@ -172,7 +174,7 @@ class Optimizers:
                     self._rates[number][place].fill_(peak * factor)
                 else:
                     group["lr"] = peak * factor
-        self.lr = self._peaks[0][0] * factor
+        self.lr = self.peak * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
