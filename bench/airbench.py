@@ -8,7 +8,7 @@ executed as it is on a GPU (one of its warm-up runs first, so that compilation i
 CPU its `cuda` becomes `cpu`, its fp16 bf16, and nothing is compiled. Both sides train on the same
 pixels, in turns, each in a process of its own. Counted are training and the evaluation with
 test-time augmentation; not the evaluations between, loading, and what precedes the first step:
-compilation, on both sides, and recording the steps as CUDA graphs.
+on a GPU compilation, on both sides, and recording the steps as CUDA graphs.
 """
 
 from __future__ import annotations

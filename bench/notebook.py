@@ -139,8 +139,7 @@ class Engine:
             RunLog(run),
             Control(run),
         )
-        if self.training._may_record():
-            self.training._record_steps()
+        self.training._record_or_tell()
 
     def run(self, steps: int) -> float:
         """Images per second over so many steps, monitoring and logging included."""

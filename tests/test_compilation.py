@@ -127,7 +127,7 @@ def test_only_two_by_two_pooling_side_by_side_is_exchanged() -> None:
 
 
 @pytest.mark.skipif(not compiler(), reason="no C++ compiler here")
-def test_halving_is_what_is_compiled() -> None:
+def test_halving_is_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the compiler: the same pooling and gradient, and nothing of torch's own pooling."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.ReLU())
     net = net.to(memory_format=torch.channels_last)
@@ -139,6 +139,11 @@ def test_halving_is_what_is_compiled() -> None:
     choose_per_layer(net, torch.device("cuda"))
     assert torch.equal(net(images), expected), "not compiled it is torch's own"
     net.zero_grad()
+
+    def own(layer: nn.Module, images: Tensor) -> Tensor:
+        raise AssertionError("torch's own pooling")
+
+    monkeypatch.setattr(nn.MaxPool2d, "forward", own)
     output = torch.compile(net, fullgraph=True, dynamic=False)(images)
     output.square().sum().backward()
     assert torch.allclose(output, expected, atol=1e-5)

@@ -1,22 +1,22 @@
 """Steps that are recorded and replayed: here by a recorder that runs them again, on a GPU for real.
 
-What a replay reads must lie where it lay when the step was recorded; the stand-in holds on to the
-tensors as a CUDA graph does, for the step gets nothing but them.
+What a replay reads and writes must lie where it lay when the step was recorded: a CUDA graph knows
+places in memory. The stand-in looks whether all of it is still there.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
+from trainer import checkpoint, engine, events
 from trainer import config as settings
-from trainer import engine, events
 from trainer.control import Control
-from trainer.cuda_graphs import Replay
+from trainer.cuda_graphs import CaptureFailed, Replay
 from trainer.engine import Training
 from trainer.meter import Meter
 from trainer.rundir import RunDir
@@ -57,12 +57,34 @@ class Again:
         Again.recorded += 1
         for _ in range(3):
             work()
-        return work
+        training: Training = work.func.__self__  # type: ignore[attr-defined]  # a partial method
+        recorded = places(training)
+        assert len(recorded) > 10
+
+        def replay() -> None:
+            assert recorded.items() <= places(training).items()
+            work()
+
+        return replay
+
+
+def places(training: Training) -> dict[str, int]:
+    """Where all lies that a step finds by itself, the learning rates aside."""
+    found = {**dict(training.net.named_parameters()), **dict(training.net.named_buffers())}
+    found["sums"] = training.meter.device_sums
+    if training.examples.losses is not None:
+        found["losses"] = training.examples.losses
+    if training.layer_stats._values is not None:
+        found["layers"] = training.layer_stats._values
+    for number, optimizer in enumerate(training.optimizers.all):
+        for place, state in enumerate(optimizer.state.values()):
+            found |= {f"{number} {place} {key}": value for key, value in state.items()}
+    return {name: tensor.data_ptr() for name, tensor in found.items()}
 
 
 def record_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     Again.recorded = 0
-    monkeypatch.setattr(Training, "_may_record", lambda self, own=False: True)
+    monkeypatch.setattr(Training, "_record_or_tell", Training._record_steps)
     monkeypatch.setattr(engine, "Recorder", Again)
 
 
@@ -133,6 +155,78 @@ def test_what_cannot_be_recorded_is_trained_as_it_is(
     assert figures_of(log) == figures_of(plain), "the steps tried before it left no trace"
 
 
+def test_what_fails_while_layers_are_measured_leaves_nothing_in_the_net(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = log_of(tiny_run(tmp_path / "plain"))
+    left: list[int] = []
+
+    class Fails(Again):
+        def __call__(self, work: Replay) -> Replay:
+            replay = super().__call__(work)
+            training = work.func.__self__  # type: ignore[attr-defined]  # a partial method
+            if work.args[-1]:  # type: ignore[attr-defined]  # whether it is measured
+                training.layer_stats.watch()
+                left.append(sum(len(m._forward_hooks) for m in training.net.modules()))
+                raise RuntimeError("cannot be measured")
+            return replay
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Fails)
+    seen: list[int] = []
+    evaluate = Training._evaluate_epoch
+
+    def look(self: Training, epoch: int) -> None:
+        seen.append(sum(len(m._forward_hooks) for m in self.net.modules()))
+        evaluate(self, epoch)
+
+    monkeypatch.setattr(Training, "_evaluate_epoch", look)
+    log = log_of(tiny_run(tmp_path / "fails"))
+    assert left == [2]
+    assert seen == [0, 0]
+    assert figures_of(log) == figures_of(plain)
+
+
+def test_a_step_that_fails_while_it_is_captured_ends_the_run_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(Again):
+        def __call__(self, work: Replay) -> Replay:
+            raise CaptureFailed("operation not permitted when stream is capturing")
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Fails)
+    ended = log_of(tiny_run(tmp_path))[-1]
+    assert isinstance(ended, events.RunEnded)
+    assert ended.state == "failed"
+    assert "set train.cuda_graphs=off" in (ended.error or "")
+
+
+def test_a_net_that_exchanges_its_buffers_is_trained_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_of(folder: Path) -> RunDir:
+        run = tiny_run(folder)
+        net = folder / "tiny.py"
+        text = net.read_text().replace(
+            "self.explode = explode",
+            "self.explode = explode; self.register_buffer('seen', torch.zeros(1))",
+        )
+        net.write_text(text.replace("y = super()", "self.seen = self.seen + x.mean(); y = super()"))
+        return run
+
+    plain = run_of(tmp_path / "plain")
+    log_of(plain)
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(Again, "__call__", lambda self, work: [work() for _ in range(3)])
+    run = run_of(tmp_path / "exchanges")
+    log = log_of(run)
+    told = [e.message for e in log if isinstance(e, events.Notice) and e.code == "no-cuda-graphs"]
+    assert told == ["training without CUDA graphs: the net exchanges its buffers for others"]
+    seen = [checkpoint.load(r.checkpoint("last"))["net"]["seen"] for r in (plain, run)]
+    assert torch.equal(*seen), "the steps tried before it are not in it"
+
+
 def test_too_little_memory_for_recording_is_enough_for_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,30 +275,79 @@ def test_progress_tells_what_is_done_not_what_is_queued(
     assert told == [1, 4] * 2
 
 
+def test_the_rate_after_a_pause_is_that_of_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host pauses some steps ahead of what has been read, on a GPU far ahead."""
+    run = tiny_run(tmp_path, "train.layer_stats=0", "train.batch_size=4", "train.epochs=1")
+    control = Control(run)
+    asked: list[str] = []
+
+    class Late(Meter):
+        polls = 0
+
+        def begin_read(self) -> None:
+            super().begin_read()
+            self.polls = 0
+
+        def ready(self) -> bool:
+            self.polls += 1
+            if self.polls == 3 and self.images > 40 and not asked:
+                asked.append("pause")
+                control.request("pause")  # before what is being read is there
+            return super().ready() and self.polls > 4
+
+    monkeypatch.setattr(engine, "Meter", Late)
+    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.Paused):
+            control.request("resume")
+
+    train_run(run, control, listener=listen)
+    log = [envelope.event for envelope in Follower(run)._tail.read()]
+    assert [e for e in log if isinstance(e, events.Resumed)]
+    told = [e for e in log if isinstance(e, events.Progress) and e.phase == "train"]
+    assert len(told) >= 3
+    assert all(e.images_per_second is not None and e.images_per_second > 0 for e in told)
+
+
 def run_on_cuda(folder: Path, *overrides: str) -> RunDir:
     return tiny_run(folder, "train.device=cuda", *overrides)
 
 
-def test_nets_of_ones_own_are_recorded_when_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("device", "net", "asked", "told"),
+    [
+        ("cuda", "fast", {}, "recorded"),
+        ("cpu", "fast", {"cuda_graphs": "on"}, ""),
+        ("cuda", "fast", {"cuda_graphs": "off"}, ""),
+        ("cuda", "own.py:Net", {}, "info: .* train.cuda_graphs=on makes training faster"),
+        ("cuda", "own.py:Net", {"cuda_graphs": "on"}, "recorded"),
+        ("cuda", "own.py:Net", {"cuda_graphs": "off"}, ""),
+        ("cuda", "fast", {"precision": "fp16"}, ""),
+        ("cuda", "fast", {"precision": "fp16", "cuda_graphs": "on"}, "warning: .* in fp16 each"),
+    ],
+)
+def test_which_steps_are_recorded_and_who_is_told(
+    monkeypatch: pytest.MonkeyPatch, device: str, net: str, asked: dict[str, str], told: str
+) -> None:
     """A net of a file may decide in Python at each step; a recorded one decides once."""
-
-    def may(device: str, name: str, own: bool = False, **train: Any) -> bool:
-        table = "\n".join(f'{key} = "{value}"' for key, value in train.items())
-        text = f'[model]\nname = "{name}"\n[train]\n{table}\n'
-        training = object.__new__(Training)
-        training.config = settings.from_toml(text, origin="test")
-        training.device, training.group = torch.device(device), None
-        training.scaler = torch.amp.GradScaler("cpu", enabled=train.get("precision") == "fp16")
-        return training._may_record(own=own)
-
-    assert may("cuda", "fast")
-    assert not may("cpu", "fast")
-    assert not may("cuda", "fast", cuda_graphs="off")
-    assert not may("cuda", "own.py:Net")
-    assert may("cuda", "own.py:Net", cuda_graphs="on")
-    assert may("cuda", "own.py:Net", own=True), "what the user is told of"
-    assert not may("cuda", "own.py:Net", own=True, cuda_graphs="off")
-    assert not may("cuda", "fast", precision="fp16"), "the scaler asks the device at each step"
+    table = "\n".join(f'{key} = "{value}"' for key, value in asked.items())
+    text = f'[model]\nname = "{net}"\n[train]\n{table}\n'
+    training = object.__new__(Training)
+    training.config = settings.from_toml(text, origin="test")
+    training.device, training.group = torch.device(device), None
+    training.scaler = torch.amp.GradScaler("cpu", enabled=asked.get("precision") == "fp16")
+    heard: list[str] = []
+    monkeypatch.setattr(Training, "_record_steps", lambda self: heard.append("recorded"))
+    monkeypatch.setattr(
+        Training, "_notice", lambda self, level, code, text: heard.append(f"{level}: {text}")
+    )
+    training._record_or_tell()
+    assert len(heard) == bool(told)
+    if told:
+        assert re.match(told, heard[0]), heard
 
 
 @pytest.mark.gpu
@@ -283,18 +426,23 @@ def test_cuda_a_compiled_net_is_recorded_and_pools_as_torch_does(tmp_path: Path)
 @on_cuda
 def test_cuda_a_checkpoint_goes_on_on_the_cpu(tmp_path: Path) -> None:
     """Rates lie on the GPU there, and Adam's steps are counted there."""
-    from trainer import checkpoint, optim
+    from trainer import optim
     from trainer.config import OptimizerSettings
 
     net = torch.nn.Linear(3, 2)
     chosen = OptimizerSettings(name="adam")
     there = optim.Optimizers(net.to("cuda"), chosen, torch.device("cuda"))
+    rate = there.all[0].param_groups[0]["lr"]
     there.set_factor(0.5)
+    assert there.all[0].param_groups[0]["lr"] is rate, "where a recorded step looks for it"
+    assert rate.item() == pytest.approx(chosen.lr * 0.5)
     net(torch.ones(1, 3, device="cuda")).sum().backward()
     for optimizer in there.all:
         optimizer.step()
     state = checkpoint.unpack(bytes(checkpoint.pack({"o": there.state_dict()})), "last")
     here = optim.Optimizers(net.to("cpu"), chosen, torch.device("cpu"))
+    there.load_state_dict(state["o"])
+    assert there.all[0].param_groups[0]["lr"] is rate
     here.load_state_dict(state["o"])
     here.set_factor(0.25)
     assert here.all[0].param_groups[0]["lr"] == chosen.lr * 0.25

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer.config import OptimizerSettings
-from trainer.optim import Muon, Optimizers, orthogonalise
+from trainer.optim import HOW, Muon, Optimizers, orthogonalise
 
 CPU = torch.device("cpu")
 
@@ -115,6 +115,43 @@ def test_the_order_of_filters_in_memory_does_not_matter(shape: tuple[int, ...]) 
     # orthogonalised in bf16 where the CPU multiplies in it
     assert torch.allclose(*found, atol=0.02)
     assert not torch.allclose(found[0], start, atol=0.02)
+
+
+def test_muon_with_its_rate_in_a_tensor_does_the_same() -> None:
+    generator = torch.Generator().manual_seed(4)
+    start = torch.randn(8, 3, 3, 3, generator=generator)
+    gradients = torch.randn(3, 8, 3, 3, 3, generator=generator)
+    found = []
+    for lr in (0.1, torch.tensor(0.1)):
+        weight = nn.Parameter(start.clone())
+        optimizer = Muon([weight], lr=lr, momentum=0.6, weight_decay=0.01)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        found.append(weight.detach())
+    assert torch.allclose(*found, atol=1e-5)
+    assert not torch.allclose(found[0], start, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
+def test_another_device_s_way_to_compute_is_not_taken_over(name: str) -> None:
+    """A checkpoint of an Apple GPU has fused=False, one of CUDA capturable=True."""
+    settings = OptimizerSettings(name=name, lr=0.01)  # type: ignore[arg-type]
+    model = net()
+    optimizers = Optimizers(model, settings, CPU)
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    for optimizer in optimizers.all:
+        optimizer.step()
+    states = copy.deepcopy(optimizers.state_dict())
+    for state in states:
+        for group in state["param_groups"]:
+            group.update({k: not group[k] for k in ("fused", "capturable") if k in group})
+    other = Optimizers(model, settings, CPU)
+    other.load_state_dict(states)
+    for own, loaded in zip(optimizers.all, other.all, strict=True):
+        for mine, theirs in zip(own.param_groups, loaded.param_groups, strict=True):
+            assert {k: mine.get(k) for k in HOW} == {k: theirs.get(k) for k in HOW}
+        loaded.step()
 
 
 def test_muon_keeps_the_norm_of_filters_and_resumes_exactly() -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.config import AugmentSettings
+from trainer.device import send
 from trainer.kernels.images import augmented
 
 SIDE = 32
@@ -85,17 +86,17 @@ class Augment:
         warped = warps = gray = holes = None
         if settings.shift_scale_rotate:
             random = torch.rand(5, count, generator=_generator("warp", seed, epoch))
-            warped = (random[0] < settings.shift_scale_rotate).to(self.device)
-            warps = _warps(random[1:] * 2 - 1, settings).to(self.device)
+            warped = send(random[0] < settings.shift_scale_rotate, self.device)
+            warps = send(_warps(random[1:] * 2 - 1, settings), self.device)
         if settings.grayscale:
             random = torch.rand(count, generator=_generator("gray", seed, epoch))
-            gray = (random < settings.grayscale).to(self.device)
+            gray = send(random < settings.grayscale, self.device)
         if settings.dropout:
             random = torch.rand(3, count, generator=_generator("hole", seed, epoch))
             places = SIDE - settings.dropout_size + 1
             corners = (random[1:] * places).long().clamp_(max=places - 1)
             corners[:, random[0] >= settings.dropout] = _NOWHERE
-            holes = corners.T.contiguous().to(self.device)
+            holes = send(corners.T.contiguous(), self.device)
         return Draws(rows, columns, warped, warps, gray, holes)
 
     def _moves(self, count: int, epoch: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
@@ -110,12 +111,13 @@ class Augment:
             flipped = torch.rand(count, generator=_generator("flip", seed, coin_epoch)) < 0.5
             if settings.flip == "alternating" and epoch % 2:
                 flipped = ~flipped
-            columns = torch.where(flipped.to(self.device)[:, None], SIDE - 1 - line, line)
+            columns = torch.where(send(flipped, self.device)[:, None], SIDE - 1 - line, line)
         if settings.shift:
             limit = settings.shift
             shifts = torch.randint(
                 -limit, limit + 1, (2, count, 1), generator=_generator("shift", seed, epoch)
-            ).to(self.device)
+            )
+            shifts = send(shifts, self.device)
             rows = _reflect(line + shifts[0])
             columns = _reflect((line if columns is None else columns) + shifts[1])
         return rows, columns

@@ -29,6 +29,10 @@ AHEAD = 16
 """Steps that the host may be ahead of the GPU: enough that it never waits, soon stopped."""
 
 
+class CaptureFailed(Exception):  # noqa: N818  # what is told is its message
+    """Work could be done, but not be captured; torch may still believe that it is captured."""
+
+
 class StepGraphs:
     """Records a step once for each size of images, and runs it by replaying.
 
@@ -53,7 +57,9 @@ class StepGraphs:
         The step is run some times before: the caller keeps what it changes (``untouched``).
 
         Raises:
-            RuntimeError: it cannot be recorded.
+            RuntimeError: it cannot be recorded, which was seen before it was captured, or there
+                is too little memory.
+            CaptureFailed: it was seen while it was captured.
         """
         work = partial(self._work, self._index, self._draws, side, measured)
         self._replays[side, measured] = self._recorder(work)
@@ -88,9 +94,14 @@ class Recorder:
                     work()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            # other threads of this process may use the device meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                work()
+            try:
+                # other threads of this process may use the device meanwhile
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    work()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise CaptureFailed(str(error).strip().split("\n", 1)[0]) from error
             graph.replay()  # the first one takes longer: the graph goes to the GPU
         return graph.replay
 
@@ -116,16 +127,31 @@ def untouched(
 
     They keep their places in memory. State that an optimizer creates within is set to 0, with which
     SGD, Adam and Muon begin. Random generators go on from where they were.
+
+    Raises:
+        RuntimeError: the net has put other tensors in the place of its buffers, which then have no
+            place that a recorded step could write to.
     """
-    tensors = [*net.parameters(), *net.buffers(), *others]
+    buffers = [
+        (module, name, buffer)
+        for module in net.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    tensors = [*net.parameters(), *(buffer for _, _, buffer in buffers), *others]
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     states = {id(tensor): tensor.clone() for tensor in _states(optimizers)}
     gpus = {t.device.index for t in tensors if t.device.type == "cuda"}
     with torch.random.fork_rng(sorted(gpus)):
         try:
             yield
+            if any(getattr(module, name) is not buffer for module, name, buffer in buffers):
+                raise RuntimeError("the net exchanges its buffers for others")
         finally:
+            if gpus:
+                torch.cuda.synchronize()  # what failed may not have been waited for
             with torch.no_grad():
+                for module, name, buffer in buffers:
+                    setattr(module, name, buffer)
                 for tensor, before in kept:
                     tensor.copy_(before)
                 for tensor in _states(optimizers):

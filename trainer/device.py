@@ -76,8 +76,8 @@ def precision(name: str, device: torch.device) -> Precision:
     """The precision of a name on a device.
 
     ``auto`` depends on the hardware alone and not on a measurement, so that the same seed gives
-    the same losses: bf16 on GPUs and CPUs with bf16 products (Ampere and later; AMX, AVX512-BF16),
-    fp16 on older GPUs, else fp32.
+    the same losses (on a GPU up to the algorithms that cuDNN chooses by measuring): bf16 on GPUs
+    and CPUs with bf16 products (Ampere and later; AMX, AVX512-BF16), fp16 on older GPUs, else fp32.
 
     Raises:
         DeviceError: the device cannot do it.
@@ -127,6 +127,13 @@ def memory(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, without waiting for what the device has still to do."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from trainer.augment import Augment, Draws
 from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.cuda_graphs import Recorder, RunAhead, StepGraphs, untouched
+from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, untouched
 from trainer.data.dataset import Dataset
 from trainer.disk import Disk
 from trainer.distributed.group import Group
@@ -167,17 +167,12 @@ class Training:
             self._notice("warning", "no-kernels", self._problem)
         if isinstance(self.forward, Compiled) and not self.forward.lacks:
             self._notice(
-                "info", "compile", "the net is compiled: the first step takes up to a minute"
-            )
-        if self._may_record():
-            self._record_steps()
-        elif self._may_record(own=True):
-            self._notice(
                 "info",
-                "own-net",
-                "a net of your own is not recorded as CUDA graphs: if it decides nothing in Python "
-                "at each step, train.cuda_graphs=on makes training faster",
+                "compile",
+                "the net is compiled: the first step of each size of images takes up to a minute",
             )
+        if self.at.epoch <= train.epochs:
+            self._record_or_tell()
         while self.at.epoch <= train.epochs:
             epoch = self.at.epoch
             self._train_epoch()
@@ -199,19 +194,31 @@ class Training:
                 break
         self._evaluate_tta()
 
-    def _may_record(self, *, own: bool = False) -> bool:
-        """Whether steps are recorded as CUDA graphs; ``own``: also those of any user's net.
-
-        Not in fp16, whose scaler asks the device at every step; not with others, whom each step
-        hears; not a net of the user's own unless it is asked for: what such a net decides in
-        Python at each step would be decided once.
-        """
+    def _record_or_tell(self) -> None:
+        """Record the steps as CUDA graphs, or tell whoever expects it why not."""
         wanted = self.config.train.cuda_graphs
-        if self.device.type != "cuda" or self.group is not None or self.scaler.is_enabled():
-            return False
-        if wanted == "auto":
-            return own or not registry.is_file(self.config.model.name)
-        return wanted == "on"
+        if self.device.type != "cuda" or wanted == "off":
+            return
+        why_not = self._not_recorded()
+        if not why_not:
+            self._record_steps()
+        elif wanted == "on":
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {why_not}")
+        elif self.group is None and not self.scaler.is_enabled():
+            self._notice("info", "own-net", f"not recorded as CUDA graphs: {why_not}")
+
+    def _not_recorded(self) -> str:
+        """Why steps on a GPU are not recorded as CUDA graphs; empty: they are."""
+        if self.scaler.is_enabled():
+            return "in fp16 each step asks the GPU whether its gradients are finite"
+        if self.group is not None:
+            return "several processes hear of each other at each step"
+        if self.config.train.cuda_graphs == "auto" and registry.is_file(self.config.model.name):
+            return (
+                "what a net of your own decides in Python at each step would be decided once; if "
+                "it decides nothing, train.cuda_graphs=on makes training faster"
+            )
+        return ""
 
     def _record_steps(self) -> None:
         """Record the step for each size that images still have; if it fails, train without."""
@@ -232,6 +239,10 @@ class Training:
                         graphs.record(side)
                         if train.layer_stats:
                             graphs.record(side, measured=True)
+        except CaptureFailed as failure:
+            # of what it leaves behind torch does not clean up everything
+            message = f"the step cannot be recorded: set train.cuda_graphs=off ({failure})"
+            raise TrainingFailed(message) from None
         except torch.OutOfMemoryError:
             reason = "the GPU has too little memory for them"
         except RuntimeError as error:
@@ -240,6 +251,7 @@ class Training:
             reason = ""
         if reason:
             del graphs
+            self.layer_stats.forget()
             torch.cuda.empty_cache()
             self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {reason}")
             return
@@ -290,7 +302,7 @@ class Training:
         seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
         self.at.epoch_seconds = seconds
         if not math.isfinite(loss):
-            self._not_a_number()
+            self._not_a_number(self.at.step)
         self.log.emit(
             events.EpochEnded(
                 epoch=epoch,
@@ -439,7 +451,8 @@ class Training:
         seconds = time.monotonic() - began
         self._paused_seconds += seconds
         self.paused_seconds += seconds
-        self._rate_from = (time.monotonic(), self.meter.images)
+        rate_from, images = self._rate_from
+        self._rate_from = rate_from + seconds, images
         self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
 
     def _report_progress(self) -> None:
@@ -455,8 +468,6 @@ class Training:
         window = self.meter.window()
         if window is None:
             return
-        if not all(map(math.isfinite, window)):
-            self._not_a_number()
         # what was read, not what is queued: the host may be ahead of the device
         self._progress(window, now, devices.memory(self.device), self.meter.read_sums[2])
 
@@ -469,10 +480,7 @@ class Training:
         window = together.window(heard) if heard is not None else None
         if heard is None or window is None:
             return
-        if not all(map(math.isfinite, window)):
-            self._not_a_number()
-        images = self.at.batch * self.config.train.batch_size
-        self._progress(window, time.monotonic(), sum(heard.memory), images)
+        self._progress(window, time.monotonic(), sum(heard.memory), int(heard.images))
         if (news := together.news(heard, step=self.at.step)) is not None:
             self.log.emit(news)
 
@@ -482,6 +490,8 @@ class Training:
         self._rate_from = (now, images)
         done = images // self.config.train.batch_size
         step = self.at.step - self.at.batch + done
+        if not all(map(math.isfinite, window)):
+            self._not_a_number(step)
         self.log.emit(
             events.Progress(
                 phase="train",
@@ -497,9 +507,9 @@ class Training:
             )
         )
 
-    def _not_a_number(self) -> None:
+    def _not_a_number(self, step: int) -> None:
         message = (
-            f"the loss is not a number in epoch {self.at.epoch}, step {self.at.step}: "
+            f"the loss is not a number in epoch {self.at.epoch}, step {step}: "
             "lower the learning rate or set train.grad_clip"
         )
         self._notice("error", "not-a-number", message)

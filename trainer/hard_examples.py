@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import TrainSettings
+from trainer.device import send
 
 
 class HardExamples:
@@ -67,7 +68,7 @@ class HardExamples:
             late = self.losses is not None and epoch >= self.first
             count = self._few * self._settings.batch_size if late else self._images
             places = _shuffled(count, epoch, self._settings.seed)
-            self._shuffle = epoch, places.to(self._device)
+            self._shuffle = epoch, send(places, self._device)
         return self._shuffle[1]
 
     def note(self, index: Tensor, log_probabilities: Tensor, labels: Tensor) -> None:

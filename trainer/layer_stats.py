@@ -66,6 +66,7 @@ class LayerStats:
         self._before: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._values: Tensor | None = None
+        self._outgrown: list[Tensor | None] = []
         self._looked_at: tuple[str, ...] = ()
         self._found: tuple[int, int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
 
@@ -105,6 +106,8 @@ class LayerStats:
         dead = [torch.stack(found).mean() for found in self._dead.values()]
         values = torch.cat([*self._norms, self._by_layer(updates), *(d.view(1) for d in dead)])
         if self._values is None or len(self._values) != len(values):
+            # the earlier one is kept: a recorded step may still write to it
+            self._outgrown.append(self._values)
             self._values = torch.empty_like(values)
         self._values.copy_(values)  # a recorded step writes to where the first one did
         self._looked_at = tuple(self._dead)
@@ -122,6 +125,12 @@ class LayerStats:
         else:
             copy = self._values.to("cpu", copy=True)
         self._found = epoch, step, self._looked_at, copy, event
+
+    def forget(self) -> None:
+        """A step that was to be measured has failed: leave nothing of it in the net."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._before, self._norms, self._dead = [], [], [], {}
 
     def take(self) -> events.LayerStats | None:
         """What was measured, once it is on the host."""

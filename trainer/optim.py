@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from trainer.config import OptimizerSettings
 from trainer.device import multiplies_bf16
+
+HOW = ("fused", "capturable", "foreach")
+"""Settings of torch's optimizers that say how they compute, not what."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -79,13 +83,15 @@ class Muon(torch.optim.Optimizer):
         streams = self._streams[: len(work) - 1]
         for stream in streams:
             stream.wait_stream(main)
-        # the last, the largest in most nets, where the others are waited for
-        for stream, part in zip(streams, work, strict=False):
-            with torch.cuda.stream(stream):
-                yield part
-        yield work[-1]
-        for stream in streams:
-            main.wait_stream(stream)
+        try:
+            # the last, the largest in most nets, where the others are waited for
+            for stream, part in zip(streams, work, strict=False):
+                with torch.cuda.stream(stream):
+                    yield part
+            yield work[-1]
+        finally:
+            for stream in streams:
+                main.wait_stream(stream)
 
 
 def as_matrix(filters: Tensor) -> Tensor:
@@ -201,10 +207,10 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Set the states of all optimizers; the checkpoint may be another device's."""
         for optimizer, state in zip(self.all, states, strict=True):
-            optimizer.load_state_dict(state)
-            for group in optimizer.param_groups:
-                if "capturable" in group:
-                    group["capturable"] = self._on_gpu
+            pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+            # how to compute is this device's matter; where state is put depends on it
+            groups = [{**saved, **{k: own[k] for k in HOW if k in own}} for saved, own in pairs]
+            optimizer.load_state_dict({**state, "param_groups": groups})
         self._use_own_rates()
 
     def _use_own_rates(self) -> None:
@@ -230,6 +236,8 @@ def _plain(
         return _sgd(groups, settings.lr, settings.momentum, fused=fused)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     betas = (settings.momentum, settings.beta2)
+    # steps before the recording, and where there is none
+    warnings.filterwarnings("ignore", message="This instance was constructed with capturable")
     return kind(groups, lr=settings.lr, betas=betas, fused=fused, capturable=on_gpu)
 
 
