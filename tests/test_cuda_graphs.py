@@ -245,22 +245,23 @@ def test_too_little_memory_for_recording_is_enough_for_training(
     assert figures_of(log) == figures_of(plain)
 
 
+class Late(Meter):
+    """As on a GPU, which is some steps behind the host: a read is there some steps later."""
+
+    polls = 0
+
+    def begin_read(self) -> None:
+        super().begin_read()
+        self.polls = 0
+
+    def ready(self) -> bool:
+        self.polls += 1
+        return super().ready() and self.polls > 2
+
+
 def test_progress_tells_what_is_done_not_what_is_queued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, which is some steps behind the host: a read is there some steps later."""
-
-    class Late(Meter):
-        polls = 0
-
-        def begin_read(self) -> None:
-            super().begin_read()
-            self.polls = 0
-
-        def ready(self) -> bool:
-            self.polls += 1
-            return super().ready() and self.polls > 2
-
     monkeypatch.setattr(engine, "Meter", Late)
     monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
     log = log_of(tiny_run(tmp_path, "train.layer_stats=0"))
@@ -283,21 +284,14 @@ def test_the_rate_after_a_pause_is_that_of_what_was_done(
     control = Control(run)
     asked: list[str] = []
 
-    class Late(Meter):
-        polls = 0
-
-        def begin_read(self) -> None:
-            super().begin_read()
-            self.polls = 0
-
+    class Pausing(Late):
         def ready(self) -> bool:
-            self.polls += 1
-            if self.polls == 3 and self.images > 40 and not asked:
+            if self.polls == 1 and self.images > 40 and not asked:
                 asked.append("pause")
                 control.request("pause")  # before what is being read is there
-            return super().ready() and self.polls > 4
+            return super().ready()
 
-    monkeypatch.setattr(engine, "Meter", Late)
+    monkeypatch.setattr(engine, "Meter", Pausing)
     monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
 
     def listen(envelope: events.Envelope) -> None:
