@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,11 +23,10 @@ from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, untouched
 from trainer.data.dataset import Dataset
-from trainer.disk import Disk
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
-from trainer.folded import Keeper
+from trainer.files import Files
 from trainer.hard_examples import HardExamples
 from trainer.kernels import fused
 from trainer.kernels.build import BuildError, library
@@ -139,9 +137,7 @@ class Training:
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.examples.total()
         self.paused_seconds = 0.0
-        self.disk = Disk("files")
-        self._folded = Keeper(self.run)
-        self._unsaved: dict[str, str] = {}
+        self.files = Files(self.run, self.log)
         self._paused_seconds = 0.0
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
@@ -183,7 +179,7 @@ class Training:
             self.meter.begin_epoch()
             self.save_checkpoint("last")
             if first:
-                self.disk.do(self._keep_fold, key="fold")
+                self.files.keep_fold()
             if train.early_stop and self.at.evals_without_best >= train.early_stop and not last:
                 self._notice(
                     "info",
@@ -585,7 +581,7 @@ class Training:
             path=str(path.relative_to(self.run.path)),
             images=len(result.predicted),
         )
-        self._put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
+        self.files.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
 
     def save_checkpoint(self, role: str) -> None:
         """Save ``last`` or ``best``; a failure is a notice, training goes on. Rank 0 writes.
@@ -603,28 +599,11 @@ class Training:
             step=self.at.step,
             path=str(path.relative_to(self.run.path)),
         )
-        self._put("checkpoint", lambda: checkpoint.write(packed, path), saved, key=path.name)
-
-    def _put(self, what: str, write: Callable[[], None], saved: events.Event, *, key: str) -> None:
-        """Write a file, then tell that it is there; of files that wait the newest is enough."""
-
-        def job() -> None:
-            try:
-                write()
-            except OSError as error:
-                self._not_saved(what, error.strerror or str(error))
-                return
-            self._saved(what)
-            self.log.emit(saved)
-
-        self.disk.do(job, key=key)
-
-    def _keep_fold(self) -> None:
-        self._folded.keep()
+        self.files.put("checkpoint", lambda: checkpoint.write(packed, path), saved, key=path.name)
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""
-        self.disk.close()
+        self.files.close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs; order and augmentation follow from seed and position."""
@@ -667,16 +646,6 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         if self.device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-
-    def _not_saved(self, what: str, reason: str) -> None:
-        """Told once, not at every epoch of a night on a full disk."""
-        if self._unsaved.get(what) != reason:
-            self._unsaved[what] = reason
-            self._notice("error", f"{what}-not-saved", f"{what} not saved: {reason}")
-
-    def _saved(self, what: str) -> None:
-        if self._unsaved.pop(what, None) is not None:
-            self._notice("info", f"{what}-saved-again", f"{what} saved again")
 
     def _notice(self, level: events.Level, code: str, message: str) -> None:
         self.log.emit(events.Notice(level=level, code=code, message=message))

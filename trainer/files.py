@@ -1,0 +1,71 @@
+"""Files that training leaves beside its log: written on a thread, told of when they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trainer import events
+from trainer.disk import Disk
+from trainer.folded import Keeper
+from trainer.rundir import RunDir
+from trainer.runlog import RunLog
+
+
+class Files:
+    """Writes a run's files without holding the training up; a failure is a notice.
+
+    Args:
+        run: its folder.
+        log: told of each file that is there.
+    """
+
+    def __init__(self, run: RunDir, log: RunLog) -> None:
+        self._log = log
+        self._disk = Disk("files")
+        self._folded = Keeper(run)
+        self._unsaved: dict[str, str] = {}
+
+    def put(self, what: str, write: Callable[[], None], saved: events.Event, *, key: str) -> None:
+        """Write a file, then tell that it is there; of files that wait the newest is enough.
+
+        Args:
+            what: the kind of file, in a notice.
+            write: raises OSError where it cannot.
+            saved: the event that tells of it.
+            key: which file.
+        """
+
+        def job() -> None:
+            try:
+                write()
+            except OSError as error:
+                self._not_saved(what, error.strerror or str(error))
+                return
+            self._saved(what)
+            self._log.emit(saved)
+
+        self._disk.do(job, key=key)
+
+    def keep_fold(self) -> None:
+        """Keep what a long log comes to."""
+        self._disk.do(self._keep, key="fold")
+
+    def close(self) -> None:
+        """Wait until all files are on disk, or are known not to be."""
+        self._disk.close()
+
+    def _keep(self) -> None:
+        self._folded.keep()
+
+    def _not_saved(self, what: str, reason: str) -> None:
+        """Told once, not at every epoch of a night on a full disk."""
+        if self._unsaved.get(what) != reason:
+            self._unsaved[what] = reason
+            self._notice("error", f"{what}-not-saved", f"{what} not saved: {reason}")
+
+    def _saved(self, what: str) -> None:
+        if self._unsaved.pop(what, None) is not None:
+            self._notice("info", f"{what}-saved-again", f"{what} saved again")
+
+    def _notice(self, level: events.Level, code: str, message: str) -> None:
+        self._log.emit(events.Notice(level=level, code=code, message=message))
