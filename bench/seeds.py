@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from trainer import config as settings
 from trainer.control import Control
+from trainer.errors import UserError
 from trainer.presets import catalog
 from trainer.runstate import Follower
 from trainer.session import train_run
@@ -103,4 +105,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UserError, RuntimeError) as error:
+        sys.exit(str(error))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from trainer import schedule
 from trainer.control import Control
 from trainer.cuda_graphs import Recorder, StepGraphs
 from trainer.engine import Training
+from trainer.errors import UserError
 from trainer.presets import catalog
 from trainer.runlog import RunLog
 from trainer.session import prepare
@@ -129,4 +131,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
