@@ -16,13 +16,14 @@ from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, engine, events
 from trainer import config as settings
 from trainer.control import Control
-from trainer.cuda_graphs import CaptureFailed, Replay
+from trainer.cuda_graphs import CaptureFailed, Replay, RunAhead
 from trainer.engine import Training
 from trainer.meter import Meter
 from trainer.rundir import RunDir
 from trainer.runstate import Follower
 from trainer.session import train_run
 
+CPU = torch.device("cpu")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 EVERYTHING = (
     "augment.flip='alternating'",
@@ -304,6 +305,56 @@ def test_the_rate_after_a_pause_is_that_of_what_was_done(
     told = [e for e in log if isinstance(e, events.Progress) and e.phase == "train"]
     assert len(told) >= 3
     assert all(e.images_per_second is not None and e.images_per_second > 0 for e in told)
+
+
+class Gpu:
+    """Does one step after the other, by a clock of its own; the host takes no time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.free_at = seconds, 0.0, 0.0
+
+    def mark(self) -> Reached:
+        self.free_at = max(self.free_at, self.now) + self.seconds
+        return Reached(self, self.free_at)
+
+
+class Reached:
+    def __init__(self, gpu: Gpu, at: float) -> None:
+        self.gpu, self.at = gpu, at
+
+    def synchronize(self) -> None:
+        self.gpu.now = max(self.gpu.now, self.at)
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(0.001, 16), (0.05, 5), (0.1, 2), (5.0, 2)])
+def test_the_host_is_ahead_of_many_short_steps_or_few_long_ones(seconds: float, ahead: int) -> None:
+    gpu = Gpu(seconds)
+    run = RunAhead(torch.device("cuda"), gpu.mark, lambda: gpu.now)
+    for _ in range(100):
+        run.queued()
+        assert len(run._queued) <= max(2, ahead)
+    assert run.bound == len(run._queued) == ahead
+    assert gpu.free_at - gpu.now == pytest.approx(ahead * seconds)
+
+
+def test_the_bound_follows_the_steps_and_a_cpu_needs_none() -> None:
+    gpu = Gpu(0.001)
+    run = RunAhead(torch.device("cuda"), gpu.mark, lambda: gpu.now)
+    for _ in range(100):
+        run.queued()
+    assert run.bound == 16
+    gpu.seconds = 0.05  # images have become larger
+    for _ in range(100):
+        run.queued()
+    assert run.bound == len(run._queued) == 5
+    gpu.now += 60  # an evaluation, or a pause
+    run.begin()
+    for _ in range(20):
+        run.queued()
+    assert run.bound == 5
+    nothing = RunAhead(CPU)
+    nothing.queued()
+    assert not nothing._queued
 
 
 def run_on_cuda(folder: Path, *overrides: str) -> RunDir:

@@ -8,12 +8,14 @@ images, the augmentation's draws, the learning rates) lies in tensors that stay 
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,9 @@ Work = Callable[[Tensor, Draws, int, bool], None]
 WARM_UP = 3
 """Steps before recording: libraries choose their algorithms, optimizers create their state."""
 AHEAD = 16
-"""Steps that the host may be ahead of the GPU: enough that it never waits, soon stopped."""
+"""Steps that the host may be ahead of the GPU: enough that the GPU never waits for it."""
+AHEAD_SECONDS = 0.25
+"""Of long steps it is ahead of so much at most, or of two: a stop is soon obeyed."""
 
 
 class CaptureFailed(Exception):  # noqa: N818  # what is told is its message
@@ -162,25 +166,73 @@ def untouched(
                         tensor.copy_(before_it)
 
 
+class Mark(Protocol):
+    """The end of what was queued until then, as a CUDA event."""
+
+    def synchronize(self) -> None:
+        """Wait until it is reached."""
+
+
 class RunAhead:
     """Keeps the host a bounded number of steps ahead of a GPU; elsewhere it does nothing.
 
     Without a bound a whole epoch is queued at once: progress would be told, and a stop obeyed, only
     at its end.
+
+    Args:
+        device: where the steps are done.
+        mark: puts a mark behind what is queued, whose ``synchronize`` waits until it is reached.
+        clock: tells the seconds.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._queued: deque[torch.cuda.Event] | None = deque() if device.type == "cuda" else None
+    def __init__(
+        self,
+        device: torch.device,
+        mark: Callable[[], Mark] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mark = mark or (_event if device.type == "cuda" else None)
+        self._clock = clock
+        self._queued: deque[Mark] = deque()
+        self._reached: float | None = None
+        self._seconds: float | None = None
+        """From one step to the next."""
+
+    @property
+    def bound(self) -> int:
+        """Steps that the host may be ahead now."""
+        if self._seconds is None:
+            return 2
+        return max(2, min(AHEAD, int(AHEAD_SECONDS / max(self._seconds, 1e-9))))
+
+    def begin(self) -> None:
+        """Steps begin, or begin again, with nothing queued."""
+        self._queued.clear()
+        self._reached = None
 
     def queued(self) -> None:
         """A step was queued; waits for the one so many steps earlier."""
-        if self._queued is None:
+        if self._mark is None:
             return
-        event = torch.cuda.Event(blocking=True)  # waits asleep, not in a loop
-        event.record()
-        self._queued.append(event)
-        if len(self._queued) > AHEAD:
+        self._queued.append(self._mark())
+        if len(self._queued) <= self.bound:
+            return
+        self._queued.popleft().synchronize()
+        if len(self._queued) > self.bound:  # steps have become longer
             self._queued.popleft().synchronize()
+            self._reached = None
+        now = self._clock()
+        if self._reached is not None:
+            took = now - self._reached
+            before = took if self._seconds is None else self._seconds
+            self._seconds = 0.8 * before + 0.2 * took
+        self._reached = now
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(blocking=True)  # waits asleep, not in a loop
+    event.record()
+    return event
 
 
 def _states(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:

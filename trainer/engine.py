@@ -279,6 +279,7 @@ class Training:
         if self.together is not None:
             self.together.begin_epoch(self.meter)
         self.net.train()
+        self.ahead.begin()
         for batch in range(self.at.batch, steps):
             self._obey_control(began)
             self._step(order[batch * size : (batch + 1) * size], draws)
@@ -447,6 +448,7 @@ class Training:
         seconds = time.monotonic() - began
         self._paused_seconds += seconds
         self.paused_seconds += seconds
+        self.ahead.begin()
         rate_from, images = self._rate_from
         self._rate_from = rate_from + seconds, images
         self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
