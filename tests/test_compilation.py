@@ -10,14 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from tests.training_helpers import losses_of, tiny_dataset, tiny_run
+from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.compilation import Compiled, Halving, HalvingMaxPool2d, choose_per_layer
-from trainer.control import Control
 from trainer.kernels.build import compiler
-from trainer.rundir import RunDir
-from trainer.runstate import Follower
-from trainer.session import train_run
 
 CPU = torch.device("cpu")
 
@@ -26,11 +22,6 @@ CPU = torch.device("cpu")
 def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_dataset()
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
-
-
-def log_of(run: RunDir) -> list[events.Event]:
-    train_run(run, Control(run))
-    return [envelope.event for envelope in Follower(run)._tail.read()]
 
 
 def test_without_a_compiler_training_goes_on_and_says_so(

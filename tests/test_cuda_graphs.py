@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training_helpers import losses_of, tiny_dataset, tiny_run
+from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, engine, events
 from trainer import config as settings
 from trainer.control import Control
@@ -89,11 +89,6 @@ def record_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "Recorder", Again)
 
 
-def log_of(run: RunDir) -> list[events.Event]:
-    train_run(run, Control(run))
-    return [envelope.event for envelope in Follower(run)._tail.read()]
-
-
 def figures_of(log: list[events.Event]) -> list[object]:
     """All figures of epochs, evaluations and layers, but none of time."""
     found: list[object] = []
@@ -136,23 +131,31 @@ def test_a_recorded_run_goes_on_as_if_it_had_never_stopped(
     assert stopped == whole
 
 
+@pytest.mark.parametrize(
+    ("message", "first"),
+    [
+        (
+            "called a synchronizing CUDA operation\nand more",
+            "called a synchronizing CUDA operation",
+        ),
+        ("", "RuntimeError"),
+    ],
+)
 def test_what_cannot_be_recorded_is_trained_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, first: str
 ) -> None:
     plain = log_of(tiny_run(tmp_path / "plain"))
 
     class Fails(Again):
         def __call__(self, work: Replay) -> Replay:
             super().__call__(work)
-            raise RuntimeError("called a synchronizing CUDA operation\nand more")
+            raise RuntimeError(message)
 
     record_on_the_cpu(monkeypatch)
     monkeypatch.setattr(engine, "Recorder", Fails)
     log = log_of(tiny_run(tmp_path / "fails"))
     told = [e for e in log if isinstance(e, events.Notice) and e.code == "no-cuda-graphs"]
-    assert [e.message for e in told] == [
-        "training without CUDA graphs: called a synchronizing CUDA operation"
-    ]
+    assert [e.message for e in told] == [f"training without CUDA graphs: {first}"]
     assert figures_of(log) == figures_of(plain), "the steps tried before it left no trace"
 
 

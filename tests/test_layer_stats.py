@@ -19,8 +19,6 @@ from trainer.rundir import RunDir
 from trainer.runstate import LAYER_STATS_KEPT, Follower
 from trainer.session import train_run
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +27,7 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.LayerStats:
-    stats = LayerStats(net, CPU, 1)
+    stats = LayerStats(net, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     stats.watch()
     net(images).square().sum().backward()
@@ -109,11 +107,11 @@ def test_what_is_no_number_is_none() -> None:
 
 def test_due_is_so_often_an_epoch() -> None:
     for steps in (1, 3, 4, 195):
-        stats = LayerStats(nn.Linear(2, 2), CPU, 4)
+        stats = LayerStats(nn.Linear(2, 2), 4)
         due = [batch for batch in range(steps) if stats.due(batch, steps)]
         assert len(due) == min(4, steps)
         assert steps < 5 or due[-1] < steps - 1
-    assert not LayerStats(nn.Linear(2, 2), CPU, 0).due(0, 1)
+    assert not LayerStats(nn.Linear(2, 2), 0).due(0, 1)
 
 
 def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:

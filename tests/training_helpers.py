@@ -84,6 +84,12 @@ def tiny_run(folder: Path, *overrides: str) -> RunDir:
     return submit(config, folder / "runs")
 
 
+def log_of(run: RunDir) -> list[events.Event]:
+    """Train it: its events."""
+    train_run(run, Control(run))
+    return [envelope.event for envelope in Follower(run)._tail.read()]
+
+
 def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float | None]]:
     """Losses of training and test of each epoch; stopped after the first, and resumed, or not."""
     asked = Control(run)

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.errors import first_line
 from trainer.kernels.build import compiler
+from trainer.kernels.fused import halves
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -47,7 +49,7 @@ class Compiled:
                 # images of a few sizes, each compiled for itself
                 self._forward = torch.compile(self._uncompiled, dynamic=False)
             except RuntimeError as error:  # not for this version of Python
-                return self._give_up(images, _first_line(error))
+                return self._give_up(images, first_line(error))
         if self._forward is self._uncompiled:
             return self._forward(images)
         from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
@@ -55,7 +57,7 @@ class Compiled:
         try:
             return self._forward(images)
         except TorchDynamoException as error:
-            return self._give_up(images, _first_line(error))
+            return self._give_up(images, first_line(error))
 
     def _give_up(self, images: Tensor, reason: str) -> Tensor:
         self._on_problem(f"training without torch.compile: {reason}")
@@ -68,8 +70,10 @@ def choose_per_layer(net: nn.Module, device: torch.device) -> None:
 
     Classes are exchanged in place, as ``convolutions.choose_per_layer`` does.
     """
+    if device.type != "cuda":
+        return
     for layer in net.modules():
-        if device.type == "cuda" and type(layer) is nn.MaxPool2d and _halves(layer):
+        if type(layer) is nn.MaxPool2d and halves(layer):
             layer.__class__ = HalvingMaxPool2d
 
 
@@ -128,19 +132,6 @@ def _larger(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_second, second, first), is_second
 
 
-def _halves(layer: nn.MaxPool2d) -> bool:
-    """Whether its windows are 2x2 and side by side."""
-    two = (2, (2, 2))
-    return (
-        layer.kernel_size in two
-        and layer.stride in two
-        and layer.padding in (0, (0, 0))
-        and layer.dilation in (1, (1, 1))
-        and not layer.ceil_mode
-        and not layer.return_indices
-    )
-
-
 def _lacks(device: torch.device) -> str:
     """What is known beforehand to be missing; empty: nothing."""
     if device.type == "mps":
@@ -148,7 +139,3 @@ def _lacks(device: torch.device) -> str:
     if device.type == "cpu" and not compiler():
         return "no C++ compiler is installed (g++)"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

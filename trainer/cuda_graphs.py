@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.augment import Draws
+from trainer.errors import first_line
 
 Replay = Callable[[], None]
 Work = Callable[[Tensor, Draws, int, bool], None]
@@ -105,7 +106,7 @@ class Recorder:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                raise CaptureFailed(str(error).strip().split("\n", 1)[0]) from error
+                raise CaptureFailed(first_line(error)) from error
             graph.replay()  # the first one takes longer: the graph goes to the GPU
         return graph.replay
 
@@ -215,15 +216,14 @@ class RunAhead:
         if self._mark is None:
             return
         self._queued.append(self._mark())
-        if len(self._queued) <= self.bound:
+        waited = len(self._queued) - self.bound  # more than one where steps have become longer
+        if waited <= 0:
             return
-        self._queued.popleft().synchronize()
-        if len(self._queued) > self.bound:  # steps have become longer
+        for _ in range(waited):
             self._queued.popleft().synchronize()
-            self._reached = None
         now = self._clock()
         if self._reached is not None:
-            took = now - self._reached
+            took = (now - self._reached) / waited
             before = took if self._seconds is None else self._seconds
             self._seconds = 0.8 * before + 0.2 * took
         self._reached = now

@@ -136,6 +136,29 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+class HostCopy:
+    """A copy of a tensor to the host: on CUDA done some steps later, elsewhere at once."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if values.device.type != "cuda":
+            self._values = values.to("cpu", copy=True)
+            return
+        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._values.copy_(values, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def ready(self) -> bool:
+        """Whether it can be taken without waiting."""
+        return self._event is None or self._event.query()
+
+    def numbers(self) -> list[float]:
+        """What was copied, when it is ready."""
+        found: list[float] = self._values.tolist()
+        return found
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device; only at the ends of epochs and evaluations, where times are taken."""
     if device.type == "cuda":

@@ -25,6 +25,7 @@ from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, u
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
+from trainer.errors import first_line
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
@@ -125,7 +126,7 @@ class Training:
         if train.compile:
             self.forward = Compiled(self.uncompiled, self.device, self._tell_of_compiling)
         first = self.group is None or self.group.first
-        self.layer_stats = LayerStats(self.net, self.device, train.layer_stats if first else 0)
+        self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
         )
@@ -242,7 +243,7 @@ class Training:
         except torch.OutOfMemoryError:
             reason = "the GPU has too little memory for them"
         except RuntimeError as error:
-            reason = str(error).strip().split("\n", 1)[0]
+            reason = first_line(error)
         else:
             reason = ""
         if reason:
@@ -403,13 +404,14 @@ class Training:
         mine = [*ema.module.parameters(), *ema.module.buffers()]
         theirs = [*self.net.parameters(), *self.net.buffers()]
         first = not int(ema.n_averaged)
-        averaged = [(m, t) for m, t in zip(mine, theirs, strict=True) if m.is_floating_point()]
-        if first or len(averaged) < len(mine):
-            pairs = zip(mine, theirs, strict=True)
-            for m, t in (pair for pair in pairs if first or not pair[0].is_floating_point()):
+        old, new = [], []
+        for m, t in zip(mine, theirs, strict=True):
+            if first or not m.is_floating_point():
                 m.copy_(t)
-        if not first:
-            old, new = [m for m, _ in averaged], [t for _, t in averaged]
+            else:
+                old.append(m)
+                new.append(t)
+        if old:
             torch._foreach_lerp_(old, new, 1 - self.config.train.ema)
         ema.n_averaged += 1
 

@@ -6,6 +6,11 @@ LONGEST = 2000
 """Characters of a message: parts of it may come from files of others."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class UserError(Exception):
     """Bad input. The message is one line that says what is wrong and what to do."""
 

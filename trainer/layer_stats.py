@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import events
+from trainer.device import HostCopy
 
 ACTIVATIONS = (
     nn.ReLU,
@@ -47,12 +48,11 @@ class LayerStats:
 
     Args:
         net: the net that is trained, not wrapped.
-        device: where it is.
         per_epoch: measurements per epoch; 0 for none.
     """
 
-    def __init__(self, net: nn.Module, device: torch.device, per_epoch: int) -> None:
-        self._device, self._per_epoch = device, per_epoch
+    def __init__(self, net: nn.Module, per_epoch: int) -> None:
+        self._per_epoch = per_epoch
         self._weights: dict[str, list[nn.Parameter]] = {}
         self._activations: dict[str, nn.Module] = {}
         for path, module in net.named_modules():
@@ -68,7 +68,7 @@ class LayerStats:
         self._values: Tensor | None = None
         self._outgrown: list[Tensor | None] = []
         self._looked_at: tuple[str, ...] = ()
-        self._found: tuple[int, int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
+        self._found: tuple[int, int, tuple[str, ...], HostCopy] | None = None
 
     def due(self, batch: int, steps: int) -> bool:
         """Whether the step of this batch of an epoch is measured: in the middle of each share.
@@ -116,15 +116,7 @@ class LayerStats:
     def begin_read(self, *, epoch: int, step: int) -> None:
         """After a step that was measured, recorded or not: its figures go to the host."""
         assert self._values is not None
-        event = None
-        if self._device.type == "cuda":
-            copy = torch.empty(len(self._values), dtype=torch.float32, pin_memory=True)
-            copy.copy_(self._values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        else:
-            copy = self._values.to("cpu", copy=True)
-        self._found = epoch, step, self._looked_at, copy, event
+        self._found = epoch, step, self._looked_at, HostCopy(self._values)
 
     def forget(self) -> None:
         """A step that was to be measured has failed: leave nothing of it in the net."""
@@ -134,12 +126,12 @@ class LayerStats:
 
     def take(self) -> events.LayerStats | None:
         """What was measured, once it is on the host."""
-        if self._found is None or (self._found[4] is not None and not self._found[4].query()):
+        if self._found is None or not self._found[3].ready():
             return None
-        epoch, step, activations, values, _ = self._found
+        epoch, step, activations, copy = self._found
         self._found = None
         count = len(self._weights)
-        numbers = values.tolist()
+        numbers = copy.numbers()
         weights, gradients, updates = (numbers[i * count : (i + 1) * count] for i in range(3))
         return events.LayerStats(
             epoch=epoch,

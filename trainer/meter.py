@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainer.device import HostCopy
+
 
 class Meter:
     """Sums of loss and correct predictions over an epoch, and over the window since the last read.
@@ -14,7 +16,6 @@ class Meter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         dtype = torch.float64 if device.type != "mps" else torch.float32
         self.device_sums = torch.zeros(2, dtype=dtype, device=device)
         """Loss and correct predictions, on the device."""
@@ -23,9 +24,8 @@ class Meter:
         self._before = (0.0, 0.0, 0)
         self.read_sums = (0.0, 0.0, 0)
         """Loss, correct predictions and images at the last read that was taken."""
-        self._copy: Tensor | None = None
+        self._copy: HostCopy | None = None
         self._copy_images = 0
-        self._event: torch.cuda.Event | None = None
 
     def add(self, loss_sum: Tensor, correct: Tensor) -> None:
         """Add a batch: sum of the cross-entropy, number of correct predictions, both on device.
@@ -40,18 +40,12 @@ class Meter:
         self.device_sums.zero_()
         self.images = self._copy_images = 0
         self._before = self.read_sums = (0.0, 0.0, 0)
-        self._copy = self._event = None
+        self._copy = None
 
     def begin_read(self) -> None:
         """Start copying the sums to the host."""
         self._copy_images = self.images
-        if self._device.type != "cuda":
-            self._copy = self.device_sums.to("cpu", copy=True)
-            return
-        self._copy = torch.empty(2, dtype=self.device_sums.dtype, pin_memory=True)
-        self._copy.copy_(self.device_sums, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        self._copy = HostCopy(self.device_sums)
 
     def reading(self) -> bool:
         """Whether a read is under way."""
@@ -59,13 +53,13 @@ class Meter:
 
     def ready(self) -> bool:
         """Whether the read that was begun can be taken without waiting."""
-        return self._copy is not None and (self._event is None or self._event.query())
+        return self._copy is not None and self._copy.ready()
 
     def window(self) -> tuple[float, float] | None:
         """Mean loss and accuracy over the images between the last two reads; None without any."""
         assert self._copy is not None
-        loss, correct = self._copy.tolist()
-        self._copy = self._event = None
+        loss, correct = self._copy.numbers()
+        self._copy = None
         before_loss, before_correct, before_images = self._before
         images = self._copy_images - before_images
         self._before = self.read_sums = (loss, correct, self._copy_images)

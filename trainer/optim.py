@@ -141,7 +141,7 @@ class Optimizers:
 
     def __init__(self, net: nn.Module, settings: OptimizerSettings, device: torch.device) -> None:
         self._l1 = settings.l1
-        self._on_gpu = device.type == "cuda"
+        on_gpu = device.type == "cuda"
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
         weights = [p for _, p in named if p.ndim >= 2]
         others = [p for _, p in named if p.ndim < 2]
@@ -160,24 +160,23 @@ class Optimizers:
                 self.all.append(_sgd(groups, aux_lr, settings.momentum, fused=fused))
         else:
             groups = _groups(weights, others, settings.weight_decay)
-            self.all = [_plain(groups, settings, fused=fused, on_gpu=self._on_gpu)]
+            self.all = [_plain(groups, settings, fused=fused, on_gpu=on_gpu)]
         self._peaks = [[float(g["lr"]) for g in o.param_groups] for o in self.all]
         self._factor = 1.0
         self.peak = self._peaks[0][0]
         """The largest rate of the first parameters."""
         self.lr = settings.lr
-        self._rates: list[list[Tensor]] = []
-        if self._on_gpu:
-            self._rates = [[torch.tensor(lr, device=device) for lr in lrs] for lrs in self._peaks]
-            self._use_own_rates()
+        if on_gpu:
+            for group in self._param_groups():
+                group["lr"] = torch.tensor(group["lr"], device=device)
 
     def set_factor(self, factor: float) -> None:
         """Set all learning rates to a share of their peaks; ``lr`` is the first one's."""
         self._factor = factor
-        for number, (optimizer, peaks) in enumerate(zip(self.all, self._peaks, strict=True)):
-            for place, (group, peak) in enumerate(zip(optimizer.param_groups, peaks, strict=True)):
-                if self._on_gpu:
-                    self._rates[number][place].fill_(peak * factor)
+        for optimizer, peaks in zip(self.all, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(peak * factor)
                 else:
                     group["lr"] = peak * factor
         self.lr = self.peak * factor
@@ -206,17 +205,18 @@ class Optimizers:
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Set the states of all optimizers; the checkpoint may be another device's."""
+        rates = [group["lr"] for group in self._param_groups()]
         for optimizer, state in zip(self.all, states, strict=True):
             pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
             # how to compute is this device's matter; where state is put depends on it
             groups = [{**saved, **{k: own[k] for k in HOW if k in own}} for saved, own in pairs]
             optimizer.load_state_dict({**state, "param_groups": groups})
-        self._use_own_rates()
-
-    def _use_own_rates(self) -> None:
-        for optimizer, rates in zip(self.all, self._rates, strict=False):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(self._param_groups(), rates, strict=True):
+            if isinstance(rate, Tensor):  # a recorded step looks for it where it is
                 group["lr"] = rate
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.all for group in optimizer.param_groups]
 
 
 def _groups(

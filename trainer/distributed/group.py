@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from trainer.distributed.meeting import meet
 from trainer.distributed.world import World, share
+from trainer.errors import first_line
 
 TIMEOUT = "CIFAR_TUI_DISTRIBUTED_TIMEOUT"
 SECONDS = 600
@@ -185,4 +186,4 @@ def _timeout() -> float:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

@@ -142,7 +142,7 @@ def choose_per_layer(net: nn.Module) -> None:
 
 def _exchanged(layer: nn.Module) -> type[nn.Module]:
     if type(layer) is nn.MaxPool2d:
-        return FusedMaxPool2d if _halves(layer) else nn.MaxPool2d
+        return FusedMaxPool2d if halves(layer) else nn.MaxPool2d
     return EXCHANGED.get(type(layer), type(layer))
 
 
@@ -261,7 +261,9 @@ def _code(act: nn.Module, residual: Tensor | None) -> int | None:
     return None
 
 
-def _halves(layer: nn.Module) -> bool:
+def halves(layer: nn.Module) -> bool:
+    """Whether the windows of a pooling are 2x2 and side by side."""
+
     def of(name: str) -> set[Any]:
         value = getattr(layer, name)
         return {value} if isinstance(value, int) else set(value)
