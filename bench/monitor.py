@@ -246,10 +246,11 @@ def live(folder: Path, options: argparse.Namespace) -> None:
             terminal.pump(3)
             waits = switches(terminal, 10 if options.quick else 60)
             figures("key to screen, training", waits, "ms")
-            terminal.switch("2", SCREENS["2"])
-            terminal.pump(2)
-            rate, processor = quiet(terminal, 10 if options.quick else 60)
-            print(f"training: {rate:.0f} bytes/s to the terminal, {processor:.1f} % of a core")
+            for key, tab in (SCREENS | {"4": "Mistakes"}).items():
+                terminal.switch(key, tab)
+                terminal.pump(4)
+                rate, processor = quiet(terminal, 10 if options.quick else 60)
+                print(f"training, {tab}: {rate:.0f} bytes/s, {processor:.1f} % of a core")
             if process.poll() is not None:
                 print("  (the run ended too early: these figures are none)")
             for here in (False, True):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.app import App, ComposeResult
+from textual.geometry import Region
+from textual.strip import Strip
 from textual.widgets import DataTable
 
 from tui.widgets.fixed_table import FixedTable
@@ -75,3 +78,61 @@ def test_cells_are_drawn_as_textual_draws_them(rows: list[tuple[Text, ...]]) -> 
             assert table.virtual_size.height == len(rows) + 1
 
     asyncio.run(look())
+
+
+def screen(table: FixedTable) -> list[Strip]:
+    return table.render_lines(table.size.region)
+
+
+@pytest.fixture
+def painted(monkeypatch: pytest.MonkeyPatch) -> list[Region]:
+    """What tables are asked to paint, the empty region for all of it."""
+    asked, found = DataTable.refresh, list[Region]()
+
+    def refresh(table: FixedTable, *regions: Region, **options: Any) -> FixedTable:
+        found.extend(regions or [Region()])
+        asked(table, *regions, **options)
+        return table
+
+    monkeypatch.setattr(DataTable, "refresh", refresh)
+    return found
+
+
+async def test_cells_that_are_set_are_all_that_is_painted(painted: list[Region]) -> None:
+    app = Tables([tuple(Text(f"{y}{x}") for x in range(3)) for y in range(40)])
+    async with app.run_test(size=(60, 12)) as pilot:
+        table = app.query_one(FixedTable)
+        table.scroll_to(y=5, animate=False)
+        await pilot.pause()
+        before, keys = screen(table), list(table.rows)
+        painted.clear()
+        table.set_cells(keys[7], 7, {1: Text("new"), 2: Text("too")})
+        table.set_cells(keys[30], 30, {2: Text("far")})
+        table.set_cells(keys[0], None, {2: Text("above")})
+        # columns of 1, 5 and 12 cells, each with one on both sides; a line of titles
+        assert painted == [Region(3, 1 + 7 - 5, 7 + 14, 1)]
+        after = screen(table)
+        differ = [y for y, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        assert differ == [3]
+        assert after[3].text[3:24] == " new    too          "
+        for y, words in ((30, "far"), (0, "above")):
+            table.scroll_to(y=y, animate=False)
+            await pilot.pause()
+            assert any(f" {words} " in strip.text for strip in screen(table))
+
+
+async def test_cells_far_apart_are_two_pieces(painted: list[Region]) -> None:
+    class Wide(App[None]):
+        def compose(self) -> ComposeResult:
+            yield FixedTable()
+
+    app = Wide()
+    async with app.run_test(size=(90, 12)) as pilot:
+        table = app.query_one(FixedTable)
+        for _ in range(5):
+            table.add_column("title", width=12)
+        table.add_row(*(Text("x") for _ in range(5)), key="row")
+        await pilot.pause()
+        painted.clear()
+        table.set_cells("row", 0, {0: Text("a"), 4: Text("b")})
+        assert painted == [Region(0, 1, 14, 1), Region(56, 1, 14, 1)]

@@ -2,20 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Self
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
+from textual.geometry import Region
 from textual.widgets import DataTable
 from textual.widgets.data_table import RowKey
 
 Line = list[Segment]
 JUSTIFIED = ("left", "right")
+APART = 20
+"""Cells between two that have changed, from which on they are painted as two pieces."""
 
 
 class FixedTable(DataTable[Text]):
     """Cells are lines of text. What it draws is what Textual's table draws, to the last cell."""
+
+    _setting = False
+
+    def set_cells(self, row: RowKey | str, line: int | None, cells: Mapping[int, Text]) -> None:
+        """Change cells of a row: they alone are painted again, not the whole table with them.
+
+        Args:
+            row: its key.
+            line: which one it is from the top; ``None``: it is not in view.
+            cells: by the number of their column, from the left.
+        """
+        columns = self.ordered_columns
+        self._setting = True
+        try:
+            for at, cell in cells.items():
+                self.update_cell(row, columns[at].key, cell)
+        finally:
+            self._setting = False
+        if line is None or not 0 <= line - self.scroll_offset.y < self.size.height:
+            return
+        ends = list(accumulate(column.get_render_width(self) for column in columns))
+        spans: list[tuple[int, int]] = []
+        for start, end in ((ends[at - 1] if at else 0, ends[at]) for at in sorted(cells)):
+            if spans and start - spans[-1][1] < APART:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((start, end))
+        x, y = self.scroll_offset
+        y = line - y + self.header_height
+        self.refresh(*(Region(start - x, y, end - start, 1) for start, end in spans))
+
+    def refresh(
+        self,
+        *regions: Region,
+        repaint: bool = True,
+        layout: bool = False,
+        recompose: bool = False,
+    ) -> Self:
+        """Repaint; while cells are set they say themselves where."""
+        if self._setting and not regions:
+            return self
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
     def _update_dimensions(self, new_rows: Iterable[RowKey]) -> None:
         # Textual measures every cell of new rows, for columns as wide as what is in them

@@ -10,7 +10,6 @@ from typing import Literal
 
 from rich.text import Text
 from textual.binding import Binding
-from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
 from model.coverage import skipping
@@ -275,14 +274,17 @@ class LayerTable(FixedTable):
 
     def measure(self, alive: Alive) -> None:
         """Show a newer measurement: only cells that say something else are painted again."""
-        for at, column in enumerate(self._visible):
-            if not column.measured:
-                continue
-            for number, row in enumerate(self._rows):
-                place = Coordinate(number, at)
-                new = _measured(column, row, alive, self._colours)
-                if self.get_cell_at(place) != new:
-                    self.update_cell_at(place, new)
+        measured = [at for at, column in enumerate(self._visible) if column.measured]
+        for number, (key, row) in enumerate(zip(self.rows, self._rows, strict=True)):
+            old = self.get_row(key)
+            new = {at: _measured(self._visible[at], row, alive, self._colours) for at in measured}
+            other = {
+                at: cell
+                for at, cell in new.items()
+                if (old[at].plain, old[at].style) != (cell.plain, cell.style)
+            }
+            if other:
+                self.set_cells(key, number, other)
 
 
 def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -> Text:

@@ -6,14 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
-from typing import Self
 
 from rich.text import Text
 from textual.binding import Binding
-from textual.geometry import Region
 from textual.message import Message
-from textual.widgets.data_table import ColumnKey
 
 from trainer.runstate import Follower
 from tui import formatting, themes
@@ -112,8 +108,6 @@ PADDING = 2
 """Cells around each cell's content."""
 AGE_SECONDS = 10
 """How much older than now a relative time may be told."""
-FEW_CELLS = 3
-"""Of a row; more that have changed are painted in one piece with what is between."""
 
 
 class RunTable(FixedTable):
@@ -139,7 +133,6 @@ class RunTable(FixedTable):
         Binding("g,home", "scroll_top", show=False),
         Binding("G,end", "scroll_bottom", show=False),
     ]
-    _painting_cell = False
     DEFAULT_CSS = "RunTable { height: 1fr; }"
 
     class MarkToggled(Message):
@@ -284,42 +277,16 @@ class RunTable(FixedTable):
         before = self._shown[run]
         if cells is before:
             return
-        changed = [
-            at
+        changed = {
+            at: new
             for at, (old, new) in enumerate(zip(before, cells, strict=True))
             if old.plain != new.plain or old.style != new.style
-        ]
-        self._painting_cell = True
-        for at in changed:
-            self.update_cell(run, ColumnKey(self._visible[at].key), cells[at])
-        self._painting_cell = False
+        }
         self._shown[run] = cells
         # Textual would look at all rows to find a cell on the screen
-        rows = self._order[self.scroll_offset.y : self.scroll_offset.y + self.size.height + 1]
-        if changed and run in rows:
-            self._refresh_cells(rows.index(run) + self.header_height, changed)
-
-    def _refresh_cells(self, y: int, changed: Sequence[int]) -> None:
-        """Paint these columns of a line anew; a row of which most has changed is one piece."""
-        ends = list(accumulate((c.width or self._name_width) + PADDING for c in self._visible))
-        starts = [0, *ends]
-        if len(changed) > FEW_CELLS:
-            spans = [(starts[changed[0]], ends[changed[-1]])]
-        else:
-            spans = [(starts[at], ends[at]) for at in changed]
-        self.refresh(*(Region(x - self.scroll_offset.x, y, end - x, 1) for x, end in spans))
-
-    def refresh(
-        self,
-        *regions: Region,
-        repaint: bool = True,
-        layout: bool = False,
-        recompose: bool = False,
-    ) -> Self:
-        """Repaint; a changed cell is repainted alone, not the whole table with it."""
-        if self._painting_cell and not regions:
-            return self
-        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+        first = self.scroll_offset.y
+        rows = self._order[first : first + self.size.height + 1]
+        self.set_cells(run, first + rows.index(run) if run in rows else None, changed)
 
     def _restore_cursor(self, selected: str | None) -> None:
         if selected in self._order:
