@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from bench.long_log import write_run
 from tests import sample_log
 from tests.test_steps import long_log
-from trainer import events, folded, steps
+from trainer import events, folded, runstate, steps
 from trainer.control import Control
 from trainer.rundir import RunDir
 from trainer.runstate import Follower, RunState
+from tui.store import Store
 
 
 @pytest.fixture(autouse=True)
 def all_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded, "LONG_BYTES", 0)
+    monkeypatch.setattr(runstate, "LONG_BYTES", 1)
 
 
 @pytest.fixture
@@ -231,6 +233,52 @@ def test_a_folder_that_cannot_be_written_is_no_harm(run: RunDir) -> None:
     (run.path / "cache").write_text("in the way")
     assert not folded.keep(run)
     assert Follower(run).catch_up().ended is not None
+
+
+def test_who_shows_a_log_without_one_keeps_it_once(run: RunDir) -> None:
+    store = Store(run.path.parent)
+    store.poll(now=True, budget=10)
+    assert run.folded.exists()
+    assert same(run)
+    follower = Follower(run)
+    follower.poll(limit=1)
+    assert not follower.behind()
+    assert not follower.keep()
+    run.folded.unlink()
+    store.poll(now=True, budget=10)
+    assert not run.folded.exists()
+
+
+def test_who_shows_a_log_keeps_nothing_of_one_that_is_written_or_half_read(run: RunDir) -> None:
+    reader = Follower(run)
+    reader.poll(limit=2000)
+    assert not reader.keep()
+    text = run.log.read_bytes()
+    run.log.write_bytes(text[: text[:-1].rfind(b"\n") + 1])  # without its end
+    with run.locked():
+        writes = Follower(run)
+        assert writes.catch_up().ended is None
+        assert not writes.keep()
+    assert not run.folded.exists()
+    crashed = Follower(run)
+    crashed.catch_up()
+    assert crashed.status == "crashed"
+    assert crashed.keep()
+    assert same(run)
+
+
+def test_who_shows_a_log_follows_no_link_and_needs_no_room(run: RunDir, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run.path / "cache").symlink_to(elsewhere)
+    store = Store(run.path.parent)
+    store.poll(now=True, budget=10)
+    assert not list(elsewhere.iterdir())
+    (run.path / "cache").unlink()
+    (run.path / "cache").write_text("in the way")
+    again = Store(run.path.parent)
+    again.poll(now=True, budget=10)
+    assert again.followers[run.id].status == "completed"
 
 
 def test_the_trainer_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

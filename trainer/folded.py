@@ -1,4 +1,6 @@
-"""The fold of a long log, kept beside it by its trainer: what it came to need not be read again.
+"""The fold of a long log, kept beside it: what it came to need not be read again.
+
+Its trainer keeps it, and who reads a log without one.
 
 It is true of one beginning of one file: so many bytes, these at both ends, folded by this very
 code; of the whole file at its time of change only. What was added since is folded on. Anything
@@ -24,11 +26,9 @@ from trainer import events, runstate, steps
 from trainer.events import LayerStats, Whole
 from trainer.rundir import RunDir
 from trainer.runlog import open_regular
-from trainer.runstate import LAYER_STATS_KEPT, Follower, RunState
+from trainer.runstate import LAYER_STATS_KEPT, LONG_BYTES, Follower, RunState
 from trainer.steps import Steps
 
-LONG_BYTES = 16 << 20
-"""Shorter logs are folded in the time of a blink."""
 END_BYTES = 1 << 16
 SUM_BYTES = 16
 
@@ -74,35 +74,45 @@ class Keeper:
         self._kept = 0
 
     def keep(self) -> bool:
-        """Keep what the log comes to, once it is long and again when it is much longer; whether.
-
-        A full disk, or a folder that cannot be written, is no harm.
-        """
-        run, follower = self._run, self._follower
+        """Keep what the log comes to, once it is long and again when it is much longer; whether."""
         try:
-            if run.log.stat().st_size - self._kept < LONG_BYTES:
+            if self._run.log.stat().st_size - self._kept < LONG_BYTES:
                 return False
-            state = follower.catch_up()
-            with open_regular(run.log) as file:
-                identity, end = _identity(file.fileno(), follower.offset)
-                changed = os.fstat(file.fileno()).st_mtime_ns
-            if state.seq < 0 or not end.endswith(b"\n"):
-                return False
-            found = Folded(
-                code=_code(),
-                log=identity,
-                size=follower.offset,
-                changed=changed,
-                damaged=follower.damaged,
-                best=None if state.best is None else state.best.epoch,
-                state=replace(state, best=None, _rows={}),
-            )
-            data = msgspec.msgpack.encode(found, enc_hook=_plain)
-            _write(run.folded, _sum(data) + data)
-        except (OSError, msgspec.MsgspecError, OverflowError):
+        except OSError:
             return False
-        self._kept = follower.offset
+        self._follower.catch_up()
+        if not keep_of(self._follower):
+            return False
+        self._kept = self._follower.offset
         return True
+
+
+def keep_of(follower: Follower) -> bool:
+    """Keep what has been folded of a log; whether it is kept.
+
+    A full disk, or a folder that cannot be written, is no harm.
+    """
+    run, state = follower.run, follower.state
+    try:
+        with open_regular(run.log) as file:
+            identity, end = _identity(file.fileno(), follower.offset)
+            changed = os.fstat(file.fileno()).st_mtime_ns
+        if state.seq < 0 or not end.endswith(b"\n"):
+            return False
+        found = Folded(
+            code=_code(),
+            log=identity,
+            size=follower.offset,
+            changed=changed,
+            damaged=follower.damaged,
+            best=None if state.best is None else state.best.epoch,
+            state=replace(state, best=None, _rows={}),
+        )
+        data = msgspec.msgpack.encode(found, enc_hook=_plain)
+        _write(run.folded, _sum(data) + data)
+    except (OSError, msgspec.MsgspecError, OverflowError):
+        return False
+    return True
 
 
 def keep(run: RunDir) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from trainer import events
+from trainer.errors import RunError
 from trainer.events import Envelope
 from trainer.rundir import RunDir
 from trainer.runlog import Tail, file_of
@@ -28,6 +29,8 @@ LAYER_STATS_KEPT = 128
 MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 """Events of what goes on within a phase."""
 MESSAGE_KEPT = 4000
+LONG_BYTES = 16 << 20
+"""Shorter logs are folded in the time of a blink."""
 
 
 @dataclass(slots=True)
@@ -392,6 +395,8 @@ class Follower:
         self.state = RunState()
         self._tail = Tail(run.log)
         self._glanced: tuple[int, int] | None = None
+        self._kept = 0
+        """Bytes of the log whose fold is kept beside it, as far as is known."""
         self._pulse = Pulse(stall_steps)
         self.status: Status = "queued"
         self.stalled: int | None = None
@@ -453,7 +458,7 @@ class Follower:
         kept = not self._tail.offset and self._remember()
         new = self._tail.read(limit)
         if self._tail.restarted:
-            self.state = RunState()
+            self.state, self._kept = RunState(), 0
         self.state.apply_all(new)
         before = self.status, self.stalled
         self.status = self._status()
@@ -471,9 +476,26 @@ class Follower:
         found = folded.load(self.run)
         if found is None:
             return False
-        self.state = found.state
+        self.state, self._kept = found.state, found.size
         self._tail.go_on(inode=found.inode, size=found.size, end=found.mark, damaged=found.damaged)
         return True
+
+    def keep(self) -> bool:
+        """Keep what a long log came to that nobody writes any more, where its trainer has not;
+        whether it is kept now. It will be known at once when it is opened again.
+        """
+        if self.offset - self._kept < LONG_BYTES or self.partial or self.behind():
+            return False
+        if self.state.ended is None and self.status != "crashed":
+            return False
+        self._kept = self.offset  # tried once, whether the folder can be written or not
+        from trainer import folded
+
+        try:
+            self.run.refuse_links()
+        except RunError:
+            return False
+        return folded.keep_of(self)
 
     def behind(self) -> bool:
         """Whether the log has more than was folded; of a glance nearly everything is left."""

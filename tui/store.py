@@ -168,6 +168,7 @@ class Store:
                 return
             follower.poll(limit=CHUNK_BYTES)
         if needed:
+            follower.keep()
             self._whole.pop(run, None)
             self._whole[run] = None
 
