@@ -75,8 +75,8 @@ def places(training: Training) -> dict[str, int]:
     found["sums"] = training.meter.device_sums
     if training.examples.losses is not None:
         found["losses"] = training.examples.losses
-    if training.layer_stats._values is not None:
-        found["layers"] = training.layer_stats._values
+    for side, (left, _) in training.layer_stats._left.items():
+        found[f"layers at {side}"] = left
     for number, optimizer in enumerate(training.optimizers.all):
         for place, state in enumerate(optimizer.state.values()):
             found |= {f"{number} {place} {key}": value for key, value in state.items()}

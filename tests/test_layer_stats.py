@@ -26,19 +26,50 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
 
 
-def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.LayerStats:
-    stats = LayerStats(net, 1)
+def one_step(stats: LayerStats, net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     stats.watch()
     net(images).square().sum().backward()
     stats.before_step()
     optimizer.step()
-    stats.after_step()
-    stats.begin_read(epoch=1, step=7)
+    stats.after_step(images.shape[-1])
+
+
+def measure(net: nn.Module, images: torch.Tensor, lr: float = 0.1) -> events.LayerStats:
+    stats = LayerStats(net, 1)
+    one_step(stats, net, images, lr)
+    stats.begin_read(epoch=1, step=7, side=images.shape[-1])
     found = stats.take()
     assert found is not None
     assert stats.take() is None
     return found
+
+
+def test_a_recorded_step_is_told_with_the_activations_of_its_images_size() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.small, self.large = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.GELU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return self.small(x) if x.shape[-1] < 8 else self.small(self.large(x))
+
+    net = Net()
+    stats = LayerStats(net, 1)
+    for side in (8, 16, 8):
+        one_step(stats, net, torch.randn(2, 3, side, side))
+    kept = stats._left[8][0]
+    for side, activations in ((16, ("large", "small")), (8, ("small",)), (16, ("large", "small"))):
+        # what is replayed runs no Python: it only writes where the recorded step did
+        stats._left[side][0].fill_(side)
+        stats.begin_read(epoch=1, step=side, side=side)
+        found = stats.take()
+        assert found is not None
+        assert found.activations == activations
+        assert found.dead == (float(side),) * len(activations)
+        assert found.weight_norm == (float(side),)
+    assert stats._left[8][0] is kept
 
 
 def test_norms_and_the_update_ratio_are_those_by_hand() -> None:

@@ -349,7 +349,8 @@ class Training:
         else:
             self._compute(index, draws, side, measured)
         if measured:
-            self.layer_stats.begin_read(epoch=self.at.epoch, step=self.at.step + 1)
+            epoch, step = self.at.epoch, self.at.step + 1
+            self.layer_stats.begin_read(epoch=epoch, step=step, side=side)
         self.meter.images += len(index)
         if self.ema is not None:
             self._update_ema(self.ema)
@@ -391,7 +392,7 @@ class Training:
             self.scaler.step(optimizer)
         self.scaler.update()
         if measured:
-            self.layer_stats.after_step()
+            self.layer_stats.after_step(side)
         with torch.no_grad():
             # the cross-entropy without smoothing, so that it compares with the test loss
             self.examples.note(index, log_p, labels)

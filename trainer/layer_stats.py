@@ -65,9 +65,8 @@ class LayerStats:
         self._hooks: list[Any] = []
         self._before: list[Tensor] = []
         self._norms: list[Tensor] = []
-        self._values: Tensor | None = None
-        self._outgrown: list[Tensor | None] = []
-        self._looked_at: tuple[str, ...] = ()
+        self._left: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
+        """By the images' side: what a step was measured to be, and which activations it ran."""
         self._found: tuple[int, int, tuple[str, ...], HostCopy] | None = None
 
     def due(self, batch: int, steps: int) -> bool:
@@ -99,24 +98,27 @@ class LayerStats:
             self._norms = [self._by_layer(self._before), self._by_layer(grads)]
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """After the optimizer's step: the update. What was measured stays on the device."""
+    def after_step(self, side: int) -> None:
+        """After the optimizer's step: the update. What was measured stays on the device.
+
+        Args:
+            side: of the step's images, in pixels: a step is recorded once for each size.
+        """
         new = [p.detach() for p in self._parameters()]
         updates = torch._foreach_sub(new, self._before)
         dead = [torch.stack(found).mean() for found in self._dead.values()]
         values = torch.cat([*self._norms, self._by_layer(updates), *(d.view(1) for d in dead)])
-        if self._values is None or len(self._values) != len(values):
-            # the earlier one is kept: a recorded step may still write to it
-            self._outgrown.append(self._values)
-            self._values = torch.empty_like(values)
-        self._values.copy_(values)  # a recorded step writes to where the first one did
-        self._looked_at = tuple(self._dead)
+        kept, _ = self._left.get(side, (None, ()))
+        if kept is None or len(kept) != len(values):
+            kept = torch.empty_like(values)
+        self._left[side] = kept, tuple(self._dead)
+        kept.copy_(values)  # a recorded step writes to where the first one did
         self._before, self._norms, self._dead = [], [], {}
 
-    def begin_read(self, *, epoch: int, step: int) -> None:
+    def begin_read(self, *, epoch: int, step: int, side: int) -> None:
         """After a step that was measured, recorded or not: its figures go to the host."""
-        assert self._values is not None
-        self._found = epoch, step, self._looked_at, HostCopy(self._values)
+        values, activations = self._left[side]
+        self._found = epoch, step, activations, HostCopy(values)
 
     def forget(self) -> None:
         """A step that was to be measured has failed: leave nothing of it in the net."""
