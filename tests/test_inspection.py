@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_probabilities_are_those_of_the_saved_evaluation(trained: RunDir) -> Non
     for index in range(len(saved.labels)):
         mine = found.probabilities(index).numpy()
         assert np.allclose(mine, saved.probabilities[index], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet8", "stages.2.0.conv2.conv"),  # not the 1x1 shortcut after it
+        ("resnet20", "stages.2.2.conv2.conv"),
+        ("tiny", "late.3.pointwise"),
+        ("fast", "groups.3.conv2"),
+    ],
+)
+def test_the_layer_that_sees_the_most_is_looked_at_unasked(
+    trained: RunDir, name: str, layer: str
+) -> None:
+    found = replace(opened(trained), net=registry.build(name).eval())
+    assert found.check(0) == layer
+    assert found.check(0, found.layers[0]) == found.layers[0]
 
 
 def test_neighbours_are_those_of_brute_force(trained: RunDir) -> None:

@@ -83,6 +83,7 @@ class Inspection:
     """Of weights and training images: features of others are not taken."""
 
     def __post_init__(self) -> None:
+        self._sizes: dict[str, tuple[int, int] | None] = {}
         self._augment = Augment(
             AugmentSettings(),
             mean=self.dataset.mean,
@@ -91,6 +92,8 @@ class Inspection:
             dtype=torch.float32,
         )
         self.layers = conv_layers(self.net)
+        with suppress(registry.ModelError):
+            self._sizes = {row.path: row.receptive_field for row in summarize(self.net).layers}
         self._last = _guarded(
             lambda: penultimate.last_layer(self.net, self.normalised("test", 0, 2))
         )
@@ -105,7 +108,9 @@ class Inspection:
         return self._augment.normalise(batch)
 
     def check(self, index: int, layer: str = "") -> str:
-        """The layer, the last convolution by default.
+        """The layer; by default the last convolution of those that see the most.
+
+        The last of all may be a 1x1 shortcut beside what the net is made of.
 
         Raises:
             RunError: there is no such test image or convolution.
@@ -120,7 +125,7 @@ class Inspection:
                 f"the net has no convolution {layer!r}: {', '.join(self.layers[:12])}"
                 + (", …" if len(self.layers) > 12 else "")
             )
-        return layer or self.layers[-1]
+        return layer or max(reversed(self.layers), key=lambda path: self._sizes.get(path) or (0, 0))
 
     def probabilities(self, index: int) -> Tensor:
         """Of all classes, float32 [C] on the CPU; without test-time augmentation."""
@@ -137,14 +142,11 @@ class Inspection:
         if layer not in self._fields:
             images = self.normalised("test", 0, FIELD_IMAGES)
             effective = _guarded(lambda: effective_receptive_field(self.net, images, layer))
-            size = box = None
-            with suppress(registry.ModelError):
-                rows = summarize(self.net).layers
-                size = next((row.receptive_field for row in rows if row.path == layer), None)
+            box = None
             with suppress(registry.ModelError):
                 (top, bottom), (left, right) = gradient_intervals(self.net, at=layer)
                 box = (top, bottom, left, right)
-            self._fields[layer] = ReceptiveField(size, box, effective)
+            self._fields[layer] = ReceptiveField(self._sizes.get(layer), box, effective)
         return self._fields[layer]
 
     @property
