@@ -144,6 +144,7 @@ def driven(
     )
 
     async def drive(pilot: Pilot[None]) -> None:
+        app.worker.start()  # as once a run was begun
         for _ in range(200):
             ready = "torch" in app.worker_line() and "loading" not in app.worker_line()
             if ready and len(app.store) == count and not app.store.loading:

@@ -336,6 +336,30 @@ async def test_stopping_a_queued_run_leaves_the_running_one(tmp_path: Path) -> N
         await until(pilot, lambda: second.status == first.status == "stopped")
 
 
+async def test_who_only_looks_at_runs_loads_no_torch(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: table(app).order)
+        await pilot.press("2", "3", "4", "5", "1", "question_mark", "escape")
+        await pilot.pause(0.5)
+        assert (app.worker.alive, app.worker.info.phase) == (False, "off")
+        await pilot.press("n")
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+        hint = app.screen.query_one("#device-hint", Static)
+        await until(pilot, lambda: "here: cpu" in str(hint.content))
+
+
+async def test_without_runs_or_with_a_device_torch_is_loaded_at_once(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "none")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs", device="cpu")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+
+
 async def test_quitting_without_a_run_is_immediate(tmp_path: Path) -> None:
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
@@ -755,6 +779,7 @@ async def test_an_idle_app_paints_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         make_run(tmp_path / "runs", seed=i, end=[None, "completed", "failed"][i])
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
+        app.worker.start()
         await until(pilot, lambda: app.worker.info.phase == "ready" and table(app).order)
         await pilot.pause(0.5)
         painted: list[object] = []

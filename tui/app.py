@@ -202,11 +202,20 @@ class CifarApp(App[None]):
         if self._told:
             self.notify(self._told, severity="warning", markup=False)
         self._set_pace()
-        self.set_timer(WORKER_DELAY, self.worker.start)
+        self.set_timer(WORKER_DELAY, self._warm_up)
         self.set_timer(PRELOAD_DELAY, self._preload)
         self.run_worker(
             self.runs.look_for_data(), group="data", description="look for the data set"
         )
+
+    def _warm_up(self) -> None:
+        """Load torch ahead where a run will surely be started.
+
+        Who only looks at runs does without: it is half a gigabyte, more than a second of a core
+        that may be training, and on a GPU a context of hundreds of megabytes.
+        """
+        if self.device or not len(self.store):
+            self.worker.start()
 
     def _set_pace(self) -> None:
         """Poll as often as the terminal takes it, beside a run on this processor less often."""
@@ -364,6 +373,8 @@ class CifarApp(App[None]):
         if problem:
             self.tell(problem, severity="error", title="Trainer")
         self.repaint()
+        if self.screen_stack and (told := getattr(self.screen, "trainer_told", None)):
+            told()
 
     def _tell_transition(self, run: str, before: Status, after: Status) -> None:
         follower = self.store.get(run)

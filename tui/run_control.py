@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +75,16 @@ class RunControl:
         self._app.repaint()
 
     def _has_gpu(self) -> bool:
-        """What the trainer says; before it has said anything, whether a driver is loaded."""
+        """What the trainer says; before it has said anything, whether a driver is loaded, or Apple
+        made the processor."""
         wanted = self._app.device or "auto"
         if wanted != "auto":
             return wanted != "cpu"
         device = self._app.worker.info.device
-        return device[:4] in ("cuda", "mps") if device else os.path.exists("/dev/nvidia0")  # noqa: PTH110
+        if device:
+            return device[:4] in ("cuda", "mps")
+        apple = (sys.platform, platform.machine()) == ("darwin", "arm64")
+        return apple or os.path.exists("/dev/nvidia0")  # noqa: PTH110
 
     def presets(self) -> list[tuple[str, str]]:
         """Names and descriptions."""
@@ -99,6 +105,7 @@ class RunControl:
         """Start the chosen preset on the chosen data, or say what is missing."""
         from trainer.presets import catalog
 
+        self._app.worker.start()  # torch is loaded while data and preset are looked at
         if self.data_status is None or not self.data_status.ready:
             await self.look_for_data()
         status = self.data_status
@@ -194,6 +201,8 @@ class RunControl:
         """Download CIFAR-10 and stay with it."""
         from tui.screens.download import Download
 
+        self._app.worker.start()
+
         def ended(answer: str | None) -> None:
             if answer == "done":
                 self.data = DEFAULT_DATA
@@ -206,6 +215,8 @@ class RunControl:
     def choose_data(self) -> None:
         """Ask for the data of the next runs."""
         from tui.screens.dialogs import DataSource
+
+        self._app.worker.start()
 
         def check(source: str) -> str:
             found = datasource.look(source)
@@ -221,6 +232,8 @@ class RunControl:
         """Ask which preset ``s`` starts."""
         from tui.screens.dialogs import Choice
 
+        self._app.worker.start()
+
         def chosen(name: str | None) -> None:
             if name:
                 self.preset = name
@@ -232,6 +245,8 @@ class RunControl:
     def open_form(self) -> None:
         """The form of a new run."""
         from tui.screens.new_run import NewRun
+
+        self._app.worker.start()
 
         def filled(config: RunConfig | None) -> None:
             if config is not None:

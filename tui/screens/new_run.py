@@ -95,6 +95,11 @@ class NewRun(ModalScreen[RunConfig | None]):
         self.query_one("#preset", Select).focus()
         self._check()
 
+    def trainer_told(self) -> None:
+        """Torch is loaded while the form is filled in: now the devices are known."""
+        if self.is_mounted:
+            self._check()
+
     # ---- what is typed ----------------------------------------------------------------------
 
     def texts(self) -> dict[str, str]:
