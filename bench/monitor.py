@@ -197,7 +197,7 @@ def long(folder: Path, options: argparse.Namespace) -> None:
         figures("    whole curve after the command", [each[0] for each in opened], "s", 2)
         figures("    first paint", [each[1] for each in opened], "s", 2)
         figures("    scrolling its epochs", [wait for each in opened for wait in each[2]], "ms")
-        print(f"    resident: {max(each[3] for each in opened):.0f} MiB (app alone)")
+        print(f"    resident: {max(each[3] for each in opened):.0f} MiB, all processes")
 
 
 def _open_long(

@@ -15,7 +15,8 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyte
@@ -139,8 +140,8 @@ class Terminal:
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def resident(self) -> float:
-        """MiB of the program in memory, without its children."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
+        """MiB in memory of the program and all that it has started."""
+        return sum(_resident(pid) for pid in _tree(self.pid)) * _PAGE / 2**20
 
     def quit(self) -> None:
         """Leave with ``q``; killed when it does not go within ten seconds."""
@@ -156,3 +157,20 @@ class Terminal:
             pass
         finally:
             os.close(self._fd)
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """A process and all under it."""
+    yield pid
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _resident(pid: int) -> int:
+    """Pages in memory; 0 of a process that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
