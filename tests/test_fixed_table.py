@@ -109,6 +109,7 @@ async def test_cells_that_are_set_are_all_that_is_painted(painted: list[Region])
         table.set_cells(keys[7], 7, {1: Text("new"), 2: Text("too")})
         table.set_cells(keys[30], 30, {2: Text("far")})
         table.set_cells(keys[0], None, {2: Text("above")})
+        table.set_cells(keys[8], 8, {})
         # columns of 1, 5 and 12 cells, each with one on both sides; a line of titles
         assert painted == [Region(3, 1 + 7 - 5, 7 + 14, 1)]
         after = screen(table)

@@ -39,7 +39,7 @@ class FixedTable(DataTable[Text]):
                 self.update_cell(row, columns[at].key, cell)
         finally:
             self._setting = False
-        if line is None or not 0 <= line - self.scroll_offset.y < self.size.height:
+        if line is None or not cells or not 0 <= line - self.scroll_offset.y < self.size.height:
             return
         ends = list(accumulate(column.get_render_width(self) for column in columns))
         spans: list[tuple[int, int]] = []
