@@ -17,6 +17,7 @@ from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
+from textual.signal import Signal
 from textual.timer import Timer
 
 from trainer.alerts import AlertSettings
@@ -49,7 +50,7 @@ ANSWER_SECONDS = 0.04
 SHOWN_SECONDS = 1.0
 """While a log is read, so often what there is of it is shown."""
 WORKER_DELAY = 0.15
-"""After the first paint: the trainer's start must not make the first keys wait."""
+"""The trainer's start must not make the first paint's, or a dialog's, first keys wait."""
 PRELOAD_DELAY = 0.4
 WIDTHS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
 HEIGHTS = [(0, "-short"), (32, "-tall")]
@@ -149,6 +150,7 @@ class CifarApp(App[None]):
         self.worker = Launcher(
             self._worker_told, command=worker_command, log=worker_log, on_end=alerts.on_end
         )
+        self.trainer_told: Signal[WorkerInfo] = Signal(self, "trainer told")
         for theme in themes.THEMES:
             self.register_theme(theme)
         self.theme = themes.DARK.name
@@ -202,20 +204,20 @@ class CifarApp(App[None]):
         if self._told:
             self.notify(self._told, severity="warning", markup=False)
         self._set_pace()
-        self.set_timer(WORKER_DELAY, self._warm_up)
+        if self.device or not len(self.store):
+            self.expect_run()
         self.set_timer(PRELOAD_DELAY, self._preload)
         self.run_worker(
             self.runs.look_for_data(), group="data", description="look for the data set"
         )
 
-    def _warm_up(self) -> None:
-        """Load torch ahead where a run will surely be started.
+    def expect_run(self) -> None:
+        """A run will probably be started: load torch, once what is asked for now is painted.
 
         Who only looks at runs does without: it is half a gigabyte, more than a second of a core
         that may be training, and on a GPU a context of hundreds of megabytes.
         """
-        if self.device or not len(self.store):
-            self.worker.start()
+        self.set_timer(WORKER_DELAY, self.worker.start)
 
     def _set_pace(self) -> None:
         """Poll as often as the terminal takes it, beside a run on this processor less often."""
@@ -373,8 +375,7 @@ class CifarApp(App[None]):
         if problem:
             self.tell(problem, severity="error", title="Trainer")
         self.repaint()
-        if self.screen_stack and (told := getattr(self.screen, "trainer_told", None)):
-            told()
+        self.trainer_told.publish(info)
 
     def _tell_transition(self, run: str, before: Status, after: Status) -> None:
         follower = self.store.get(run)

@@ -201,7 +201,7 @@ class RunControl:
         """Download CIFAR-10 and stay with it."""
         from tui.screens.download import Download
 
-        self._app.worker.start()
+        self._app.expect_run()
 
         def ended(answer: str | None) -> None:
             if answer == "done":
@@ -216,7 +216,7 @@ class RunControl:
         """Ask for the data of the next runs."""
         from tui.screens.dialogs import DataSource
 
-        self._app.worker.start()
+        self._app.expect_run()
 
         def check(source: str) -> str:
             found = datasource.look(source)
@@ -232,7 +232,7 @@ class RunControl:
         """Ask which preset ``s`` starts."""
         from tui.screens.dialogs import Choice
 
-        self._app.worker.start()
+        self._app.expect_run()
 
         def chosen(name: str | None) -> None:
             if name:
@@ -246,7 +246,7 @@ class RunControl:
         """The form of a new run."""
         from tui.screens.new_run import NewRun
 
-        self._app.worker.start()
+        self._app.expect_run()
 
         def filled(config: RunConfig | None) -> None:
             if config is not None:

@@ -94,11 +94,8 @@ class NewRun(ModalScreen[RunConfig | None]):
         """The preset first: most of the rest follows from it."""
         self.query_one("#preset", Select).focus()
         self._check()
-
-    def trainer_told(self) -> None:
-        """Torch is loaded while the form is filled in: now the devices are known."""
-        if self.is_mounted:
-            self._check()
+        # torch is loaded while the form is filled in: then the devices are known
+        self.cifar.trainer_told.subscribe(self, lambda _: self._check())
 
     # ---- what is typed ----------------------------------------------------------------------
 

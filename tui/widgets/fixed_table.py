@@ -25,25 +25,30 @@ class FixedTable(DataTable[Text]):
     _setting = False
 
     def set_cells(self, row: RowKey | str, line: int | None, cells: Mapping[int, Text]) -> None:
-        """Change cells of a row: they alone are painted again, not the whole table with them.
+        """Change cells of a row: those that say something else are painted again, nothing else.
 
         Args:
             row: its key.
             line: which one it is from the top; ``None``: it is not in view.
             cells: by the number of their column, from the left.
         """
-        columns = self.ordered_columns
+        columns, before = self.ordered_columns, self.get_row(row)
+        changed = [
+            at
+            for at, cell in sorted(cells.items())
+            if (cell.plain, cell.style) != (before[at].plain, before[at].style)
+        ]
         self._setting = True
         try:
-            for at, cell in cells.items():
-                self.update_cell(row, columns[at].key, cell)
+            for at in changed:
+                self.update_cell(row, columns[at].key, cells[at])
         finally:
             self._setting = False
-        if line is None or not cells or not 0 <= line - self.scroll_offset.y < self.size.height:
+        if line is None or not changed or not 0 <= line - self.scroll_offset.y < self.size.height:
             return
         ends = list(accumulate(column.get_render_width(self) for column in columns))
         spans: list[tuple[int, int]] = []
-        for start, end in ((ends[at - 1] if at else 0, ends[at]) for at in sorted(cells)):
+        for start, end in ((ends[at - 1] if at else 0, ends[at]) for at in changed):
             if spans and start - spans[-1][1] < APART:
                 spans[-1] = (spans[-1][0], end)
             else:

@@ -276,15 +276,8 @@ class LayerTable(FixedTable):
         """Show a newer measurement: only cells that say something else are painted again."""
         measured = [at for at, column in enumerate(self._visible) if column.measured]
         for number, (key, row) in enumerate(zip(self.rows, self._rows, strict=True)):
-            old = self.get_row(key)
             new = {at: _measured(self._visible[at], row, alive, self._colours) for at in measured}
-            other = {
-                at: cell
-                for at, cell in new.items()
-                if (old[at].plain, old[at].style) != (cell.plain, cell.style)
-            }
-            if other:
-                self.set_cells(key, number, other)
+            self.set_cells(key, number, new)
 
 
 def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -> Text:

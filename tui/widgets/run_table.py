@@ -274,19 +274,14 @@ class RunTable(FixedTable):
             self.add_row(*fresh[run], key=run)
 
     def _update(self, run: str, cells: tuple[Text, ...]) -> None:
-        before = self._shown[run]
-        if cells is before:
+        if cells is self._shown[run]:
             return
-        changed = {
-            at: new
-            for at, (old, new) in enumerate(zip(before, cells, strict=True))
-            if old.plain != new.plain or old.style != new.style
-        }
         self._shown[run] = cells
         # Textual would look at all rows to find a cell on the screen
         first = self.scroll_offset.y
         rows = self._order[first : first + self.size.height + 1]
-        self.set_cells(run, first + rows.index(run) if run in rows else None, changed)
+        line = first + rows.index(run) if run in rows else None
+        self.set_cells(run, line, dict(enumerate(cells)))
 
     def _restore_cursor(self, selected: str | None) -> None:
         if selected in self._order:
