@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
-from tui import datasource, evaluations
+from tui import datasource, evaluations, following
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.screens.image import ImageScreen
@@ -482,18 +483,87 @@ async def test_stepping_through_evaluations(
         assert grid(screen).chosen == chosen
 
 
+@pytest.fixture
+def worth(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the seconds that a page of images stays."""
+
+    def seconds(longest: float) -> None:
+        monkeypatch.setattr(following, "LONGEST", longest)
+
+    return seconds
+
+
 async def test_the_newest_evaluation_comes_by_itself(
-    tmp_path: Path, run: RunDir, synthetic: TestData
+    tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
 ) -> None:
+    worth(0.0)
     app = make_app(tmp_path / "runs")
     with held(run):
         async with app.run_test(size=LARGE) as pilot:
             screen = await with_images(pilot, app)
-            await pilot.press("right", "right")
             chosen = grid(screen).chosen
             evaluate(run, some(synthetic, 4))
             await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
             assert grid(screen).chosen == chosen, "the cursor stays on its image"
+
+
+async def test_a_page_of_images_stays_for_what_its_bytes_are_worth(
+    tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
+) -> None:
+    worth(600.0)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            screen = await with_images(pilot, app)
+            left = screen.following._stays_until - time.monotonic()
+            assert 50 < left < 62, "six images of 512 cells at 1,800 bytes a second"
+            evaluate(run, some(synthetic, 4))
+            await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
+            assert screen.loader.evaluation is not None
+            assert screen.loader.evaluation.saved.epoch == 3, "the figures are of what is shown"
+            await pilot.press("right_square_bracket")
+            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+            evaluate(run, some(synthetic, 5))
+            await until(pilot, lambda: "epoch 4, 5 is there: ]" in text(screen, "#title"))
+            await pilot.press("z", "z")
+            await pilot.pause()
+            assert grid(screen).shown_density == "list"
+            assert "epoch 4, 5 is there: ]" in text(screen, "#title"), "it counts from the first"
+            evaluate(run, some(synthetic, 6))
+            append(run, events.RunEnded(state="completed"))
+            await until(pilot, lambda: "epoch 6 newest" in text(screen, "#title"))
+
+
+async def test_a_page_of_images_turns_when_its_time_is_over(
+    tmp_path: Path,
+    run: RunDir,
+    synthetic: TestData,
+    worth: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worth(1.5)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            screen = await with_images(pilot, app)
+            await pilot.press("2")
+            evaluate(run, some(synthetic, 4))
+            await until(pilot, lambda: len(app.store.current.state.predictions) == 4)  # type: ignore[union-attr]
+            await pilot.press("4")
+            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+            evaluate(run, some(synthetic, 5))
+            await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
+            monkeypatch.setattr(following, "READING", 600.0)
+            await pilot.press("right")
+            evaluate(run, some(synthetic, 6))
+            await until(pilot, lambda: "epoch 5, 6 is there: ]" in text(screen, "#title"))
+            await pilot.pause(1.7)
+            assert "epoch 5, 6 is there: ]" in text(screen, "#title"), "someone looks at it"
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is screen)
+            assert "epoch 5, 6 is there: ]" in text(screen, "#title")
 
 
 async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:

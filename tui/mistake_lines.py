@@ -29,9 +29,19 @@ def why_nothing(run: Follower | None, problem: str) -> str:
 
 
 def title(
-    run: Follower | None, found: Evaluation | None, colours: dict[str, str], problem: str = ""
+    run: Follower | None,
+    found: Evaluation | None,
+    colours: dict[str, str],
+    problem: str = "",
+    *,
+    stays: bool = False,
 ) -> Text:
-    """Run, data, epoch, accuracy with its split; ``problem``: why there is no evaluation."""
+    """Run, data, epoch, accuracy with its split.
+
+    Args:
+        problem: why there is no evaluation.
+        stays: a newer one is there, and will be shown later, or when its key is pressed.
+    """
     text = Text(no_wrap=True)
     if run is None or run.state.queued is None:
         return text
@@ -43,8 +53,11 @@ def title(
     if found is not None:
         variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
         text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
-        if found.saved is evaluations.newest(run.state):
+        newest = evaluations.newest(run.state)
+        if found.saved is newest:
             text.append(" newest", style=colours["secondary"])
+        elif stays and newest is not None:
+            text.append(f", {newest.epoch} is there: ]", style=colours["warning"])
         wrong = int(found.images.wrong.sum())
         text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
         text.append(f", {wrong:,} of {len(found.images):,} wrong")

@@ -8,6 +8,8 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal
+from textual.events import ScreenResume
+from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from trainer.analysis import mistakes
@@ -16,9 +18,10 @@ from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_f
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
 from trainer.runstate import Follower
-from tui import evaluations, mistake_lines
+from tui import mistake_lines
 from tui.evaluation_loader import EvaluationLoader
 from tui.fault import Group, about_label
+from tui.following import Following
 from tui.formatting import clean
 from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
@@ -115,7 +118,9 @@ class MistakesScreen(MistakesKeys):
         self.wrong_only = True
         self.where: Filter = EVERYTHING
         self.loader = EvaluationLoader(self, self._loaded)
-        self._chosen: PredictionsSaved | None = None
+        self.following = Following()
+        self._turn: Timer | None = None
+        """Turns to the newest evaluation."""
         self._fault = ""
 
     def body(self) -> ComposeResult:
@@ -152,11 +157,7 @@ class MistakesScreen(MistakesKeys):
         self._show_state()
 
     def _wanted(self, run: Follower | None) -> PredictionsSaved | None:
-        if run is None:
-            return None
-        if not any(saved is self._chosen for saved in run.state.predictions):
-            self._chosen = None
-        return self._chosen or evaluations.newest(run.state)
+        return None if run is None else self.following.wanted(run.state)
 
     def _loaded(self) -> None:
         """The loader has something new."""
@@ -193,6 +194,7 @@ class MistakesScreen(MistakesKeys):
             reverse=self.reversed,
         )
         grid.fill(found, chosen, self.loader.pictures)
+        self.following.shown(found.saved, grid.cells)
         self.query_one(ConfusionPane).fill(found)
 
     def _show_state(self) -> None:
@@ -201,7 +203,12 @@ class MistakesScreen(MistakesKeys):
         why = mistake_lines.why_nothing(run, self.loader.problem)
         self.set_class(bool(why), "-nothing")
         self._say("#nothing", Text(why))
-        title = mistake_lines.title(run, found, self.cifar.colours(), self.loader.problem)
+        left = 0.0 if run is None else self.following.seconds_left(run.state)
+        if left and self._turn is None:
+            self._turn = self.set_timer(left, self._show_newest)
+        title = mistake_lines.title(
+            run, found, self.cifar.colours(), self.loader.problem, stays=left > 0
+        )
         self._say("#title", title)
         self._show_page()
         problem = ""
@@ -238,14 +245,26 @@ class MistakesScreen(MistakesKeys):
         if not isinstance(before, Text) or before != text or before.spans != text.spans:
             widget.update(text, layout=where in ("#problem", "#nothing"))
 
+    def _show_newest(self) -> None:
+        self._turn = None
+        if self.is_current:  # else when it is opened again
+            self.show(Changes(listing=True))
+
     # ---- messages ---------------------------------------------------------------------------
 
-    def on_mistake_grid_moved(self) -> None:
+    def on_screen_resume(self, event: ScreenResume) -> None:
+        """The newest evaluation; Textual calls the method of the class above as well, after it."""
+        self.following.opened()
+
+    def on_mistake_grid_moved(self, event: MistakeGrid.Moved) -> None:
         """Another image, another page."""
+        if event.by_hand:
+            self.following.read()
         self._show_page()
 
     def on_mistake_grid_enlarge(self, event: MistakeGrid.Enlarge) -> None:
         """One image large."""
+        self.following.read()
         run, found = self.store.current, self.loader.evaluation
         if run is not None and found is not None:
             from tui.screens.image import ImageScreen
@@ -276,6 +295,7 @@ class MistakesScreen(MistakesKeys):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
         event.stop()
+        self.following.read()
         self._loaded()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -346,11 +366,7 @@ class MistakesScreen(MistakesKeys):
         run = self.store.current
         if run is None or not run.state.predictions:
             return
-        listed, now = run.state.predictions, self._wanted(run)
-        at = next((i for i, saved in enumerate(listed) if saved is now), 0)
-        at = max(0, min(at + step, len(listed) - 1))
-        newest = evaluations.newest(run.state)
-        self._chosen = None if listed[at] is newest else listed[at]
+        self.following.step(run.state, step)
         self.show(Changes(listing=True))
 
     def action_actual(self) -> None:

@@ -61,6 +61,10 @@ class MistakeGrid(Widget, can_focus=True):
     class Moved(Message):
         """The cursor is on another image, or the page has changed."""
 
+        def __init__(self, *, by_hand: bool = False) -> None:
+            super().__init__()
+            self.by_hand = by_hand
+
     class Enlarge(Message):
         """Enter on an image."""
 
@@ -144,6 +148,13 @@ class MistakeGrid(Widget, can_focus=True):
         """The page, from 1, and how many there are."""
         per = self.per_page
         return self.cursor // per + 1, max(1, -(-len(self._chosen) // per))
+
+    @property
+    def cells(self) -> int:
+        """Of the terminal, that hold pixels of this page's images."""
+        size = {"large": TILE * TILE // 2, "small": TILE * TILE // 8, "list": 0}
+        first = self.cursor // self.per_page * self.per_page
+        return min(self.per_page, len(self._chosen) - first) * size[self.shown_density]
 
     def neighbour(self, step: int) -> int | None:
         """Move the cursor by so many images; the index of the one it is on then."""
@@ -323,7 +334,7 @@ class MistakeGrid(Widget, can_focus=True):
             self.refresh(self._caption(before), self._caption(to))
         else:
             self.refresh()
-        self.post_message(self.Moved())
+        self.post_message(self.Moved(by_hand=True))
 
     def _caption(self, at: int) -> Region:
         row, column = divmod(at % self.per_page, self.across)
