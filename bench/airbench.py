@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from trainer.data import sources
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 
 READY, ANSWER = "reference ready", "reference: answer "
 

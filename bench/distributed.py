@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from trainer.follower import Follower
 from trainer.processes import child_environment
 from trainer.rundir import scan
-from trainer.runstate import Follower
 
 SIDES = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from trainer import config as settings
 from trainer import events
 from trainer.events import AnyEvent, Envelope
+from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from tui.store import Store
 
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -42,7 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import long_log
 from bench.terminal import COLUMNS, LINES, Terminal
-from trainer import events, folded
+from trainer import events
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog, Tail
 
@@ -189,7 +190,7 @@ def long(folder: Path, options: argparse.Namespace) -> None:
         opened = []
         for _ in range(1 if options.quick else 5):
             run.folded.unlink(missing_ok=True)
-            if kept and not folded.keep(run):
+            if kept and not Follower(run).keep_growing():
                 sys.exit("the log was not folded")
             opened.append(_open_long(folder, options, epochs))
         if not run.folded.exists():

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from trainer import submit
 from trainer.errors import UserError
+from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 
 LEFT_OUT = {"Progress", "LayerStats"}
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from trainer import config as settings
 from trainer.control import Control
 from trainer.errors import UserError
+from trainer.follower import Follower
 from trainer.presets import catalog
-from trainer.runstate import Follower
 from trainer.session import train_run
 from trainer.submit import submit
 

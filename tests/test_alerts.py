@@ -21,8 +21,9 @@ from trainer.cli import caller
 from trainer.control import Control
 from trainer.errors import ConfigError
 from trainer.events import Envelope
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from trainer.session import train_run
 
 KITTY = {"TERM": "xterm-kitty"}

@@ -19,9 +19,9 @@ from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, make_run
 from trainer import checkpoint, events, runlog
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.rundir import RunDir, create, scan
 from trainer.runlog import RunLog
-from trainer.runstate import Follower
 from trainer.session import train_run
 from tui import datasource
 from tui.app import CifarApp

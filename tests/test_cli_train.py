@@ -19,8 +19,8 @@ from tests import fake_session
 from trainer import config, events, session
 from trainer.cli import main, train
 from trainer.cli import output as outputs
+from trainer.follower import Follower
 from trainer.rundir import scan
-from trainer.runstate import Follower
 
 ROOT = Path(main.__file__).parents[2]
 Cli = Callable[..., tuple[int, str, str]]

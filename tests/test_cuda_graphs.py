@@ -18,9 +18,9 @@ from trainer import config as settings
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Replay, RunAhead
 from trainer.engine import Training
+from trainer.follower import Follower
 from trainer.meter import Meter
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from trainer.session import train_run
 
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, disk, events
 from trainer.control import Control
 from trainer.disk import Disk
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog, Tail
-from trainer.runstate import Follower
 from trainer.session import train_run
 
 

@@ -27,10 +27,11 @@ from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
+from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
 

@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from bench.long_log import write_run
 from tests import sample_log
 from tests.test_steps import long_log
-from trainer import events, folded, runstate, steps
+from trainer import events, folded, steps
+from trainer import follower as follower_module
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from tui.store import Store
 
 
 @pytest.fixture(autouse=True)
 def all_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded, "LONG_BYTES", 0)
-    monkeypatch.setattr(runstate, "LONG_BYTES", 1)
+    monkeypatch.setattr(follower_module, "LONG_BYTES", 1)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def same(run: RunDir) -> bool:
 
 
 def test_it_is_the_fold_of_the_log(run: RunDir) -> None:
-    assert folded.keep(run)
+    assert Follower(run).keep_growing()
     found = folded.load(run)
     assert found is not None
     assert found.state == of_the_log(run).state
@@ -86,7 +88,7 @@ def test_of_any_log(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None
     run.log.write_bytes(b"".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LIMIT", 64)
-        kept = folded.keep(run)
+        kept = Follower(run).keep_growing()
         assert kept == (of_the_log(run).state.seq >= 0)
         assert (folded.load(run) is not None) == kept
         assert same(run)
@@ -101,23 +103,23 @@ def test_of_a_log_that_grows(tmp_path_factory: pytest.TempPathFactory, seed: int
     lines = [events.encode(one) for one in long_log(chance)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LIMIT", 64)
-        keeper = folded.Keeper(run)
+        keeper = Follower(run)
         while lines:
             count = chance.randrange(1, 1 + len(lines))
             with run.log.open("ab") as file:
                 file.write(b"".join(lines[:count]))
             del lines[:count]
             if chance.random() < 0.7:
-                assert keeper.keep()
+                assert keeper.keep_growing()
             assert same(run)
         with run.log.open("ab") as file:
             file.write(b'{"half a line')
-        assert not keeper.keep()
+        assert not keeper.keep_growing()
         assert same(run)
 
 
 def test_what_is_added_later_is_folded_on(run: RunDir) -> None:
-    folded.keep(run)
+    Follower(run).keep_growing()
     follower = Follower(run)
     follower.poll()
     last = follower.state
@@ -154,7 +156,7 @@ def replaced(run: RunDir) -> None:
 
 @pytest.mark.parametrize("change", [edited, cut, replaced])
 def test_of_a_log_that_has_changed_nothing_is_believed(run: RunDir, change: object) -> None:
-    folded.keep(run)
+    Follower(run).keep_growing()
     assert callable(change)
     change(run)
     assert folded.load(run) is None
@@ -166,7 +168,7 @@ def test_of_a_log_that_has_changed_nothing_is_believed(run: RunDir, change: obje
 def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     run = RunDir(tmp_path_factory.mktemp("damage") / "20261123-120000-long-0000")
     write_run(run, epochs=2, each=4)
-    folded.keep(run)
+    Follower(run).keep_growing()
     kept = run.folded.read_bytes()
     at = data.draw(st.integers(0, len(kept) - 1))
     how = data.draw(st.sampled_from(["flip", "cut", "empty", "more"]))
@@ -184,7 +186,7 @@ def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.D
 
 def test_what_others_made_up_is_refused(run: RunDir) -> None:
     """Well-formed and with the right sum, but of no fold: it would crash a screen."""
-    folded.keep(run)
+    Follower(run).keep_growing()
     found = folded._decoder().decode(run.folded.read_bytes()[folded.SUM_BYTES :])
     for columns in ((0, *[b""] * 6), (1, b"x" * 8, *[b""] * 5), (1, b"x" * 7, *[b""] * 5), ()):
         broken = Steps(columns)
@@ -220,18 +222,18 @@ def test_a_short_log_and_one_that_is_hardly_longer_leave_none(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = run.log.stat().st_size
-    monkeypatch.setattr(folded, "LONG_BYTES", size + 1)
-    assert not folded.keep(run)
+    monkeypatch.setattr(follower_module, "LONG_BYTES", size + 1)
+    assert not Follower(run).keep_growing()
     assert not run.folded.exists()
-    monkeypatch.setattr(folded, "LONG_BYTES", size)
-    keeper = folded.Keeper(run)
-    assert keeper.keep()
-    assert not keeper.keep()
+    monkeypatch.setattr(follower_module, "LONG_BYTES", size)
+    keeper = Follower(run)
+    assert keeper.keep_growing()
+    assert not keeper.keep_growing()
 
 
 def test_a_folder_that_cannot_be_written_is_no_harm(run: RunDir) -> None:
     (run.path / "cache").write_text("in the way")
-    assert not folded.keep(run)
+    assert not Follower(run).keep_growing()
     assert Follower(run).catch_up().ended is not None
 
 
@@ -289,13 +291,13 @@ def test_the_trainer_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
     run = tiny_run(tmp_path)
     kept: list[bool] = []
-    keep = folded.Keeper.keep
+    keep = Follower.keep_growing
 
-    def count(keeper: folded.Keeper) -> bool:
+    def count(keeper: Follower) -> bool:
         kept.append(keep(keeper))
         return kept[-1]
 
-    monkeypatch.setattr(folded.Keeper, "keep", count)
+    monkeypatch.setattr(Follower, "keep_growing", count)
     assert train_run(run, Control(run)).state == "completed"
     assert len(kept) > 1, "while it trains, and at its end"
     assert all(kept)

@@ -10,9 +10,9 @@ import pytest
 from bench.long_log import write_many, write_run
 from tests.tui_helpers import append, held, make_run
 from trainer import events
+from trainer.follower import Follower
 from trainer.glance import WHOLE_BYTES, glance
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from tui import store as stores
 from tui.store import Store
 from tui.widgets import run_table

@@ -12,8 +12,8 @@ from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, events
 from trainer.config import ConfigError, TrainSettings, from_mapping
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.hard_examples import HardExamples
-from trainer.runstate import Follower
 from trainer.session import train_run
 
 CPU = torch.device("cpu")

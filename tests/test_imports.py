@@ -18,6 +18,7 @@ TORCH_FREE = [
     "trainer.config",
     "trainer.control",
     "trainer.events",
+    "trainer.follower",
     "trainer.predictions",
     "trainer.presets.catalog",
     "trainer.rundir",
@@ -63,7 +64,7 @@ def test_importing_loads_no_torch(module: str) -> None:
 def test_reading_a_log_loads_no_torch_and_no_widgets(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from trainer.config import RunConfig\n"
-        "from trainer.submit import submit; from trainer.runstate import Follower\n"
+        "from trainer.submit import submit; from trainer.follower import Follower\n"
         "Follower(submit(RunConfig(), Path(sys.argv[1]))).catch_up()"
     )
     loaded = modules_after(script, str(tmp_path))

@@ -19,6 +19,7 @@ from trainer import events
 from trainer.augment import Augment
 from trainer.config import AugmentSettings
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.kernels import build
 from trainer.kernels.build import BuildError, compiler, library
 from trainer.kernels.fused import (
@@ -27,7 +28,6 @@ from trainer.kernels.fused import (
     FusedMaxPool2d,
     choose_per_layer,
 )
-from trainer.runstate import Follower
 from trainer.session import train_run
 
 needs_compiler = pytest.mark.skipif(

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint, predictions
+from trainer.follower import Follower
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 
 ROOT = Path(__file__).parents[1]
 KILLS = 50

@@ -14,9 +14,10 @@ from tests.test_session import at_step
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, events
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.layer_stats import LayerStats, peaks
 from trainer.rundir import RunDir
-from trainer.runstate import LAYER_STATS_KEPT, Follower
+from trainer.runstate import LAYER_STATS_KEPT
 from trainer.session import train_run
 
 

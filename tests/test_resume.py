@@ -18,9 +18,10 @@ from tests.tui_helpers import fake_worker, held, make_run
 from trainer import control, events
 from trainer.control import Control
 from trainer.errors import RunError
+from trainer.follower import Follower
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import resubmit
 from tui import datasource

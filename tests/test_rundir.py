@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from trainer import config as settings
 from trainer import rundir
 from trainer.errors import RunError
+from trainer.follower import Follower
 from trainer.rundir import ID, RunDir, create, find, scan, slug
-from trainer.runstate import Follower
 from trainer.submit import submit
 
 ROOT = Path(rundir.__file__).parents[1]

@@ -14,9 +14,10 @@ from tests import sample_log
 from tests.sample_log import envelope
 from trainer import events
 from trainer.events import Envelope
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
-from trainer.runstate import NOTICES_KEPT, Follower, RunState
+from trainer.runstate import NOTICES_KEPT, RunState
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = sample_log.lines()

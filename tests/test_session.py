@@ -16,8 +16,9 @@ from trainer.control import Control
 from trainer.engine import Training
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
 from trainer.events import Envelope
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from trainer.session import train_run
 
 

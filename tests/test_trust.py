@@ -21,9 +21,10 @@ from trainer.cli import main
 from trainer.cli.output import visible
 from trainer.control import Control
 from trainer.errors import ConfigError, RunError
+from trainer.follower import Follower
 from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
 from tui.app import CifarApp

@@ -15,7 +15,7 @@ from textual.widgets import Input, OptionList, Select, Static
 
 from tests.tui_helpers import append, fake_worker, held, make_run
 from trainer import events
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus

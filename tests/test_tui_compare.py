@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
 from tests.tui_helpers import append, fake_worker, held, make_run
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import comparison, datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus

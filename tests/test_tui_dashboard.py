@@ -16,8 +16,9 @@ from textual.strip import Strip
 
 from tests.tui_helpers import append, fake_worker, held, make_run, progress, started
 from trainer import events
+from trainer.follower import Follower
 from trainer.runlog import RunLog
-from trainer.runstate import NOTICES_KEPT, Follower
+from trainer.runstate import NOTICES_KEPT
 from tui import datasource, device_stats
 from tui.app import POLL_SECONDS, SHARED_POLLS, CifarApp
 from tui.datasource import DataStatus
@@ -571,7 +572,7 @@ async def test_device_figures_of_a_live_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tui.widgets.device_panel.DeviceStats", Readings)
-    monkeypatch.setattr("trainer.runstate.platform.node", lambda: "testhost")
+    monkeypatch.setattr("trainer.follower.platform.node", lambda: "testhost")
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         async with dashboard(tmp_path / "runs") as (app, pilot):

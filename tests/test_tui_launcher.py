@@ -14,9 +14,9 @@ import pytest
 
 from tests.tui_helpers import fake_worker, make_run, run_config
 from trainer.control import send
+from trainer.follower import Follower
 from trainer.processes import child_environment
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from trainer.submit import submit
 from tui import launcher as launchers
 from tui.launcher import Launcher, WorkerInfo

@@ -20,7 +20,7 @@ from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
-from tui import datasource, evaluations, following
+from tui import datasource, evaluation_choice, evaluations
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.screens.image import ImageScreen
@@ -488,7 +488,7 @@ def worth(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the seconds that a page of images stays."""
 
     def seconds(longest: float) -> None:
-        monkeypatch.setattr(following, "LONGEST", longest)
+        monkeypatch.setattr(evaluation_choice, "LONGEST", longest)
 
     return seconds
 
@@ -515,7 +515,7 @@ async def test_a_page_of_images_stays_for_what_its_bytes_are_worth(
     with held(run):
         async with app.run_test(size=LARGE) as pilot:
             screen = await with_images(pilot, app)
-            left = screen.following._stays_until - time.monotonic()
+            left = screen.choice._stays_until - time.monotonic()
             assert 50 < left < 62, "six images of 512 cells at 1,800 bytes a second"
             evaluate(run, some(synthetic, 4))
             await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
@@ -553,7 +553,7 @@ async def test_a_page_of_images_turns_when_its_time_is_over(
             await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
             evaluate(run, some(synthetic, 5))
             await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
-            monkeypatch.setattr(following, "READING", 600.0)
+            monkeypatch.setattr(evaluation_choice, "READING", 600.0)
             await pilot.press("right")
             evaluate(run, some(synthetic, 6))
             await until(pilot, lambda: "epoch 5, 6 is there: ]" in text(screen, "#title"))

@@ -15,8 +15,8 @@ import pytest
 
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, control
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 
 LONG = ("train.epochs=100000",)
 

@@ -10,9 +10,9 @@ from trainer import config as settings
 from trainer import events
 from trainer.control import Control
 from trainer.data.dataset import Dataset, TestSplit, TrainSplit
+from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from trainer.session import train_run
 from trainer.submit import resubmit, submit
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from trainer import events
 from trainer.disk import Disk
-from trainer.folded import Keeper
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 
@@ -22,7 +22,7 @@ class Files:
     def __init__(self, run: RunDir, log: RunLog) -> None:
         self._log = log
         self._disk = Disk("files")
-        self._folded = Keeper(run)
+        self._follower = Follower(run)
         self._unsaved: dict[str, str] = {}
 
     def put(self, what: str, write: Callable[[], None], saved: events.Event, *, key: str) -> None:
@@ -55,7 +55,7 @@ class Files:
         self._disk.close()
 
     def _keep(self) -> None:
-        self._folded.keep()
+        self._follower.keep_growing()
 
     def _not_saved(self, what: str, reason: str) -> None:
         """Told once, not at every epoch of a night on a full disk."""

@@ -26,7 +26,7 @@ from trainer import events, runstate, steps
 from trainer.events import LayerStats, Whole
 from trainer.rundir import RunDir
 from trainer.runlog import open_regular
-from trainer.runstate import LAYER_STATS_KEPT, LONG_BYTES, Follower, RunState
+from trainer.runstate import LAYER_STATS_KEPT, LONG_BYTES, RunState
 from trainer.steps import Steps
 
 END_BYTES = 1 << 16
@@ -61,50 +61,23 @@ class Loaded(msgspec.Struct, frozen=True):
     damaged: int
 
 
-class Keeper:
-    """Keeps the fold of a log that grows: each time only what is new is read.
-
-    Args:
-        run: the caller holds its lock.
-    """
-
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self._follower = Follower(run)
-        self._kept = 0
-
-    def keep(self) -> bool:
-        """Keep what the log comes to, once it is long and again when it is much longer; whether."""
-        try:
-            if self._run.log.stat().st_size - self._kept < LONG_BYTES:
-                return False
-        except OSError:
-            return False
-        self._follower.catch_up()
-        if not keep_of(self._follower):
-            return False
-        self._kept = self._follower.offset
-        return True
-
-
-def keep_of(follower: Follower) -> bool:
-    """Keep what has been folded of a log; whether it is kept.
+def save(run: RunDir, state: RunState, *, size: int, damaged: int) -> bool:
+    """Keep what the first ``size`` bytes of a log come to; whether it is kept.
 
     A full disk, or a folder that cannot be written, is no harm.
     """
-    run, state = follower.run, follower.state
     try:
         with open_regular(run.log) as file:
-            identity, end = _identity(file.fileno(), follower.offset)
+            identity, end = _identity(file.fileno(), size)
             changed = os.fstat(file.fileno()).st_mtime_ns
         if state.seq < 0 or not end.endswith(b"\n"):
             return False
         found = Folded(
             code=_code(),
             log=identity,
-            size=follower.offset,
+            size=size,
             changed=changed,
-            damaged=follower.damaged,
+            damaged=damaged,
             best=None if state.best is None else state.best.epoch,
             state=replace(state, best=None, _rows={}),
         )
@@ -113,11 +86,6 @@ def keep_of(follower: Follower) -> bool:
     except (OSError, msgspec.MsgspecError, OverflowError):
         return False
     return True
-
-
-def keep(run: RunDir) -> bool:
-    """Keep what a log has come to that nobody writes any more; whether it is kept."""
-    return Keeper(run).keep()
 
 
 def load(run: RunDir) -> Loaded | None:

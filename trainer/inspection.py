@@ -32,8 +32,8 @@ from trainer.data import sources
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.features import TrainingFeatures
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from trainer.runstate import Follower
 from trainer.session import check_origin
 from trainer.submit import read_config
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events, folded, heap, schedule
+from trainer import events, heap, schedule
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.follower import Follower
 from trainer.on_end import start as start_on_end
 from trainer.protocol import Job
 from trainer.rundir import RunDir
@@ -163,7 +164,7 @@ def train_locked(
             _call(on_end, run, log, ended, training)
         log.close()
         if ended is not None:
-            folded.keep(run)
+            Follower(run).keep_growing()
     return ended
 
 

@@ -11,9 +11,9 @@ from trainer import control
 from trainer.config import RunConfig
 from trainer.errors import RunError
 from trainer.events import RunQueued
+from trainer.follower import Follower
 from trainer.rundir import RunDir, create
 from trainer.runlog import RunLog, open_regular
-from trainer.runstate import Follower
 
 CONFIG_BYTES = 1 << 20
 

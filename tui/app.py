@@ -21,7 +21,8 @@ from textual.signal import Signal
 from textual.timer import Timer
 
 from trainer.alerts import AlertSettings
-from trainer.runstate import Follower, Status
+from trainer.follower import Follower
+from trainer.runstate import Status
 from tui import collector, formatting, themes
 from tui.caller import Caller
 from tui.commands import CifarCommands

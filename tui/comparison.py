@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer import config as settings
 from trainer.errors import ConfigError
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting
 from tui.formatting import DASH
 from tui.widgets.run_table import data_of, model_of, name_of

@@ -15,7 +15,8 @@ from trainer.analysis.mistakes import Indices
 from trainer.analysis.model_diff import ModelDiff
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.runstate import Follower, RunState
+from trainer.follower import Follower
+from trainer.runstate import RunState
 from tui import evaluations, formatting
 from tui.evaluations import Evaluation
 

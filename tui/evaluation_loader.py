@@ -11,7 +11,7 @@ from textual.screen import Screen
 from trainer.analysis.mistakes import History
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import evaluations
 from tui.evaluations import Evaluation, Histories, Pictures
 

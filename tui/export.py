@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import RunError
-from trainer.runstate import EpochRow, Follower
+from trainer.follower import Follower
+from trainer.runstate import EpochRow
 from tui import comparison, curves, formatting
 from tui.curves import Points, Quantity, Split
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 
 from trainer.events import LayerRow
+from trainer.follower import Follower
 from trainer.protocol import Inspect, Inspected
-from trainer.runstate import Follower
 from tui import overlay
 from tui.evaluations import Evaluation
 from tui.formatting import clean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from trainer.analysis.mistakes import Sort
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import evaluations, formatting
 from tui.evaluations import Evaluation
 from tui.formatting import clean

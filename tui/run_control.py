@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.store import ACTIVE, Changes

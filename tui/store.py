@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.errors import RunError
+from trainer.follower import Follower
 from trainer.rundir import RunDir, scan
-from trainer.runstate import Follower, Status
+from trainer.runstate import Status
 from trainer.stall import STEPS
 from tui.view import View
 

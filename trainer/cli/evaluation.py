@@ -11,8 +11,9 @@ import typer
 from trainer.cli.output import clean, percent, warn
 from trainer.cli.runs import data_kind
 from trainer.errors import RunError, UserError
+from trainer.follower import Follower
 from trainer.rundir import find
-from trainer.runstate import Follower, RunState
+from trainer.runstate import RunState
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Mistakes

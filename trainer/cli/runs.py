@@ -25,8 +25,9 @@ from trainer.cli.output import (
     table,
     warn,
 )
+from trainer.follower import Follower
 from trainer.rundir import find, scan
-from trainer.runstate import EpochRow, Follower, RunState
+from trainer.runstate import EpochRow, RunState
 
 RUN_COLUMNS = (
     Column("run", flexible=True),

@@ -35,9 +35,9 @@ from trainer.distributed.lead import ended as ended_before
 from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, DataError, RunError
+from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
-from trainer.runstate import Follower
 from trainer.submit import read_config, resubmit, submit
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}

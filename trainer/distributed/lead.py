@@ -16,9 +16,9 @@ from trainer import events
 from trainer.config import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
-from trainer.runstate import Follower
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group

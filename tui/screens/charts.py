@@ -11,7 +11,7 @@ from textual.color import Color
 from textual.timer import Timer
 
 from trainer.errors import ConfigError
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan

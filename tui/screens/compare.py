@@ -20,7 +20,7 @@ from tui.widgets.lines import Lines
 from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
-    from trainer.runstate import Follower
+    from trainer.follower import Follower
     from tui.export import Export
 
 NOTHING = "No run yet: press s to start one, 1 for the list of runs."

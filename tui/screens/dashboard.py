@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting
 from tui.screens.charts import ChartScreen
 from tui.store import Changes

@@ -10,7 +10,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import difference
 from tui.difference import GROUPS, Difference, Side
 from tui.evaluation_loader import EvaluationLoader

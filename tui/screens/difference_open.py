@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.events import PredictionsSaved
-from trainer.runstate import Follower, RunState
+from trainer.follower import Follower
+from trainer.runstate import RunState
 from tui import evaluations, formatting
 from tui.difference import Side
 

@@ -15,8 +15,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from trainer.analysis.mistakes import History
+from trainer.follower import Follower
 from trainer.protocol import Inspect
-from trainer.runstate import Follower
 from tui import overlay
 from tui.evaluation_loader import EvaluationLoader
 from tui.evaluations import Evaluation

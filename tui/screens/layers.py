@@ -9,7 +9,7 @@ from textual.widgets import DataTable, Static
 
 from model.coverage import short, skipping
 from trainer.events import LayerRow, ModelDescribed
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting
 from tui.alive import Alive
 from tui.formatting import clean

@@ -17,11 +17,11 @@ from trainer.analysis.mistakes import Sort
 from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import mistake_lines
+from tui.evaluation_choice import EvaluationChoice
 from tui.evaluation_loader import EvaluationLoader
 from tui.fault import Group, about_label
-from tui.following import Following
 from tui.formatting import clean
 from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
@@ -118,7 +118,7 @@ class MistakesScreen(MistakesKeys):
         self.wrong_only = True
         self.where: Filter = EVERYTHING
         self.loader = EvaluationLoader(self, self._loaded)
-        self.following = Following()
+        self.choice = EvaluationChoice()
         self._turn: Timer | None = None
         """Turns to the newest evaluation."""
         self._fault = ""
@@ -157,7 +157,7 @@ class MistakesScreen(MistakesKeys):
         self._show_state()
 
     def _wanted(self, run: Follower | None) -> PredictionsSaved | None:
-        return None if run is None else self.following.wanted(run.state)
+        return None if run is None else self.choice.wanted(run.state)
 
     def _loaded(self) -> None:
         """The loader has something new."""
@@ -194,7 +194,7 @@ class MistakesScreen(MistakesKeys):
             reverse=self.reversed,
         )
         grid.fill(found, chosen, self.loader.pictures)
-        self.following.shown(found.saved, grid.cells)
+        self.choice.shown(found.saved, grid.cells)
         self.query_one(ConfusionPane).fill(found)
 
     def _show_state(self) -> None:
@@ -203,7 +203,7 @@ class MistakesScreen(MistakesKeys):
         why = mistake_lines.why_nothing(run, self.loader.problem)
         self.set_class(bool(why), "-nothing")
         self._say("#nothing", Text(why))
-        left = 0.0 if run is None else self.following.seconds_left(run.state)
+        left = 0.0 if run is None else self.choice.seconds_left(run.state)
         if left and self._turn is None:
             self._turn = self.set_timer(left, self._show_newest)
         title = mistake_lines.title(
@@ -254,17 +254,17 @@ class MistakesScreen(MistakesKeys):
 
     def on_screen_resume(self, event: ScreenResume) -> None:
         """The newest evaluation; Textual calls the method of the class above as well, after it."""
-        self.following.opened()
+        self.choice.opened()
 
     def on_mistake_grid_moved(self, event: MistakeGrid.Moved) -> None:
         """Another image, another page."""
         if event.by_hand:
-            self.following.read()
+            self.choice.read()
         self._show_page()
 
     def on_mistake_grid_enlarge(self, event: MistakeGrid.Enlarge) -> None:
         """One image large."""
-        self.following.read()
+        self.choice.read()
         run, found = self.store.current, self.loader.evaluation
         if run is not None and found is not None:
             from tui.screens.image import ImageScreen
@@ -295,7 +295,7 @@ class MistakesScreen(MistakesKeys):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
         event.stop()
-        self.following.read()
+        self.choice.read()
         self._loaded()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -366,7 +366,7 @@ class MistakesScreen(MistakesKeys):
         run = self.store.current
         if run is None or not run.state.predictions:
             return
-        self.following.step(run.state, step)
+        self.choice.step(run.state, step)
         self.show(Changes(listing=True))
 
     def action_actual(self) -> None:

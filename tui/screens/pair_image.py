@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.binding import Binding
 
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import difference
 from tui.evaluation_loader import EvaluationLoader
 from tui.formatting import clean

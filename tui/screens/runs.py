@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Input, Static
 
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting
 from tui.formatting import clean
 from tui.screens.base import StoreScreen

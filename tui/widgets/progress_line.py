@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual.strip import Strip
 
-from trainer.runstate import Follower, RunState
+from trainer.follower import Follower
+from trainer.runstate import RunState
 from tui import formatting
 from tui.widgets.lines import Lines, from_pieces
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trainer.errors import ConfigError
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting
 from tui.widgets.run_table import data_of, model_of, name_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from trainer.events import Notice
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting, themes
 from tui.widgets.lines import Lines
 from tui.widgets.run_table import data_of, model_of, name_of

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.message import Message
 
-from trainer.runstate import Follower
+from trainer.follower import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.store import ACTIVE, Store

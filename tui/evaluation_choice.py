@@ -18,7 +18,7 @@ READING = 10.0
 """Seconds that a page stays after someone has moved in it."""
 
 
-class Following:
+class EvaluationChoice:
     """The newest evaluation is followed, but a page of images stays a while.
 
     A page of true pixels is over 100 kB, and a run may evaluate once a second: painted at once each
