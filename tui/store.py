@@ -20,7 +20,7 @@ from tui.view import View
 
 SCAN_SECONDS = 1.0
 FINISHED_SECONDS = 1.0
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20
 WHOLE_KEPT = 12
 """So many ended runs keep their curves after another is chosen; of the others a glance is left."""
 SUBMIT_SECONDS = 10.0
