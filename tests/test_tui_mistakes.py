@@ -494,16 +494,27 @@ def worth(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 async def test_the_newest_evaluation_comes_by_itself(
-    tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
+    tmp_path: Path,
+    run: RunDir,
+    synthetic: TestData,
+    worth: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worth(0.0)
+    monkeypatch.setattr(evaluation_choice, "READING", 0.0)
     app = make_app(tmp_path / "runs")
     with held(run):
         async with app.run_test(size=LARGE) as pilot:
             screen = await with_images(pilot, app)
-            chosen = grid(screen).chosen
+            first = grid(screen).chosen
             evaluate(run, some(synthetic, 4))
             await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+            assert grid(screen).cursor == 0, "who has not moved sees the first page"
+            assert grid(screen).chosen != first
+            await pilot.press("right", "right")
+            chosen = grid(screen).chosen
+            evaluate(run, some(synthetic, 5))
+            await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
             assert grid(screen).chosen == chosen, "the cursor stays on its image"
 
 

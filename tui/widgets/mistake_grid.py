@@ -89,8 +89,12 @@ class MistakeGrid(Widget, can_focus=True):
     def fill(
         self, evaluation: Evaluation | None, chosen: Indices, pictures: Pictures | None
     ) -> None:
-        """Show these images, in this order; the cursor stays on its image while it is there."""
-        before = self.chosen
+        """Show these images, in this order.
+
+        The cursor stays on its image while that is there; on the first one it stays on the first,
+        so that who has not moved sees the first page.
+        """
+        before = self.chosen if self.cursor else None
         if pictures is not self._pictures:
             self._drawn.clear()
             self._ahead.clear()
