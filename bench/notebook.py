@@ -124,6 +124,8 @@ class Engine:
                 "train": {"batch_size": batch_size, "epochs": 10_000, "compile": compiled},
             }
         )
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self.folder = tempfile.TemporaryDirectory()
         run = submit(config, Path(self.folder.name))
         torch.manual_seed(0)

@@ -434,6 +434,56 @@ def test_cuda_a_recorded_run_goes_on_where_it_stopped(tmp_path: Path, name: str)
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_cuda_runs_of_one_process_are_recorded_on_the_gpu_of_each(tmp_path: Path) -> None:
+    found = {}
+    for number in (0, 1, 0):
+        run = tiny_run(
+            tmp_path / f"{len(found)}-{number}",
+            f"train.device=cuda:{number}",
+            "train.cuda_graphs='on'",
+            "train.precision='fp32'",
+        )
+        log = log_of(run)
+        assert "cuda-graphs" in {e.code for e in log if isinstance(e, events.Notice)}
+        found[number] = [e.loss for e in log if isinstance(e, events.EpochEnded)]
+    assert found[1] == pytest.approx(found[0], rel=2e-2)
+    assert all(found[1])
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_cuda_in_fp16_nothing_is_recorded_and_the_loss_is_a_number(
+    tmp_path: Path, name: str
+) -> None:
+    log = log_of(run_on_cuda(tmp_path, "train.precision='fp16'", f"optimizer.name='{name}'"))
+    assert isinstance(log[-1], events.RunEnded)
+    assert log[-1].state == "completed", log[-1].error
+    assert "cuda-graphs" not in {e.code for e in log if isinstance(e, events.Notice)}
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_measurements_a_step_apart_are_all_told(tmp_path: Path) -> None:
+    log = log_of(run_on_cuda(tmp_path, "train.cuda_graphs='on'", "train.layer_stats=6"))
+    measured = [e.step for e in log if isinstance(e, events.LayerStats)]
+    assert measured == [*range(1, 13)]
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_cuda_what_a_run_held_goes_back_after_it(tmp_path: Path) -> None:
+    from trainer import device
+
+    device.give_memory_back()
+    before = torch.cuda.memory_allocated()
+    log_of(run_on_cuda(tmp_path, "train.cuda_graphs='on'", "optimizer.name='muon'"))
+    device.give_memory_back()
+    assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.gpu
 @on_cuda
 def test_cuda_what_waits_for_the_device_is_not_recorded(tmp_path: Path) -> None:
     run = run_on_cuda(tmp_path, "train.cuda_graphs='on'")

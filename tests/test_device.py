@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -66,3 +68,29 @@ def test_the_meter_goes_on_from_a_checkpoint() -> None:
     second.begin_read()
     assert second.window() == (0.5, 1.0)
     assert second.totals() == (10 / 8, 5 / 8)
+
+
+def test_old_gpus_multiply_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    for version, native in ((7, 5), False), ((8, 0), True), ((12, 0), True):
+        devices.multiplies_bf16.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, version=version: version)
+        assert devices.multiplies_bf16(gpu) is native
+        assert devices.precision("auto", gpu) == ("bf16" if native else "fp16")
+        assert devices.precision("bf16", gpu) == "bf16"
+    devices.multiplies_bf16.cache_clear()
+
+
+def test_after_a_run_its_memory_goes_back_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held:
+        """Keeps itself, as a run and its recorded step keep each other."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    kept = weakref.ref(Held())
+    emptied: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(kept()))
+    devices.give_memory_back()
+    assert emptied == [None], "after what was only held in a circle"

@@ -25,6 +25,7 @@ from trainer import config as settings
 from trainer.control import Control
 from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
+from trainer.distributed.group import Member
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.follower import Follower
@@ -32,7 +33,7 @@ from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
 from trainer.runstate import RunState
-from trainer.session import train_run
+from trainer.session import check_alike, train_run
 from trainer.submit import read_config, resubmit
 
 LOSS = 1e-5
@@ -350,3 +351,22 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.of_rank("cpu", 1, 4) == torch.device("cpu")
     with pytest.raises(DeviceError, match=r"4 processes need a GPU each, this machine has 2"):
         devices.of_rank("auto", 1, 4)
+
+
+def test_ranks_that_would_part_are_refused() -> None:
+    def members(*found: tuple[str, str]) -> list[Member]:
+        return [Member("host", rank, *one) for rank, one in enumerate(found)]
+
+    sgd, muon = catalog.load("quick", ["optimizer.name='sgd'"]), catalog.load("fast")
+    new, old = ("cuda:0 NVIDIA A", "bf16"), ("cuda:1 NVIDIA B", "fp16")
+    for config in (sgd, muon):
+        check_alike(members(new, ("cuda:1 NVIDIA A", "bf16")), config)
+        check_alike(members(("cpu", "fp32"), ("cpu", "fp32")), config)
+        with pytest.raises(
+            ConfigError, match=r"bf16 \(cuda:0 NVIDIA A\), another in fp16 \(cuda:1"
+        ):
+            check_alike(members(new, old), config)
+    other = members(new, ("cuda:1 NVIDIA B", "bf16"))
+    check_alike(other, sgd)
+    with pytest.raises(ConfigError, match="between NVIDIA A and NVIDIA B: choose GPUs of one kind"):
+        check_alike(other, muon)

@@ -12,8 +12,9 @@ from torch import nn
 
 from tests.test_session import at_step
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, events
+from trainer import checkpoint, events, layer_stats
 from trainer.control import Control
+from trainer.device import HostCopy
 from trainer.follower import Follower
 from trainer.layer_stats import LayerStats, peaks
 from trainer.rundir import RunDir
@@ -71,6 +72,30 @@ def test_a_recorded_step_is_told_with_the_activations_of_its_images_size() -> No
         assert found.dead == (float(side),) * len(activations)
         assert found.weight_norm == (float(side),)
     assert stats._left[8][0] is kept
+
+
+def test_of_a_gpu_that_is_far_behind_every_measurement_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = False
+
+    class Copy(HostCopy):
+        def ready(self) -> bool:
+            return there
+
+    monkeypatch.setattr(layer_stats, "HostCopy", Copy)
+    net = nn.Linear(3, 2)
+    stats = LayerStats(net, 1)
+    images = torch.randn(4, 3)
+    for step in (1, 2, 3):
+        one_step(stats, net, images)
+        stats.begin_read(epoch=1, step=step, side=images.shape[-1])
+        assert stats.take() is None
+    there = True
+    found = [stats.take() for _ in range(3)]
+    assert [one.step for one in found if one] == [1, 2, 3]
+    assert len({one.weight_norm for one in found if one}) == 3, "each its own figures"
+    assert stats.take() is None
 
 
 def test_norms_and_the_update_ratio_are_those_by_hand() -> None:

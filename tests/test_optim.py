@@ -170,3 +170,24 @@ def test_muon_keeps_the_norm_of_filters_and_resumes_exactly() -> None:
     steps(resumed, second, range(3, 6))
     assert torch.equal(first, second)
     assert first.norm() < 2 * 8**0.5
+
+
+def test_a_first_step_that_overflows_in_fp16_leaves_nothing_behind() -> None:
+    """What a gradient scaler has told a fused optimizer of an overflow, on a CPU as on a GPU."""
+
+    def trained(steps: list[bool]) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = nn.Linear(64, 64)
+        made = Optimizers(net, OptimizerSettings(name="sgd", lr=0.1, momentum=0.9), CPU)
+        (sgd,) = made.all
+        sgd.grad_scale = None  # type: ignore[attr-defined]
+        for overflow in steps:
+            for p in net.parameters():
+                p.grad = torch.full_like(p, float("inf") if overflow else 1.0)
+            sgd.found_inf = torch.tensor(float(overflow))  # type: ignore[attr-defined]
+            junk = [torch.full((64, 64), float("nan")) for _ in range(8)]
+            del junk  # an uninitialised buffer would find it
+            sgd.step()
+        return net.weight.detach()
+
+    assert torch.equal(trained([True, False, False]), trained([False, False]))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from textual.pilot import Pilot
 
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
@@ -57,6 +58,17 @@ def stopped_run(folder: Path, data: Path) -> RunDir:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binary_folder(tmp_path_factory.mktemp("data"))
+
+
+def test_it_goes_on_in_fp16_where_it_began_in_another_precision(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU without bf16: its loss scaling begins then, and is none of the checkpoint's."""
+    run = stopped_run(tmp_path, data)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device))
+    resubmit(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
 
 
 def test_stop_resume_completed_gives_one_clean_curve(tmp_path: Path, data: Path) -> None:

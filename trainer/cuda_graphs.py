@@ -86,27 +86,40 @@ class Recorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # torch's own stream for it is one a process, of the GPU of the first run
+        self._aside = torch.cuda.Stream(device)
 
     def __call__(self, work: Replay) -> Replay:
         """The replay of some work."""
         with torch.cuda.device(self._device):
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
+            main = torch.cuda.current_stream()
+            self._aside.wait_stream(main)
+            with torch.cuda.stream(self._aside):
                 for _ in range(WARM_UP):
                     work()
                 with _not_waiting():
                     work()
-            torch.cuda.current_stream().wait_stream(aside)
+            main.wait_stream(self._aside)
             graph = torch.cuda.CUDAGraph()
             try:
-                # other threads of this process may use the device meanwhile
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                with torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._aside,
+                    # other threads of this process may use the device meanwhile
+                    capture_error_mode="thread_local",
+                ):
                     work()
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
+                if "out of memory" in str(error):  # the driver's own, when the capture is over
+                    raise torch.OutOfMemoryError(first_line(error)) from error
                 raise CaptureFailed(first_line(error)) from error
+            finally:
+                torch.cuda.set_stream(
+                    main
+                )  # a capture that fails at its end does not leave its own
             graph.replay()  # the first one takes longer: the graph goes to the GPU
         return graph.replay
 
@@ -152,8 +165,8 @@ def untouched(
             if any(getattr(module, name) is not buffer for module, name, buffer in buffers):
                 raise RuntimeError("the net exchanges its buffers for others")
         finally:
-            if gpus:
-                torch.cuda.synchronize()  # what failed may not have been waited for
+            for gpu in gpus:
+                torch.cuda.synchronize(gpu)  # what failed may not have been waited for
             with torch.no_grad():
                 for module, name, buffer in buffers:
                     setattr(module, name, buffer)
@@ -192,7 +205,7 @@ class RunAhead:
         mark: Callable[[], Mark] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._mark = mark or (_event if device.type == "cuda" else None)
+        self._mark = mark or (partial(_event, device) if device.type == "cuda" else None)
         self._clock = clock
         self._queued: deque[Mark] = deque()
         self._reached: float | None = None
@@ -229,9 +242,9 @@ class RunAhead:
         self._reached = now
 
 
-def _event() -> torch.cuda.Event:
+def _event(device: torch.device) -> torch.cuda.Event:
     event = torch.cuda.Event(blocking=True)  # waits asleep, not in a loop
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from typing import Literal
 
@@ -85,9 +86,8 @@ def precision(name: str, device: torch.device) -> Precision:
     if name == "fp32":
         return "fp32"
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device)[0] >= 8
         if name == "auto":
-            return "bf16" if native else "fp16"
+            return "bf16" if multiplies_bf16(device) else "fp16"
         return "bf16" if name == "bf16" else "fp16"
     if name == "fp16":
         if device.type == "mps":
@@ -101,7 +101,9 @@ def precision(name: str, device: torch.device) -> Precision:
 @functools.cache
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether matrix products in bf16 are faster than in fp32 on it."""
-    return device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16_products())
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and _cpu_has_bf16_products()
 
 
 def _cpu_has_bf16_products() -> bool:
@@ -129,6 +131,15 @@ def memory(device: torch.device) -> int:
     return int(psutil.Process(os.getpid()).memory_info().rss)
 
 
+def give_memory_back() -> None:
+    """After a run: what only its graphs and a cycle of objects hold goes back to the GPU."""
+    gc.collect()  # memory that gets short on a GPU does not make Python look for cycles
+    if torch.cuda.is_initialized():
+        # those of cuBLAS are kept for each stream; private in torch, so absent is possible
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
+        torch.cuda.empty_cache()
+
+
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the host on the device, without waiting for what the device has still to do."""
     if device.type == "cuda":
@@ -147,7 +158,7 @@ class HostCopy:
         self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         self._values.copy_(values, non_blocking=True)
         self._event = torch.cuda.Event()
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(values.device))
 
     def ready(self) -> bool:
         """Whether it can be taken without waiting."""

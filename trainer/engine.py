@@ -473,7 +473,7 @@ class Training:
         self._progress(window, now, devices.memory(self.device), self.meter.read_sums[2])
 
     def _report_layers(self) -> None:
-        if (found := self.layer_stats.take()) is not None:
+        while (found := self.layer_stats.take()) is not None:
             self.log.emit(found)
 
     def _report_together(self, together: Together) -> None:
@@ -640,7 +640,8 @@ class Training:
         self.at = Position(**state["position"])
         self.net.load_state_dict(state["net"])
         self.optimizers.load_state_dict(state["optimizers"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # of a run that began in bf16, on a newer GPU, there is none
+            self.scaler.load_state_dict(state["scaler"])
         if self.together is not None:
             self.together.load_meter(self.meter, state["meter"])
         else:

@@ -8,6 +8,7 @@ a copy to the host is done, so no step waits for it.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,7 +68,8 @@ class LayerStats:
         self._norms: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
         """By the images' side: what a step was measured to be, and which activations it ran."""
-        self._found: tuple[int, int, tuple[str, ...], HostCopy] | None = None
+        self._found: deque[tuple[int, int, tuple[str, ...], HostCopy]] = deque()
+        """Several, where a GPU is further behind than two measured steps are apart."""
 
     def due(self, batch: int, steps: int) -> bool:
         """Whether the step of this batch of an epoch is measured: in the middle of each share.
@@ -118,7 +120,7 @@ class LayerStats:
     def begin_read(self, *, epoch: int, step: int, side: int) -> None:
         """After a step that was measured, recorded or not: its figures go to the host."""
         values, activations = self._left[side]
-        self._found = epoch, step, activations, HostCopy(values)
+        self._found.append((epoch, step, activations, HostCopy(values)))
 
     def forget(self) -> None:
         """A step that was to be measured has failed: leave nothing of it in the net."""
@@ -127,11 +129,10 @@ class LayerStats:
         self._hooks, self._before, self._norms, self._dead = [], [], [], {}
 
     def take(self) -> events.LayerStats | None:
-        """What was measured, once it is on the host."""
-        if self._found is None or not self._found[3].ready():
+        """The oldest of what was measured, once it is on the host."""
+        if not self._found or not self._found[0][3].ready():
             return None
-        epoch, step, activations, copy = self._found
-        self._found = None
+        epoch, step, activations, copy = self._found.popleft()
         count = len(self._weights)
         numbers = copy.numbers()
         weights, gradients, updates = (numbers[i * count : (i + 1) * count] for i in range(3))

@@ -244,4 +244,11 @@ def _plain(
 def _sgd(
     groups: list[dict[str, Any]], lr: float, momentum: float, *, fused: bool
 ) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if momentum:
+        # in fp16 a first step that overflows is left out, but only after torch's fused SGD has made
+        # its buffers, without a number in them
+        for group in made.param_groups:
+            for p in group["params"]:
+                made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return made

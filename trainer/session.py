@@ -9,6 +9,7 @@ import os
 import platform
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from trainer.submit import read_config
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
-    from trainer.distributed.group import Group
+    from trainer.distributed.group import Group, Member
     from trainer.distributed.lead import Lead
     from trainer.engine import Training
 
@@ -254,7 +255,8 @@ def prepare(
         raise ConfigError(str(error)) from None
     _fit_to_data(net, dataset, config.train.seed)
     if group is not None:
-        group.introduce(devices.describe(device))
+        group.introduce(devices.describe(device), precision)
+        check_alike(group.members, config)
     training = Training(
         config, dataset, net, summary, device, precision, run, log, control, group=group
     )
@@ -265,6 +267,26 @@ def prepare(
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
     return training
+
+
+def check_alike(members: Sequence[Member], config: RunConfig) -> None:
+    """Ranks that compute otherwise would part: each has the same gradients, but its own net.
+
+    Raises:
+        ConfigError: they have other precisions, or GPUs on which Muon's products differ.
+    """
+    other = next((m for m in members if m.precision != members[0].precision), None)
+    if other is not None:
+        raise ConfigError(
+            f"one process trains in {members[0].precision} ({members[0].device}), another in "
+            f"{other.precision} ({other.device}): choose one with --precision"
+        )
+    kinds = sorted({m.device.partition(" ")[2] for m in members})
+    if config.optimizer.name == "muon" and len(kinds) > 1:
+        raise ConfigError(
+            f"Muon's products differ between {' and '.join(kinds)}: choose GPUs of one kind, or "
+            "another optimizer"
+        )
 
 
 def check_origin(run: RunDir, config: RunConfig) -> None:

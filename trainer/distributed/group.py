@@ -35,6 +35,7 @@ class Member(msgspec.Struct, frozen=True):
     host: str
     pid: int
     device: str = ""
+    precision: str = ""
 
 
 class Group:
@@ -99,9 +100,9 @@ class Group:
             dist.broadcast(whole, 0)
         return whole.numpy().tobytes()
 
-    def introduce(self, device: str) -> None:
+    def introduce(self, device: str, precision: str) -> None:
         """Let every rank know who the others are."""
-        me = Member(platform.node(), os.getpid(), device)
+        me = Member(platform.node(), os.getpid(), device, precision)
         self._store.set(f"member/{self.rank}", msgspec.json.encode(me).decode())
         names = [f"member/{rank}" for rank in range(self.size)]
         # a barrier before: get waits for a key, but not for a rank that has died
