@@ -131,7 +131,7 @@ def main() -> int:
                 continue
             run = RunDir(Path(job["run"]))
             if "refuse" in OPTIONS:
-                tell(state="refused", error=f"run {run.id} is not wanted")
+                tell(state="refused", run=job["run"], error=f"run {run.id} is not wanted")
                 continue
             lock = ExitStack()
             lock.enter_context(run.locked())

@@ -103,6 +103,26 @@ def groups(screen: DifferenceScreen) -> dict[str, str]:
     return {str(o.id): str(o.prompt) for o in listed.options}
 
 
+async def test_a_run_without_predictions_is_not_read_for_ever(
+    tmp_path: Path, synthetic: TestData
+) -> None:
+    first, second = two_runs(tmp_path / "runs", synthetic)
+    for file in second.path.glob("predictions/*"):
+        file.unlink()
+    bare = make_run(tmp_path / "runs", name="bare", seed=3, created=120)
+    for marks in ((first, second), (first, bare)):
+        app = make_app(tmp_path / "runs")
+        async with app.run_test(size=LARGE) as pilot:
+            await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)  # noqa: B023
+            for run in marks:
+                app.store.toggle_mark(run.id)
+            app.poll()
+            await pilot.press("5", "d")
+            await until(pilot, lambda: isinstance(app.screen, DifferenceScreen))  # noqa: B023
+            await until(pilot, lambda: "There are not two" in text(app.screen, "#verdict"))  # noqa: B023
+            app.store.clear_marks()
+
+
 # ---- the numbers ------------------------------------------------------------------------------
 
 

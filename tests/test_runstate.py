@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -242,6 +243,39 @@ def test_eta_counts_down_over_the_whole_run() -> None:
     assert state.eta() == pytest.approx(8 * 8 / 16 + 2 * 0.5)
     assert fold(sample_log.whole()).eta() is None
     assert fold(parts[:2]).eta() is None
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_eta_counts_the_evaluations_that_are_still_due(every: int) -> None:
+    """Seven epochs of a step of 10 images in a second; an evaluation takes 100 seconds."""
+    state = RunState()
+    seq = 0
+
+    def add(event: events.AnyEvent) -> None:
+        nonlocal seq
+        state.apply(sample_log.envelope(seq, event))
+        seq += 1
+
+    queued = sample_log.queued()
+    config = f"[evaluate]\nevery = {every}\n"
+    add(msgspec.structs.replace(queued, epochs=7, config=config))
+    started = sample_log.started()
+    add(msgspec.structs.replace(started, steps_per_epoch=1, batch_size=10, total_steps=7))
+    due = [e for e in range(1, 8) if e % every == 0 or e == 7]
+    for epoch in range(1, 8):
+        done = {"epoch": epoch, "step": epoch}
+        add(events.Progress(phase="train", done=1, total=1, loss=1.0, **done))
+        add(
+            events.EpochEnded(
+                loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0, images_per_second=10.0, **done
+            )
+        )
+        if epoch in due:
+            made = sample_log.eval_ended(epoch, 0.5)
+            add(msgspec.structs.replace(made, step=epoch, seconds=100.0))
+        left = [e for e in due if e > epoch]
+        known = 100.0 if any(e <= epoch for e in due) else 0.0
+        assert state.eta() == pytest.approx(7 - epoch + known * len(left)), epoch
 
 
 def test_eta_right_after_a_resume_counts_what_is_left() -> None:

@@ -15,10 +15,12 @@ from textual.widgets import Input, OptionList, Select, Static
 
 from tests.tui_helpers import append, fake_worker, held, make_run
 from trainer import events
+from trainer.errors import RunError
 from trainer.follower import Follower
-from tui import datasource
+from tui import datasource, store
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.screens.dashboard import DashboardScreen
 from tui.screens.dialogs import Choice, DataSource, Help, Quit
 from tui.screens.download import Download
 from tui.screens.new_run import NewRun
@@ -27,6 +29,7 @@ from tui.screens.too_small import TooSmall
 from tui.widgets.header import HeaderLine
 from tui.widgets.key_line import KeyLine
 from tui.widgets.layer_table import LayerTable
+from tui.widgets.run_header import RunHeader
 from tui.widgets.run_table import COLUMNS, RunTable
 
 LARGE = (160, 50)
@@ -84,6 +87,10 @@ def words(app: CifarApp, where: str) -> str:
 
 def line(app: CifarApp, kind: type[HeaderLine] | type[KeyLine]) -> str:
     return app.screen_stack[1].query_one(kind).render().plain
+
+
+def headline(app: CifarApp) -> str:
+    return app.screen.query_one(RunHeader).render_line(0).text
 
 
 def texts(app: CifarApp) -> str:
@@ -276,6 +283,55 @@ async def test_an_unreadable_runs_directory_is_one_line(tmp_path: Path) -> None:
         await until(pilot, lambda: "no directory" in told(app) or "cannot write" in told(app))
 
 
+async def test_a_run_that_is_chosen_elsewhere_is_shown_and_under_the_cursor(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="the old one", seed=1)
+    make_run(tmp_path / "runs", name="the new one", seed=2, created=600)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 2)
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: "the new one" in headline(app))
+        app.open_run(old.id)
+        await until(pilot, lambda: "the old one" in headline(app))
+        await pilot.press("1")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await until(pilot, lambda: app.screen.query_one(RunTable).chosen == old.id)
+        assert app.store.selected == old.id
+
+
+async def test_of_filtered_runs_the_one_under_the_cursor_is_deleted(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="alpha", seed=1)
+    new = make_run(tmp_path / "runs", name="beta", seed=2, created=600)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 2)
+        await pilot.press("slash", *"alpha", "enter")
+        await until(pilot, lambda: table(app).order == (old.id,))
+        app.store.selected = new.id
+        await pilot.press("d", "d")
+        await until(pilot, lambda: not old.path.exists())
+        assert new.path.exists()
+
+
+async def test_a_directory_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "runs")
+    scan = store.scan
+
+    def fails(runs_dir: Path) -> object:
+        monkeypatch.setattr(store, "scan", scan)
+        raise RunError("cannot read it now")
+
+    monkeypatch.setattr(store, "scan", fails)
+    monkeypatch.setattr(store, "SETTLED_SECONDS", -1.0)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order == (run.id,))
+        await until(pilot, lambda: "cannot read" not in words(app, "#status"))
+
+
 # ---- starting, stopping, quitting --------------------------------------------------------------
 
 
@@ -317,6 +373,31 @@ async def test_runs_queue_behind_each_other(tmp_path: Path) -> None:
         assert "queued behind" in told(app)
         await until(pilot, lambda: [f.status for f in app.store] == ["completed"] * 3)
         assert "crashed" not in told(app)
+
+
+async def test_a_run_of_another_trainer_is_not_queued_behind(tmp_path: Path) -> None:
+    other = make_run(tmp_path / "runs", end=None, done=1)
+    app = make_app(tmp_path / "runs")
+    with held(other):
+        async with app.run_test(size=LARGE) as pilot:
+            await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+            await pilot.press("s")
+            await until(pilot, lambda: [f.status for f in app.store] == ["training"] * 2)
+            assert "queued behind" not in told(app)
+            assert app.store.selected != other.id, "the new one is shown"
+
+
+async def test_a_refused_run_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SUBMIT_SECONDS", 0.3)
+    app = make_app(tmp_path / "runs", "refuse")
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: "the trainer refused a run" in told(app))
+        await until(pilot, lambda: [f.status for f in app.store] == ["crashed"])
+        await pilot.press("q")
+        await until(pilot, lambda: not app.is_running)
 
 
 async def test_stopping_a_queued_run_leaves_the_running_one(tmp_path: Path) -> None:

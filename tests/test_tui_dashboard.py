@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -664,9 +665,35 @@ def test_an_nvidia_card(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError("not supported")
 
     monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml)
-    sample = device_stats.DeviceStats("cuda:1 NVIDIA").read()
+    sample = device_stats.DeviceStats("cuda:1 card 1").read()
     assert (sample.name, sample.gpu, sample.use, sample.watts) == ("card 1", True, None, None)
     assert (sample.used, sample.total) == (3 << 30, 80 << 30)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "shown"),
+    [
+        ("", "cuda:1 card 1", "card 1"),
+        ("3,5", "cuda:1 card 5", "card 5"),
+        ("GPU-77, GPU-78", "cuda:1", "card 78"),
+        ("", "cuda:0 card 4", "another GPU in this place (card 0)"),
+        ("MIG-1", "cuda:0 card 0 MIG 1g", "card 0"),
+    ],
+)
+def test_which_card_it_is(
+    monkeypatch: pytest.MonkeyPatch, visible: str, device: str, shown: str
+) -> None:
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=lambda uuid: int(uuid[4:]),
+        nvmlDeviceGetName=lambda handle: f"card {handle}",
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=1, total=2),
+    )
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    sample = device_stats.DeviceStats(device).read()
+    assert shown in (sample.name if sample.gpu else sample.reason)
 
 
 @pytest.mark.parametrize("key", ["1", "2", "3", "4", "5"])

@@ -18,6 +18,7 @@ from trainer import events, predictions
 from trainer.analysis.mistakes import Moment
 from trainer.data import sources
 from trainer.data.dataset import TestData
+from trainer.errors import DataError
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 from tui import datasource, evaluation_choice, evaluations
@@ -577,6 +578,100 @@ async def test_a_page_of_images_turns_when_its_time_is_over(
             assert "epoch 5, 6 is there: ]" in text(screen, "#title")
 
 
+async def test_nothing_changes_behind_one_image(
+    tmp_path: Path,
+    run: RunDir,
+    synthetic: TestData,
+    worth: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worth(0.0)
+    monkeypatch.setattr(evaluation_choice, "READING", 0.0)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            screen = await with_images(pilot, app)
+            await pilot.press("right", "right", "enter")
+            await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+            chosen = grid(screen).chosen
+            right = some(synthetic, 4, wrong=0.0)  # the net has become right about it
+            evaluate(run, right)
+            follower = app.store.current
+            assert follower is not None
+            await until(pilot, lambda: len(follower.state.predictions) == 4)
+            await pilot.pause(0.6)
+            assert screen.loader.evaluation is not None
+            assert screen.loader.evaluation.saved.epoch == 3
+            assert grid(screen).chosen == chosen
+            await pilot.press("escape")
+            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+
+
+async def test_a_jump_goes_to_the_page_that_was_asked_on(
+    tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
+) -> None:
+    worth(600.0)
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            screen = await with_images(pilot, app)
+            evaluate(run, some(synthetic, 4))
+            await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
+            index = int(grid(screen).indices[20])
+            await pilot.press("j", *str(index), "enter")
+            await until(pilot, lambda: app.screen is screen)
+            await pilot.pause(0.3)
+            assert grid(screen).chosen == index
+            assert "epoch 3, 4 is there: ]" in text(screen, "#title")
+
+
+async def test_a_filter_of_classes_that_another_run_does_not_have(
+    tmp_path: Path, run: RunDir, synthetic: TestData
+) -> None:
+    few = make_run(
+        tmp_path / "runs", name="few", end=None, created=-600, seed=9, classes=("one", "two")
+    )
+    labels = synthetic.test.labels % 2
+    shares = np.full((len(labels), 2), 0.3, np.float16)
+    shares[np.arange(len(labels)), (labels + (np.arange(len(labels)) % 5 == 0)) % 2] = 0.7
+    evaluate(few, Predictions(shares, labels, "test", synthetic.fingerprint, 1))
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await type_filter(pilot, f">{synthetic.classes[9]}")
+        assert 0 < grid(screen).count < 2000
+        await pilot.press("1", "down", "4")
+        await until(pilot, lambda: "few" in text(screen, "#title"))
+        await until(pilot, lambda: "no class" in text(screen, "#shown"))
+        assert grid(screen).count == len(labels) // 5 + (len(labels) % 5 > 0)
+        await pilot.press("a")
+        await until(pilot, lambda: app.screen is not screen)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "only one" in text(screen, "#shown"))
+
+
+async def test_images_are_looked_for_again_where_the_data_is_new(
+    tmp_path: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = evaluations.read_pictures, []
+
+    def gone(candidates: Sequence[str], fingerprint: str) -> object:
+        asked.append(candidates)
+        raise DataError("the images of this run are not here")
+
+    monkeypatch.setattr(evaluations, "read_pictures", gone)
+    app = make_app(tmp_path / "runs", "cifar10")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: "are not here" in text(screen, "#problem"))
+        await pilot.pause(0.6)
+        assert len(asked) == 1, "not at each look at the log"
+        monkeypatch.setattr(evaluations, "read_pictures", read)
+        app.runs.data = "synthetic"
+        await until(pilot, lambda: screen.loader.pictures is not None)
+        assert text(screen, "#problem") == ""
+
+
 async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     make_run(tmp_path / "runs", created=-600, seed=7, name="elder", done=1, epochs=2)
     app = make_app(tmp_path / "runs")
@@ -843,6 +938,16 @@ async def test_idle_it_paints_nothing(tmp_path: Path, run: RunDir) -> None:
         app.repaint()
         await pilot.pause(0.1)
         assert painted == []
+
+
+async def test_a_click_below_the_tiles_is_none_on_the_next_page(
+    tmp_path: Path, run: RunDir
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 36)) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.click(MistakeGrid, offset=(5, grid(screen).size.height - 1))
+        assert grid(screen).cursor == 0
 
 
 async def test_a_click_chooses_and_a_second_one_enlarges(tmp_path: Path, run: RunDir) -> None:

@@ -321,8 +321,8 @@ def _epoch(
     log.wait(0.5)
     _evaluate(log, run, epoch, epoch * steps, test, seed, classes, save=save)
     log.emit(
-        events.CheckpointSaved(
-            role="last", epoch=epoch, step=epoch * steps, path="checkpoints/last.pt"
+        events.CheckpointSaved(  # of the epoch that comes next, as the trainer counts
+            role="last", epoch=epoch + 1, step=epoch * steps, path="checkpoints/last.pt"
         )
     )
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -24,6 +26,8 @@ LAYER_STATS_KEPT = 128
 MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 """Events of what goes on within a phase."""
 MESSAGE_KEPT = 4000
+_TESTED = 1000
+"""Rows among which the last evaluations are looked for."""
 LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
@@ -218,9 +222,28 @@ class RunState:
         steps = self.total_steps or 0
         done = now.step if now is not None else self.started.resumed_step or 0
         images = max(0, steps - done) * self.started.batch_size
-        tests = _mean([r.test_seconds for r in self.epochs[-3:]]) or 0.0
-        evaluations = self.queued.epochs - sum(r.test_seconds is not None for r in self.epochs)
-        return images / speed + max(0, evaluations) * tests
+        tested = [row for row in self.epochs[-_TESTED:] if row.test_seconds is not None]
+        tests = _mean([row.test_seconds for row in tested[-3:]]) or 0.0
+        return images / speed + self._evaluations_left(tested) * tests
+
+    def _evaluations_left(self, tested: Sequence[EpochRow]) -> int:
+        """Plain evaluations that are still due: every so many epochs, and after the last."""
+        assert self.queued is not None
+        every, epochs = _evaluated_every(self.queued.config), self.queued.epochs
+        done = tested[-1].epoch if tested else 0
+        if done >= epochs:
+            return 0
+        return epochs // every - done // every + (epochs % every > 0)
+
+
+@lru_cache(64)
+def _evaluated_every(config: str) -> int:
+    """Epochs from one evaluation to the next, of a run's settings; 1 where they do not tell."""
+    import tomllib
+
+    with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
+        return max(1, int(tomllib.loads(config).get("evaluate", {}).get("every", 1)))
+    return 1
 
 
 def _mean(values: list[float | None]) -> float | None:

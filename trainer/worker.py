@@ -56,7 +56,11 @@ class Held:
                 on_end=self.job.on_end,
                 lock=self._descriptor,
             )
-        heap.give_memory_back()  # the worker lives on, and should not hold what the run needed
+        # the worker lives on, and should not hold what the run needed
+        from trainer import device
+
+        device.give_memory_back()
+        heap.give_memory_back()
 
     def end(self, state: events.EndState, error: str | None = None) -> None:
         """End it before it began."""
@@ -94,10 +98,13 @@ class Worker:
 
     def add(self, line: bytes) -> None:
         """Take a job over from a line of stdin."""
+        job = None
         try:
-            held = Held(msgspec.json.decode(line, type=Job))
+            job = msgspec.json.decode(line, type=Job)
+            held = Held(job)
         except (msgspec.DecodeError, RunError, OSError) as error:
-            self._tell(State(state="refused", error=str(error)))
+            run = "" if job is None else job.run
+            self._tell(State(state="refused", run=run, error=str(error)))
             return
         with self._changed:
             self._waiting.append(held)

@@ -371,9 +371,8 @@ class CifarApp(App[None]):
         """The launcher heard something; on this thread."""
         if not self.is_running:
             return
-        if info.phase == "dead":
-            self.store.give_up()
         if problem:
+            self.store.give_up(self.worker.given)
             self.tell(problem, severity="error", title="Trainer")
         self.repaint()
         self.trainer_told.publish(info)
@@ -445,8 +444,13 @@ class CifarApp(App[None]):
 
     def open_run(self, run: str) -> None:
         """Choose a run and show its dashboard."""
-        if self.store.get(run) is not None:
-            self.store.selected = run
+        if self.store.get(run) is None:
+            return
+        self.store.selected = run
+        if isinstance(self.screen, StoreScreen) and self.screen.TAB == "dashboard":
+            self.poll()
+            self.repaint()
+        else:
             self.action_show("dashboard")
 
     def set_theme(self, name: str) -> None:

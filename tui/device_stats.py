@@ -6,6 +6,7 @@ own events and not from here.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import psutil
 
 FIRST_SECONDS = 0.1
 """The use of a processor is that since the reading before; the first has to wait for its own."""
+UNNAMED = "GPU"
 _CUDA = re.compile(r"cuda(?::(\d+))?\b")
 
 
@@ -75,18 +77,36 @@ class DeviceStats:
             import pynvml
 
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(asked[1] or 0))
             self._nvml = pynvml
+            handle = self._find(int(asked[1] or 0))
         except Exception:  # no library, no driver, no permission, another number of GPUs
             self._reason = "the GPU's driver gives no figures here"
+            return
+        name = self._name(handle)
+        known = self.device[asked.end() :].strip()
+        if known and name != UNNAMED and not (known.startswith(name) or name.startswith(known)):
+            self._reason = f"no figures: its driver counts another GPU in this place ({name})"
+            return
+        self._handle = handle
+
+    def _find(self, number: int) -> Any:
+        """torch counts the GPUs that ``CUDA_VISIBLE_DEVICES`` names, in its order; NVML all."""
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        named = listed[number].strip() if number < len(listed) else ""
+        if named.startswith("GPU-"):
+            return self._nvml.nvmlDeviceGetHandleByUUID(named)
+        return self._nvml.nvmlDeviceGetHandleByIndex(int(named) if named.isdecimal() else number)
+
+    def _name(self, handle: Any) -> str:
+        name = self._ask("nvmlDeviceGetName", handle) or UNNAMED
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
     def _gpu(self, handle: Any) -> Sample:
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         use = self._ask("nvmlDeviceGetUtilizationRates", handle)
         watts = self._ask("nvmlDeviceGetPowerUsage", handle)
-        name = self._ask("nvmlDeviceGetName", handle) or "GPU"
         return Sample(
-            name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
+            name=self._name(handle),
             gpu=True,
             use=use.gpu if use is not None else None,
             used=_coarse(memory.used) if memory is not None else 0,

@@ -48,9 +48,9 @@ class EvaluationChoice:
         newest = evaluations.newest(state)
         if self.chosen is not None or self._shown is newest or not _has(state, self._shown):
             return 0.0
-        if state.ended is not None:
-            return 0.0  # the last one is the result
-        return max(0.0, max(self._stays_until, self._read_until) - time.monotonic())
+        # the last one is the result, but is not put in the place of what is looked at
+        until = self._read_until if state.ended else max(self._stays_until, self._read_until)
+        return max(0.0, until - time.monotonic())
 
     def shown(self, saved: PredictionsSaved | None, cells: int) -> None:
         """This one is painted, with so many cells of images; again only when there are more."""

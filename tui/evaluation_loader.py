@@ -40,7 +40,8 @@ class EvaluationLoader:
         self._with_pictures = with_pictures
         self._wanted: PredictionsSaved | None = None
         self._kept: list[Evaluation] = []
-        self._pictures_of = ""
+        self._pictures_of: tuple[object, ...] = ()
+        """What was asked for: which images, where they may be, whether the app's data is there."""
         self._history_of: Histories | None = None
         self.evaluation: Evaluation | None = None
         self.pictures: Pictures | None = None
@@ -54,7 +55,7 @@ class EvaluationLoader:
     @property
     def waiting(self) -> bool:
         """Whether something is being read."""
-        return self.evaluation is None and not self.problem
+        return self._wanted is not None and self.evaluation is None and not self.problem
 
     def forget(self) -> None:
         """Nothing is wanted."""
@@ -63,6 +64,8 @@ class EvaluationLoader:
     def want(self, run: Follower, saved: PredictionsSaved, source: str) -> None:
         """Read an evaluation of a run and its images; ``source``: the app's own data."""
         if saved is self._wanted:
+            if self.evaluation is not None and self.pictures_problem:
+                self._want_pictures(self.evaluation, evaluations.candidates(run.state, source))
             return
         if self.evaluation is not None and self.evaluation.run != run.run.id:
             self.evaluation = None
@@ -94,30 +97,42 @@ class EvaluationLoader:
 
     def _take(self, found: Evaluation, candidates: tuple[str, ...]) -> None:
         self.evaluation = found
-        if self._with_pictures and found.fingerprint != self._pictures_of:
-            self._pictures_of = found.fingerprint
-            self.pictures, self.pictures_problem = None, ""
-            self._screen.run_worker(
-                self._read_pictures(candidates, found.fingerprint, len(found.images)),
-                group=f"images{self._name}",
-                description="read test images",
-                exclusive=True,
-            )
+        self._want_pictures(found, candidates)
         self._changed()
 
+    def _want_pictures(self, found: Evaluation, candidates: tuple[str, ...]) -> None:
+        """Read the images, unless they are there, or were looked for in the same places before."""
+        if not self._with_pictures:
+            return
+        known = self.pictures is not None or not self.pictures_problem
+        if known and self._pictures_of[:1] == (found.fingerprint,):
+            return
+        status = cast("CifarApp", self._screen.app).runs.data_status
+        wanted = (found.fingerprint, candidates, status is not None and status.ready)
+        if wanted == self._pictures_of:
+            return
+        self._pictures_of = wanted
+        self.pictures, self.pictures_problem = None, ""
+        self._screen.run_worker(
+            self._read_pictures(candidates, wanted, len(found.images)),
+            group=f"images{self._name}",
+            description="read test images",
+            exclusive=True,
+        )
+
     async def _read_pictures(
-        self, candidates: tuple[str, ...], fingerprint: str, images: int
+        self, candidates: tuple[str, ...], wanted: tuple[object, ...], images: int
     ) -> None:
         try:
             place, found = await asyncio.to_thread(
-                evaluations.read_pictures, candidates, fingerprint
+                evaluations.read_pictures, candidates, str(wanted[0])
             )
         except UserError as error:
-            if fingerprint == self._pictures_of:
+            if wanted == self._pictures_of:
                 self.pictures_problem = str(error)
                 self._changed()
             return
-        if fingerprint == self._pictures_of:
+        if wanted == self._pictures_of:
             if len(found) == images:
                 self.place, self.pictures = place, found
             else:

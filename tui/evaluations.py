@@ -112,7 +112,8 @@ class Histories:
         """Read what is new; a file that cannot be read is left out."""
         wanted = [one for one in saved if one.variant == variant]
         known, history = self._read.get(variant, ([], History()))
-        if any(a is not b for a, b in zip(known, wanted, strict=False)):
+        again = any(a is not b for a, b in zip(known, wanted, strict=False))
+        if again or len(known) > len(wanted):
             known, history = [], History()  # the run was resumed from an earlier step
         for one in wanted[len(known) :]:
             with suppress(UserError):

@@ -256,6 +256,7 @@ class Launcher:
             if self.on_inspected is not None:
                 self.on_inspected(state.inspected)
         elif state.state == "refused":
+            self._given.discard(Path(state.run).name)
             self._tell(info, f"the trainer refused a run: {clean(state.error, 200)}")
         elif state.state == "failed":
             info = replace(info, phase="failed", error=state.error)

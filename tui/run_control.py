@@ -133,13 +133,13 @@ class RunControl:
         except UserError as error:
             app.tell(str(error), severity="error", title="Not started")
             return False
-        before = app.store.active()
+        before = self.ours()
         app.store.expect(run.id)
         queued = app.worker.queue(run.path)
         if not queued:
-            app.store.give_up()
+            app.store.give_up(app.worker.given)
         name = formatting.clean(config.name or config.preset or run.id, 40)
-        if before:
+        if before and queued:
             app.tell(f"{name} is queued behind {len(before)} other{'s' * (len(before) > 1)}")
         else:
             app.store.selected = run.id
@@ -171,9 +171,10 @@ class RunControl:
             app.tell(str(error), severity="error", title="Not resumed")
             return
         app.store.expect(run.run.id)
-        if not app.worker.queue(run.run.path, resume=True):
-            app.store.give_up()
-        app.tell(f"{_name(run)} goes on from its checkpoint")
+        if app.worker.queue(run.run.path, resume=True):
+            app.tell(f"{_name(run)} goes on from its checkpoint")
+        else:
+            app.store.give_up(app.worker.given)
         app.poll()
         app.refresh_bindings()
 

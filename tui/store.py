@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,10 +122,11 @@ class Store:
         if run in self._checked:  # resumed: look at it now
             self._checked[run] = 0.0
 
-    def give_up(self) -> None:
-        """The worker has died: runs it never locked have no trainer."""
-        self._touched.update(self._expected)
-        self._expected.clear()
+    def give_up(self, given: Collection[str] = ()) -> None:
+        """Runs that no trainer was given, or that it has refused, are not waited for."""
+        lost = self._expected.difference(given)
+        self._touched |= lost
+        self._expected -= lost
 
     def poll(self, *, budget: float = 0.05, now: bool = False) -> Changes:
         """Fold what is new on disk, for at most about ``budget`` seconds; the rest comes next."""
@@ -206,13 +207,14 @@ class Store:
         stamp = _stamp(self.runs_dir)
         if stamp is not None and stamp == self._listed:
             return
-        self._listed = stamp
         try:
             found = {run.id: run for run in scan(self.runs_dir)}
         except RunError as error:
+            self._listed = None  # the directory may be readable again without a change
             changes.listing = changes.listing or self.error != str(error)
             self.error = str(error)
             return
+        self._listed = stamp
         changes.listing = bool(self.error)
         self.error = ""
         for gone in self.followers.keys() - found.keys():

@@ -10,12 +10,12 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.commands import Entry
 from tui.formatting import clean
+from tui.screens.modal import Modal
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CANCEL = Binding("escape", "cancel", "Cancel", id="dialog.cancel", tooltip="Close, change nothing")
 
 
-class Dialog(ModalScreen[str | None]):
+class Dialog(Modal[str | None]):
     """A box in the middle; escape closes it without an answer."""
 
     BINDINGS = [CANCEL]
@@ -140,7 +140,7 @@ class Quit(Choice):
             self._stop()
 
 
-class Help(ModalScreen[None]):
+class Help(Modal[None]):
     """All keys that work on the screen below."""
 
     BINDINGS = [

@@ -148,7 +148,9 @@ class DifferenceScreen(StoreScreen):
     def show(self, changes: Changes) -> None:
         """Read what is new of the sides; what was chosen stays, the newest is followed."""
         shown = {side.run for side in self.sides}
-        if not self.is_mounted or not (changes.listing or shown & changes.runs):
+        if not (self.is_mounted and self.is_active):  # nothing changes behind a dialog
+            return
+        if not (changes.listing or shown & changes.runs):
             return
         for side, loader, run in zip(self.sides, self.loaders, self.followers(), strict=True):
             saved = None if run is None else side.wanted(run.state)
@@ -195,7 +197,8 @@ class DifferenceScreen(StoreScreen):
     def _fill(self) -> None:
         """Counts, matrix and diagrams; nothing is painted when they are the same."""
         shown, colours = self.difference, self.cifar.colours()
-        key = (shown, self.app.theme)
+        waiting = any(loader.waiting for loader in self.loaders)
+        key = (shown, self.app.theme, waiting)
         if key == self._filled:
             return
         self._filled = key
@@ -215,7 +218,6 @@ class DifferenceScreen(StoreScreen):
             self._say("#changed", Text(f"changed most: {', '.join(most)}" if most else ""))
         else:
             self.query_one(DifferenceTable).fill(np.zeros((0, 0), np.int64), ())
-            waiting = any(loader.waiting for loader in self.loaders)
             words = "reading…" if waiting else "There are not two models to put side by side."
             self._say("#verdict", Text(words))
             self._say("#changed", Text(""))

@@ -8,7 +8,6 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -16,6 +15,7 @@ from tui.evaluation_loader import EvaluationLoader
 from tui.evaluations import Evaluation
 from tui.fault import Fault, Group, fault, group_line
 from tui.formatting import clean, percent
+from tui.screens.modal import Modal
 
 
 class FaultGroups(OptionList):
@@ -33,7 +33,7 @@ class FaultGroups(OptionList):
     ]
 
 
-class FaultScreen(ModalScreen[Group | None]):
+class FaultScreen(Modal[Group | None]):
     """Gives back the set of images to show, or nothing."""
 
     CSS_PATH = "fault.tcss"

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.css.query import NoMatches
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from trainer.analysis.mistakes import History
@@ -23,6 +22,7 @@ from tui.evaluations import Evaluation
 from tui.fault import about_label
 from tui.formatting import clean
 from tui.inside import Inside, convolution_at
+from tui.screens.modal import Modal
 from tui.widgets import image_view
 from tui.widgets.graphics_view import GraphicsView
 from tui.widgets.image_view import SIDE, ImageView
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 NEIGHBOUR_LINES = LINES + 1
 
 
-class ImageScreen(ModalScreen[None]):
+class ImageScreen(Modal[None]):
     """Over the grid; left and right go through its images."""
 
     BINDINGS = [

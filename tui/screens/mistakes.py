@@ -23,6 +23,7 @@ from tui.evaluation_choice import EvaluationChoice
 from tui.evaluation_loader import EvaluationLoader
 from tui.fault import Group, about_label
 from tui.formatting import clean
+from tui.screens.base import StoreScreen
 from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
 from tui.store import Changes
@@ -121,6 +122,10 @@ class MistakesScreen(MistakesKeys):
         self.choice = EvaluationChoice()
         self._turn: Timer | None = None
         """Turns to the newest evaluation."""
+        self._left = True
+        """Whether another screen was opened, not a dialog over this one."""
+        self._where_of: tuple[str, ...] = ()
+        """What the filter's numbers mean."""
         self._fault = ""
 
     def body(self) -> ComposeResult:
@@ -143,8 +148,13 @@ class MistakesScreen(MistakesKeys):
     # ---- painting ---------------------------------------------------------------------------
 
     def show(self, changes: Changes) -> None:
-        """Read a new evaluation when there is one; repaint what the run's state touches."""
-        if not self.is_mounted or not (changes.listing or self.store.selected in changes.runs):
+        """Read a new evaluation when there is one; repaint what the run's state touches.
+
+        Nothing changes behind a dialog, which may be about an image of this page.
+        """
+        if not (self.is_mounted and self.is_active):
+            return
+        if not (changes.listing or self.store.selected in changes.runs):
             return
         run = self.store.current
         saved = self._wanted(run)
@@ -181,10 +191,10 @@ class MistakesScreen(MistakesKeys):
             line = self.query_one("#filter", Input).value
             where = parse_filter(line, found.classes)
             where.check(found.images)
-            self.where = where
+            self.where, self._where_of = where, found.classes
         except UserError as error:
             self._fault = str(error)
-            if not self.where.known(found.images):
+            if self._where_of != found.classes or not self.where.known(found.images):
                 self.where = EVERYTHING
         chosen = mistakes.select(
             found.images,
@@ -247,14 +257,23 @@ class MistakesScreen(MistakesKeys):
 
     def _show_newest(self) -> None:
         self._turn = None
-        if self.is_current:  # else when it is opened again
-            self.show(Changes(listing=True))
+        self.show(Changes(listing=True))
 
     # ---- messages ---------------------------------------------------------------------------
 
+    def on_screen_suspend(self) -> None:
+        """Another screen, or only a dialog over this one."""
+        top = self.app.screen
+        self._left = isinstance(top, StoreScreen) and top is not self
+
     def on_screen_resume(self, event: ScreenResume) -> None:
-        """The newest evaluation; Textual calls the method of the class above as well, after it."""
-        self.choice.opened()
+        """The newest evaluation, unless only a dialog was closed. Textual calls the method of the
+        class above as well, after it.
+        """
+        if self._left:
+            self.choice.opened()
+        else:
+            self.choice.read()
 
     def on_mistake_grid_moved(self, event: MistakeGrid.Moved) -> None:
         """Another image, another page."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
@@ -18,13 +17,14 @@ from tui import datasource, form
 from tui.form import BY_KEY, FIELDS, Field
 from tui.formatting import clean
 from tui.run_control import BUILT_IN
+from tui.screens.modal import Modal
 from tui.widgets.run_details import summary
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
 
 
-class NewRun(ModalScreen[RunConfig | None]):
+class NewRun(Modal[RunConfig | None]):
     """Dismissed with the configuration to start, or nothing."""
 
     CSS_PATH = "new_run.tcss"

@@ -259,8 +259,10 @@ class RunsScreen(StoreScreen):
             self.query_one(RunTable).focus()
 
     def action_delete(self) -> None:
-        """Ask, then move the run's folder aside."""
-        run = self.store.current
+        """Ask, then move the folder of the run under the cursor aside."""
+        chosen = self.query_one(RunTable).chosen
+        # where the filter leaves the chosen run out, the cursor is on another
+        run = self.store.current if chosen is None else self.store.get(chosen)
         if run is None:
             return
         name = clean(run_table.name_of(run), 40)

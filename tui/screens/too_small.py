@@ -36,5 +36,5 @@ class TooSmall(Screen[None]):
 
     def _leave_if_roomy(self) -> None:
         size = self.app.size
-        if size.width >= MIN_WIDTH and size.height >= MIN_HEIGHT and self.is_current:
+        if size.width >= MIN_WIDTH and size.height >= MIN_HEIGHT and self.is_active:
             self.dismiss()

@@ -380,8 +380,10 @@ class MistakeGrid(Widget, can_focus=True):
         listed = density == "list"
         row = event.y - HEADING if listed else event.y // (HEIGHTS[density] + GAP)
         column = 0 if listed else event.x // (TILE + GAP)
-        at = self.cursor // self.per_page * self.per_page + row * self.across + column
-        if row >= 0 and column < self.across and at < len(self._chosen):
+        place = row * self.across + column
+        at = self.cursor // self.per_page * self.per_page + place
+        inside = row >= 0 and column < self.across and place < self.per_page
+        if inside and at < len(self._chosen):
             if at == self.cursor and event.chain > 1:
                 self.action_enlarge()
             self._go(at)

@@ -96,7 +96,7 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
         return text.append(formatting.clean(run.problem, 300), style=colours["error"])
     if run.status == "crashed":
         checkpoint = state.checkpoints.get("last")
-        kept = f"; its last checkpoint is of epoch {checkpoint.epoch}" if checkpoint else ""
+        kept = f"; its last checkpoint is of {_whole_epochs(run)}" if checkpoint else ""
         return text.append(f"its trainer ended without a word{kept}", style=colours["error"])
     notice = _notice(run)
     if notice is not None:
@@ -106,6 +106,13 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
         words = f"{run.damaged} damaged line{'s' * (run.damaged > 1)} in the log skipped"
         return text.append(words, style=colours["warning"])
     return None
+
+
+def _whole_epochs(run: Follower) -> str:
+    """How far the last checkpoint is, in epochs that are done; it is saved within them as well."""
+    step = run.state.checkpoints["last"].step
+    done = max((row.epoch for row in run.state.epochs if row.step <= step), default=0)
+    return f"epoch {done}" if done else f"step {step:,}"
 
 
 def _notice(run: Follower) -> Notice | None:

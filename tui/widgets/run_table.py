@@ -153,6 +153,7 @@ class RunTable(FixedTable):
         """Rows by run, each with what it was made from, and"""
         self._look: tuple[object, ...] = ()
         """what they all depend on."""
+        self._selected: str | None = None
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -212,6 +213,9 @@ class RunTable(FixedTable):
         else:
             for shown, cells in fresh.items():
                 self._update(shown, cells)
+            if store.selected not in (self._selected, self.chosen):  # chosen elsewhere
+                self._restore_cursor(store.selected)
+        self._selected = store.selected
         if was_empty != (not order):
             self.refresh_bindings()
 

@@ -1,0 +1,144 @@
+"""Dialogs close themselves, once, whatever comes at the same time or lies above."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui_helpers import fake_worker, held, make_run
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.dialogs import Choice, Help, Quit
+from tui.screens.download import Download
+from tui.screens.runs import RunsScreen
+from tui.screens.too_small import TooSmall
+
+SMALL = (80, 24)
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+
+
+def make_app(folder: Path, *download: str) -> CifarApp:
+    return CifarApp(
+        folder / "runs",
+        worker_command=fake_worker(),
+        worker_log=folder / "worker.log",
+        download_command=download or None,
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def waits_for(file: Path) -> tuple[str, ...]:
+    """A download that is done when a file is there."""
+    child = f"import os, time\nwhile not os.path.exists({str(file)!r}): time.sleep(0.01)"
+    return sys.executable, "-c", child
+
+
+def dialog() -> Choice:
+    return Choice("Stop?", "", [("x", "stop", "Stop"), ("c", "cancel", "Cancel")])
+
+
+async def test_two_answers_at_once_are_one(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        answers: list[str | None] = []
+        shown = dialog()
+        await app.push_screen(shown, answers.append)
+        shown.answered("stop")
+        shown.answered("cancel")
+        shown.action_cancel()
+        await pilot.pause()
+        assert answers == ["stop"]
+        assert isinstance(app.screen, RunsScreen), "not closed with its dialog"
+        await app.push_screen(Help(()))
+        top = app.screen
+        await asyncio.gather(top.run_action("dismiss"), top.run_action("dismiss"))
+        await pilot.pause()
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_what_ends_under_another_dialog_closes_after_it(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        answers: list[str | None] = []
+        shown = dialog()
+        await app.push_screen(shown, answers.append)
+        await app.push_screen(Help(()))
+        shown.answered("stop")
+        await pilot.pause()
+        assert isinstance(app.screen, Help)
+        assert answers == []
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        assert answers == ["stop"]
+
+
+async def test_a_download_that_ends_in_a_terminal_that_is_too_small(tmp_path: Path) -> None:
+    app = make_app(tmp_path, *waits_for(tmp_path / "go"))
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("D")
+        shown = app.screen
+        assert isinstance(shown, Download)
+        await until(pilot, lambda: shown._process is not None)
+        await pilot.resize_terminal(50, 10)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        (tmp_path / "go").touch()
+        await until(pilot, lambda: shown._answer is not None)
+        assert isinstance(app.screen, TooSmall)
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        assert any("CIFAR-10 is there" in note.message for note in app._notifications)
+
+
+async def test_a_download_that_ends_under_the_question_whether_to_quit(tmp_path: Path) -> None:
+    app = make_app(tmp_path, *waits_for(tmp_path / "go"))
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        await pilot.press("D")
+        shown = app.screen
+        assert isinstance(shown, Download)
+        await until(pilot, lambda: shown._process is not None)
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        (tmp_path / "go").touch()
+        await until(pilot, lambda: shown._answer is not None)
+        assert isinstance(app.screen, Quit)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_a_dialog_over_the_word_that_it_is_too_small(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", end=None, done=1)
+    app = make_app(tmp_path)
+    with held(run):
+        async with app.run_test(size=SMALL) as pilot:
+            await pilot.resize_terminal(50, 10)
+            await until(pilot, lambda: isinstance(app.screen, TooSmall))
+            shown = dialog()
+            await app.push_screen(shown)
+            await pilot.resize_terminal(*SMALL)
+            await pilot.pause()
+            assert app.screen is shown, "not closed in the place of what lies under it"
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(app.screen, RunsScreen))

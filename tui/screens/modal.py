@@ -1,0 +1,30 @@
+"""What opens over a screen and gives an answer."""
+
+from __future__ import annotations
+
+from textual.await_complete import AwaitComplete
+from textual.events import ScreenResume
+from textual.screen import ModalScreen, ScreenResultType
+
+
+class Modal(ModalScreen[ScreenResultType]):
+    """Closes itself, once.
+
+    Textual's ``dismiss`` closes whatever lies on top: the screen below where two keys come at once,
+    or another dialog that was opened over this one. Here the first answer counts, and one that
+    comes while something lies above is given when that has gone.
+    """
+
+    _answer: tuple[ScreenResultType | None] | None = None
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Close with an answer."""
+        if self._answer is not None:
+            return AwaitComplete()
+        self._answer = (result,)
+        return super().dismiss(result) if self.is_active else AwaitComplete()
+
+    def on_screen_resume(self, event: ScreenResume) -> None:
+        """What lay above has gone; Textual calls the methods of the classes below as well."""
+        if self._answer is not None:
+            super().dismiss(self._answer[0])
