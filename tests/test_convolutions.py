@@ -112,6 +112,19 @@ def test_gradients_of_strided_layers_are_those_of_torch(
     _same_gradients(usual, ours, (images, 8, width + 1, width))
 
 
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("kernel", [1, 2, 3, 8])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_gradients_of_strided_layers_do_not_depend_on_the_order_in_memory(
+    kernel: int, padding: int
+) -> None:
+    usual = nn.Conv2d(8, 24, kernel, 2, padding if kernel > 1 else 0)
+    ours = copy.deepcopy(usual)
+    ours.__class__ = StridedConv2d
+    for layout in (torch.channels_last, torch.contiguous_format):
+        _same_gradients(usual, ours, (7, 8, 9, 8), layout)
+
+
 @pytest.mark.parametrize(("dilation", "bias"), [(1, False), (2, True)])
 def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
     dilation: int, bias: bool
@@ -123,7 +136,12 @@ def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
     _same_gradients(usual, ours, (3, 8, 9, 6))
 
 
-def _same_gradients(usual: nn.Conv2d, ours: nn.Conv2d, shape: tuple[int, ...]) -> None:
+def _same_gradients(
+    usual: nn.Conv2d,
+    ours: nn.Conv2d,
+    shape: tuple[int, ...],
+    layout: torch.memory_format = torch.channels_last,
+) -> None:
     # small whole numbers: sums of their products are exact, so nothing depends on the order
     x = torch.randint(-2, 3, shape, generator=_same()).float()
     found = []
@@ -132,7 +150,7 @@ def _same_gradients(usual: nn.Conv2d, ours: nn.Conv2d, shape: tuple[int, ...]) -
             layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape, generator=_same()).float())
             if layer.bias is not None:
                 layer.bias.zero_()
-        image = x.to(memory_format=torch.channels_last, copy=True).requires_grad_()
+        image = x.to(memory_format=layout, copy=True).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = layer(image)
         y.backward(torch.randint(-1, 2, y.shape, generator=_same()).to(y.dtype))

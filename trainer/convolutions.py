@@ -212,6 +212,7 @@ def windows(images: Tensor, kernel: Sequence[int], size: Sequence[int], how: Any
     """
     (up, left), (down, right), (rows, columns) = how.padding, how.stride, how.dilation
     padded = nn.functional.pad(images.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
+    padded = padded.contiguous()  # without a padding it has the order of the images still
     count, _, _, channels = padded.shape
     image, row, column, _ = padded.stride()
     seen = padded.as_strided(
