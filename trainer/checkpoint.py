@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trainer.errors import RunError
+from trainer.whole_file import whole_file
 
 FORMAT = 1
 
@@ -34,21 +35,13 @@ def pack(state: dict[str, Any]) -> memoryview:
 
 def write(packed: memoryview, path: Path) -> None:
     """Put a packed checkpoint on disk, as ``save`` does."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with whole_file(path) as file:
+        file.write(packed)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with partial.open("wb") as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(folder)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(folder)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.runlog import open_regular
+from trainer.whole_file import whole_file
 
 UNPACKED_BYTES = 1 << 30
 
@@ -72,14 +72,8 @@ def save(features: NDArray[np.float16], identity: str, path: Path) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, features=features, identity=np.array(identity))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, synced=False) as file:
+        np.savez(file, features=features, identity=np.array(identity))
 
 
 def load(path: Path, identity: str, images: int) -> NDArray[np.float16] | None:

@@ -14,7 +14,6 @@ import hashlib
 import os
 import sys
 from collections import deque
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from trainer.rundir import RunDir
 from trainer.runlog import open_regular
 from trainer.runstate import LAYER_STATS_KEPT, LONG_BYTES, RunState
 from trainer.steps import Steps
+from trainer.whole_file import whole_file
 
 END_BYTES = 1 << 16
 SUM_BYTES = 16
@@ -82,7 +82,8 @@ def save(run: RunDir, state: RunState, *, size: int, damaged: int) -> bool:
             state=replace(state, best=None, _rows={}),
         )
         data = msgspec.msgpack.encode(found, enc_hook=_plain)
-        _write(run.folded, _sum(data) + data)
+        with whole_file(run.folded, synced=False) as file:
+            file.write(_sum(data) + data)
     except (OSError, msgspec.MsgspecError, OverflowError):
         return False
     return True
@@ -135,17 +136,6 @@ def _code() -> bytes:
     for module in (events, runstate, steps, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.digest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.errors import RunError
 from trainer.runlog import open_regular
+from trainer.whole_file import whole_file
 
 UNPACKED_BYTES = 1 << 29
 """At most; 100,000 images of 1,000 classes are less than half of it."""
@@ -49,24 +49,16 @@ def save(predictions: Predictions, path: Path) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                probabilities=predictions.probabilities,
-                labels=predictions.labels.astype(np.int16),
-                predicted=predictions.predicted.astype(np.int16),
-                split=np.array(predictions.split),
-                fingerprint=np.array(predictions.fingerprint),
-                epoch=np.array(predictions.epoch),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            probabilities=predictions.probabilities,
+            labels=predictions.labels.astype(np.int16),
+            predicted=predictions.predicted.astype(np.int16),
+            split=np.array(predictions.split),
+            fingerprint=np.array(predictions.fingerprint),
+            epoch=np.array(predictions.epoch),
+        )
 
 
 def load(path: Path) -> Predictions:

@@ -14,6 +14,7 @@ from trainer.events import RunQueued
 from trainer.follower import Follower
 from trainer.rundir import RunDir, create
 from trainer.runlog import RunLog, open_regular
+from trainer.whole_file import whole_file
 
 CONFIG_BYTES = 1 << 20
 
@@ -65,21 +66,12 @@ def resubmit(run: RunDir, *, processes: int | None = None) -> RunConfig:
                 train = msgspec.structs.replace(config.train, processes=processes)
                 config = msgspec.structs.replace(config, train=train)
                 settings.check(config, origin=run.id)
-                _rewrite(run.config, settings.to_toml(config))
+                with whole_file(run.config) as file:
+                    file.write(settings.to_toml(config).encode())
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
         _queue(run, config, settings.to_toml(config))
     return config
-
-
-def _rewrite(path: Path, text: str) -> None:
-    """The new text or the old one, whatever happens meanwhile."""
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_config(run: RunDir) -> RunConfig:
