@@ -180,3 +180,35 @@ def test_unreadable_files_are_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match=r"cannot read .*Permission denied"):
         sources.load(str(tmp_path))
     assert "Permission denied" in sources.available(str(tmp_path)).message
+
+
+def test_what_lies_in_hidden_folders_is_no_image_of_the_class(tmp_path: Path) -> None:
+    image_folders(tmp_path)
+    hidden = tmp_path / "train" / "cat" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    Image.new("RGB", (32, 32)).save(hidden / "0-checkpoint.png")
+    inside = tmp_path / "train" / "cat" / "more"
+    inside.mkdir()
+    Image.new("RGB", (32, 32)).save(inside / "1.png")
+    assert sources.load(str(tmp_path)).train.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_limit_takes_images_of_all_classes(tmp_path: Path) -> None:
+    image_folders(tmp_path, count=30)
+    limited = sources.load(str(tmp_path)).limited(20)
+    assert len(limited.train.labels) == 20
+    assert min(np.bincount(limited.train.labels, minlength=2)) > 3
+    assert "training on 20 of 60 images only, drawn from all classes" in limited.notices
+
+
+def test_pixels_of_other_ranges_do_not_become_black(tmp_path: Path) -> None:
+    image_folders(tmp_path)
+    (tmp_path / "test" / "cat" / "0.png").unlink()
+    place = tmp_path / "test" / "cat" / "0.tiff"
+    for value, expected in ((200, 200), (51_200, 200)):
+        Image.new("I", (32, 32), value).save(place)
+        images = sources.load_test(str(tmp_path)).test.images
+        assert {int(x) for x in (images[0].min(), images[0].max())} == {expected}
+    Image.new("F", (32, 32), 0.7).save(place)
+    with pytest.raises(DataError, match="has fractions for pixels"):
+        sources.load_test(str(tmp_path))

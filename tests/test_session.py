@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, control, events, predictions
 from trainer.control import Control
+from trainer.data.dataset import TrainSplit
 from trainer.engine import Training
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
 from trainer.events import Envelope
@@ -20,6 +22,7 @@ from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
 from trainer.session import train_run
+from trainer.submit import resubmit
 
 
 @pytest.fixture(autouse=True)
@@ -321,3 +324,66 @@ def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
     assert train_run(run, Control(run)).state == "completed"
     codes = {n.code for _, n in Follower(run).catch_up().notices}
     assert {"predictions-not-saved", "checkpoint-not-saved"} <= codes
+
+
+def stopped_in_test(run: RunDir, *, epoch: int) -> None:
+    """Train, and stop right after the plain evaluation of this epoch was counted."""
+    asked = Control(run)
+
+    def listen(envelope: Envelope) -> None:
+        event = envelope.event
+        if isinstance(event, events.EvalEnded) and (event.epoch, event.variant) == (epoch, "plain"):
+            asked.request("stop")
+
+    assert train_run(run, asked, listener=listen).state == "stopped"
+
+
+@pytest.mark.parametrize("settings_", [("train.ema=0.9",), ("evaluate.tta='flip'",)])
+def test_an_early_stop_is_the_same_after_a_stop_in_an_evaluation(
+    tmp_path: Path, settings_: tuple[str, ...]
+) -> None:
+    """The evaluation that was stopped is done again, but counted once; no epoch is added."""
+    found = {}
+    for stopped in (False, True):
+        run = tiny_run(
+            tmp_path / str(stopped),
+            *("train.epochs=12", "train.early_stop=1", "optimizer.lr=1e-6", *settings_),
+        )
+        if stopped:
+            plain = found[False]
+            stopped_in_test(run, epoch=plain[-1][0])
+            resubmit(run)
+        assert train_run(run, Control(run), resume=stopped).state == "completed"
+        state = Follower(run).catch_up()
+        found[stopped] = [(row.epoch, row.test_accuracy, row.lr) for row in state.epochs]
+        tested = [e.epoch for e in state.evals if e.variant != "plain"]
+        assert tested
+        assert max(tested) == state.epochs[-1].epoch
+    assert found[True] == found[False]
+
+
+def test_progress_of_tests_is_of_an_epoch_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+    run = tiny_run(tmp_path, "evaluate.tta='flip'")
+    train_run(run, Control(run))
+    log = [e.event for e in Follower(run)._tail.read()]
+    told = [e.epoch for e in log if isinstance(e, events.Progress) and e.phase == "test"]
+    assert set(told) == {1, 2}
+    state = Follower(run).catch_up()
+    assert state.epochs_done(state.checkpoints["last"].step) == 2
+
+
+def test_resume_refuses_other_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tmp_path)
+    train_run(run, Control(run))
+    data = tiny_dataset()
+    labels = data.train.labels
+    other = replace(data, train=TrainSplit(data.train.images, labels[::-1].copy()))
+    assert other.fingerprint == data.fingerprint
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: other)
+    with pytest.raises(DataError, match="training images are not those"):
+        train_run(run, Control(run), resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ class Position:
     best_accuracy: float = -1.0
     best_epoch: int = 0
     evals_without_best: int = 0
+    evaluated: int = 0
+    """The last epoch whose evaluation was counted: one that was stopped is done again."""
     final_accuracy: float = -1.0
     epoch_seconds: float = 0.0
     """Training time spent in this epoch by earlier attempts."""
@@ -171,6 +174,9 @@ class Training:
         if self.at.epoch <= train.epochs:
             self._record_or_tell()
         while self.at.epoch <= train.epochs:
+            stopped_early = train.early_stop and self.at.evals_without_best >= train.early_stop
+            if stopped_early and not self.at.batch:
+                break  # as was told before this run was resumed
             epoch = self.at.epoch
             self._train_epoch()
             last = epoch == train.epochs
@@ -520,7 +526,10 @@ class Training:
         result = self._evaluate(self.net, epoch, "plain")
         accuracy = result.correct / max(1, result.images)
         self.at.final_accuracy = accuracy
-        if accuracy > self.at.best_accuracy:
+        again, self.at.evaluated = self.at.evaluated == epoch, epoch
+        if again:
+            pass
+        elif accuracy > self.at.best_accuracy:
             self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
             self.at.evals_without_best = 0
             self.save_checkpoint("best")
@@ -544,14 +553,14 @@ class Training:
             batch_size=self.config.evaluate.batch_size,
             autocast=self.autocast,
             tta=tta,
-            on_batch=self._on_test_batch,
+            on_batch=partial(self._on_test_batch, epoch),
             group=self.group,
         )
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)
         return result
 
-    def _on_test_batch(self, done: int, total: int) -> None:
+    def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:
             self.together.exchange(self.meter)
         if self.control.stopping():
@@ -561,9 +570,7 @@ class Training:
             return
         self._progress_at = now
         self.log.emit(
-            events.Progress(
-                phase="test", epoch=self.at.epoch, step=self.at.step, done=done, total=total
-            )
+            events.Progress(phase="test", epoch=epoch, step=self.at.step, done=done, total=total)
         )
 
     def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
@@ -615,6 +622,7 @@ class Training:
         state: dict[str, Any] = {
             "config": settings.to_toml(self.config),
             "fingerprint": self.dataset.fingerprint,
+            "train_sample": self.dataset.train_sample,
             "precision": self.precision,
             "position": asdict(self.at),
             "net": self.net.state_dict(),
@@ -650,6 +658,7 @@ class Training:
         torch.set_rng_state(state["random"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        self.optimizers.set_factor(self._factor(max(0, self.at.step - 1)))
         if self.device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
 

@@ -228,6 +228,7 @@ class CheckpointSaved(Event, tag="CheckpointSaved", frozen=True, kw_only=True):
 
     role: Literal["last", "best"]
     epoch: Whole
+    """That is being trained; of ``last`` at an epoch's end the one that comes next."""
     step: Whole
     path: str
 

@@ -203,6 +203,15 @@ class RunState:
         return next((e for e in reversed(self.evals) if e.variant == variant), None)
 
     @property
+    def attempt_seconds(self) -> float:
+        """Seconds of training of the last attempt."""
+        return max(0.0, self.elapsed - max(0.0, self._base))
+
+    def epochs_done(self, step: int) -> int:
+        """The last epoch that was whole after so many optimizer steps; 0: none was."""
+        return max((row.epoch for row in self.epochs if row.step <= step), default=0)
+
+    @property
     def total_steps(self) -> int | None:
         """Optimizer steps of the whole run; None while that is not known."""
         if self.queued is None or self.started is None:

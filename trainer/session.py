@@ -24,6 +24,7 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
 from trainer.on_end import start as start_on_end
+from trainer.paths import expanded
 from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
@@ -294,7 +295,7 @@ def check_origin(run: RunDir, config: RunConfig) -> None:
     from model import registry
 
     if registry.is_file(config.model.name):
-        file = Path(config.model.name.rpartition(":")[0]).expanduser().resolve()
+        file = expanded(config.model.name.rpartition(":")[0]).resolve()
         if file.is_relative_to(run.path.parent.resolve()):
             raise ConfigError(
                 f"the net {config.model.name} lies among the runs, where others' files may be: "
@@ -335,6 +336,11 @@ def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -
     if state.get("fingerprint") != dataset.fingerprint:
         raise DataError(
             "the data set is not the one the run was trained on: give the same one with --data"
+        )
+    if state.get("train_sample", dataset.train_sample) != dataset.train_sample:
+        raise DataError(
+            "the training images are not those that the run was trained on: put them back, or "
+            "start a new run"
         )
     # compared as settings, not as text: a later version may have more of them
     if _comparable(settings.from_toml(str(state.get("config")), origin="checkpoint")) != (

@@ -258,7 +258,7 @@ def _rest(follower: Follower) -> list[str | Text]:
     if folded.checkpoints:
         lines += ["", Text("checkpoints", style="bold")]
         lines += [
-            f"  {c.role}: epoch {c.epoch}, step {c.step}, {clean(c.path)}"
+            f"  {c.role}: epoch {folded.epochs_done(c.step)}, step {c.step}, {clean(c.path)}"
             + ("" if (follower.run.checkpoint(c.role)).is_file() else " (missing)")
             for c in folded.checkpoints.values()
         ]

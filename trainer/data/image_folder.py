@@ -85,7 +85,11 @@ def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
     labels: list[int] = []
     others = 0
     for label, name in enumerate(classes):
-        inside = [p for p in (split / name).rglob("*") if p.is_file() and p.name[0] != "."]
+        inside = [
+            path
+            for path in (split / name).rglob("*")
+            if path.is_file() and not _hidden(path.relative_to(split / name))
+        ]
         found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES)
         others += len(inside) - len(found)
         if not found:
@@ -93,6 +97,11 @@ def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
         files += found
         labels += [label] * len(found)
     return files, labels, others
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a file, or a folder that it lies in, is hidden: copies of editors and notebooks."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(split: Path, classes: tuple[str, ...]) -> tuple[Images, Labels, tuple[str, ...]]:
@@ -128,6 +137,8 @@ def _read_image(path: Path) -> tuple[NDArray[np.uint8], bool, bool]:
                 raise DataError(
                     f"{path} has {width}x{height} pixels, at most {LARGEST_IMAGE:,} are read"
                 )
+            if image.mode == "F":
+                raise DataError(f"{path} has fractions for pixels: save it with 8 or 16 bits")
             upright = ImageOps.exif_transpose(image)
             rgb = _to_rgb(upright)
             small = rgb if rgb.size == (32, 32) else rgb.resize((32, 32), Image.Resampling.LANCZOS)
@@ -144,7 +155,8 @@ def _read_image(path: Path) -> tuple[NDArray[np.uint8], bool, bool]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any mode; 16-bit gray keeps its range, transparency is dropped as torchvision does."""
     if image.mode.startswith("I"):
-        values = np.asarray(image, np.int64) >> 8
+        values = np.asarray(image, np.int64)
+        values = values >> 8 if image.mode != "I" or values.max(initial=0) > 255 else values
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from trainer.data import sources
-from trainer.data.dataset import Channels, Dataset, Kind, clean, overlap
+from trainer.data.dataset import Channels, Dataset, Kind, clean, overlap, printable
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def describe(dataset: Dataset, path: Path | None = None) -> DataReport:
     return DataReport(
         kind=dataset.kind,
         source=dataset.source,
-        path=None if path is None else str(path),
+        path=None if path is None else printable(str(path)),
         train_images=len(dataset.train.labels),
         test_images=len(dataset.test.labels),
         memory=dataset.train.images.nbytes + dataset.test.images.nbytes,

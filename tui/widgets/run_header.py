@@ -111,7 +111,7 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
 def _whole_epochs(run: Follower) -> str:
     """How far the last checkpoint is, in epochs that are done; it is saved within them as well."""
     step = run.state.checkpoints["last"].step
-    done = max((row.epoch for row in run.state.epochs if row.step <= step), default=0)
+    done = run.state.epochs_done(step)
     return f"epoch {done}" if done else f"step {step:,}"
 
 
