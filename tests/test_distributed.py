@@ -20,9 +20,11 @@ from torch import nn
 from model.fast import ShiftNorm
 from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
 from tests.training_helpers import binary_folder
+from tests.tui_helpers import make_run
 from trainer import checkpoint, events
 from trainer import config as settings
 from trainer.control import Control
+from trainer.distributed import launch
 from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Member
@@ -370,3 +372,29 @@ def test_ranks_that_would_part_are_refused() -> None:
     check_alike(other, sgd)
     with pytest.raises(ConfigError, match="between NVIDIA A and NVIDIA B: choose GPUs of one kind"):
         check_alike(other, muon)
+
+
+def test_the_rank_that_was_lost_is_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.ranks_log.write_text(
+        "Root Cause (first observed failure):\n[0]:\n  time      : 2026-11-26_12:00:00\n"
+        "  host      : box\n  rank      : 0 (local_rank: 0)\n  exitcode  : -9 (pid: 7)\n"
+        "  error_file: <N/A>\n  traceback : Signal 9 (SIGKILL) received by PID 7\n"
+    )
+    said = "rank 0 ended: Signal 9 (SIGKILL) received by PID 7; ranks.log tells more"
+    assert launch._why(run, 1) == said
+
+
+def test_a_launch_without_an_end_tells_what_was_reached(tmp_path: Path) -> None:
+    run = make_run(tmp_path, end=None, done=3, epochs=5, name="half")
+    before = Follower(run).catch_up().elapsed
+    heard = launch._Heard(None)
+    heard.take(Tail(run.log))
+    with run.locked():
+        launch._end(run, heard, Control(run), "rank 0 ended", "")
+    state = Follower(run).catch_up()
+    assert state.ended is not None
+    assert state.best is not None
+    assert state.ended.best_accuracy == state.best.test_accuracy
+    assert state.ended.best_epoch == state.best.epoch
+    assert state.ended.seconds == before > 1

@@ -161,6 +161,8 @@ class _Trainer:
 def _stop(control: Control, view: View, number: int) -> None:
     if number >= STOPS_UNTIL_ABORT:
         view.close()
+        if (launch := sys.modules.get("trainer.distributed.launch")) is not None:
+            launch.abort()
         warn("aborted: the last checkpoint stays")
         sys.stdout.flush()
         os._exit(130)

@@ -20,6 +20,7 @@ from trainer import events
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.errors import RunError
+from trainer.follower import Follower
 from trainer.on_end import start as start_on_end
 from trainer.processes import child_environment
 from trainer.protocol import Job
@@ -63,7 +64,9 @@ def launch(
         except OSError as error:
             problem = f"torchrun cannot be started: {error.strerror}"
         else:
+            _started.append(process)
             code = _watch(process, run, control, tail, heard)
+            _started.remove(process)
     heard.take(tail)
     if heard.ended is None:
         _end(run, heard, control, problem or _why(run, code), job.on_end)
@@ -72,6 +75,15 @@ def launch(
     if heard.ended.state == "failed" and not heard.began:
         raise RunError(heard.ended.error or "the ranks have not begun")
     return heard.ended
+
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def abort() -> None:
+    """End the ranks that were started, at once: torchrun ends them when it is told to end."""
+    for process in _started:
+        process.terminate()
 
 
 class _Heard:
@@ -139,13 +151,20 @@ def _watch(
 
 def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str) -> None:
     """The ranks have not said how it ended: rank 0 was killed, or they have never begun."""
-    stopped = control.stopping()
+    stopped, state = control.stopping(), Follower(run).catch_up()
+    tested = [row for row in state.epochs if row.test_accuracy is not None]
     ended = events.RunEnded(
-        state="stopped" if stopped else "failed", error=None if stopped else reason
+        state="stopped" if stopped else "failed",
+        error=None if stopped else reason,
+        best_accuracy=state.best.test_accuracy if state.best is not None else None,
+        best_epoch=state.best.epoch if state.best is not None else None,
+        final_accuracy=tested[-1].test_accuracy if tested else None,
+        seconds=state.attempt_seconds if heard.began else 0.0,
     )
     log = RunLog(run)
     log.emit(ended)
-    problem = start_on_end(on_end, run, ended, name=run.id)
+    name = state.queued.name if state.queued is not None else run.id
+    problem = start_on_end(on_end, run, ended, name=name, epochs=len(state.epochs))
     if problem:
         log.emit(events.Notice(level="warning", code="on-end", message=problem))
     log.close()
@@ -160,8 +179,9 @@ def _why(run: RunDir, code: int) -> str:
         if "No module named torch.distributed" in text:
             return "there is no torchrun: install PyTorch with its distributed package"
         lines = [line.strip() for line in text.splitlines()]
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        rank, how = fields.get("rank", "").split(), fields.get("traceback", "").strip()
+        parts = [line.partition(":") for line in lines if ":" in line]
+        fields = {name.strip(): said.strip() for name, _, said in parts}
+        rank, how = fields.get("rank", "").split(), fields.get("traceback", "")
         if rank and how:
             return f"rank {rank[0]} ended: {how}; {run.ranks_log.name} tells more"
     return f"torchrun ended without an end of the run (exit status {code}); see ranks.log"
