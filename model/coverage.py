@@ -31,14 +31,15 @@ def skipping(kernel: Pair | None, stride: Pair | None, dilation: Pair | None) ->
     return f"stride {_axes(stride)} skips {share:.0%} of the inputs of its {_axes(kernel)} kernel"
 
 
-def short(receptive_field: Pair | None, image: tuple[int, ...]) -> str:
+def short(receptive_field: Pair | None, image: tuple[int, ...], *, pooled: bool) -> str:
     """One line when the receptive field stops short of the image, else nothing.
 
     Args:
         receptive_field: (height, width) at the last layer before global pooling.
         image: the net's input, [C, H, W].
+        pooled: whether pooling mixes the positions; a linear layer over all of them sees the image.
     """
-    if receptive_field is None or len(image) != 3:
+    if receptive_field is None or len(image) != 3 or not pooled:
         return ""
     if receptive_field[0] >= image[1] and receptive_field[1] >= image[2]:
         return ""

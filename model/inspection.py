@@ -25,7 +25,7 @@ def untouched(net: nn.Module) -> Iterator[None]:
         (m, name, b, b.detach().clone())
         for m in net.modules()
         for name, b in m._buffers.items()
-        if b is not None
+        if b is not None and not nn.parameter.is_lazy(b)
     ]
     device = first_device(net)
     forked = [device] if device.type not in ("cpu", "meta") else []

@@ -221,14 +221,16 @@ def _window_fields(window: Window | None, conv: bool) -> dict[str, Any]:
     if window is None:
         return {}
     names = ("kernel", "stride", "padding", "dilation")
-    fields: dict[str, Any] = {n: _two(getattr(window, n)) for n in names}
+    fields: dict[str, Any] = {
+        n: _two(getattr(window, n), across=0 if n == "padding" else 1) for n in names
+    }
     return {**fields, "groups": window.groups if conv else None}
 
 
-def _two(values: Sequence[int]) -> tuple[int, int] | None:
-    """(height, width); a one-dimensional window lies along the width."""
+def _two(values: Sequence[int], *, across: int) -> tuple[int, int] | None:
+    """(height, width); a one-dimensional window lies along the width, ``across`` is its height."""
     if len(values) == 1:
-        return 1 if values[0] else 0, values[0]
+        return across, values[0]
     return (values[0], values[1]) if len(values) == 2 else None
 
 

@@ -180,8 +180,12 @@ def _load(spec: str) -> Callable[..., Any]:
     if spec.endswith(".py"):
         raise ModelError(f"{_clean(spec)}: name the class as well, {_clean(spec)}:Class")
     file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(file).expanduser()
+        there = path.is_file()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ModelError(f"cannot look at {_clean(file)}: {_reason(error)}") from None
+    if not there:
         raise ModelError(f"no such file: {_clean(file)}")
     path = path.resolve()
     module = _import(path, _clean(file))
@@ -206,11 +210,14 @@ def _import(path: Path, label: str) -> Any:
         raise ModelError(f"{label} cannot be imported")
     module = importlib.util.module_from_spec(loader)
     sys.modules[name] = module  # dataclasses and copy look their module up there
+    while _beside:  # of another net, or as they were before an edit
+        sys.modules.pop(_beside.pop(), None)
+    known = set(sys.modules)
     sys.path.insert(0, str(path.parent))
     try:
         # compiled here, not by the loader: its cache goes by the time stamp, whole seconds
         # and size, and would miss a quick edit
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
         where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
         raise ModelError(f"{where}: syntax error: {_clean(error.msg)}") from None
@@ -222,7 +229,22 @@ def _import(path: Path, label: str) -> Any:
         raise ModelError(f"{where}: {_reason(error)}") from None
     finally:
         sys.path.remove(str(path.parent))
+        _beside.update(n for n in set(sys.modules) - known if _lies_beside(n, path.parent))
     return module
+
+
+_beside: set[str] = set()
+"""Modules that the last file has imported from its own folder."""
+
+
+def _lies_beside(module: str, folder: Path) -> bool:
+    """Whether it is the user's own: no installed package, and none of this program."""
+    if module.partition(".")[0] in ("model", "trainer", "tui"):
+        return False
+    file = getattr(sys.modules[module], "__file__", None)
+    if not file or "site-packages" in Path(file).parts:
+        return False
+    return Path(file).is_relative_to(folder)
 
 
 def _reason(error: BaseException) -> str:

@@ -6,7 +6,8 @@ functional and residual code is seen as modules are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
             for module in net.modules():
                 handles.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(recorder.leave))
-            with tracer, torch.autocast(device.type, enabled=False):
+            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False):
                 output = net(images)
         except Exception as error:
             line = (str(error).strip().splitlines() or [""])[0][:200]
@@ -127,8 +128,27 @@ def _totals(
         strided3x3=sum(_strided(op.window) for op in convs),
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
         global_average_pooling=head[:1] == ["average"],
-        fc_after_pooling=head[:2] == ["average", "linear"],
+        fc_after_pooling=_linear_after_pooling(head),
     )
+
+
+def _linear_after_pooling(head: list[str]) -> bool:
+    pools = [at for at, name in enumerate(head) if name in ("average", "max")]
+    return bool(pools) and "linear" in head[pools[0] :]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as the products it is made of, which are followed and counted; not one kernel."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _before(axis: Axis) -> int:

@@ -31,7 +31,8 @@ def test_a_pointwise_stride_skips_three_of_four_and_a_dilated_one_may_too() -> N
 
 
 def test_a_field_that_stops_short_of_the_image() -> None:
-    assert "stops short of the 32×32 image" in short((31, 40), (3, 32, 32))  # noqa: RUF001
-    assert short((32, 32), (3, 32, 32)) == ""
-    assert short(None, (3, 32, 32)) == ""
-    assert short((1, 1), (10,)) == ""
+    assert "stops short of the 32×32 image" in short((31, 40), (3, 32, 32), pooled=True)  # noqa: RUF001
+    assert short((32, 32), (3, 32, 32), pooled=True) == ""
+    assert short((1, 1), (3, 32, 32), pooled=False) == "", "a linear layer sees all"
+    assert short(None, (3, 32, 32), pooled=True) == ""
+    assert short((1, 1), (10,), pooled=True) == ""

@@ -165,3 +165,24 @@ def test_check_leaves_the_net_and_the_generator_as_they_were() -> None:
     assert net.training
     assert not net.stem.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_each_net_has_the_helpers_of_its_own_folder_as_they_are_now(tmp_path: Path) -> None:
+    for name, width in (("p", 3), ("q", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "net_helper_blocks.py").write_text(f"WIDTH = {width}\n")
+        (folder / "net.py").write_text(
+            "from torch import nn\nfrom net_helper_blocks import WIDTH\n"
+            "def make(classes):\n    import net_helper_blocks\n"
+            "    assert net_helper_blocks.WIDTH == WIDTH\n"
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, WIDTH), nn.Linear(WIDTH, 10))\n"
+        )
+
+    def width(name: str) -> int:
+        net = registry.build(f"{tmp_path / name / 'net.py'}:make")
+        return int(net[1].out_features)  # type: ignore[index,union-attr]
+
+    assert [width(name) for name in ("p", "q", "p")] == [3, 5, 3]
+    (tmp_path / "p" / "net_helper_blocks.py").write_text("WIDTH = 17\n")
+    assert width("p") == 17

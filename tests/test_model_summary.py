@@ -446,3 +446,58 @@ def test_quick_enough() -> None:
         assert time.process_time() - began < 0.5
     finally:
         torch.set_num_threads(threads)
+
+
+def test_attention_is_counted_by_its_products() -> None:
+    class Attends(nn.Module):
+        def __init__(self, how: str) -> None:
+            super().__init__()
+            self.how = how
+            self.attention = nn.MultiheadAttention(48, 4, batch_first=True)
+            self.fc = nn.Linear(48, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.reshape(len(x), 64, 48)
+            if self.how == "module":
+                x = self.attention(x, x, x, need_weights=False)[0]
+            else:
+                x = F.scaled_dot_product_attention(x, x, x)
+            out: torch.Tensor = self.fc(x.mean(1))
+            return out
+
+    products = 2 * 64 * 64 * 48
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert summarize(Attends("function")).macs == products + 480
+    assert summarize(Attends("module")).macs == 4 * 64 * 48 * 48 + products + 480
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_a_linear_layer_after_any_global_pooling_is_told() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            out: torch.Tensor = self.fc(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+            return out
+
+    assert summarize(Both()).fc_after_pooling
+    assert summarize(registry.build("fast")).fc_after_pooling
+    assert not summarize(registry.build("dws-late")).fc_after_pooling
+
+
+def test_the_padding_of_one_dimension_is_none_of_the_other() -> None:
+    net = nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(3, 4, 5, padding=2), nn.Flatten(), nn.LazyLinear(2)
+    )
+    net(torch.zeros(1, 3, 32, 32))
+    row = next(row for row in summarize(net).layers if row.type == "Conv1d")
+    assert (row.kernel, row.padding) == ((1, 5), (0, 2))
+
+
+def test_layers_that_are_not_made_yet_can_be_looked_at() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
+    registry.check_output(net, 2)
+    assert summarize(net).parameters > 0

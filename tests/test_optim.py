@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from trainer.config import OptimizerSettings
+from trainer.errors import ConfigError
 from trainer.optim import HOW, Muon, Optimizers, orthogonalise
 
 CPU = torch.device("cpu")
@@ -191,3 +192,24 @@ def test_a_first_step_that_overflows_in_fp16_leaves_nothing_behind() -> None:
         return net.weight.detach()
 
     assert torch.equal(trained([True, False, False]), trained([False, False]))
+
+
+def test_norms_of_more_dimensions_do_not_decay() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 30, 30]), nn.GroupNorm(2, 4))
+    made = Optimizers(net, OptimizerSettings(name="sgd", weight_decay=0.1), CPU)
+    weights, others = made.all[0].param_groups
+    assert [*weights["params"]] == [net[0].weight]
+    assert weights["weight_decay"] == 0.1
+    assert len(others["params"]) == 5
+    assert others["weight_decay"] == 0.0
+
+
+def test_muon_without_filters_and_a_frozen_net() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    made = Optimizers(net, OptimizerSettings(name="muon"), CPU)
+    assert [type(one) for one in made.all] == [torch.optim.SGD]
+    made.set_factor(0.5)
+    net.requires_grad_(False)
+    for name in ("muon", "sgd"):
+        with pytest.raises(ConfigError, match="no parameters to train"):
+            Optimizers(net, OptimizerSettings(name=name), CPU)

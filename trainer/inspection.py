@@ -84,6 +84,8 @@ class Inspection:
 
     def __post_init__(self) -> None:
         self._sizes: dict[str, tuple[int, int] | None] = {}
+        self._without_place: set[str] = set()
+        """Convolutions after pooling, also those that only weigh channels: all see the image."""
         self._augment = Augment(
             AugmentSettings(),
             mean=self.dataset.mean,
@@ -93,7 +95,9 @@ class Inspection:
         )
         self.layers = conv_layers(self.net)
         with suppress(registry.ModelError):
-            self._sizes = {row.path: row.receptive_field for row in summarize(self.net).layers}
+            rows = summarize(self.net).layers
+            self._sizes = {row.path: row.receptive_field for row in rows}
+            self._without_place = {row.path for row in rows if row.output_shape[1:] == (1, 1)}
         self._last = _guarded(
             lambda: penultimate.last_layer(self.net, self.normalised("test", 0, 2))
         )
@@ -125,7 +129,10 @@ class Inspection:
                 f"the net has no convolution {layer!r}: {', '.join(self.layers[:12])}"
                 + (", …" if len(self.layers) > 12 else "")
             )
-        return layer or max(reversed(self.layers), key=lambda path: self._sizes.get(path) or (0, 0))
+        return layer or max(
+            reversed(self.layers),
+            key=lambda path: (path not in self._without_place, self._sizes.get(path) or (0, 0)),
+        )
 
     def probabilities(self, index: int) -> Tensor:
         """Of all classes, float32 [C] on the CPU; without test-time augmentation."""

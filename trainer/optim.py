@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.config import OptimizerSettings
 from trainer.device import multiplies_bf16
+from trainer.errors import ConfigError
 
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 HOW = ("fused", "capturable", "foreach")
 """Settings of torch's optimizers that say how they compute, not what."""
 
@@ -137,14 +140,30 @@ class Optimizers:
 
     Weights (two dimensions or more) take the weight decay and L1; biases and norm parameters
     take neither. On a GPU the rates lie in its memory, so that a recorded step reads the new ones.
+
+    Raises:
+        ConfigError: there is nothing to train.
     """
 
     def __init__(self, net: nn.Module, settings: OptimizerSettings, device: torch.device) -> None:
         self._l1 = settings.l1
         on_gpu = device.type == "cuda"
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
-        weights = [p for _, p in named if p.ndim >= 2]
-        others = [p for _, p in named if p.ndim < 2]
+        if not named:
+            raise ConfigError("the net has no parameters to train")
+        of_norms = {
+            id(p)
+            for m in net.modules()
+            if isinstance(m, NORMS)
+            for p in m.parameters(recurse=False)
+        }
+        weights = [
+            p
+            for n, p in named
+            if p.ndim >= 2 and id(p) not in of_norms and n.rpartition(".")[2] != "bias"
+        ]
+        chosen = {id(p) for p in weights}
+        others = [p for _, p in named if id(p) not in chosen]
         self._weights = weights
         fused = device.type in ("cuda", "cpu")
         self.all: list[torch.optim.Optimizer]
@@ -153,7 +172,10 @@ class Optimizers:
             filters = [p for p in weights if p.ndim == 4 and p.shape[1] > 1]
             matrices = {id(p) for p in filters}
             rest = [p for p in weights if id(p) not in matrices]
-            self.all = [Muon(filters, settings.lr, settings.momentum, settings.weight_decay)]
+            self.all = []
+            if filters:
+                muon = Muon(filters, settings.lr, settings.momentum, settings.weight_decay)
+                self.all.append(muon)
             aux_lr = settings.aux_lr or settings.lr
             if rest or others:
                 groups = _groups(rest, others, settings.weight_decay)

@@ -89,6 +89,8 @@ def save(picture: Image.Image, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{path} is no name for a PNG file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:

@@ -72,7 +72,8 @@ class People:
     def entropy(self) -> Column:
         """Entropy of the people's distribution in nats, float64 [N]; 0: all say the same."""
         logs = np.log(np.where(self.shares > 0, self.shares, 1.0))
-        entropy: Column = -(self.shares * logs).sum(1) + 0.0  # + 0: never -0
+        # the order of the classes must not matter; + 0: never -0
+        entropy: Column = (-(self.shares * logs).sum(1)).round(12) + 0.0
         return entropy
 
     @cached_property

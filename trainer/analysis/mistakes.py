@@ -197,7 +197,10 @@ def select(
         fits &= images.wrong
     order = images.order(sort)
     chosen: Indices = order[fits[order]]
-    return chosen[::-1] if reverse else chosen
+    if not reverse:
+        return chosen
+    unknown = np.isnan(getattr(images, sort)[chosen])  # the last either way
+    return np.concatenate([chosen[~unknown][::-1], chosen[unknown]])
 
 
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:

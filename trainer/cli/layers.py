@@ -109,10 +109,12 @@ def _warnings(summary: Summary) -> list[Text]:
     from model.coverage import short, skipping
 
     image = summary.layers[0].input_shape if summary.layers else ()
-    found = [short(summary.receptive_field, image)] + [
+    pooled = summary.global_average_pooling or summary.fc_after_pooling
+    found = [short(summary.receptive_field, image, pooled=pooled)] + [
         f"{layer.path}: {told}"
         for layer in summary.layers
-        if (told := skipping(layer.kernel, layer.stride, layer.dilation))
+        if "Transpose" not in layer.type
+        and (told := skipping(layer.kernel, layer.stride, layer.dilation))
     ]
     return [Text(f"warning: {line}", style="yellow") for line in found if line]
 

@@ -153,7 +153,8 @@ class LayersScreen(StoreScreen):
             f"{net.strided3x3} strided 3×3 · {net.max_pools} max pools",  # noqa: RUF001
             style=colours["secondary"],
         )
-        if told := short(net.receptive_field, net.layers[0].input_shape):
+        pooled = net.global_average_pooling or net.fc_after_pooling
+        if told := short(net.receptive_field, net.layers[0].input_shape, pooled=pooled):
             text = Text(f" {told}", style=colours["warning"]).append_text(text)
         return text
 
