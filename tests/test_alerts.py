@@ -339,3 +339,17 @@ def test_hostile_results_fit_an_environment(tmp_path: Path) -> None:
     found = on_end.environment(RunDir(tmp_path), ended, name="x\0")
     assert found["CIFAR_TUI_ERROR"] == "ab?\x1b"
     assert found["CIFAR_TUI_NAME"] == "x"
+
+
+def test_a_configuration_folder_that_is_not_ours_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.delenv("CIFAR_TUI_CONFIG", raising=False)
+    assert alerts.load().on_end == ""
+    monkeypatch.setenv("CIFAR_TUI_CONFIG", str(tmp_path / "named.toml"))
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        alerts.load()

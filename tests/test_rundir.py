@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -269,3 +270,22 @@ def test_submit_writes_configuration_and_first_event(tmp_path: Path) -> None:
 def test_submit_of_a_users_net_names_the_folder_after_its_class(tmp_path: Path) -> None:
     config = settings.from_mapping({"model": {"name": "../nets/my.py:MyNet"}})
     assert "-mynet-" in submit(config, tmp_path).id
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to become somebody else")
+def test_a_run_of_another_user_is_live_while_its_log_grows(tmp_path: Path) -> None:
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    run = RunDir(tmp_path / "20261123-120000-theirs-0000")
+    run.path.mkdir()
+    run.log.touch()
+    with run.locked():
+        os.seteuid(65534)
+        try:
+            assert run.is_locked()
+            os.seteuid(0)
+            os.utime(run.log, (1, 1))
+            os.seteuid(65534)
+            assert not run.is_locked()
+        finally:
+            os.seteuid(0)

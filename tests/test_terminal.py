@@ -25,6 +25,8 @@ from textual import constants, events
 from textual.message import Message
 
 from tests.terminal import Terminal
+from tui import themes
+from tui.formatting import STATES
 from tui.terminal.characters import TABLE, to_ascii
 from tui.terminal.difference import Difference
 from tui.terminal.driver import Ending, Output, TerminalDriver
@@ -62,6 +64,12 @@ def test_every_character_that_is_drawn_has_ascii_of_its_width() -> None:
         plain = to_ascii(character)
         assert plain.isascii(), hex(code)
         assert len(plain) == cell_len(character) or cell_len(character) == 0, hex(code)
+
+
+def test_marks_of_runs_are_told_apart_in_ascii() -> None:
+    marks = [to_ascii(themes.run_glyph(slot)) for slot in range(8)]
+    assert len(set(marks)) == 8
+    assert "?" not in [*marks, to_ascii("★"), *(to_ascii(glyph) for glyph, _ in STATES.values())]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +250,14 @@ def test_only_differences_paint_the_same(writes: list[list[str]]) -> None:
     difference.draw("\x1b[0m")
     whole = "".join(map("".join, writes))
     assert visible(painted(sent)) == visible(painted("\x1b[?7l" + whole))
+
+
+def test_after_a_size_that_was_there_only_for_a_moment_all_is_sent_again() -> None:
+    difference = Difference(palette=False, erase=True)
+    for lost, sent in ((False, True), (False, False), (True, True), (False, False)):
+        difference.resize(40, 6, lost=lost)
+        difference.draw("\x1b[2;3Hwords")
+        assert ("words" in difference.take()) == sent
 
 
 def visible(cells: list[list[Any]]) -> list[list[tuple[object, ...]]]:

@@ -671,6 +671,10 @@ async def test_the_form_starts_what_it_says(tmp_path: Path, size: tuple[int, int
     ("key", "text", "problem"),
     [
         ("epochs", "0", ">= 1"),
+        ("data", "~nobody-here/data", "no home directory"),
+        ("data", "d" * 300, "File name too long"),
+        ("model", "~nobody-here/n.py:Net", "no home directory"),
+        ("model", "n" * 300 + ".py:Net", "File name too long"),
         ("epochs", "many", "a whole number, not 'many'"),
         ("lr", "nan", ""),
         ("lr", "-1", "> 0"),

@@ -9,14 +9,19 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.cells import cell_len
 
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
-from tests.tui_helpers import append, fake_worker, held, make_run
+from tests.tui_helpers import append, fake_worker, held, make_run, progress
+from trainer import events
 from trainer.follower import Follower
-from tui import comparison, datasource
+from tui import comparison, datasource, export
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.export import prepare
+from tui.screens.compare import CompareScreen
+from tui.widgets.curve_chart import CurveChart
+from tui.widgets.lines import Lines
 
 NAMES = ("train-loss", "test-loss", "train-accuracy", "test-accuracy")
 
@@ -216,3 +221,83 @@ def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
         export.write(tmp_path / "file")
     with pytest.raises(RunError, match="cannot write"):
         export.write(tmp_path / "not there")
+
+
+def test_figures_fit_their_columns(tmp_path: Path) -> None:
+    widths = {c.title: c.width for c in comparison.COLUMNS}
+    for words, title in (("5.00e-05", "lr"), ("12:30:05", "time"), ("99,999,999", "parameters")):
+        assert len(words) <= widths[title] - 2
+
+
+def test_a_run_of_one_epoch_is_seen_in_the_exported_graph(tmp_path: Path) -> None:
+    runs = [
+        followed(make_run(tmp_path, seed=seed, epochs=1, created=60 * seed)) for seed in range(25)
+    ]
+    graph = export.graph(runs, ["#ffffff"] * len(runs), "accuracy", "test")
+    assert graph.count("<circle") == 25
+    height = float(graph.partition('viewBox="0 0 900 ')[2].partition('"')[0])
+    legend = [float(y) for y in re.findall(r'<text x="690" y="([0-9.]+)"', graph)]
+    assert len(legend) == 25
+    assert max(legend) < height
+
+
+async def test_names_of_wide_characters_do_not_move_the_figures(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", name="日本語" * 5, seed=1)
+    make_run(tmp_path / "runs", name="plain", seed=2, created=60)
+    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.pause(0.3)
+        for run in app.store.followers:
+            app.store.toggle_mark(run)
+        await pilot.press("5")
+        await pilot.pause(0.3)
+        lines = app.screen.query_one("#results", Lines)
+        rows = [lines.render_line(y) for y in (1, 2)]
+        places = []
+        for row in rows:
+            text = row.text
+            places.append(cell_len(text[: text.index("98,442")]))
+        assert places[0] == places[1]
+
+
+async def test_keys_that_come_together_leave_all_charts_alike(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=40)
+    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.pause(0.3)
+        await pilot.press("5")
+        await pilot.pause(0.3)
+        screen = app.screen
+        assert isinstance(screen, CompareScreen)
+        charts = [c for c in screen.query(CurveChart) if c.display]
+        for factors in ((0.5, 0.5), (2.0,), (0.5,), (2.0, 2.0)):
+            for factor in factors:  # in one turn: nothing is painted in between
+                screen.action_zoom(factor)
+            await pilot.pause(0.3)
+            limits = {chart.plan.x_limits for chart in charts if chart.plan is not None}
+            assert limits == {screen.window or (0.0, screen.reach())}
+
+
+async def test_the_cursor_stands_on_whole_epochs_and_says_whose_value_it_shows(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "runs", epochs=20, done=7, end=None)
+    append(run, progress(8, 3), events.RunEnded(state="stopped"))
+    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    async with app.run_test(size=LARGE) as pilot:
+        await pilot.pause(0.3)
+        await pilot.press("5", "v")
+        await pilot.pause(0.3)
+        screen = app.screen
+        assert isinstance(screen, CompareScreen)
+        assert screen.cursor == 7.0
+        screen.action_move(10)
+        screen.action_move(-1)
+        assert screen.cursor is not None
+        assert screen.cursor == int(screen.cursor)
+        for _ in range(20):
+            screen.action_move(-1)
+        await pilot.pause(0.3)
+        assert screen.cursor == 0.0
+        heads = [c.render_line(0).text for c in screen.query(CurveChart) if c.display]
+        assert any("(1)" in head for head in heads), "there is no value of epoch 0"

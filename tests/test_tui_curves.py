@@ -285,3 +285,36 @@ def test_the_picture_changes_at_its_right_end_only() -> None:
     column = figure.GUTTER + int((60 - figure.GUTTER) * 18 / 30)
     assert [row[:column] for row in rows[0]] == [row[:column] for row in rows[1]]
     assert rows[0] != rows[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "parts"),
+    [(0, 1e-3, 5), (0, 1e-4, 5), (0, 25_000, 4), (2.3021, 2.3029, 5), (0, 2.5, 5), (0, 1e7, 5)],
+)
+def test_labels_are_the_numbers_where_they_stand(low: float, high: float, parts: int) -> None:
+    shown = plan(Curve("lr", line(low, high), "#ff0000"), quantity="lr")
+    found = figure._y_ticks(shown, (low, high), parts)
+    assert len([name for _, name in found if name.strip()]) >= 3
+    step = found[1][0] - found[0][0]
+    for tick, name in found:
+        assert len(name) == figure.LABEL_WIDTH
+        if name.strip():
+            assert float(name) == pytest.approx(tick, abs=step / 50), name
+
+
+def test_long_runs_have_steps_that_differ() -> None:
+    for limits in ((0.0, 1_250_000.0), (110_000.0, 111_000.0), (0.0, 90_000.0)):
+        shown = plan(Curve("a", line(1.0), "#ff0000"), axis="step", x_limits=limits)
+        found = figure._x_ticks(shown, 6)
+        assert len({name for _, name in found}) == len(found)
+        for tick, name in found:
+            units = {"k": 1e3, "M": 1e6}
+            size = units.get(name[-1], 1.0)
+            assert float(name.rstrip("kM")) * size == pytest.approx(tick)
+
+
+def test_a_constant_accuracy_is_not_above_one() -> None:
+    for value in (0.0, 0.5, 1.0):
+        low, high = curves.value_limits([line(value, value)], "accuracy", fit=True)
+        assert 0 <= low <= value <= high <= 1
+        assert low < high

@@ -184,7 +184,8 @@ def test_columns_fit_their_table(width: int) -> None:
     used = 14 + sum(one.width + layer_table.PADDING for one in shown) + layer_table.SCROLLBAR
     assert used <= max(width, 80)
     keys = [one.key for one in shown]
-    assert {"path", "output", "parameters", "receptive"} <= set(keys)
+    assert {"path", "parameters", "receptive"} <= set(keys)
+    assert width < 80 or "output" in keys
     assert width < 160 or keys == [c.key for c in layer_table.COLUMNS if not c.measured]
 
 
@@ -478,3 +479,23 @@ async def test_a_newer_measurement_changes_cells_in_place(tmp_path: Path) -> Non
             await pilot.press("v")
             await pilot.pause(0.1)
             assert screen.measured_first
+
+
+@pytest.mark.parametrize("exponent", range(-8, 12))
+def test_norms_read_as_what_they_are_in_their_columns(exponent: int) -> None:
+    widths = {c.key: c.width for c in layer_table.COLUMNS}
+    for factor in (1.0, 1.2345, 9.994, 9.996):
+        value = factor * 10.0**exponent
+        words = layer_table.short_number(value)
+        assert len(words) <= min(widths["weight"], widths["gradient"])
+        assert float(words) == pytest.approx(value, rel=0.05)
+
+
+def test_columns_fit_down_to_the_least_terminal() -> None:
+    for width in range(60, 200):
+        for path in (14, 25, 40):
+            for measured in (None, False, True):
+                found = layer_table.columns_for(width, path, measured=measured)
+                used = sum(c.width + layer_table.PADDING for c in found) + layer_table.SCROLLBAR
+                assert used + layer_table.PATH_MIN <= width, (width, path)
+                assert {"path", "parameters"} <= {c.key for c in found}

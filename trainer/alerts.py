@@ -61,7 +61,7 @@ def load(
     """
     path = user_file()
     table: Any = {}
-    if path.is_file():
+    if _is_there(path):
         from trainer import config  # not for the app's first paint without such a file
 
         table = config.read_file(path).get("alerts", {})
@@ -80,6 +80,15 @@ def load(
         raise ConfigError(f"--stall-steps must be 2 to 1000000, not {settings.stall_steps}")
     split(settings.on_end)
     return settings
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if os.environ.get("CIFAR_TUI_CONFIG"):
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        return False  # a home that is not this user's, as in containers
 
 
 def kinds(text: str) -> tuple[Kind, ...]:

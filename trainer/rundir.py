@@ -22,6 +22,8 @@ import platformdirs
 
 from trainer.errors import RunError
 
+LATELY_SECONDS = 600
+"""A log that was written to so lately is that of a living run, where nothing else tells."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
@@ -33,7 +35,15 @@ OWN_FILES = (
 def default_runs_dir() -> Path:
     """``CIFAR_TUI_RUNS``, or ``runs`` in the user's data directory."""
     named = os.environ.get("CIFAR_TUI_RUNS")
-    return Path(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
+    return _home(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
+
+
+def _home(text: str) -> Path:
+    """A path with ``~`` resolved; that of nobody stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,8 @@ class RunDir:
         """Whether a living process trains this run or keeps it queued."""
         try:
             handle = os.open(self.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:  # another user's, who alone may look
+            return self._changed_lately()
         except OSError:
             return False
         try:
@@ -155,6 +167,11 @@ class RunDir:
             return True
         finally:
             os.close(handle)
+        return False
+
+    def _changed_lately(self) -> bool:
+        with suppress(OSError):
+            return abs(time.time() - self.log.stat().st_mtime) < LATELY_SECONDS
         return False
 
     @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 OPTIONS = {
@@ -95,6 +94,7 @@ def open_app(
     sys.setswitchinterval(SWITCH_SECONDS)
     from trainer import alerts
     from trainer.errors import ConfigError
+    from trainer.paths import expanded, is_dir
     from trainer.rundir import default_runs_dir
 
     if device is not None:
@@ -102,10 +102,18 @@ def open_app(
 
         if not DEVICE.fullmatch(device):
             return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
-    directory = Path(runs_dir).expanduser() if runs_dir else default_runs_dir()
-    if directory.exists() and not directory.is_dir():
+    human = human or os.environ.get("CIFAR_TUI_HUMAN")
+    review = review or os.environ.get("CIFAR_TUI_REVIEW")
+    try:
+        directory = expanded(runs_dir) if runs_dir else default_runs_dir()
+        for said in filter(None, (human, review, data)):
+            expanded(said)
+        there, is_directory = os.path.lexists(directory), is_dir(directory)
+    except ConfigError as error:
+        return _refuse(str(error))
+    if there and not is_directory:
         return _refuse(f"{directory} is no directory: choose one with --runs-dir")
-    if directory.exists() and not os.access(directory, os.R_OK | os.X_OK):
+    if there and not os.access(directory, os.R_OK | os.X_OK):
         return _refuse(f"{directory} cannot be read: choose another with --runs-dir")
     if stall_steps is not None and not stall_steps.isdecimal():
         return _refuse(f"--stall-steps must be a whole number, not {stall_steps!r}")
@@ -137,8 +145,8 @@ def open_app(
         device=device,
         alerts=chosen,
         terminal=terminal,
-        human=human or os.environ.get("CIFAR_TUI_HUMAN"),
-        review=review or os.environ.get("CIFAR_TUI_REVIEW"),
+        human=human,
+        review=review,
         graphics=kind,
         told=why_not,
     )

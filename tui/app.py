@@ -409,6 +409,8 @@ class CifarApp(App[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""
+        if isinstance(self._driver, TerminalDriver):
+            self._driver.output.resized()
         self._check_room(event.size)
 
     def _check_room(self, size: Size) -> None:

@@ -30,15 +30,15 @@ COLUMNS = (
     Column("model", 13, 2, right=False),
     Column("norm", 8, 4, right=False),
     Column("optimizer", 11, 4, right=False),
-    Column("lr", 9, 3),
-    Column("data", 12, 0, right=False),
+    Column("lr", 10, 3),
+    Column("data", 11, 0, right=False),
     Column("parameters", 12, 1),
     Column("RF", 6, 3),
     Column("MACs", 8, 4),
     Column("best test acc", 15, 0),
     Column("epoch", 7, 0),
     Column("last train acc", 16, 1),
-    Column("time", 9, 0),
+    Column("time", 10, 0),
     Column("images/s", 10, 2),
 )
 IGNORED = ("name", "preset", "description", "limits")

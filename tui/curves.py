@@ -218,7 +218,10 @@ def value_limits(curves: Iterable[Points], quantity: Quantity, *, fit: bool) -> 
     floor, ceiling = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     if quantity == "accuracy":
         floor, ceiling = max(0.0, floor), min(1.0, ceiling)
-    return (floor, ceiling) if ceiling > floor else (floor, floor + step)
+    if ceiling > floor:
+        return floor, ceiling
+    at_most = quantity == "accuracy" and floor + step > 1
+    return (floor - step, floor) if at_most else (floor, floor + step)
 
 
 def log_limits(curves: Iterable[Points]) -> tuple[float, float]:

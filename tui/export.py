@@ -115,15 +115,20 @@ def graph(
     y = curves.value_limits(lines, quantity, fit=False)
     parts = [_axes(x, y, quantity, f"{split} {quantity}")]
     for i, (run, colour, line) in enumerate(zip(runs, colours, lines, strict=True)):
-        where = " ".join(f"{px:.1f},{py:.1f}" for px, py in _placed(line, x, y))
+        placed = _placed(line, x, y)
+        where = " ".join(f"{px:.1f},{py:.1f}" for px, py in placed)
+        if len(placed) == 1:  # a line of one point is none
+            (px, py) = placed[0]
+            parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>')
         name = escape(formatting.clean(comparison.figures(run)["name"], 32))
         parts.append(
             f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{where}"/>'
             f'<path d="M660 {55 + 22 * i}h24" stroke="{colour}" stroke-width="3"/>'
             f'<text x="690" y="{60 + 22 * i}" fill="#dadada">{name}</text>'
         )
+    height = max(HEIGHT, 70 + 22 * len(runs))  # each has a line of the legend
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" '
         f'fill="#121212"/>{"".join(parts)}</svg>\n'
     )

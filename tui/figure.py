@@ -126,7 +126,14 @@ def _x_ticks(plan: Plan, parts: int) -> tuple[tuple[float, str], ...]:
     if plan.axis == "time":
         return tuple((t, _clock(t)) for t in curves.time_ticks(low, high, parts))
     found = curves.whole_ticks(low, high, parts)
-    return tuple((t, f"{t:.0f}" if t < 1e5 else formatting.compact(t)) for t in found)
+    return tuple((t, _whole(t)) for t in found)
+
+
+def _whole(number: float) -> str:
+    """A round whole number: 950, 25000, 112.5k, 1.25M."""
+    if number < 1e5:
+        return f"{number:.0f}"
+    return f"{number / 1e3:g}k" if number < 1e6 else f"{number / 1e6:g}M"
 
 
 def _clock(seconds: float) -> str:
@@ -145,7 +152,25 @@ def _y_ticks(plan: Plan, y: tuple[float, float], parts: int) -> tuple[tuple[floa
         digits = max(0, -math.floor(math.log10(100 * step) + 1e-9))
         digits = digits if round(100 * step, digits) == round(100 * step, 6) else digits + 1
         return tuple((t, f"{100 * t:.{min(digits, 2)}f}%".rjust(LABEL_WIDTH)) for t in found)
-    return tuple((t, f"{t:.4g}".rjust(LABEL_WIDTH)[:LABEL_WIDTH]) for t in found)
+    return tuple((t, _label(t, step).rjust(LABEL_WIDTH)) for t in found)
+
+
+def _label(number: float, step: float) -> str:
+    """A multiple of a round step (1, 2, 2.5 or 5 times a power of ten) in six cells, or nothing
+    where it would read as another number.
+    """
+    if abs(number) < step / 2:
+        return "0"
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    plain = f"{number:.{digits}f}"
+    if abs(float(plain) - number) > step / 100:
+        plain = f"{number:.{digits + 1}f}"
+    if len(plain) <= LABEL_WIDTH and abs(number) < 1e6:
+        return plain
+    mantissa, _, exponent = f"{number:.3e}".partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    fits = len(short) <= LABEL_WIDTH and abs(float(short) - number) <= step / 100
+    return short if fits else ""
 
 
 def _build(

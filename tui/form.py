@@ -12,6 +12,7 @@ from model import registry
 from trainer import config as settings
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, UserError
+from trainer.paths import expanded, is_dir, is_file
 from trainer.presets import catalog
 from tui.run_control import BUILT_IN, data_value
 
@@ -94,8 +95,8 @@ def _check(config: RunConfig, field: Field, text: str) -> None:
     if field.key == "model":
         name = config.model.name
         if registry.is_file(name):
-            path = Path(name.rpartition(":")[0]).expanduser()
-            if not path.is_file():
+            path = expanded(name.rpartition(":")[0])
+            if not is_file(path):
                 raise ConfigError(f"no such file: {path}")
         else:
             try:
@@ -105,7 +106,7 @@ def _check(config: RunConfig, field: Field, text: str) -> None:
     elif field.key == "data" and config.data not in BUILT_IN:
         if not text:
             raise ConfigError("a name or a folder")
-        if not Path(config.data).is_dir():
+        if not is_dir(Path(config.data)):
             raise ConfigError("no such data set and no such folder")
 
 

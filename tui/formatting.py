@@ -9,6 +9,7 @@ import math
 import time
 import unicodedata
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 DASH = "–"  # noqa: RUF001
@@ -46,10 +47,12 @@ def clean(value: object, limit: int = NAME_CHARACTERS) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, cut with an ellipsis when it has more characters than the limit."""
+    """The text, cut with an ellipsis when it takes more cells than the limit."""
     if limit <= 0:
         return ""
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    if text.isascii():
+        return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return text if cell_len(text) <= limit else set_cell_size(text, limit - 1).rstrip() + "…"
 
 
 def safe(value: object, limit: int = NAME_CHARACTERS, style: str = "") -> Text:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trainer.paths import expanded
 
 if TYPE_CHECKING:
     from trainer.analysis.human import People
@@ -28,8 +29,8 @@ class Opinions:
     """
 
     def __init__(self, human: str | None = None, review: str | None = None) -> None:
-        self._human = Path(human).expanduser() if human else None
-        self._review = Path(review).expanduser() if review else None
+        self._human = expanded(human) if human else None
+        self._review = expanded(review) if review else None
         self._read: dict[tuple[str, int], _Read] = {}
 
     def beside(self, images: Mistakes) -> tuple[Mistakes, tuple[str, ...]]:

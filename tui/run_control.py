@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
 from trainer.follower import Follower
+from trainer.paths import expanded
 from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.store import ACTIVE, Changes
@@ -372,7 +372,7 @@ def _epoch(run: Follower) -> str:
 
 def data_value(source: str) -> str:
     """A data source as it goes into a configuration: folders absolute, names as they are."""
-    return source if source in BUILT_IN else str(Path(source).expanduser().absolute())
+    return source if source in BUILT_IN else str(expanded(source).absolute())
 
 
 def _toml(text: str) -> str:

@@ -25,7 +25,7 @@ class View:
     def __init__(self, runs_dir: Path) -> None:
         self._path = runs_dir / FILE
         self._kept = Kept()
-        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
         self._kept.marked = list(dict.fromkeys(self._kept.marked))
         self._kept.slots = {run: slot for run, slot in self._kept.slots.items() if slot >= 0}

@@ -12,6 +12,7 @@ from trainer.cli.output import clean, percent, warn
 from trainer.cli.runs import data_kind
 from trainer.errors import RunError, UserError
 from trainer.follower import Follower
+from trainer.paths import expanded
 from trainer.rundir import find
 from trainer.runstate import RunState
 
@@ -124,11 +125,11 @@ def open_evaluation(
     images = mistakes.table(found)
     people = reviewed = None
     if human_file is not None:
-        people = human.load(human_file.expanduser(), found.labels, images.classes)
+        people = human.load(expanded(human_file), found.labels, images.classes)
         if people.notice:
             warn(people.notice)
     if review_file is not None:
-        reviewed = review.load(review_file.expanduser(), found.labels, images.classes)
+        reviewed = review.load(expanded(review_file), found.labels, images.classes)
     names = folded.started.classes if folded.started is not None else ()
     return Evaluation(
         run=follower.run.id,

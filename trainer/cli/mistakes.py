@@ -20,6 +20,7 @@ from trainer.cli.options import (
 )
 from trainer.cli.output import Column, clean, count, number, out, percent, table
 from trainer.errors import ConfigError
+from trainer.paths import expanded
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Indices
@@ -108,7 +109,7 @@ def mistakes(
     )
     if png is not None:
         images = opened.pictures(data, data_dir(data_directory))[1].test.images
-        _draw(opened, chosen, images, png.expanduser(), sort, top)
+        _draw(opened, chosen, images, expanded(png), sort, top)
     elif as_csv:
         paths = opened.paths(data, data_dir(data_directory))
         listed = export.rows(opened.images, chosen[:top], opened.classes, paths)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.paths import expanded
 from trainer.rundir import default_runs_dir
 
 RunsDirOption = Annotated[
@@ -63,9 +64,9 @@ OnEndOption = Annotated[
 
 def runs_dir(given: Path | None) -> Path:
     """The runs directory that an option names, or the usual one."""
-    return given.expanduser() if given is not None else default_runs_dir()
+    return expanded(given) if given is not None else default_runs_dir()
 
 
 def data_dir(given: Path | None) -> Path | None:
     """The data directory that an option names."""
-    return given.expanduser() if given is not None else None
+    return expanded(given) if given is not None else None

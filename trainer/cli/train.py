@@ -36,6 +36,7 @@ from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.follower import Follower
+from trainer.paths import expanded
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
 from trainer.submit import read_config, resubmit, submit
@@ -190,7 +191,7 @@ def anchored(config: RunConfig) -> RunConfig:
 
 def _absolute(path: str) -> str:
     try:
-        return str(Path(path).expanduser().absolute())
+        return str(expanded(path).absolute())
     except RuntimeError:  # the home of nobody
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -80,6 +81,8 @@ class ChartScreen(StoreScreen):
         self._due: Timer | None = None
         self._due_at = 0.0
         self._waiting: list[Chart] = []
+        self._key: object = None
+        """What the charts are drawn for that wait."""
 
     def runs_shown(self) -> list[Follower]:
         """The runs whose curves the charts have; the chosen one last, so that it is on top."""
@@ -115,7 +118,8 @@ class ChartScreen(StoreScreen):
         self._figures, self._dot = figures, self._dot_seconds()
         self._waiting = [chart for chart in self.CHARTS if chart[0] in self.VIEWS[self.view]]
         self._cost = 0.0
-        self._draw_next((points, look[0], self.axis, self.log_y, self.smoothing, self.window))
+        self._key = (points, look[0], self.axis, self.log_y, self.smoothing, self.window)
+        self._draw_next(self._key)
 
     def draw_charts_when_due(self) -> None:
         """There is progress and nothing else: a drawing that is arranged for comes soon enough."""
@@ -146,8 +150,11 @@ class ChartScreen(StoreScreen):
         return run.state.elapsed * (high - low) / end / dots
 
     def _draw_next(self, key: object) -> None:
-        """Draw a chart, the next after it is on the screen: a key is answered in half the time."""
-        if not self._waiting:
+        """Draw a chart, the next after it is on the screen: a key is answered in half the time.
+
+        ``key`` is what the drawing was begun for: another one, begun since, goes on by itself.
+        """
+        if not self._waiting or key is not self._key:
             return
         name, quantity, splits = self._waiting.pop(0)
         build = partial(self.plan, quantity, splits)
@@ -309,15 +316,21 @@ class ChartScreen(StoreScreen):
 
     def action_cursor(self) -> None:
         """Show or hide the cursor; it begins at the newest evaluation."""
-        low, high = self._limits()
+        low = self._limits()[0]
         if self.cursor is not None:
             self.cursor = None
         else:
-            ends = [end for run in self.runs_shown() if (end := _end(run, self.axis)) is not None]
-            self.cursor = min(max(max(ends, default=low), low), high)
-            if self.axis == "epoch":
-                self.cursor = float(int(self.cursor))
+            found = [_evaluated(run, self.axis) for run in self.runs_shown()]
+            self._put_cursor(max((end for end in found if end is not None), default=low))
         self.draw_charts()
+
+    def _put_cursor(self, x: float) -> None:
+        """Within the window; on whole epochs and steps."""
+        low, high = self._limits()
+        if self.axis != "time":
+            low, high = float(math.ceil(low)), float(math.floor(high))
+            x = float(round(x))
+        self.cursor = max(min(x, high), low)
 
     def action_calm(self) -> None:
         """Escape: hide the cursor, else show the whole axis, else all charts."""
@@ -351,7 +364,7 @@ class ChartScreen(StoreScreen):
         step = (high - low) / 60
         if self.axis != "time":
             step = max(1.0, float(round(step)))
-        self.cursor = min(max(self.cursor + direction * step, low), high)
+        self._put_cursor(self.cursor + direction * step)
         self.draw_charts()
 
     def action_enlarge(self) -> None:
@@ -363,7 +376,7 @@ class ChartScreen(StoreScreen):
     def on_curve_chart_pointed(self, message: CurveChart.Pointed) -> None:
         """The mouse moves the cursor; a click brings it."""
         if self.cursor is not None or message.clicked:
-            self.cursor = float(round(message.x)) if self.axis != "time" else message.x
+            self._put_cursor(message.x)
             self.draw_charts()
 
     def _limits(self) -> tuple[float, float]:
@@ -421,6 +434,14 @@ def _end(run: Follower, axis: Axis) -> float | None:
         row = state.epochs[-1]
         found.append(float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis]))
     return max(found, default=None)
+
+
+def _evaluated(run: Follower, axis: Axis) -> float | None:
+    """The place of the newest row of the epoch table; of the newest point where there is none."""
+    if not run.state.epochs:
+        return _end(run, axis)
+    row = run.state.epochs[-1]
+    return float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis])
 
 
 def _planned(run: Follower, axis: Axis) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from rich.cells import set_cell_size
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -12,7 +13,7 @@ from textual.containers import Grid
 from textual.widgets import Static
 
 from trainer.errors import UserError
-from tui import comparison, formatting
+from tui import comparison, formatting, themes
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
 from tui.widgets.curve_chart import CurveChart
@@ -135,8 +136,8 @@ class CompareScreen(ChartScreen):
             )
             line = Text(f"{best}", style=colours["success"], no_wrap=True, end="")
             line.append(f" {self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
-            name = formatting.shorten(name_of(run), name_width - 1)
-            line.append(name.ljust(name_width), style=colours["foreground"])
+            name = set_cell_size(formatting.shorten(name_of(run), name_width - 1), name_width)
+            line.append(name, style=colours["foreground"])
             cells = comparison.cells(run)
             for i in columns:
                 column = comparison.COLUMNS[i]
@@ -165,7 +166,7 @@ class CompareScreen(ChartScreen):
             for run, value in zip(ordered, values, strict=True):
                 line.append(f"{self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
                 words = formatting.clean(value, min(24, room - 3))
-                line.append(words.ljust(min(24, room - 2)), style=colours["foreground"])
+                line.append(set_cell_size(words, min(24, room - 2)), style=colours["foreground"])
             lines.append(line)
         return lines
 
@@ -188,7 +189,10 @@ class CompareScreen(ChartScreen):
 
         runs = self.runs_shown()
         if runs:
-            colours = [self.cifar.run_colour(run.run.id) for run in runs]
+            # on the dark ground that the graphs always have
+            slots = [self.store.slot(run.run.id) for run in runs]
+            plain = themes.DARK.primary
+            colours = [plain if slot is None else themes.run_colour(slot) for slot in slots]
             work = self._export(prepare(runs, colours))
             self.run_worker(work, group="export", description="export the shown runs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -92,7 +93,7 @@ class DashboardScreen(ChartScreen):
         line = Text(" ", no_wrap=True, end="")
         for run in reversed(runs):
             text = f"{formatting.shorten(name_of(run), 28)}   "
-            if line.cell_len + len(text) + 2 > self.app.size.width:
+            if line.cell_len + cell_len(text) + 2 > self.app.size.width:
                 line.append("…")
                 break
             line.append(f"{self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))

@@ -55,9 +55,11 @@ class Difference:
         self._x = self._y = 0
         self._out: list[str] = []
 
-    def resize(self, columns: int, lines: int) -> None:
-        """The terminal's size in cells; after a change nothing is known of what it shows."""
-        if (columns, lines) != self._size:
+    def resize(self, columns: int, lines: int, *, lost: bool = False) -> None:
+        """The terminal's size in cells. After a change, or where it was ``lost``, what it shows is
+        not known.
+        """
+        if lost or (columns, lines) != self._size:
             self._size = (columns, lines)
             self._forget()
 

@@ -80,6 +80,7 @@ class Output:
         self._difference = (
             Difference(palette=True, erase=settings.erases) if settings.low_bandwidth else None
         )
+        self._resized = False
         self.gone = False
         """Whether the terminal takes nothing any more."""
 
@@ -88,11 +89,16 @@ class Output:
         if self._ascii:
             text = text.translate(TABLE)
         if self._difference is not None:
-            self._difference.resize(*self._size())
+            lost, self._resized = self._resized, False
+            self._difference.resize(*self._size(), lost=lost)
             self._difference.draw(text)  # sent by flush: many drawings may become one
         else:
             self._send(self._thin(text))
         return len(text)
+
+    def resized(self) -> None:
+        """The terminal has had another size, if only for a moment: what it shows is not known."""
+        self._resized = True
 
     def flush(self) -> None:
         """Send what waits; Textual's writer calls it when there is nothing more to write."""

@@ -116,6 +116,8 @@ class CurveChart(Lines):
             if hit is None:
                 continue
             words = value(hit[1], plan, brief=bool(curve.mark))
+            if plan.axis == "epoch" and abs(hit[0] - x) > _HALF["epoch"]:
+                words += f" ({hit[0]:.4g})"  # of another epoch, the nearest with a value
             name = curve.mark or curve.label
             if not curve.mark and self.size.width < SHORT_NAMES:
                 name = name.split()[0]

@@ -129,11 +129,12 @@ def fitting(width: int) -> tuple[int, ...]:
         if sum(COLUMNS[i][1] for i in found) <= width:
             return found
     room, kept = width, []
-    for i, (_, cells, rank) in enumerate(COLUMNS):
+    for i in sorted(range(len(COLUMNS)), key=lambda i: (i != 0, i != TEST_ACCURACY, i)):
+        _, cells, rank = COLUMNS[i]
         if not rank and cells <= room:
             kept.append(i)
             room -= cells
-    return tuple(kept) or (0,)
+    return tuple(sorted(kept)) or (0,)
 
 
 def _titles(

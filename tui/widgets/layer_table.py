@@ -159,14 +159,14 @@ COLUMNS = (
     Column("dilation", "dilation", 8, 4),
     Column("groups", "groups", 6, 12),
     Column("input", "input", 10, 11),
-    Column("output", "output", 10),
+    Column("output", "output", 10, -2),
     Column("parameters", "parameters", 10),
-    Column("share", "share", 6),
+    Column("share", "share", 6, -1),
     Column("bar", "", BAR, 13, right=False),
     Column("macs", "MACs", 9, 1),
     Column("jump", "jump", 4, 2),
     Column("receptive", "rec. field", 10),
-    Column("weight", "|w|", 6, 8, measured=True),
+    Column("weight", "|w|", 7, 8, measured=True),
     Column("gradient", "|g|", 7, 7, measured=True),
     Column("update", "Δw/w", 5, 5, measured=True),
     Column("dead", "dead", 4, 6, measured=True),
@@ -190,9 +190,14 @@ def columns_for(width: int, path: int, *, measured: bool | None = None) -> list[
         ]
     while path + sum(column.width + PADDING for column in visible) + SCROLLBAR > width:
         least = max(visible, key=lambda column: column.rank)
-        if not least.rank:
+        if least.rank <= 0:
             break
         visible.remove(least)
+    # the path is cut before these go
+    for column in sorted(visible, key=lambda column: -column.rank):
+        needed = PATH_MIN + sum(column.width + PADDING for column in visible) + SCROLLBAR
+        if column.rank < 0 and needed > width:
+            visible.remove(column)
     return visible
 
 
@@ -299,8 +304,10 @@ def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -
 
 
 def short_number(value: float) -> str:
-    """Three significant digits in at most seven cells: 0.0123, 1.23, 123, 1.2e+05."""
-    return f"{value:.3g}" if 1e-3 <= value < 1e4 or not value else f"{value:.1e}"
+    """Two or three significant digits in at most seven cells: 0.0123, 1.23, 1235, 1.2e+06."""
+    if 999.5 <= value < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if 1e-3 <= value < 1e6 or not value else f"{value:.1e}"
 
 
 def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: float) -> Text:

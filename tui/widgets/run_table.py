@@ -94,7 +94,7 @@ COLUMNS = (
     Column("state", "state", 11, sort=lambda run: (False, STATE_ORDER.index(run.status))),
     Column("preset", "preset", 11, 128, sort=_text(_preset)),
     Column("model", "model", 11, 96, sort=_text(model_of)),
-    Column("data", "data", 9, sort=_text(data_of)),
+    Column("data", "data", 9, 66, sort=_text(data_of)),
     Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(_epochs_done(r)))),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
     Column("at", "at", 4, 90, right=True),
