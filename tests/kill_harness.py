@@ -89,18 +89,18 @@ def kill_at(place: str, count: int) -> None:
 
 
 def _die_in_write(now: Callable[[], bool], *, half: bool) -> None:
-    open_path = Path.open
+    open_file = os.open
 
-    def opened(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        file = open_path(path, mode, *rest, **named)
-        if mode == "wb" and path.parent.name == "checkpoints" and now():
-            whole = (path.parent / "last.pt").read_bytes() if half else b""
-            file.write(whole[: len(whole) // 2])
-            file.flush()
+    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        handle = open_file(path, flags, *rest, **named)
+        where = Path(path)
+        if where.suffix == ".partial" and where.parent.name == "checkpoints" and now():
+            whole = (where.parent / "last.pt").read_bytes() if half else b""
+            os.write(handle, whole[: len(whole) // 2])
             die()
-        return file
+        return handle
 
-    Path.open = opened  # type: ignore[method-assign]
+    os.open = opened
 
 
 def wait_to_be_killed() -> None:

@@ -167,16 +167,27 @@ async def test_without_files_a_guess(run: RunDir, synthetic: TestData) -> None:
         assert (np.diff(scores) <= 0).all(), "the surest first"
 
 
-async def test_a_new_evaluation_is_followed(run: RunDir, synthetic: TestData) -> None:
+async def test_a_new_evaluation_comes_when_it_is_closed(run: RunDir, synthetic: TestData) -> None:
     app = app_with(run)
     with held(run):
         async with app.run_test(size=SMALL) as pilot:
             screen = await open_fault(pilot, app)
             assert "epoch 1 " in said(screen, "#what")
             evaluate(run, some(synthetic, 2))
-            await until(pilot, lambda: "epoch 2 " in said(screen, "#what"))
+            follower = app.store.current
+            assert follower is not None
+            await until(pilot, lambda: len(follower.state.predictions) == 2)
+            await pilot.pause(0.5)
+            assert "epoch 1 " in said(screen, "#what"), "what is chosen here is what is shown then"
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+            below = app.screen
+            assert isinstance(below, MistakesScreen)
+            await pilot.press("right_square_bracket")
+            await until(pilot, lambda: below.loader.evaluation is not None)
+            await until(pilot, lambda: below.loader.evaluation.saved.epoch == 2)  # type: ignore[union-attr]
+            screen = await open_fault(pilot, app)
+            assert "epoch 2 " in said(screen, "#what")
 
 
 @pytest.mark.parametrize("bad", ["shape", "no array", "missing"])

@@ -50,4 +50,4 @@ def is_dir(path: Path) -> bool:
 
 def _cannot(path: Path, error: OSError | ValueError) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"cannot look at {path}: {reason}"
+    return f"{reason}: {path}"

@@ -90,7 +90,7 @@ def save(picture: Image.Image, path: Path) -> None:
         ConfigError: the file cannot be written.
     """
     if not path.name or path.is_dir():
-        raise ConfigError(f"{path} is no name for a PNG file")
+        raise ConfigError(f"cannot write {path}: it is no name for a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
