@@ -43,13 +43,13 @@ def test_a_page_stays_for_its_bytes_and_not_longer_than_a_page_may(clock: Clock)
     assert choice.wanted(state) is None
     state.predictions = [saved(1)]
     assert epoch(choice, state) == 1
-    choice.shown(state.predictions[0], 500)  # 18,000 bytes
+    choice.shown(state.predictions[0], 600)  # 25,200 bytes
     assert choice.seconds_left(state) == 0, "it is the newest"
     state.predictions.append(saved(2))
-    assert choice.seconds_left(state) == 10
+    assert choice.seconds_left(state) == 14
     assert epoch(choice, state) == 1
-    clock.now += 9.5
-    choice.shown(state.predictions[0], 500)
+    clock.now += 13.5
+    choice.shown(state.predictions[0], 600)
     assert epoch(choice, state) == 1
     clock.now += 0.5
     assert choice.seconds_left(state) == 0
@@ -63,9 +63,9 @@ def test_images_that_come_later_count_from_then_on(clock: Clock) -> None:
     state, choice = RunState(predictions=[saved(1)]), EvaluationChoice()
     choice.shown(state.predictions[0], 0)
     clock.now += 3
-    choice.shown(state.predictions[0], 500)
+    choice.shown(state.predictions[0], 600)
     state.predictions.append(saved(2))
-    assert choice.seconds_left(state) == 10
+    assert choice.seconds_left(state) == 14
 
 
 def test_a_page_stays_while_someone_moves_in_it(clock: Clock) -> None:
@@ -84,7 +84,7 @@ def test_a_page_stays_while_someone_moves_in_it(clock: Clock) -> None:
 
 def test_opened_ended_or_of_another_run_nothing_stays(clock: Clock) -> None:
     state, choice = RunState(predictions=[saved(1)]), EvaluationChoice()
-    choice.shown(state.predictions[0], 500)
+    choice.shown(state.predictions[0], 600)
     state.predictions.append(saved(2))
     assert epoch(choice, RunState(predictions=[saved(5), saved(6)])) == 6
     assert epoch(choice, state) == 1
@@ -116,20 +116,20 @@ def test_steps_through_the_evaluations(clock: Clock) -> None:
     assert step(5) == (4, "plain")
     assert choice.chosen is None
 
-    choice.shown(state.predictions[-1], 500)
+    choice.shown(state.predictions[-1], 600)
     state.predictions += [saved(5), saved(6)]
     assert epoch(choice, state) == 4
     assert step(-1) == (3, "tta"), "the one before the shown one"
-    choice.shown(state.predictions[3], 500)
+    choice.shown(state.predictions[3], 600)
     choice.let_go()
-    choice.shown(state.predictions[-3], 500)
+    choice.shown(state.predictions[-3], 600)
     assert epoch(choice, state) == 4
     assert step(1) == (6, "plain"), "the newest, not the next"
 
 
 def test_what_a_resumed_run_has_dropped_is_not_shown(clock: Clock) -> None:
     state, choice = RunState(predictions=[saved(1), saved(2)]), EvaluationChoice()
-    choice.shown(state.predictions[1], 500)
+    choice.shown(state.predictions[1], 600)
     choice.step(state, -1)
     assert epoch(choice, state) == 1
     state.predictions = [saved(1)]

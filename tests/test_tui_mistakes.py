@@ -528,7 +528,7 @@ async def test_a_page_of_images_stays_for_what_its_bytes_are_worth(
         async with app.run_test(size=LARGE) as pilot:
             screen = await with_images(pilot, app)
             left = screen.choice._stays_until - time.monotonic()
-            assert 50 < left < 62, "six images of 512 cells at 1,800 bytes a second"
+            assert 60 < left < 72, "six images of 512 cells at 1,800 bytes a second"
             evaluate(run, some(synthetic, 4))
             await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
             assert screen.loader.evaluation is not None

@@ -8,8 +8,8 @@ from trainer.events import PredictionsSaved
 from trainer.runstate import RunState
 from tui import evaluations
 
-CELL_BYTES = 36
-"""Of a cell of an image: the colours of two pixels, and a character."""
+CELL_BYTES = 42
+"""Of a cell of an image, the colours of two pixels and a character, and of what is around it."""
 BYTES_A_SECOND = 1800
 """What pages of images may take of the link to the terminal on average while a run goes on."""
 LONGEST = 90.0
