@@ -162,9 +162,9 @@ def _label(number: float, step: float) -> str:
     if abs(number) < step / 2:
         return "0"
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if abs(float(f"{step:.{digits}f}") - step) > step / 100:
+        digits += 1  # 2.5: of all labels alike
     plain = f"{number:.{digits}f}"
-    if abs(float(plain) - number) > step / 100:
-        plain = f"{number:.{digits + 1}f}"
     if len(plain) <= LABEL_WIDTH and abs(number) < 1e6:
         return plain
     mantissa, _, exponent = f"{number:.3e}".partition("e")
