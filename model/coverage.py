@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 Pair = tuple[int, int]
 
 
@@ -29,6 +31,26 @@ def skipping(kernel: Pair | None, stride: Pair | None, dilation: Pair | None) ->
     if not share:
         return ""
     return f"stride {_axes(stride)} skips {share:.0%} of the inputs of its {_axes(kernel)} kernel"
+
+
+class Windowed(Protocol):
+    """A row of the layer table, as far as its window goes."""
+
+    @property
+    def type(self) -> str: ...  # noqa: D102
+    @property
+    def kernel(self) -> Pair | None: ...  # noqa: D102
+    @property
+    def stride(self) -> Pair | None: ...  # noqa: D102
+    @property
+    def dilation(self) -> Pair | None: ...  # noqa: D102
+
+
+def layer_skips(layer: Windowed) -> str:
+    """As ``skipping``, of a layer; a transposed one strides in its output, and skips nothing."""
+    if "Transpose" in layer.type:
+        return ""
+    return skipping(layer.kernel, layer.stride, layer.dilation)
 
 
 def short(receptive_field: Pair | None, image: tuple[int, ...], *, pooled: bool) -> str:

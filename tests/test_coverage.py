@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
-from model.coverage import short, skipped, skipping
+from model.coverage import layer_skips, short, skipped, skipping
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,9 @@ def test_a_field_that_stops_short_of_the_image() -> None:
     assert short((1, 1), (3, 32, 32), pooled=False) == "", "a linear layer sees all"
     assert short(None, (3, 32, 32), pooled=True) == ""
     assert short((1, 1), (10,), pooled=True) == ""
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "MaxPool2d", "ConvTranspose2d"])
+def test_a_transposed_layer_skips_nothing(kind: str) -> None:
+    layer = SimpleNamespace(type=kind, kernel=(1, 1), stride=(2, 2), dilation=(1, 1))
+    assert ("skips 75% of the inputs" in layer_skips(layer)) == ("Transpose" not in kind)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
-from tests.tui_helpers import fake_worker, held, make_run
+from tests.tui_helpers import fake_worker, held, make_run, until
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -34,14 +32,6 @@ def make_app(folder: Path, *download: str) -> CifarApp:
         worker_log=folder / "worker.log",
         download_command=download or None,
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def waits_for(file: Path) -> tuple[str, ...]:

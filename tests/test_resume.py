@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from textual.pilot import Pilot
 
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
-from tests.tui_helpers import fake_worker, held, make_run
+from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer import control, events
 from trainer.control import Control
 from trainer.errors import RunError
@@ -234,14 +233,6 @@ def app_of(runs_dir: Path, *options: str) -> CifarApp:
         worker_command=fake_worker(*options),
         worker_log=runs_dir.parent / "worker.log",
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def told(app: CifarApp) -> str:

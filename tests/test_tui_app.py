@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run
+from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.follower import Follower
@@ -57,14 +56,6 @@ def make_app(runs_dir: Path, *options: str, **arguments: Any) -> CifarApp:
         worker_log=runs_dir.parent / "worker.log",
         **arguments,
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def told(app: CifarApp) -> str:

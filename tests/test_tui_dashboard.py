@@ -15,7 +15,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from tests.tui_helpers import append, fake_worker, held, make_run, progress, started
+from tests.tui_helpers import append, fake_worker, held, make_run, progress, started, until
 from trainer import events
 from trainer.follower import Follower
 from trainer.runlog import RunLog
@@ -56,14 +56,6 @@ async def dashboard(
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
         await pilot.pause()
         yield app, pilot
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def text(app: CifarApp, where: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run
+from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
@@ -77,14 +76,6 @@ def make_app(runs_dir: Path) -> CifarApp:
     return CifarApp(
         runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 async def open_layers(pilot: Pilot[None], app: CifarApp) -> LayersScreen:

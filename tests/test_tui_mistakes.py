@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,17 @@ async def with_images(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
     await until(pilot, lambda: screen.loader.pictures is not None)
     await pilot.pause()
     return screen
+
+
+@asynccontextmanager
+async def live(
+    tmp_path: Path, run: RunDir
+) -> AsyncIterator[tuple[CifarApp, Pilot[None], MistakesScreen]]:
+    """The screen with its images, of a run that a trainer holds."""
+    app = make_app(tmp_path / "runs")
+    with held(run):
+        async with app.run_test(size=LARGE) as pilot:
+            yield app, pilot, await with_images(pilot, app)
 
 
 def grid(screen: MistakesScreen) -> MistakeGrid:
@@ -503,47 +515,41 @@ async def test_the_newest_evaluation_comes_by_itself(
 ) -> None:
     worth(0.0)
     monkeypatch.setattr(evaluation_choice, "READING", 0.0)
-    app = make_app(tmp_path / "runs")
-    with held(run):
-        async with app.run_test(size=LARGE) as pilot:
-            screen = await with_images(pilot, app)
-            first = grid(screen).chosen
-            evaluate(run, some(synthetic, 4))
-            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
-            assert grid(screen).cursor == 0, "who has not moved sees the first page"
-            assert grid(screen).chosen != first
-            await pilot.press("right", "right")
-            chosen = grid(screen).chosen
-            evaluate(run, some(synthetic, 5))
-            await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
-            assert grid(screen).chosen == chosen, "the cursor stays on its image"
+    async with live(tmp_path, run) as (_, pilot, screen):
+        first = grid(screen).chosen
+        evaluate(run, some(synthetic, 4))
+        await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+        assert grid(screen).cursor == 0, "who has not moved sees the first page"
+        assert grid(screen).chosen != first
+        await pilot.press("right", "right")
+        chosen = grid(screen).chosen
+        evaluate(run, some(synthetic, 5))
+        await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
+        assert grid(screen).chosen == chosen, "the cursor stays on its image"
 
 
 async def test_a_page_of_images_stays_for_what_its_bytes_are_worth(
     tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
 ) -> None:
     worth(600.0)
-    app = make_app(tmp_path / "runs")
-    with held(run):
-        async with app.run_test(size=LARGE) as pilot:
-            screen = await with_images(pilot, app)
-            left = screen.choice._stays_until - time.monotonic()
-            assert 60 < left < 72, "six images of 512 cells at 1,800 bytes a second"
-            evaluate(run, some(synthetic, 4))
-            await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
-            assert screen.loader.evaluation is not None
-            assert screen.loader.evaluation.saved.epoch == 3, "the figures are of what is shown"
-            await pilot.press("right_square_bracket")
-            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
-            evaluate(run, some(synthetic, 5))
-            await until(pilot, lambda: "epoch 4, 5 is there: ]" in text(screen, "#title"))
-            await pilot.press("z", "z")
-            await pilot.pause()
-            assert grid(screen).shown_density == "list"
-            assert "epoch 4, 5 is there: ]" in text(screen, "#title"), "it counts from the first"
-            evaluate(run, some(synthetic, 6))
-            append(run, events.RunEnded(state="completed"))
-            await until(pilot, lambda: "epoch 6 newest" in text(screen, "#title"))
+    async with live(tmp_path, run) as (_, pilot, screen):
+        left = screen.choice._stays_until - time.monotonic()
+        assert 60 < left < 72, "six images of 512 cells at 1,800 bytes a second"
+        evaluate(run, some(synthetic, 4))
+        await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
+        assert screen.loader.evaluation is not None
+        assert screen.loader.evaluation.saved.epoch == 3, "the figures are of what is shown"
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+        evaluate(run, some(synthetic, 5))
+        await until(pilot, lambda: "epoch 4, 5 is there: ]" in text(screen, "#title"))
+        await pilot.press("z", "z")
+        await pilot.pause()
+        assert grid(screen).shown_density == "list"
+        assert "epoch 4, 5 is there: ]" in text(screen, "#title"), "it counts from the first"
+        evaluate(run, some(synthetic, 6))
+        append(run, events.RunEnded(state="completed"))
+        await until(pilot, lambda: "epoch 6 newest" in text(screen, "#title"))
 
 
 async def test_a_page_of_images_turns_when_its_time_is_over(
@@ -554,28 +560,25 @@ async def test_a_page_of_images_turns_when_its_time_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worth(1.5)
-    app = make_app(tmp_path / "runs")
-    with held(run):
-        async with app.run_test(size=LARGE) as pilot:
-            screen = await with_images(pilot, app)
-            await pilot.press("2")
-            evaluate(run, some(synthetic, 4))
-            await until(pilot, lambda: len(app.store.current.state.predictions) == 4)  # type: ignore[union-attr]
-            await pilot.press("4")
-            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
-            evaluate(run, some(synthetic, 5))
-            await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
-            monkeypatch.setattr(evaluation_choice, "READING", 600.0)
-            await pilot.press("right")
-            evaluate(run, some(synthetic, 6))
-            await until(pilot, lambda: "epoch 5, 6 is there: ]" in text(screen, "#title"))
-            await pilot.pause(1.7)
-            assert "epoch 5, 6 is there: ]" in text(screen, "#title"), "someone looks at it"
-            await pilot.press("enter")
-            await until(pilot, lambda: isinstance(app.screen, ImageScreen))
-            await pilot.press("escape")
-            await until(pilot, lambda: app.screen is screen)
-            assert "epoch 5, 6 is there: ]" in text(screen, "#title")
+    async with live(tmp_path, run) as (app, pilot, screen):
+        await pilot.press("2")
+        evaluate(run, some(synthetic, 4))
+        await until(pilot, lambda: len(app.store.current.state.predictions) == 4)  # type: ignore[union-attr]
+        await pilot.press("4")
+        await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+        evaluate(run, some(synthetic, 5))
+        await until(pilot, lambda: "epoch 5 newest" in text(screen, "#title"))
+        monkeypatch.setattr(evaluation_choice, "READING", 600.0)
+        await pilot.press("right")
+        evaluate(run, some(synthetic, 6))
+        await until(pilot, lambda: "epoch 5, 6 is there: ]" in text(screen, "#title"))
+        await pilot.pause(1.7)
+        assert "epoch 5, 6 is there: ]" in text(screen, "#title"), "someone looks at it"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        assert "epoch 5, 6 is there: ]" in text(screen, "#title")
 
 
 async def test_nothing_changes_behind_one_image(
@@ -587,42 +590,36 @@ async def test_nothing_changes_behind_one_image(
 ) -> None:
     worth(0.0)
     monkeypatch.setattr(evaluation_choice, "READING", 0.0)
-    app = make_app(tmp_path / "runs")
-    with held(run):
-        async with app.run_test(size=LARGE) as pilot:
-            screen = await with_images(pilot, app)
-            await pilot.press("right", "right", "enter")
-            await until(pilot, lambda: isinstance(app.screen, ImageScreen))
-            chosen = grid(screen).chosen
-            right = some(synthetic, 4, wrong=0.0)  # the net has become right about it
-            evaluate(run, right)
-            follower = app.store.current
-            assert follower is not None
-            await until(pilot, lambda: len(follower.state.predictions) == 4)
-            await pilot.pause(0.6)
-            assert screen.loader.evaluation is not None
-            assert screen.loader.evaluation.saved.epoch == 3
-            assert grid(screen).chosen == chosen
-            await pilot.press("escape")
-            await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
+    async with live(tmp_path, run) as (app, pilot, screen):
+        await pilot.press("right", "right", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+        chosen = grid(screen).chosen
+        right = some(synthetic, 4, wrong=0.0)  # the net has become right about it
+        evaluate(run, right)
+        follower = app.store.current
+        assert follower is not None
+        await until(pilot, lambda: len(follower.state.predictions) == 4)
+        await pilot.pause(0.6)
+        assert screen.loader.evaluation is not None
+        assert screen.loader.evaluation.saved.epoch == 3
+        assert grid(screen).chosen == chosen
+        await pilot.press("escape")
+        await until(pilot, lambda: "epoch 4 newest" in text(screen, "#title"))
 
 
 async def test_a_jump_goes_to_the_page_that_was_asked_on(
     tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
 ) -> None:
     worth(600.0)
-    app = make_app(tmp_path / "runs")
-    with held(run):
-        async with app.run_test(size=LARGE) as pilot:
-            screen = await with_images(pilot, app)
-            evaluate(run, some(synthetic, 4))
-            await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
-            index = int(grid(screen).indices[20])
-            await pilot.press("j", *str(index), "enter")
-            await until(pilot, lambda: app.screen is screen)
-            await pilot.pause(0.3)
-            assert grid(screen).chosen == index
-            assert "epoch 3, 4 is there: ]" in text(screen, "#title")
+    async with live(tmp_path, run) as (app, pilot, screen):
+        evaluate(run, some(synthetic, 4))
+        await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
+        index = int(grid(screen).indices[20])
+        await pilot.press("j", *str(index), "enter")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.pause(0.3)
+        assert grid(screen).chosen == index
+        assert "epoch 3, 4 is there: ]" in text(screen, "#title")
 
 
 async def test_a_filter_of_classes_that_another_run_does_not_have(

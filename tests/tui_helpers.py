@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import msgspec
@@ -24,6 +25,9 @@ from trainer.predictions import Predictions
 from trainer.presets import catalog
 from trainer.rundir import RunDir, slug
 from trainer.runlog import RunLog
+
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
 
 START = 1_764_000_000.0
 """2025-11-24, 16:00 UTC."""
@@ -417,3 +421,12 @@ def progress(epoch: int, done: int, **changes: object) -> events.Progress:
         **changes,
     }
     return events.Progress(**fields)  # type: ignore[arg-type]
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Let the app go on until something holds."""
+    for _ in range(int(seconds / 0.05)):
+        if holds():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it did not happen in time")

@@ -117,9 +117,8 @@ class Recorder:
                     raise torch.OutOfMemoryError(first_line(error)) from error
                 raise CaptureFailed(first_line(error)) from error
             finally:
-                torch.cuda.set_stream(
-                    main
-                )  # a capture that fails at its end does not leave its own
+                # a capture that fails at its end leaves its own stream
+                torch.cuda.set_stream(main)
             graph.replay()  # the first one takes longer: the graph goes to the GPU
         return graph.replay
 

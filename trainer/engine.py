@@ -174,8 +174,7 @@ class Training:
         if self.at.epoch <= train.epochs:
             self._record_or_tell()
         while self.at.epoch <= train.epochs:
-            stopped_early = train.early_stop and self.at.evals_without_best >= train.early_stop
-            if stopped_early and not self.at.batch:
+            if self._no_better() and not self.at.batch:
                 break  # as was told before this run was resumed
             epoch = self.at.epoch
             self._train_epoch()
@@ -187,7 +186,7 @@ class Training:
             self.save_checkpoint("last")
             if first:
                 self.files.keep_fold()
-            if train.early_stop and self.at.evals_without_best >= train.early_stop and not last:
+            if self._no_better() and not last:
                 self._notice(
                     "info",
                     "early-stop",
@@ -196,6 +195,11 @@ class Training:
                 )
                 break
         self._evaluate_tta()
+
+    def _no_better(self) -> bool:
+        """Whether there was no better evaluation for as long as ``train.early_stop`` waits."""
+        patience = self.config.train.early_stop
+        return bool(patience) and self.at.evals_without_best >= patience
 
     def _record_or_tell(self) -> None:
         """Record the steps as CUDA graphs, or tell whoever expects it why not."""
@@ -526,17 +530,19 @@ class Training:
         result = self._evaluate(self.net, epoch, "plain")
         accuracy = result.correct / max(1, result.images)
         self.at.final_accuracy = accuracy
-        again, self.at.evaluated = self.at.evaluated == epoch, epoch
-        if again:
-            pass
-        elif accuracy > self.at.best_accuracy:
+        if self.at.evaluated != epoch:
+            self.at.evaluated = epoch
+            self._count_evaluation(epoch, accuracy)
+        if self.ema is not None:
+            self._evaluate(self.ema, epoch, "ema")
+
+    def _count_evaluation(self, epoch: int, accuracy: float) -> None:
+        if accuracy > self.at.best_accuracy:
             self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
             self.at.evals_without_best = 0
             self.save_checkpoint("best")
         else:
             self.at.evals_without_best += 1
-        if self.ema is not None:
-            self._evaluate(self.ema, epoch, "ema")
 
     def _evaluate_tta(self) -> None:
         if self.config.evaluate.tta != "none":

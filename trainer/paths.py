@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.errors import ConfigError
@@ -24,16 +25,21 @@ def expanded(path: str | Path) -> Path:
         raise ConfigError(f"there is no home directory for {path}: write the whole path") from None
 
 
+def home(path: str) -> Path:
+    """As ``expanded``, but a path in the home of nobody stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a file.
 
     Raises:
         ConfigError: that cannot be told: no permission, or no possible name.
     """
-    try:
-        return path.is_file()
-    except (OSError, ValueError) as error:
-        raise ConfigError(_cannot(path, error)) from None
+    return _look(path, Path.is_file)
 
 
 def is_dir(path: Path) -> bool:
@@ -42,12 +48,12 @@ def is_dir(path: Path) -> bool:
     Raises:
         ConfigError: that cannot be told: no permission, or no possible name.
     """
+    return _look(path, Path.is_dir)
+
+
+def _look(path: Path, is_one: Callable[[Path], bool]) -> bool:
     try:
-        return path.is_dir()
+        return is_one(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(_cannot(path, error)) from None
-
-
-def _cannot(path: Path, error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{reason}: {path}"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{reason}: {path}") from None

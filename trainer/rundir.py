@@ -21,6 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from trainer.errors import RunError
+from trainer.paths import home
 
 LATELY_SECONDS = 600
 """A log that was written to so lately is that of a living run, where nothing else tells."""
@@ -35,15 +36,7 @@ OWN_FILES = (
 def default_runs_dir() -> Path:
     """``CIFAR_TUI_RUNS``, or ``runs`` in the user's data directory."""
     named = os.environ.get("CIFAR_TUI_RUNS")
-    return _home(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
-
-
-def _home(text: str) -> Path:
-    """A path with ``~`` resolved; that of nobody stays as it is."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
+    return home(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
 
 
 @dataclass(frozen=True)

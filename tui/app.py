@@ -182,10 +182,7 @@ class CifarApp(App[None]):
 
     def run_colour(self, run: str) -> str:
         """The colour of a run's curves: its own while it is marked, else the theme's primary."""
-        slot = self.store.slot(run)
-        if slot is None:
-            return self.current_theme.primary
-        return themes.run_colour(slot, dark=self.current_theme.dark)
+        return themes.colour_in(self.current_theme, self.store.slot(run))
 
     def presets(self) -> list[tuple[str, str]]:
         """Names and descriptions of the built-in presets."""

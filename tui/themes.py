@@ -84,6 +84,11 @@ def run_colour(slot: int, *, dark: bool = True) -> str:
     return colours[slot % len(colours)]
 
 
+def colour_in(theme: Theme, slot: int | None) -> str:
+    """The colour of a run's curves: its own while it is marked, else the theme's primary."""
+    return theme.primary if slot is None else run_colour(slot, dark=theme.dark)
+
+
 def run_glyph(slot: int) -> str:
     """The mark of a marked run: another shape for each slot, another pairing after eight."""
     return _GLYPHS[(slot + slot // len(_GLYPHS)) % len(_GLYPHS)]

@@ -106,15 +106,12 @@ def _row(layer: Any) -> tuple[str, ...]:
 
 def _warnings(summary: Summary) -> list[Text]:
     """Where the net does not look at all there is."""
-    from model.coverage import short, skipping
+    from model.coverage import layer_skips, short
 
     image = summary.layers[0].input_shape if summary.layers else ()
     pooled = summary.global_average_pooling or summary.fc_after_pooling
     found = [short(summary.receptive_field, image, pooled=pooled)] + [
-        f"{layer.path}: {told}"
-        for layer in summary.layers
-        if "Transpose" not in layer.type
-        and (told := skipping(layer.kernel, layer.stride, layer.dilation))
+        f"{layer.path}: {told}" for layer in summary.layers if (told := layer_skips(layer))
     ]
     return [Text(f"warning: {line}", style="yellow") for line in found if line]
 

@@ -192,7 +192,7 @@ def anchored(config: RunConfig) -> RunConfig:
 def _absolute(path: str) -> str:
     try:
         return str(expanded(path).absolute())
-    except RuntimeError:  # the home of nobody
+    except ConfigError:  # the home of nobody, or no text
         return path
 
 

@@ -13,6 +13,7 @@ import platformdirs
 from trainer.data import binary, image_folder, python_layout, synthetic
 from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap, printable
 from trainer.errors import DataError
+from trainer.paths import home
 
 DATA_DIR_VARIABLE = "CIFAR_TUI_DATA"
 SYNTHETIC_SOURCE = "drawn shapes and textures, no photographs"
@@ -115,7 +116,7 @@ class Place:
 def default_data_dir() -> Path:
     """Where downloads go: ``CIFAR_TUI_DATA`` or the user's data directory."""
     given = os.environ.get(DATA_DIR_VARIABLE)
-    return _home(given) if given else platformdirs.user_data_path("cifar-tui") / "data"
+    return home(given) if given else platformdirs.user_data_path("cifar-tui") / "data"
 
 
 def load(source: str, *, data_dir: Path | None = None) -> Dataset:
@@ -196,7 +197,7 @@ def _place(source: str, data_dir: Path | None) -> Place:
     layout = python_layout.LAYOUTS.get(source)
     if layout is not None:
         return _named_place(layout, data_dir or default_data_dir())
-    folder = _home(source)
+    folder = home(source)
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         raise DataError(f"data {source!r} {what}: give cifar10, cifar100, synthetic, or a folder")
@@ -207,14 +208,6 @@ def _place(source: str, data_dir: Path | None) -> Place:
             "cifar-10-batches-py, or train/<class> and test/<class> with images"
         )
     return found
-
-
-def _home(text: str) -> Path:
-    """A path with ``~`` resolved; that of nobody stays as it is."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
 
 
 def _named_place(layout: python_layout.Layout, data_dir: Path) -> Place:

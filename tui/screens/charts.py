@@ -13,6 +13,7 @@ from textual.timer import Timer
 
 from trainer.errors import ConfigError
 from trainer.follower import Follower
+from trainer.runstate import EpochRow
 from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan
@@ -431,8 +432,7 @@ def _end(run: Follower, axis: Axis) -> float | None:
         ends = (steps.epoch if axis == "epoch" else steps.elapsed)[-1:]
     found = [float(x) for x in ends]
     if state.epochs:
-        row = state.epochs[-1]
-        found.append(float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis]))
+        found.append(_place(state.epochs[-1], axis))
     return max(found, default=None)
 
 
@@ -440,7 +440,10 @@ def _evaluated(run: Follower, axis: Axis) -> float | None:
     """The place of the newest row of the epoch table; of the newest point where there is none."""
     if not run.state.epochs:
         return _end(run, axis)
-    row = run.state.epochs[-1]
+    return _place(run.state.epochs[-1], axis)
+
+
+def _place(row: EpochRow, axis: Axis) -> float:
     return float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis])
 
 

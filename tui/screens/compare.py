@@ -190,9 +190,7 @@ class CompareScreen(ChartScreen):
         runs = self.runs_shown()
         if runs:
             # on the dark ground that the graphs always have
-            slots = [self.store.slot(run.run.id) for run in runs]
-            plain = themes.DARK.primary
-            colours = [plain if slot is None else themes.run_colour(slot) for slot in slots]
+            colours = [themes.colour_in(themes.DARK, self.store.slot(run.run.id)) for run in runs]
             work = self._export(prepare(runs, colours))
             self.run_worker(work, group="export", description="export the shown runs")
 

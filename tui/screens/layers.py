@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Static
 
-from model.coverage import short, skipping
+from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
 from trainer.follower import Follower
 from tui import formatting
@@ -165,7 +165,7 @@ class LayersScreen(StoreScreen):
         if row is not None:
             text.append(f" {clean(row.last.path)}", style=f"bold {colours['primary']}")
             text.append(f"  {_about(row.last)}\n", style=colours["secondary"])
-            if told := skipping(row.last.kernel, row.last.stride, row.last.dilation):
+            if told := layer_skips(row.last):
                 text.append(f" {told}:", style=colours["warning"])
             text.append(f" {clean(layer_table.formula(row.last), 300)}")
             if self._alive:

@@ -12,7 +12,7 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import DataTable
 
-from model.coverage import skipping
+from model.coverage import layer_skips
 from trainer.events import LayerRow
 from tui import formatting
 from tui.alive import TREND, Alive
@@ -321,7 +321,7 @@ def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: f
     style = ""
     if column.key == "receptive" and layer.receptive_field is None:
         style = colours["warning"]
-    if column.key == "stride" and skipping(layer.kernel, layer.stride, layer.dilation):
+    if column.key == "stride" and layer_skips(layer):
         style = colours["warning"]
     if row.folded and column.key in BLOCK_LEFT_OUT:
         words = ""
