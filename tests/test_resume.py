@@ -17,13 +17,13 @@ from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer import control, events
 from trainer.control import Control
-from trainer.errors import RunError
+from trainer.errors import DataError, RunError
 from trainer.follower import Follower
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
-from trainer.submit import resubmit
+from trainer.submit import read_config, resubmit
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -92,6 +92,32 @@ def test_stop_resume_completed_gives_one_clean_curve(tmp_path: Path, data: Path)
     assert [(r.train_loss, r.test_loss) for r in state.epochs] == [
         (r.train_loss, r.test_loss) for r in folded(whole).epochs
     ]
+
+
+def test_a_run_goes_on_with_the_same_data_from_where_they_lie_by_now(tmp_path: Path) -> None:
+    folder = binary_folder(tmp_path / "before")
+    run = stopped_run(tmp_path / "a", folder)
+    moved = folder.rename(tmp_path / "by-now")
+    gone = cifar_tui(tmp_path / "a", "train", "--resume", run.id, "--data", str(folder))
+    assert (gone.returncode, gone.stderr.count("\n")) == (2, 1)
+    assert "does not exist" in gone.stderr
+    other = binary_folder(tmp_path / "other", test=20)
+    resubmit(run, data=str(other))
+    with pytest.raises(DataError, match="give the same one with --data"):
+        train_run(run, Control(run), resume=True)
+    done = subprocess.run(
+        command("train", "--resume", run.id, "--data", "by-now"),
+        env=environment(tmp_path / "a"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_config(run).data == str(moved)
+    state = folded(run)
+    assert state.queued is not None
+    assert state.queued.data == str(moved)
+    assert [row.epoch for row in state.epochs] == [1, 2]
 
 
 def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:

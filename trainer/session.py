@@ -350,9 +350,9 @@ def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -
 
 
 def _comparable(config: RunConfig) -> RunConfig:
-    """Without what may be another in the next attempt."""
+    """Without what may be another in the next attempt; that the data are the same is compared."""
     train = msgspec.structs.replace(config.train, processes=1, max_restarts=0)
-    return msgspec.structs.replace(config, train=train)
+    return msgspec.structs.replace(config, train=train, data="")
 
 
 def _announce(training: Training, *, resumed: bool) -> None:

@@ -36,11 +36,12 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     return run
 
 
-def resubmit(run: RunDir, *, processes: int | None = None) -> RunConfig:
+def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = None) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
     What was asked of the earlier attempt is forgotten: its stop must not stop the next one. It may
-    be trained by another number of processes than before.
+    be trained by another number of processes than before, and its data may lie elsewhere by now;
+    that they are the same is found out when they are loaded.
 
     Returns:
         What it is trained with.
@@ -62,9 +63,12 @@ def resubmit(run: RunDir, *, processes: int | None = None) -> RunConfig:
             )
         try:
             control.clear(run)
-            if processes is not None and processes != config.train.processes:
-                train = msgspec.structs.replace(config.train, processes=processes)
-                config = msgspec.structs.replace(config, train=train)
+            train = config.train
+            if processes is not None:
+                train = msgspec.structs.replace(train, processes=processes)
+            other = msgspec.structs.replace(config, train=train, data=data or config.data)
+            if other != config:
+                config = other
                 settings.check(config, origin=run.id)
                 with whole_file(run.config) as file:
                     file.write(settings.to_toml(config).encode())

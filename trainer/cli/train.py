@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import tomli_w
@@ -40,6 +40,9 @@ from trainer.paths import expanded
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
 from trainer.submit import read_config, resubmit, submit
+
+if TYPE_CHECKING:
+    from trainer.data.sources import Availability
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
@@ -117,13 +120,20 @@ def train(
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
     calls = alerts.load(alert, stall_steps, on_end)
     if resume is not None:
-        if preset is not None or overrides:
-            raise ConfigError("--resume goes on with a run's own settings: give no others with it")
+        fixed = [value for key, value in asked.items() if key != "data" and value is not None]
+        if preset is not None or settings or fixed:
+            raise ConfigError(
+                "--resume goes on with a run's own settings: give no others with it but --data, "
+                "where its data lie by now, and --processes"
+            )
         run = find(runs_dir(directory), resume)
+        if data is not None:
+            data = anchored_data(data)
+            _check_data(data, place)
         if world is not None and world.restarts:
             config = read_config(run)
         else:
-            config = resubmit(run, processes=processes)
+            config = resubmit(run, processes=processes, data=data)
     elif preset is None:
         raise ConfigError("what to train? give a preset ('cifar-tui presets' lists them) or a file")
     else:
@@ -179,14 +189,17 @@ def anchored(config: RunConfig) -> RunConfig:
     """With absolute paths: the run may be resumed from another folder."""
     from model import registry
 
-    data, model = config.data, config.model
-    if data not in TRAIN_IMAGES:
-        data = _absolute(data)
+    data, model = anchored_data(config.data), config.model
     if registry.is_file(model.name):
         file, _, name = model.name.rpartition(":")
         if file:
             model = msgspec.structs.replace(model, name=f"{_absolute(file)}:{name}")
     return msgspec.structs.replace(config, data=data, model=model)
+
+
+def anchored_data(data: str) -> str:
+    """A data set by name stays; a folder gets an absolute path."""
+    return data if data in TRAIN_IMAGES else _absolute(data)
 
 
 def _absolute(path: str) -> str:
@@ -203,16 +216,13 @@ def check(config: RunConfig, data_directory: Path | None) -> None:
         UserError: no such model, the data is missing, a batch larger than the training split.
     """
     from model import registry
-    from trainer.data import sources
 
     if not registry.is_file(config.model.name):
         try:
             registry.describe(config.model.name)
         except registry.ModelError as error:
             raise ConfigError(str(error)) from None
-    found = sources.available(config.data, data_dir=data_directory)
-    if not found.ready:
-        raise DataError(found.message)
+    found = _check_data(config.data, data_directory)
     images = TRAIN_IMAGES.get(found.kind)
     if config.train_limit:
         images = min(images or config.train_limit, config.train_limit)
@@ -221,6 +231,15 @@ def check(config: RunConfig, data_directory: Path | None) -> None:
             f"batch size {config.train.batch_size} is above the data set's "
             f"{images} training images: lower --batch-size"
         )
+
+
+def _check_data(data: str, data_directory: Path | None) -> Availability:
+    from trainer.data import sources
+
+    found = sources.available(data, data_dir=data_directory)
+    if not found.ready:
+        raise DataError(found.message)
+    return found
 
 
 def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
