@@ -28,12 +28,13 @@ from trainer.distributed import launch
 from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Member
+from trainer.distributed.lead import EXIT_FAILED, Lead
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
-from trainer.runlog import Tail
+from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import check_alike, train_run
 from trainer.submit import read_config, resubmit
@@ -398,3 +399,37 @@ def test_a_launch_without_an_end_tells_what_was_reached(tmp_path: Path) -> None:
     assert state.ended.best_accuracy == state.best.test_accuracy
     assert state.ended.best_epoch == state.best.epoch
     assert state.ended.seconds == before > 1
+
+
+def test_a_rank_lost_in_a_call_that_never_returns_ends_the_run_with_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, end=None, done=3, epochs=5, name="half")
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    lead = Lead.__new__(Lead)  # without its ranks
+    lead.world = World(0, 2, 0, 2, restarts=0, max_restarts=0)
+    lead._run, lead._log, lead._on_end = run, RunLog(run), f"touch {tmp_path / 'called'}"
+    lead._abort("rank 1 of 2 is gone")
+    assert left == [EXIT_FAILED]
+    state = folded(run)
+    assert state.ended is not None
+    assert state.best is not None
+    assert (state.ended.state, state.ended.error) == ("failed", "rank 1 of 2 is gone")
+    assert state.ended.best_accuracy == state.best.test_accuracy
+    end = time.monotonic() + 30
+    while not (tmp_path / "called").exists():
+        assert time.monotonic() < end, "the command of --on-end was not started"
+        time.sleep(0.02)
+
+
+def test_a_stop_that_cannot_be_written_reaches_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, end=None, done=1)
+    run.control.mkdir()  # as unwritable as on a full disk, for root too
+    asked = Control()
+    asked.request("stop")
+    with subprocess.Popen(["sleep", "60"]) as process:
+        code = launch._watch(process, run, asked, Tail(run.log), launch._Heard(None))
+    assert code == -signal.SIGTERM

@@ -123,7 +123,7 @@ def train_locked(
         try:
             config = read_config(run)
             if world is not None:
-                lead = _gather(world, run, log)
+                lead = _gather(world, run, log, on_end)
                 if control.stopping():
                     lead.dismiss()
                     return _end(log, None, began, "stopped")
@@ -179,10 +179,10 @@ def _processes(run: RunDir) -> RunConfig | None:
     return config if config.train.processes > 1 else None
 
 
-def _gather(world: World, run: RunDir, log: RunLog) -> Lead:
+def _gather(world: World, run: RunDir, log: RunLog, on_end: str) -> Lead:
     from trainer.distributed.lead import Lead
 
-    return Lead(world, run, log)
+    return Lead(world, run, log, on_end)
 
 
 def _call(

@@ -19,9 +19,8 @@ from trainer import control as commands
 from trainer import events
 from trainer.config import RunConfig
 from trainer.control import Control
+from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError
-from trainer.follower import Follower
-from trainer.on_end import start as start_on_end
 from trainer.processes import child_environment
 from trainer.protocol import Job
 from trainer.rundir import RunDir
@@ -143,30 +142,18 @@ def _watch(
         heard.take(tail)
         if control.stopping() and not told:
             told = True
-            with suppress(RunError):
+            try:
                 commands.send(run, "stop")
+            except RunError:  # a full disk: torchrun tells the ranks to end, and they stop as well
+                process.terminate()
         time.sleep(POLL_SECONDS)
     return process.returncode
 
 
 def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str) -> None:
     """The ranks have not said how it ended: rank 0 was killed, or they have never begun."""
-    stopped, state = control.stopping(), Follower(run).catch_up()
-    tested = [row for row in state.epochs if row.test_accuracy is not None]
-    ended = events.RunEnded(
-        state="stopped" if stopped else "failed",
-        error=None if stopped else reason,
-        best_accuracy=state.best.test_accuracy if state.best is not None else None,
-        best_epoch=state.best.epoch if state.best is not None else None,
-        final_accuracy=tested[-1].test_accuracy if tested else None,
-        seconds=state.attempt_seconds if heard.began else 0.0,
-    )
     log = RunLog(run)
-    log.emit(ended)
-    name = state.queued.name if state.queued is not None else run.id
-    problem = start_on_end(on_end, run, ended, name=name, epochs=len(state.epochs))
-    if problem:
-        log.emit(events.Notice(level="warning", code="on-end", message=problem))
+    end_from_log(run, log, "" if control.stopping() else reason, began=heard.began, on_end=on_end)
     log.close()
 
 

@@ -14,6 +14,7 @@ import msgspec
 from trainer import config as settings
 from trainer import events
 from trainer.config import RunConfig
+from trainer.distributed.aftermath import end_from_log
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.follower import Follower
@@ -44,10 +45,10 @@ class Lead:
         ConfigError: a batch cannot be shared by so many.
     """
 
-    def __init__(self, world: World, run: RunDir, log: RunLog) -> None:
+    def __init__(self, world: World, run: RunDir, log: RunLog, on_end: str = "") -> None:
         from trainer.distributed.group import Group
 
-        self.world, self._log = world, log
+        self.world, self._run, self._log, self._on_end = world, run, log, on_end
         self._watch: Watch | None = None
         if world.restarts:
             log.emit(
@@ -99,7 +100,7 @@ class Lead:
         """The training thread hangs in a call that will never return."""
         tell_loss(self._log, self.world, lost)
         if not self.world.restarts_left:
-            self._log.emit(events.RunEnded(state="failed", error=lost))
+            end_from_log(self._run, self._log, lost, on_end=self._on_end)
         self._log.close()
         os._exit(EXIT_FAILED)
 
