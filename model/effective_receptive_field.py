@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.grad_cam import captured_output
+from model.grad_cam import captured_output, gradient
 from model.inspection import untouched
 from model.registry import ModelError
 
@@ -43,6 +43,7 @@ def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> Eff
 
     Raises:
         ModelError: there is no such layer, its output is no map, or the net fails.
+        NoGradient: the net keeps no gradients up to there.
     """
     image = images.detach().clone().requires_grad_()
     with untouched(net), captured_output(net, layer) as captured, torch.enable_grad():
@@ -54,13 +55,10 @@ def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> Eff
         if output is None or output.ndim != 4:
             raise ModelError(f"the output of {layer} is no map over the image")
         centre = output[:, :, output.shape[2] // 2, output.shape[3] // 2]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            centre.sum(), image, allow_unused=True
-        )
-    gradient = found[0]
-    if gradient is None:
+        slope = gradient(centre.sum(), image, layer)
+    if slope is None:
         return EffectiveField(torch.zeros(image.shape[2:]), None)
-    mass = gradient.double().abs().sum(1).mean(0).cpu()
+    mass = slope.double().abs().sum(1).mean(0).cpu()
     return EffectiveField((mass / mass.max().clamp(min=1e-300)).float(), mass_box(mass))
 
 

@@ -14,8 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.inspection import untouched
+from model.inspection import submodule, untouched
 from model.registry import ModelError
+
+
+class NoGradient(ModelError):  # noqa: N818  # an answer, not an error
+    """Nothing can be told by gradients: the net computes without them in between."""
 
 
 @dataclass
@@ -36,10 +40,7 @@ def captured_output(net: nn.Module, layer: str) -> Iterator[Captured]:
     Raises:
         ModelError: the net has no such module.
     """
-    try:
-        module = net.get_submodule(layer)
-    except AttributeError:
-        raise ModelError(f"the net has no layer {layer!r}") from None
+    module = submodule(net, layer)
     captured = Captured()
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> object:
@@ -54,6 +55,20 @@ def captured_output(net: nn.Module, layer: str) -> Iterator[Captured]:
         yield captured
     finally:
         handle.remove()
+
+
+def gradient(value: Tensor, at: Tensor, layer: str) -> Tensor | None:
+    """The gradient of a number at a tensor; ``None`` where the one does not come from the other.
+
+    Raises:
+        NoGradient: the net leaves gradients out: under ``torch.no_grad``, by ``argmax``, by
+            reentrant checkpoints.
+    """
+    try:
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(value, at, allow_unused=True)
+    except RuntimeError:
+        raise NoGradient(f"the net keeps no gradients around {layer}") from None
+    return found[0]
 
 
 def conv_layers(net: nn.Module) -> tuple[str, ...]:
@@ -76,6 +91,7 @@ def grad_cam(net: nn.Module, image: Tensor, layer: str, of_class: int) -> Tensor
 
     Raises:
         ModelError: there is no such layer, its output is no map, or the net fails.
+        NoGradient: the net keeps no gradients from there on.
     """
     with untouched(net), captured_output(net, layer) as captured, torch.enable_grad():
         try:
@@ -88,13 +104,10 @@ def grad_cam(net: nn.Module, image: Tensor, layer: str, of_class: int) -> Tensor
             raise ModelError(f"the output of {layer} is no map over the image")
         if not 0 <= of_class < scores.shape[1]:
             raise ModelError(f"the net has no class {of_class}: 0 to {scores.shape[1] - 1}")
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            scores[0, of_class], maps, allow_unused=True
-        )
-    gradient = found[0]
-    if gradient is None:
+        slope = gradient(scores[0, of_class], maps, layer)
+    if slope is None:
         return torch.zeros(image.shape[2:])
-    weights = gradient.float().mean((2, 3), keepdim=True)
+    weights = slope.float().mean((2, 3), keepdim=True)
     cam = (weights * maps.detach().float()).sum(1, keepdim=True).relu()
     highest = cam.max()
     if highest > 0:

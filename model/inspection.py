@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from model.registry import ModelError
+
 
 def first_device(net: nn.Module) -> torch.device:
     """The device of a net's first parameter or buffer; the CPU where it has none."""
@@ -15,6 +17,18 @@ def first_device(net: nn.Module) -> torch.device:
         for tensor in tensors:
             return tensor.device
     return torch.device("cpu")
+
+
+def submodule(net: nn.Module, path: str) -> nn.Module:
+    """A module of a net; the net itself where the path is empty.
+
+    Raises:
+        ModelError: the net has no such module.
+    """
+    try:
+        return net.get_submodule(path)
+    except AttributeError:
+        raise ModelError(f"the net has no layer {path!r}") from None
 
 
 @contextmanager

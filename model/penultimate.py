@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.inspection import untouched
+from model.inspection import submodule, untouched
 from model.registry import ModelError
 
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -53,10 +53,11 @@ def features(net: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor
         average pooling is a linear layer after it), and float32 scores [N, C].
 
     Raises:
-        ModelError: the net fails, or the layer's input does not have a row for each image.
+        ModelError: there is no such layer, the net fails, or the layer's input does not have a row
+            for each image.
     """
     seen: list[Tensor] = []
-    handle = net.get_submodule(layer).register_forward_pre_hook(
+    handle = submodule(net, layer).register_forward_pre_hook(
         lambda _m, args: seen.append(args[0].detach())
     )
     try:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model.inspection import first_device
+from model.inspection import first_device, submodule
 from model.registry import ModelError
 
 
@@ -155,7 +155,8 @@ def gradient_intervals(
         at: path of the module whose output is looked at; empty: the net's own output.
 
     Raises:
-        ModelError: the net cannot be copied or run, or nothing of the image reaches the place.
+        ModelError: there is no such module, the net cannot be copied or run, or nothing of the
+            image reaches the place.
     """
     try:
         probed = copy.deepcopy(net).double().eval()
@@ -167,7 +168,7 @@ def gradient_intervals(
             inputs = parameter[0].numel() if parameter.ndim > 1 else 1
             parameter.fill_(0.0 if name.endswith("bias") else 1 / max(1, inputs))
     seen: list[Tensor] = []
-    handle = probed.get_submodule(at).register_forward_hook(lambda _m, _i, out: seen.append(out))
+    handle = submodule(probed, at).register_forward_hook(lambda _m, _i, out: seen.append(out))
     image = torch.ones(1, *input_shape, device=first_device(net), dtype=torch.float64)
     image.requires_grad_()
     try:

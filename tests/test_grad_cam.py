@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import registry
+from model import penultimate, registry
 from model.effective_receptive_field import effective_receptive_field, mass_box
-from model.grad_cam import conv_layers, grad_cam
+from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
 from model.registry import ModelError
 
@@ -75,6 +75,34 @@ def test_nothing_is_left_in_the_net() -> None:
 def test_what_cannot_be_looked_at_is_said(layer: str, of_class: int, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         grad_cam(seeded(), torch.randn(1, 3, 32, 32), layer, of_class)
+
+
+class Frozen(Tiny):
+    """A stem that keeps no gradients, as frozen backbones have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            maps = self.conv(x)
+        return self.out(self.act(maps).mean((2, 3)))
+
+
+def test_a_net_that_keeps_no_gradients_is_no_failure() -> None:
+    with pytest.raises(NoGradient, match="keeps no gradients around conv"):
+        effective_receptive_field(seeded(Frozen), torch.randn(1, 3, 32, 32), "conv")
+
+    class Chosen(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.one_hot(super().forward(x).argmax(1), 2).float()
+
+    with pytest.raises(NoGradient):
+        grad_cam(seeded(Chosen), torch.randn(1, 3, 32, 32), "conv", 0)
+
+
+def test_a_layer_that_is_not_there_is_said_everywhere() -> None:
+    with pytest.raises(ModelError, match="no layer 'nothing'"):
+        gradient_intervals(seeded(), at="nothing")
+    with pytest.raises(ModelError, match="no layer 'nothing'"):
+        penultimate.features(seeded(), torch.randn(1, 3, 32, 32), "nothing")
 
 
 def test_a_class_that_nothing_speaks_for_is_dark() -> None:

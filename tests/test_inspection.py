@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from model import penultimate, registry
+from model.grad_cam import NoGradient
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, features, inspection, predictions
 from trainer.cli import main
@@ -39,6 +40,10 @@ def last_checkpoint(trained: RunDir) -> Iterator[Path]:
     before = path.read_bytes()
     yield path
     path.write_bytes(before)
+
+
+def no_gradient(*_: object) -> None:
+    raise NoGradient("nothing comes through")
 
 
 def opened(run: RunDir, role: str = "last") -> Inspection:
@@ -231,6 +236,14 @@ def test_the_command_line_prints_it(
     assert main.run(["inspect", "last", "5", "--layer", "4", "--top", "2", *where]) == 0
     text = capsys.readouterr().out
     assert "7 x 7 in theory, rows 13 to 19, columns 13 to 19" in text
+    for function in ("effective_receptive_field", "grad_cam"):
+        monkeypatch.setattr(inspection, function, no_gradient)
+    assert main.run(["inspect", "last", "5", "--top", "0", *where]) == 0
+    assert "the effective one is not known, the net keeps no grad" in capsys.readouterr().out
+    assert main.run(["inspect", "last", "5", "--json", "--top", "0", *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["grad_cam"] is found["effective_box"] is None
+    assert not found["effective_known"]
     for wrong, reason in (
         (("last", "30"), "there is no test image 30: 0 to 29"),
         (("last", "5", "--layer", "x"), "the net has no convolution 'x': 0, 4"),

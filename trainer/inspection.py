@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from model import penultimate, registry
 from model.effective_receptive_field import EffectiveField, effective_receptive_field
-from model.grad_cam import conv_layers, grad_cam
+from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
 from model.summary import summarize
 from trainer import checkpoint, features
@@ -55,7 +55,8 @@ class ReceptiveField:
     """Theoretical rows and columns, not clipped; ``None`` where it cannot be derived."""
     box: Box | None
     """The theoretical one on the image, clipped to it; ``None`` where it cannot be probed."""
-    effective: EffectiveField
+    effective: EffectiveField | None
+    """``None`` where the net keeps no gradients."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,20 @@ class Inspection:
         _, scores = self._forward(self.normalised("test", index))
         return scores[0].softmax(0).cpu()
 
-    def grad_cam(self, index: int, layer: str, of_class: int) -> Tensor:
-        """As ``model.grad_cam``: float32 [32, 32], 0 to 1."""
+    def grad_cam(self, index: int, layer: str, of_class: int) -> Tensor | None:
+        """As ``model.grad_cam``: float32 [32, 32], 0 to 1; ``None`` without gradients."""
         image = self.normalised("test", index)
-        return _guarded(lambda: grad_cam(self.net, image, layer, of_class))
+        with suppress(NoGradient):
+            return _guarded(lambda: grad_cam(self.net, image, layer, of_class))
+        return None
 
     def receptive_field(self, layer: str) -> ReceptiveField:
         """Theoretical and effective, of the centre unit; computed once for each layer."""
         if layer not in self._fields:
             images = self.normalised("test", 0, FIELD_IMAGES)
-            effective = _guarded(lambda: effective_receptive_field(self.net, images, layer))
-            box = None
+            effective, box = None, None
+            with suppress(NoGradient):
+                effective = _guarded(lambda: effective_receptive_field(self.net, images, layer))
             with suppress(registry.ModelError):
                 (top, bottom), (left, right) = gradient_intervals(self.net, at=layer)
                 box = (top, bottom, left, right)
@@ -329,5 +333,7 @@ def _check_memory(needed: int) -> None:
 def _guarded(compute: Callable[[], T]) -> T:
     try:
         return compute()
+    except NoGradient:
+        raise
     except registry.ModelError as error:
         raise RunError(str(error)) from None

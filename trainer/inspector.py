@@ -124,6 +124,7 @@ class Inspector:
         probabilities = found.probabilities(asked.index)
         of_class = asked.of_class if asked.of_class >= 0 else int(probabilities.argmax())
         field = found.receptive_field(layer)
+        cam = found.grad_cam(asked.index, layer, of_class)
         return Inspected(
             ask=asked.ask,
             index=asked.index,
@@ -133,11 +134,11 @@ class Inspector:
             layers=found.layers,
             layer=layer,
             of_class=of_class,
-            cam=_bytes(found.grad_cam(asked.index, layer, of_class)),
+            cam=b"" if cam is None else _bytes(cam),
             field_size=field.size,
             field_box=field.box,
-            effective=_bytes(field.effective.map),
-            effective_box=field.effective.box,
+            effective=b"" if field.effective is None else _bytes(field.effective.map),
+            effective_box=field.effective.box if field.effective is not None else None,
         )
 
     def _compute(

@@ -89,13 +89,13 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     layer: str = ""
     of_class: int = 0
     cam: bytes = b""
-    """Grad-CAM, uint8 [32, 32]."""
+    """Grad-CAM, uint8 [32, 32]; empty where the net keeps no gradients."""
     field_size: tuple[int, int] | None = None
     """Theoretical receptive field of the layer's centre, rows and columns, not clipped."""
     field_box: tuple[int, int, int, int] | None = None
     """The same on the image, clipped: first and last row, first and last column."""
     effective: bytes = b""
-    """Mean absolute gradient, uint8 [32, 32]."""
+    """Mean absolute gradient, uint8 [32, 32]; empty where the net keeps no gradients."""
     effective_box: tuple[int, int, int, int] | None = None
     """Holds 95 % of it."""
     neighbours: tuple[Near, ...] | None = None

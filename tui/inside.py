@@ -139,10 +139,13 @@ class Inside:
         text.append_text(_field(answer))
         text.append("\neffective ", style=_hex(overlay.EFFECTIVE) if boxes else grey)
         text.append_text(_effective(answer))
+        cam = f"Grad-CAM of {clean(found.classes[named], 30)}"
         shown = {
             "": "as it is",
-            "cam": f"Grad-CAM of {clean(found.classes[named], 30)}",
-            "effective": "the effective field's gradient",
+            "cam": cam if answer.cam else "no Grad-CAM: the net keeps no gradients",
+            "effective": "the effective field's gradient"
+            if answer.effective
+            else "no effective field: the net keeps no gradients",
         }[view]
         text.append("\nimage     ", style=grey).append(shown)
         return text
@@ -168,6 +171,8 @@ def _field(answer: Inspected) -> Text:
 
 
 def _effective(answer: Inspected) -> Text:
+    if not answer.effective:
+        return Text("not known: the net keeps no gradients")
     if answer.effective_box is None:
         return Text("no pixel changes this layer")
     top, bottom, left, right = answer.effective_box

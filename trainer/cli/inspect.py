@@ -26,7 +26,7 @@ def inspect(
     index: Annotated[int, typer.Argument(help="The test image's index, from 0.", min=0)],
     json: JsonOption = False,
     layer: Annotated[
-        str, typer.Option("--layer", help="A convolution; the last one by default.")
+        str, typer.Option("--layer", help="A convolution; by default the last that sees most.")
     ] = "",
     checkpoint: Annotated[
         str,
@@ -61,6 +61,7 @@ def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[st
     classes, field = inspection.dataset.classes, inspection.receptive_field(layer)
     probabilities = inspection.probabilities(index)
     predicted = int(probabilities.argmax())
+    cam = inspection.grad_cam(index, layer, predicted)
     return {
         "run": inspection.run.id,
         "checkpoint": inspection.role,
@@ -72,11 +73,11 @@ def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[st
         "layer": layer,
         "receptive_field": field.size,
         "receptive_field_box": field.box,
-        "effective_box": field.effective.box,
-        "grad_cam": [
-            [round(value, 3) for value in row]
-            for row in inspection.grad_cam(index, layer, predicted).tolist()
-        ],
+        "effective_known": field.effective is not None,
+        "effective_box": field.effective.box if field.effective is not None else None,
+        "grad_cam": None
+        if cam is None
+        else [[round(value, 3) for value in row] for row in cam.tolist()],
         "neighbours": [
             {
                 "index": one.index,
@@ -110,11 +111,13 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
     )
     size = answer["receptive_field"]
     theory = f"{size[0]} x {size[1]}" if size else "unknown"
+    told = f"95 % of the gradient in {_box(answer['effective_box'])}"
+    if not answer["effective_known"]:
+        told = "the effective one is not known, the net keeps no gradients"
     lines += [
         "",
         f"layer {clean(answer['layer'])}, receptive field of its centre: {theory} in theory, "
-        f"{_box(answer['receptive_field_box'])} of the image; "
-        f"95 % of the gradient in {_box(answer['effective_box'])}",
+        f"{_box(answer['receptive_field_box'])} of the image; {told}",
     ]
     if answer["neighbours"]:
         near = [
