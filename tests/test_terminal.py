@@ -7,7 +7,9 @@ import queue
 import re
 import select as selecting
 import signal
+import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -355,6 +357,19 @@ def test_a_lone_escape_is_a_key_and_a_sequence_is_one_too(typed: tuple[Keyboard,
         assert [keyboard.keys.get(timeout=10) for _ in names] == names
 
 
+@pytest.mark.parametrize("unknown", [b"\x1b[97;1:3u", b"\x1b[1;1:1A", b"\x1b[1114112u"])
+def test_a_sequence_that_nobody_knows_is_not_the_end_of_all_keys(
+    typed: tuple[Keyboard, int], unknown: bytes
+) -> None:
+    keyboard, writer = typed
+    os.write(writer, unknown)
+    os.write(writer, b"")
+    time.sleep(0.05)  # a read of its own
+    os.write(writer, b"q")
+    while keyboard.keys.get(timeout=10) != "q":
+        pass
+
+
 def test_who_waits_for_keys_sleeps_until_one_comes_or_the_app_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -459,6 +474,47 @@ def test_in_ascii_mode_no_other_byte_is_sent(tmp_path: Path) -> None:
         assert all(byte < 0x80 for byte in rest)
     finally:
         terminal.kill()
+
+
+def test_the_terminal_is_left_as_it_was_however_the_app_was_stopped(tmp_path: Path) -> None:
+    """Stopped and gone on without a warning, told to end; with its standard error elsewhere."""
+    errors = tmp_path / "errors"
+    command = f"exec {sys.executable} -m tui --runs-dir {tmp_path / 'runs'} --data synthetic"
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    terminal = Terminal(["sh", "-c", f"{command} 2>{errors}"], env, columns=100, lines=32)
+    modes = termios.tcgetattr(terminal.fd)
+    try:
+        terminal.wait("first paint", lambda: "No runs yet" in terminal.text(), 30)
+        terminal.settle()
+        assert termios.tcgetattr(terminal.fd)[3] != modes[3]
+        os.kill(terminal.pid, signal.SIGSTOP)
+        time.sleep(0.1)
+        terminal.raw.clear()
+        os.kill(terminal.pid, signal.SIGCONT)
+        terminal.wait("the app again", lambda: b"\x1b[?1049h" in terminal.raw, 20)
+        terminal.settle()
+        terminal.press("?")
+        terminal.wait("the help", lambda: "Keys" in terminal.text(), 20)
+        os.kill(terminal.pid, signal.SIGTERM)
+        end = time.monotonic() + 20
+        while (status := terminal.status()) is None and time.monotonic() < end:
+            terminal.pump()
+        assert status == 128 + signal.SIGTERM
+        terminal.settle()
+        for left in (b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?2004l", b"\x1b[?25h", b"\x1b[<u"):
+            assert left in terminal.raw
+        assert termios.tcgetattr(terminal.fd)[:4] == modes[:4]
+    finally:
+        terminal.kill()
+    assert errors.read_bytes() == b""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_closed_descriptor_is_no_terminal(closed: str) -> None:
+    command = f"exec {sys.executable} -m tui {closed}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cifar-tui: the app needs a terminal")
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -16,6 +16,7 @@ from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.follower import Follower
+from tui import app as app_module
 from tui import datasource, store
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -196,6 +197,11 @@ async def test_the_filter_is_live_and_escape_ends_it(tmp_path: Path) -> None:
             assert len(table(app).order) == 2
         await pilot.press("slash", "p", "e", "a", "enter", "x")
         assert table(app).order == (second.id,)
+        await pilot.press("slash", *"zzz", "enter")
+        assert table(app).order == ()
+        await pilot.press(*"Gjkg", "end", "home", "pagedown", "pageup", "up", "down", "enter")
+        assert table(app).has_focus
+        await pilot.press("slash", *["backspace"] * 3, *"pea", "enter")
         assert table(app).has_focus
         assert "1 of 2 runs" in words(app, "#status")
 
@@ -750,6 +756,59 @@ async def test_help_palette_and_key_line_tell_the_same_keys(tmp_path: Path) -> N
         found = "\n".join(str(option.prompt) for option in offered.options)
         for command in ("Start (s)", "Start preset dws-late", "Open run [x] pear", "Theme cifar"):
             assert command in found
+
+
+async def test_a_command_is_run_once_however_often_it_is_entered(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", name="pear")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        opened: list[str] = []
+        app.open_run = opened.append  # type: ignore[method-assign]
+        await pilot.press("ctrl+p")
+        await pilot.press(*"Open run")
+        offered = app.screen.query_one(OptionList)
+        await until(pilot, lambda: offered.option_count == 1)
+        for _ in range(3):  # in one go, as a slow link brings them
+            app.simulate_key("enter")
+        await until(pilot, lambda: len(app.screen_stack) == 2)
+        await pilot.pause(0.2)
+        assert len(opened) == 1
+        assert table(app).has_focus
+        await pilot.press("2")
+        assert app.screen is app.get_screen("dashboard")
+
+
+async def test_the_trainers_state_is_in_the_header_behind_a_dialog_too(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        assert "torch" not in line(app, HeaderLine)
+        await pilot.press("n")
+        await until(pilot, lambda: app.worker.info.torch)
+        assert isinstance(app.screen, NewRun)
+        assert "torch" in line(app, HeaderLine)
+
+
+async def test_keys_that_stop_a_run_are_not_offered_for_runs_that_are_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(6):
+        make_run(tmp_path / "runs", seed=seed, created=seed)
+    monkeypatch.setattr(app_module, "SLICE_SECONDS", 0.0)  # one run in each poll
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: table(app).order)
+        assert app.store.loading
+        assert not app.store.active()
+        assert "x Stop" not in line(app, KeyLine)
+        await until(pilot, lambda: not app.store.loading)
+        assert "x Stop" not in line(app, KeyLine)
+        going = make_run(tmp_path / "runs", seed=9, created=9, end=None)
+        with held(going):
+            await until(pilot, lambda: app.store.active())
+            await until(pilot, lambda: "x Stop" in line(app, KeyLine))
 
 
 async def test_every_key_has_a_name_and_a_tooltip(tmp_path: Path) -> None:

@@ -364,6 +364,23 @@ async def test_all_images(tmp_path: Path, run: RunDir) -> None:
 # ---- the matrix -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("run")
+async def test_pairs_without_room_beside_the_matrix_are_not_folded_into_it(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("k")
+        pairs = screen.query_one("#pairs", OptionList)
+        await until(pilot, lambda: pairs.region.height > 1)
+        assert pairs.virtual_size.height == pairs.option_count
+        await pilot.resize_terminal(66, 24)
+        await until(pilot, lambda: not pairs.region.height)
+        matrix = screen.query_one(ConfusionTable)
+        assert matrix.region.width > 60
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: pairs.virtual_size.height == pairs.option_count)
+
+
 @pytest.mark.parametrize("size", [LARGE, SMALL])
 async def test_a_cell_shows_exactly_its_images(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]

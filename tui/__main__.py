@@ -81,7 +81,8 @@ def open_app(
     graphics: bool = False,
 ) -> int:
     """Run the app until it is left; the exit status."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # None where it was closed
+    if not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
         return _refuse(f"the app needs a terminal: {NO_TERMINAL}")
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return _refuse(
@@ -155,7 +156,7 @@ def open_app(
 
 
 def _refuse(line: str) -> int:
-    print(f"cifar-tui: {line}", file=sys.stderr)
+    print(f"cifar-tui: {line}", file=sys.stderr or sys.stdout)
     return 2
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,6 +51,8 @@ SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
 BREATH_SECONDS = 0.001
 ANSWER_SECONDS = 0.04
+GOODBYE_SECONDS = 5.0
+"""How long the app has to leave the terminal as it was when it is told to end."""
 SHOWN_SECONDS = 1.0
 """While a log is read, so often what there is of it is shown."""
 WORKER_DELAY = 0.15
@@ -137,6 +142,8 @@ class CifarApp(App[None]):
         self.caller = Caller(self, alerts)
         self._read = Changes()
         """What was read since the last poll and is not shown yet."""
+        self._active: list[str] = []
+        """Runs that keys can stop, as they were when the key line was last made."""
         self._reading = False
         self._poller: Timer | None = None
         self.shares_processor = False
@@ -192,6 +199,8 @@ class CifarApp(App[None]):
 
     def on_mount(self) -> None:
         """Show the runs at once; reading them and starting the trainer follow the first paint."""
+        if not self.is_headless:
+            self._hear_signals()
         self.push_screen("runs")
         self._check_room(self.size)
         self.call_after_refresh(self._after_first_paint)
@@ -334,7 +343,9 @@ class CifarApp(App[None]):
 
     def _take(self, changes: Changes) -> None:
         """Show what a poll has found."""
-        if changes.transitions:
+        active = [run.run.id for run in self.store.active()]
+        if changes.transitions or active != self._active:
+            self._active = active
             self.refresh_bindings()
         for run, (before, after) in changes.transitions.items():
             self._tell_transition(run, before, after)
@@ -361,8 +372,9 @@ class CifarApp(App[None]):
         """Show the trainer's state in the header."""
         if not self.screen_stack:  # the app is being left
             return
-        for header in self.screen.query(HeaderLine):
-            header.refresh_state()
+        for screen in self.screen_stack:  # it is seen behind a dialog as well
+            for header in screen.query(HeaderLine):
+                header.refresh_state()
 
     def _worker_told(self, info: WorkerInfo, problem: str) -> None:
         """The launcher heard something; on this thread."""
@@ -503,6 +515,13 @@ class CifarApp(App[None]):
         """Choose the data."""
         self.runs.choose_data()
 
+    def action_command_palette(self) -> None:
+        """Everything by name."""
+        from tui.screens.palette import Palette
+
+        if self.use_command_palette and not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_help(self) -> None:
         """All keys of this screen."""
         from tui.commands import entries
@@ -514,10 +533,32 @@ class CifarApp(App[None]):
         """Quit; with a run of ours going ask what becomes of it."""
         self.runs.ask_quit()
 
-    def leave(self, *, busy: bool) -> None:
+    def leave(self, *, busy: bool, code: int = 0) -> None:
         """Close the app; a busy trainer goes on without it."""
         self.worker.close(busy=busy)
-        self.exit()
+        self.exit(return_code=code)
+
+    def _hear_signals(self) -> None:
+        """A polite kill and a lost terminal: leave the terminal as it was, and runs alone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._told_to_end, number)
+
+    def _told_to_end(self, number: int) -> None:
+        self.leave(busy=bool(self.runs.ours()), code=128 + number)
+        # a terminal that takes nothing would hold the goodbye for ever
+        last = threading.Timer(GOODBYE_SECONDS, os._exit, (128 + number,))
+        last.daemon = True
+        last.start()
+
+    def action_suspend_process(self) -> None:
+        """Stop the app as a shell's job; where there is no shell nobody could bring it back."""
+        parent = os.getppid()
+        if os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp():
+            super().action_suspend_process()
+        else:
+            self.tell("there is no shell to go back to: q quits")
 
     def on_unmount(self) -> None:
         """However the app ends: the trainer is told, its runs are not killed."""

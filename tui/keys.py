@@ -56,6 +56,14 @@ BINDINGS: list[BindingType] = [
         show=False,
         tooltip="Choose the data: a name or a folder",
     ),
+    Binding(
+        "ctrl+z",
+        "suspend_process",
+        "Suspend",
+        id="app.suspend",
+        show=False,
+        tooltip="Back to the shell, fg goes on",
+    ),
     Binding("1", "show('runs')", "Runs", id="screen.runs", show=False, tooltip="All runs"),
     Binding(
         "2",

@@ -259,10 +259,8 @@ class RunControl:
 
     def target(self) -> Follower | None:
         """The run that stop, pause and checkpoint mean: the chosen one, else the running one."""
-        current = self._app.store.current
-        if current is not None and current.status in ACTIVE:
-            return current
-        return next(iter(self._app.store.active()), None)
+        current, active = self._app.store.current, self._app.store.active()
+        return current if current in active else next(iter(active), None)
 
     def send(self, run: Follower, command: Command) -> bool:
         """Write the command into the run's folder; its trainer looks there."""

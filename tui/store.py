@@ -94,8 +94,12 @@ class Store:
         return self.followers.get(run)
 
     def active(self) -> list[Follower]:
-        """Runs that train, wait in the queue or are paused, oldest first."""
-        return [f for f in reversed(list(self)) if f.status in ACTIVE]
+        """Runs that train, wait in the queue or are paused, oldest first.
+
+        One whose log was not looked at yet is none of them, whatever it will turn out to be.
+        """
+        known = (f for f in reversed(list(self)) if f.run.id in self._status)
+        return [f for f in known if f.status in ACTIVE]
 
     def marked(self) -> list[Follower]:
         """Runs marked for comparison, in the order they were marked."""

@@ -195,6 +195,8 @@ class RunsScreen(StoreScreen):
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """The cursor chooses the run for all screens."""
+        if event.cursor_row < 0:  # of a table without rows: it has no key, in spite of its type
+            return
         run = event.row_key.value
         if run is not None and run == self.query_one(RunTable).chosen:
             self.store.selected = run

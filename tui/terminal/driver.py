@@ -8,9 +8,11 @@ that is known.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import select
+import sys
 import termios
 import threading
 import time
@@ -145,8 +147,10 @@ class TerminalDriver(LinuxDriver):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        file = self._file
-        assert file is not None
+        # not on standard error, as Textual does: that may be redirected
+        file = sys.__stdout__
+        assert isinstance(file, io.TextIOWrapper)
+        file.reconfigure(errors="backslashreplace")
         self.output = Output(file, self.traffic, self.settings)
         self._file = self.output  # type: ignore[assignment]  # all of a file that is used
         self.exit_event = Ending()
@@ -165,10 +169,15 @@ class TerminalDriver(LinuxDriver):
             constants.ESCAPE_DELAY = self.settings.escape  # type: ignore[misc]
         parser = XTermParser(self._debug)
         for text in self._typed():
-            for message in parser.feed(text) if text else parser.tick():
-                self.process_message(message)
-        # a message that is half there is of no use now
-        tuple(parser.feed(""))
+            try:
+                for message in parser.feed(text) if text else parser.tick():
+                    self.process_message(message)
+            except OSError:
+                raise
+            except Exception:  # a sequence it does not know must not be the end of all keys
+                parser = XTermParser(self._debug)
+        with suppress(Exception):  # a message that is half there is of no use now
+            tuple(parser.feed(""))
 
     def _typed(self) -> Iterator[str]:
         """What has come; empty where nothing has for as long as an escape alone is waited for."""
@@ -196,6 +205,17 @@ class TerminalDriver(LinuxDriver):
         else:
             self._typed_at = time.monotonic()
             super().process_message(message)
+
+    def _sigcont_application(self, *arguments: Any) -> None:
+        """Go on after a stop; after one that came without a warning as well.
+
+        Textual's would begin anew what had not ended: with a second reader of the keys, and with
+        the terminal's modes of the app as those to go back to.
+        """
+        if self._auto_restart and not self._must_signal_resume and self._key_thread is not None:
+            self._must_signal_resume = True
+            self.suspend_application_mode()
+        super()._sigcont_application(*arguments)
 
     def typed_ago(self) -> float:
         """Seconds since the last key, or movement of the mouse."""

@@ -21,6 +21,8 @@ from tui.widgets.tile import cut, fit
 
 PAIRS = 20
 NAME = 11
+SLIM = 74
+"""Below so many columns a pair has no line of its own beside the matrix."""
 
 
 class ConfusionPane(Vertical):
@@ -80,7 +82,8 @@ class ConfusionPane(Vertical):
         self.query_one("#cell", Static).update(Text(words), layout=False)
 
     def on_resize(self) -> None:
-        """The lines of pairs may be longer."""
+        """The lines of pairs may be longer, or have no room beside the matrix."""
+        self.set_class(self.size.width < SLIM, "-slim")
         if self._evaluation is not None:
             self.fill(self._evaluation)
 
