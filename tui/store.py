@@ -5,7 +5,6 @@ The app polls it from one timer on the UI thread; screens read it and never writ
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -73,7 +72,12 @@ class Store:
         self._scanned = 0.0
         self._listed: tuple[int, int] | None = None
         self._checked: dict[str, float] = {}
+        """When runs were looked at, those first that were the longest ago."""
         self._status: dict[str, Status] = {}
+        self._going: set[str] = set()
+        """Runs that train, wait or are paused."""
+        self._unread: set[str] = set()
+        """Runs whose logs are longer than a poll could read."""
         self._touched: set[str] = set()
         self._whole: dict[str, None] = {}
 
@@ -98,8 +102,7 @@ class Store:
 
         One whose log was not looked at yet is none of them, whatever it will turn out to be.
         """
-        known = (f for f in reversed(list(self)) if f.run.id in self._status)
-        return [f for f in known if f.status in ACTIVE]
+        return [self.followers[run] for run in sorted(self._going)]
 
     def marked(self) -> list[Follower]:
         """Runs marked for comparison, in the order they were marked."""
@@ -123,8 +126,6 @@ class Store:
         """This app gave the run to its worker, which will lock it soon: until then it is queued."""
         self._expected.add(run)
         self._scanned = 0.0
-        if run in self._checked:  # resumed: look at it now
-            self._checked[run] = 0.0
 
     def give_up(self, given: Collection[str] = ()) -> None:
         """Runs that no trainer was given, or that it has refused, are not waited for."""
@@ -148,6 +149,7 @@ class Store:
             if count and time.monotonic() >= end:
                 self.unfinished = True
                 break
+            self._checked.pop(follower.run.id, None)  # to the end of those that were looked at
             self._checked[follower.run.id] = began
             known, told = _shown(follower), _told(follower)
             self._read(follower, end)
@@ -200,8 +202,11 @@ class Store:
         before = self._status.get(run)
         if before is None and follower.behind() and not follower.partial:
             # still being read for the first time: what it was before is not known
+            self._unread.add(run)
             return True
+        self._unread.discard(run)
         self._status[run] = follower.status
+        (self._going.add if follower.status in ACTIVE else self._going.discard)(run)
         if before is None or before == follower.status:
             return before is None
         changes.transitions[run] = (before, follower.status)
@@ -225,6 +230,8 @@ class Store:
             del self.followers[gone]
             self._checked.pop(gone, None)
             self._status.pop(gone, None)
+            self._going.discard(gone)
+            self._unread.discard(gone)
             changes.listing = True
         for new in found.keys() - self.followers.keys():
             self.followers[new] = Follower(RunDir(found[new].path), stall_steps=self._stall_steps)
@@ -234,21 +241,34 @@ class Store:
 
     def _due(self, now: float) -> list[Follower]:
         """The chosen run first, then the longest not looked at; ended ones only now and then."""
-        due: list[tuple[bool, float, str]] = []
-        idle: list[tuple[bool, float, str]] = []
-        for run, follower in self.followers.items():
-            seen = self._checked.get(run)
-            resting = follower.status not in ACTIVE
-            rested = seen is None or now - seen >= FINISHED_SECONDS
-            shown = run == self.selected or (follower.partial and run in self.view.marked)
-            if resting and not rested and not (shown and follower.behind()):
-                continue
-            busy = not resting or seen is None or shown
-            (due if busy else idle).append((run != self.selected, seen or 0.0, run))
-        due += heapq.nsmallest(RESTING_EACH, idle)
-        due.sort(key=lambda entry: entry[2], reverse=True)  # the newest first: they are in view
-        due.sort(key=lambda entry: entry[:2])
-        return [self.followers[run] for _, _, run in due]
+        chosen = [] if self.selected is None else [self.selected]
+        partial = (run for run in self.view.marked if self._partial(run))
+        shown = {run for run in (*chosen, *partial) if run in self._checked}
+        wanted = (
+            self._going | self._unread | {run for run in self._expected if run in self._checked}
+        )
+        for run in shown - wanted:
+            if self._rested(run, now) or self.followers[run].behind():
+                wanted.add(run)
+        if len(self._checked) < len(self.followers):
+            wanted |= self.followers.keys() - self._checked.keys()
+        resting = 0
+        for run in self._checked:  # the longest not looked at first
+            if resting == RESTING_EACH or not self._rested(run, now):
+                break
+            if run not in wanted and run not in shown:
+                wanted.add(run)
+                resting += 1
+        due = sorted(wanted, reverse=True)  # the newest first: they are in view
+        due.sort(key=lambda run: (run != self.selected, self._checked.get(run, 0.0)))
+        return [self.followers[run] for run in due]
+
+    def _rested(self, run: str, now: float) -> bool:
+        return now - self._checked[run] >= FINISHED_SECONDS
+
+    def _partial(self, run: str) -> bool:
+        follower = self.followers.get(run)
+        return follower is not None and follower.partial
 
 
 def _stamp(directory: Path) -> tuple[int, int] | None:
