@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.training_helpers import TINY_NET
 from trainer.cli import main
 from trainer.cli import output as outputs
 
@@ -78,6 +81,28 @@ def test_layers_of_what_is_no_model(cli: Cli, tmp_path: Path) -> None:
         assert err.startswith("cifar-tui: ")
         assert err.count("\n") == 1
         assert "\x1b" not in err
+
+
+def test_json_of_a_net_that_prints_is_json(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    own = tmp_path / "own.py"
+    own.write_text(f"{TINY_NET}\n\ndef talks(classes):\n    return Tiny(classes, prints=3)\n")
+    code, text, err = cli("layers", f"{own}:talks", "--json")
+    assert code == 0
+    assert json.loads(text)["parameters"]
+    assert set(err.splitlines()) == {"xxx"}
+    assert "xxx" in cli("layers", f"{own}:talks")[1]
+
+
+def test_what_others_write_to_standard_output_goes_to_standard_error() -> None:
+    script = (
+        "import os; from trainer.cli.output import out; print('before'); out.alone()\n"
+        "print('a net'); os.write(1, b'C code\\n'); out.json('ours')\n"
+        "out.shared(); print('after')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.split(b"\n") == [b"before", b'"ours"', b"after", b""]
+    assert sorted(done.stderr.split(b"\n")) == [b"", b"C code", b"a net"]
 
 
 # the preview

@@ -83,7 +83,8 @@ def test_it_tells_when_torch_is_ready(worker: subprocess.Popen[bytes]) -> None:
 def test_runs_are_trained_one_after_the_other(
     worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
 ) -> None:
-    first, second = (new_run(tmp_path / name, data) for name in "ab")
+    prints = "model.options.prints=50000"  # a pipe that nobody reads takes 64 KiB
+    first, second = (new_run(tmp_path / name, data, prints) for name in "ab")
     queue(worker, first)
     queue(worker, second)
     watched = [watch(first), watch(second)]
@@ -112,7 +113,8 @@ def test_a_queued_run_shows_as_queued_and_can_be_cancelled(
 def test_it_trains_on_when_the_app_has_gone(
     worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
 ) -> None:
-    first, second = (new_run(tmp_path / name, data) for name in "ab")
+    # what a net prints is not written to a pipe that nobody reads
+    first, second = (new_run(tmp_path / name, data, "model.options.prints=9") for name in "ab")
     queue(worker, first)
     queue(worker, second)
     assert worker.stdin is not None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainer.errors import UserError
+from trainer.processes import keep_output
 from trainer.protocol import Asked, Inspect, Inspected, Near, State
 
 if TYPE_CHECKING:
@@ -225,15 +226,21 @@ def _bytes(values: object) -> bytes:
     return (values * 255).round().to(torch.uint8).numpy().tobytes()
 
 
+_out = 1
+"""Descriptor of the parent's pipe."""
+
+
 def tell(answer: Inspected) -> None:
-    """Write an answer to stdout."""
+    """Write an answer to the parent."""
     line = msgspec.json.encode(State(state="inspected", inspected=answer)) + b"\n"
     while line:
-        line = line[os.write(1, line) :]
+        line = line[os.write(_out, line) :]
 
 
 def main() -> int:
     """Serve until stdin ends or nobody asks."""
+    global _out
+    _out = keep_output()  # first: nothing else may write there
     with suppress(OSError):
         os.nice(NICE)
     inspector = Inspector()

@@ -1,8 +1,9 @@
-"""Child processes that find the packages this process was loaded from."""
+"""Processes of this program: what they inherit, and whom their standard output belongs to."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -11,3 +12,21 @@ def child_environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+
+
+def keep_output() -> int:
+    """Take standard output for messages to the parent alone; what a net prints goes nowhere.
+
+    A pipe that nobody reads any more would end the net's ``print`` with an error, and one that
+    nobody reads now would block it.
+
+    Returns:
+        The descriptor to write messages to; children do not inherit it.
+    """
+    kept = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    return kept

@@ -26,6 +26,7 @@ from trainer.control import Control
 from trainer.errors import RunError, UserError
 from trainer.inspector_process import InspectorProcess
 from trainer.on_end import start as start_on_end
+from trainer.processes import keep_output
 from trainer.protocol import Asked, Job, State
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
@@ -158,8 +159,8 @@ class Worker:
 
 def main() -> int:
     """Serve until stdin ends and all runs are trained."""
+    tell = _teller(keep_output())  # first: nothing else may write there
     heap.share_one_arena()
-    tell = _teller()
     worker = Worker(tell)
     # the last message of a signal handler must be possible while the lock is held elsewhere
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -219,12 +220,11 @@ def _read_jobs(worker: Worker) -> None:
     worker.close()
 
 
-def _teller() -> Callable[[State], None]:
-    """Write states to stdout; when nobody reads any more, stay quiet."""
+def _teller(out: int) -> Callable[[State], None]:
+    """Write states to a descriptor; when nobody reads any more, stay quiet."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def write() -> None:
-        out = sys.stdout.fileno()
         while True:
             line = lines.get()
             with suppress(OSError):

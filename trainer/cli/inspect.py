@@ -38,6 +38,8 @@ def inspect(
     runs: RunsDirOption = None,
 ) -> None:
     """Look into a run's net: probabilities, nearest training images, receptive fields."""
+    if json:
+        out.alone()
     found = find(runs_dir(runs), run)
     from trainer.inspection import open_inspection
 

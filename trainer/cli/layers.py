@@ -54,6 +54,8 @@ def layers(
         _known(model)
     from model.summary import summarize
 
+    if json:
+        out.alone()
     try:
         net = registry.build(model, classes=classes, norm=norm.value)
         registry.check_output(net, classes)

@@ -93,6 +93,8 @@ def run(
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         warn(f"unexpected error: {reason} (CIFAR_TUI_DEBUG=1 shows where)")
         return FAILED
+    finally:
+        out.shared()
 
 
 def _misused(error: Any) -> int:

@@ -69,6 +69,26 @@ class Output:
         """Why nothing more is written."""
         self.required = True
         """Whether it is a failure when the output cannot be written."""
+        self._own: IO[str] | None = None
+        self._shared: IO[str] | None = None
+
+    def alone(self) -> None:
+        """Keep standard output to this program: what a net prints goes to standard error."""
+        own = self._shared = sys.stdout
+        with suppress(OSError, ValueError):  # in memory, or standard error is closed
+            if own.fileno() == 1:
+                errors = sys.stderr.fileno()
+                own = os.fdopen(os.dup(1), "w", encoding=_encoding(own), errors="replace")
+                os.dup2(errors, 1)
+        self._own, sys.stdout = own, sys.stderr
+
+    def shared(self) -> None:
+        """Undo ``alone``."""
+        if self._own is None or self._shared is None:
+            return
+        if self._own is not self._shared:
+            os.dup2(self._own.fileno(), 1)
+        self._own, self._shared, sys.stdout = None, None, self._shared
 
     def lines(self, *lines: str | Text) -> None:
         """Write lines; styles only where the terminal has them."""
@@ -91,16 +111,17 @@ class Output:
         """Write bytes and flush."""
         if self.lost is not None or not data:
             return
+        to = self._own or sys.stdout
         try:
-            stream = getattr(sys.stdout, "buffer", None)
+            stream = getattr(to, "buffer", None)
             if stream is None:
-                sys.stdout.write(data.decode())
+                to.write(data.decode())
             else:
                 stream.write(data)
-            sys.stdout.flush()
+            to.flush()
         except OSError as error:
             self.lost = error
-            _discard(sys.stdout)
+            _discard(to)
             if error.errno != errno.EPIPE:
                 warn(f"the output cannot be written: {error.strerror}")
 

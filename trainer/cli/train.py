@@ -98,6 +98,8 @@ def train(
 ) -> None:
     """Train a preset, or a TOML file of your own. Ctrl-C stops it and keeps a checkpoint."""
     heap.share_one_arena()
+    if json:
+        out.alone()
     world = from_environment()
     if world is not None and not world.first:
         raise typer.Exit(follow(world))
