@@ -49,7 +49,7 @@ def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> Eff
     with untouched(net), captured_output(net, layer) as captured, torch.enable_grad():
         try:
             net(image)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"the net fails: {type(error).__name__}") from None
         output = captured.output
         if output is None or output.ndim != 4:

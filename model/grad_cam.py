@@ -97,7 +97,7 @@ def grad_cam(net: nn.Module, image: Tensor, layer: str, of_class: int) -> Tensor
         try:
             # a gradient at the image makes one at every layer, frozen weights or not
             scores = net(image.detach().clone().requires_grad_())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"the net fails: {type(error).__name__}") from None
         maps = captured.output
         if maps is None or maps.ndim != 4:

@@ -30,7 +30,7 @@ def last_layer(net: nn.Module, images: Tensor) -> str:
     try:
         with untouched(net), torch.no_grad():
             net(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the net fails: {type(error).__name__}") from None
     finally:
         for handle in handles:
@@ -63,7 +63,7 @@ def features(net: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor
     try:
         with torch.inference_mode():
             scores = net(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the net fails: {type(error).__name__}") from None
     finally:
         handle.remove()

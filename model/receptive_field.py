@@ -160,7 +160,7 @@ def gradient_intervals(
     """
     try:
         probed = copy.deepcopy(net).double().eval()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the net cannot be copied: {type(error).__name__}") from None
     with torch.no_grad():
         for name, parameter in probed.named_parameters():
@@ -180,7 +180,7 @@ def gradient_intervals(
             (gradient,) = torch.autograd.grad(output.sum(), image)
     except ModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ModelError(f"the gradient probe fails: {type(error).__name__}: {line}") from None
     finally:

@@ -113,16 +113,27 @@ def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
     with untouched(net), torch.no_grad():
         try:
             output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             shape = [2, 3, side, side]
-            raise ModelError(f"the net fails on a batch {shape}: {_reason(error)}") from None
+            raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
+    check_scores(output, 2, classes)
+
+
+def check_scores(output: object, images: int, classes: int) -> None:
+    """Check what a net returns for a batch.
+
+    Raises:
+        ModelError: it is not one tensor [images, classes].
+    """
+    import torch
+
     if not isinstance(output, torch.Tensor):
         kind = type(output).__name__
         raise ModelError(f"the net must return one tensor [N, {classes}], not a {kind}")
-    if (*output.shape,) != (2, classes):
+    if (*output.shape,) != (images, classes):
         raise ModelError(
-            f"the net's output for 2 images has shape {[*output.shape]}: "
-            f"it must be [2, {classes}], one score per class"
+            f"the net's output for {images} images has shape {[*output.shape]}: "
+            f"it must be [{images}, {classes}], one score per class"
         )
 
 
@@ -169,7 +180,7 @@ def _call(
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"cannot build {label}: {_reason(error)}") from None
+        raise ModelError(f"cannot build {label}: {reason(error)}") from None
     if not isinstance(net, torch.nn.Module):
         raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
     return net
@@ -204,7 +215,7 @@ def _load(spec: str) -> Callable[..., Any]:
 
 def _import(path: Path, label: str) -> Any:
     """Execute the user's file as a module with a private name, its folder importable meanwhile."""
-    name = f"_user_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     loader = importlib.util.spec_from_file_location(name, path)
     if loader is None or loader.loader is None:
         raise ModelError(f"{label} cannot be imported")
@@ -233,6 +244,8 @@ def _import(path: Path, label: str) -> Any:
     return module
 
 
+_PREFIX = "_user_model_"
+"""Of the names of modules that are files of the user."""
 _beside: set[str] = set()
 """Modules that the last file has imported from its own folder."""
 
@@ -245,6 +258,16 @@ def _lies_beside(module: str, folder: Path) -> bool:
     if not file or "site-packages" in Path(file).parts:
         return False
     return Path(file).is_relative_to(folder)
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line, with its place in the user's own files if it came from there."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__")
+        if isinstance(module, str) and (module.startswith(_PREFIX) or module in _beside):
+            place = f"{_clean(Path(frame.f_code.co_filename).name)}, line {line}: "
+    return place + _reason(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from model.layers import BATCH, Layer, Recorder, dilated
 from model.layout import Seen, image
 from model.operator_call import Window
 from model.receptive_field import Axis
-from model.registry import ModelError
+from model.registry import ModelError, reason
 from model.trace import Tracer
 
 __all__ = ["Layer", "Summary", "summarize"]
@@ -78,12 +78,9 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
                 handles.append(module.register_forward_hook(recorder.leave))
             with _plain_attention(), tracer, torch.autocast(device.type, enabled=False):
                 output = net(images)
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0][:200]
+        except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]
-            raise ModelError(
-                f"the net fails on a batch {shape}: {type(error).__name__}: {line}"
-            ) from None
+            raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
         finally:
             for handle in handles:
                 handle.remove()

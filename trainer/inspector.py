@@ -97,10 +97,11 @@ class Inspector:
 
             trust = isinstance(error, NotTrusted)
             tell(Inspected(ask=asked.ask, error=str(error), needs_trust=trust))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a net may call exit()
+            from model.registry import reason
+
             self._open = None
-            text = (str(error).splitlines() or [""])[0][:200]
-            tell(Inspected(ask=asked.ask, error=f"{type(error).__name__}: {text}"))
+            tell(Inspected(ask=asked.ask, error=reason(error)))
 
     def _look(self, asked: Inspect) -> None:
         """All that is quick at once, then what needs the features of the training images."""

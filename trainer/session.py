@@ -150,7 +150,7 @@ def train_locked(
     except UserError as error:
         ended = _end(log, training, began, "failed", str(error), lead=lead)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a net may call exit()
         _keep_traceback(run)
         reason = (lead.reason(error) if lead is not None else "") or _reason(error)
         if world is not None and world.restarts_left:
@@ -436,7 +436,7 @@ def _end(
     return event
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """One line for the user."""
     text = (str(error).strip().splitlines() or [""])[0][:300]
     name = type(error).__name__
@@ -446,7 +446,9 @@ def _reason(error: Exception) -> str:
     known = name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
     if isinstance(error, MemoryError) or known:
         return f"out of memory: lower the batch size or choose a smaller model ({text or name})"
-    return f"{name}: {text}" if text else name
+    from model.registry import reason
+
+    return reason(error)
 
 
 def _keep_traceback(run: RunDir) -> None:

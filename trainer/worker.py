@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -205,7 +206,10 @@ def _train_all(worker: Worker, tell: Callable[[State], None]) -> None:
     while (held := worker.next()) is not None:
         tell(State(state="training", run=held.run.id))
         worker.inspector.busy(True)
-        held.train()
+        try:
+            held.train()
+        except BaseException:  # a net can raise anything; the other runs have their turn
+            traceback.print_exc()
         worker.inspector.busy(False)
         tell(State(state="idle"))
 

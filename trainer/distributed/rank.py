@@ -123,13 +123,13 @@ def _follow(world: World) -> int:
         return COMPLETED
     try:
         return _train(group, msgspec.json.decode(told, type=lead.Start))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a net may call exit()
         if not is_loss(error):
             if os.environ.get("CIFAR_TUI_DEBUG"):
                 raise
-            line = (str(error).strip().splitlines() or [""])[0]
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            group.report_failure(f"{kind}{line}")
+            from model.registry import reason
+
+            group.report_failure(str(error) if isinstance(error, UserError) else reason(error))
         return FAILED
 
 
