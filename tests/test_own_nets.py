@@ -12,6 +12,7 @@ from model.summary import summarize
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import worker
 from trainer.control import Control
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.session import train_run
 
@@ -99,3 +100,40 @@ def test_whatever_a_run_raises_the_next_one_is_trained(
     worker._train_all(serving, lambda state: None)
     assert tried == [run.id for run in runs]
     assert not any(run.is_locked() for run in runs)
+
+
+NOT_A_NUMBER = """
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.training or len(x) == 2 or {when} else y * float("nan")
+"""
+
+
+def test_an_output_that_is_no_number_is_no_accuracy(own: Callable[..., RunDir]) -> None:
+    run = own(NOT_A_NUMBER.format(when="False"), "evaluate.tta='flip'", "train.ema=0.9")
+    ended = train_run(run, Control(run))
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error.startswith("the net's output on the test images is not a number")
+    assert (ended.best_accuracy, ended.best_epoch, ended.final_accuracy) == (None, None, None)
+    state = Follower(run).catch_up()
+    assert (state.evals, state.predictions) == ([], [])
+    told = [notice.message for _, notice in state.notices if notice.code == "not-a-number"]
+    assert ["(ema)" in message for message in told] == [False, True, False, True]
+    assert run.checkpoint("last").is_file()
+    assert not run.checkpoint("best").exists()
+    assert not (run.path / "predictions").exists()
+
+
+def test_training_goes_on_after_an_evaluation_that_gave_no_numbers(
+    own: Callable[..., RunDir],
+) -> None:
+    body = NOT_A_NUMBER.format(when="self.finite")
+    body += "\n    finite = property(lambda self: self.body[1].num_batches_tracked > 6)\n"
+    run = own(body)
+    ended = train_run(run, Control(run))
+    assert (ended.state, ended.best_epoch) == ("completed", 2)
+    assert ended.final_accuracy == ended.best_accuracy
+    state = Follower(run).catch_up()
+    assert [row.test_accuracy is not None for row in state.epochs] == [False, True]
+    assert [n.level for _, n in state.notices if n.code == "not-a-number"] == ["warning"]

@@ -65,6 +65,7 @@ class Position:
     evaluated: int = 0
     """The last epoch whose evaluation was counted: one that was stopped is done again."""
     final_accuracy: float = -1.0
+    """Of the last evaluation; below 0 where the net's output was not a number."""
     epoch_seconds: float = 0.0
     """Training time spent in this epoch by earlier attempts."""
 
@@ -159,7 +160,7 @@ class Training:
 
         Raises:
             StopTraining: the user asked for it.
-            TrainingFailed: the loss is not a number.
+            TrainingFailed: the loss, or in the end the net's output, is not a number.
         """
         train, every = self.config.train, self.config.evaluate.every
         first = self.group is None or self.group.first
@@ -194,6 +195,8 @@ class Training:
                     f"{train.early_stop} evaluations: stopped after epoch {epoch}",
                 )
                 break
+        if self.at.evaluated and self.at.final_accuracy < 0:
+            raise TrainingFailed(self._no_numbers(self.at.evaluated))
         self._evaluate_tta()
 
     def _no_better(self) -> bool:
@@ -528,7 +531,7 @@ class Training:
 
     def _evaluate_epoch(self, epoch: int) -> None:
         result = self._evaluate(self.net, epoch, "plain")
-        accuracy = result.correct / max(1, result.images)
+        accuracy = -1.0 if result is None else result.correct / max(1, result.images)
         self.at.final_accuracy = accuracy
         if self.at.evaluated != epoch:
             self.at.evaluated = epoch
@@ -551,7 +554,8 @@ class Training:
 
     def _evaluate(
         self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
-    ) -> Evaluation:
+    ) -> Evaluation | None:
+        """Evaluate and record it; ``None``, and a notice, where the net gives no numbers."""
         result = evaluate(
             net,
             self.test,
@@ -562,9 +566,20 @@ class Training:
             on_batch=partial(self._on_test_batch, epoch),
             group=self.group,
         )
+        if not result.numbers:
+            # statistics of a batch norm may lag behind: training may well recover
+            self._notice("warning", "not-a-number", self._no_numbers(epoch, variant))
+            return None
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)
         return result
+
+    def _no_numbers(self, epoch: int, variant: events.Variant = "plain") -> str:
+        which = "" if variant == "plain" else f" ({variant})"
+        return (
+            f"the net's output on the test images{which} is not a number after epoch {epoch}: "
+            "there is no accuracy; lower the learning rate or set train.grad_clip"
+        )
 
     def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:

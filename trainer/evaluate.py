@@ -59,6 +59,11 @@ class Evaluation:
         """Images whose largest logit is their actual class."""
         return int(self.confusion.trace())
 
+    @property
+    def numbers(self) -> bool:
+        """Whether the net gave numbers: the largest of logits that are none is always class 0."""
+        return not np.isnan(self.probabilities).any()
+
     def event(self, *, epoch: int, step: int, variant: events.Variant) -> events.EvalEnded:
         """The event that records it."""
         per_class = [

@@ -428,7 +428,7 @@ def _end(
         state=state,
         best_accuracy=at.best_accuracy if at is not None and evaluated else None,
         best_epoch=at.best_epoch if at is not None and evaluated else None,
-        final_accuracy=at.final_accuracy if at is not None and evaluated else None,
+        final_accuracy=at.final_accuracy if at is not None and at.final_accuracy >= 0 else None,
         seconds=time.monotonic() - began - (training.paused_seconds if training else 0.0),
         error=error,
     )

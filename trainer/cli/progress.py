@@ -18,6 +18,10 @@ from trainer.runstate import EpochRow, RunState
 ROW_TITLES = ("lr", "train loss", "train acc", "test loss", "test acc", "seconds")
 
 
+FATAL = ("error", "not-a-number")
+"""Level and code of the notice just before training fails."""
+
+
 class View(Protocol):
     """What is told of everything that happens in the run."""
 
@@ -90,7 +94,7 @@ class PlainView:
                     f"epoch {event.epoch}: test accuracy ({event.variant}) "
                     f"{percent(event.accuracy)} on {self.data}"
                 )
-        elif isinstance(event, events.Notice) and event.code == "not-a-number":
+        elif isinstance(event, events.Notice) and (event.level, event.code) == FATAL:
             pass  # it is the reason of the end, which is told once
         elif isinstance(event, events.Notice) and event.level != "info":
             self.message(f"{event.level}: {event.message}")
