@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,7 +35,10 @@ def submodule(net: nn.Module, path: str) -> nn.Module:
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, buffers and torch's generators are as they were."""
+    """Eval mode inside; afterwards modes, buffers and generators are as they were.
+
+    The generators are torch's, Python's and numpy's.
+    """
     modes = [(m, m.training) for m in net.modules()]
     buffers = [
         (m, name, b, b.detach().clone())
@@ -44,11 +49,14 @@ def untouched(net: nn.Module) -> Iterator[None]:
     device = first_device(net)
     forked = [device] if device.type not in ("cpu", "meta") else []
     kind = device.type if forked else "cuda"
+    python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(forked, device_type=kind):
             net.eval()
             yield
     finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():

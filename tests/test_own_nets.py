@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from model import registry
 from model.summary import summarize
-from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import worker
+from tests.training_helpers import losses_of, tiny_dataset, tiny_run
+from trainer import checkpoint, host_random, own_net, worker
 from trainer.control import Control
+from trainer.errors import ConfigError
 from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.session import train_run
@@ -137,3 +141,138 @@ def test_training_goes_on_after_an_evaluation_that_gave_no_numbers(
     state = Follower(run).catch_up()
     assert [row.test_accuracy is not None for row in state.epochs] == [False, True]
     assert [n.level for _, n in state.notices if n.code == "not-a-number"] == ["warning"]
+
+
+# what PyTorch's CIFAR-10 tutorial does, and what fails under autocast
+VIEWS = """
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.head = nn.Linear(8 * 16 * 16, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).view(-1, 8 * 16 * 16))
+"""
+BUFFERS = """
+    def forward(self, x):
+        y = self.body(x)
+        z = torch.zeros(y.shape, device=y.device)
+        return self.head(z.index_add(0, torch.arange(len(y), device=y.device), y).mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "changes"),
+    [
+        (VIEWS, "without channels_last"),
+        (BUFFERS, "in fp32 instead of bf16"),
+    ],
+    ids=["views", "buffers"],
+)
+def test_a_net_is_trained_in_the_way_in_which_it_works(
+    own: Callable[..., RunDir], body: str, changes: str
+) -> None:
+    run = own(body, "train.precision=bf16", "train.epochs=1")
+    for resume in (False, True):
+        assert train_run(run, Control(run), resume=resume).state == "completed"
+        state = Follower(run).catch_up()
+        told, *again = [notice for _, notice in state.notices if notice.code == "net-fallback"]
+        assert again == [told] * resume
+        assert told.level == "warning"
+        assert told.message.startswith(f"training {changes}: otherwise the net fails")
+        assert "own.py, line" in told.message
+        assert state.started is not None
+        assert state.started.precision == ("fp32" if "fp32" in changes else "bf16")
+
+
+def test_trying_a_net_leaves_no_trace_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        f"{BASE}class Own(Base):\n    calls = 0\n"
+        "    def forward(self, x):\n        self.calls += 1\n        random.random()\n"
+        "        return nn.functional.dropout(super().forward(x), 0.5) * np.random.rand()\n"
+    )
+    net = registry.build(f"{path}:Own", classes=4).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    drawn = []
+    for tried in (False, True):
+        torch.manual_seed(1)
+        host_random.seed(1)
+        if tried:
+            wanted = own_net.Way("bf16", torch.channels_last)
+            found = own_net.find_way(net, 4, (20, 32), torch.device("cpu"), wanted)
+            assert found == (wanted, "")
+        drawn.append((float(torch.rand(())), random.random(), float(np.random.rand())))
+    assert drawn[0] == drawn[1]
+    assert net.calls == 0
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "    def forward(self, x):\n        y = super().forward(x)\n"
+            "        return (y, y) if self.training else y\n",
+            r"in training: the net must return one tensor \[N, 4\], not a tuple",
+        ),
+        (
+            "    def forward(self, x):\n        assert not self.training\n"
+            "        return super().forward(x)\n",
+            r"fails in training on a batch \[2, 3, 32, 32\]: own\.py, line \d+: AssertionError",
+        ),
+        (
+            "    def get_extra_state(self):\n        return {'kind': nn.Conv2d}\n",
+            "checkpoints could not be opened again: _extra_state may only have tensors",
+        ),
+    ],
+)
+def test_a_net_that_cannot_be_trained_is_refused_before_its_first_step(
+    own: Callable[..., RunDir], body: str, message: str
+) -> None:
+    run = own(body)
+    with pytest.raises(ConfigError, match=message):
+        train_run(run, Control(run))
+
+
+def test_a_layer_called_prepare_is_the_nets_own(own: Callable[..., RunDir]) -> None:
+    run = own(
+        "    def __init__(self, classes):\n        super().__init__(classes)\n"
+        "        self.prepare = nn.BatchNorm2d(3)\n"
+        "    def forward(self, x):\n        return super().forward(self.prepare(x))\n",
+        "train.epochs=1",
+    )
+    assert train_run(run, Control(run)).state == "completed"
+    seen = checkpoint.load(run.checkpoint("last"))["net"]["prepare.num_batches_tracked"]
+    assert seen == 6  # one a step
+
+
+RANDOM = """
+    def forward(self, x):
+        y = super().forward(x)
+        return y * (random.random() + np.random.rand()) if self.training else y
+"""
+
+
+def test_random_numbers_of_python_and_numpy_are_the_seeds_and_are_resumed(
+    own: Callable[..., RunDir],
+) -> None:
+    runs = [own(RANDOM, name=name) for name in "abc"]
+    losses = [losses_of(run, stopped=run is runs[2]) for run in runs]
+    assert losses[0] == losses[1] == losses[2]
+    state = checkpoint.load(runs[0].checkpoint("last"))
+    del state["random_host"]  # as earlier versions have left it
+    checkpoint.save(state, runs[0].checkpoint("last"))
+    assert train_run(runs[0], Control(runs[0]), resume=True).state == "completed"
+
+
+def test_an_edited_net_is_not_the_one_that_was_trained(own: Callable[..., RunDir]) -> None:
+    run = own("    pass\n", "train.epochs=1")
+    train_run(run, Control(run))
+    own(
+        "    def __init__(self, classes):\n        super().__init__(classes)\n"
+        "        self.more = nn.Linear(2, 2)\n"
+    )
+    with pytest.raises(ConfigError, match=r"not the one that was trained: put .*own\.py back"):
+        train_run(run, Control(run), resume=True)

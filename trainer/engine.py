@@ -15,7 +15,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from model import registry
 from model.summary import Summary
-from trainer import checkpoint, compilation, convolutions, events, predictions, schedule
+from trainer import (
+    checkpoint,
+    compilation,
+    convolutions,
+    events,
+    host_random,
+    predictions,
+    schedule,
+)
 from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws
@@ -26,7 +34,7 @@ from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, u
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
-from trainer.errors import first_line
+from trainer.errors import ConfigError, first_line
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
@@ -47,6 +55,11 @@ class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
 
 class TrainingFailed(Exception):  # noqa: N818
     """Training cannot go on; the message is one line."""
+
+
+def settings_layout(config: RunConfig) -> torch.memory_format:
+    """The memory layout that a run's settings ask for."""
+    return torch.channels_last if config.train.channels_last else torch.contiguous_format
 
 
 @dataclass
@@ -86,6 +99,8 @@ class Training:
     at: Position = field(default_factory=Position)
     group: Group | None = None
     """The ranks that train together; their collective calls are made by all at the same step."""
+    only_layout: torch.memory_format | None = None
+    """Of the net and its images, where it cannot be the one of the settings."""
 
     def __post_init__(self) -> None:
         """Put everything on the device; nothing is copied from the host after that."""
@@ -109,7 +124,7 @@ class Training:
             dtype=devices.DTYPES[self.precision],
             kernels=self._kernels,
         )
-        self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.layout = self.only_layout or settings_layout(self.config)
         convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
         if self._kernels and self.group is None and not train.compile:
             fused.choose_per_layer(self.net)
@@ -652,6 +667,7 @@ class Training:
             "meter": self._meter_state(),
             "examples": self.examples.state_dict(),
             "random": torch.get_rng_state(),
+            "random_host": host_random.state(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
@@ -665,10 +681,22 @@ class Training:
         return self.meter.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was saved."""
+        """Go on where a checkpoint was saved.
+
+        Raises:
+            ConfigError: the net is another one.
+        """
         self.at = Position(**state["position"])
-        self.net.load_state_dict(state["net"])
-        self.optimizers.load_state_dict(state["optimizers"])
+        try:
+            self.net.load_state_dict(state["net"])
+            self.optimizers.load_state_dict(state["optimizers"])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # torch tells each wrong name on a line of its own
+            name, todo = self.config.model.name, "train a new run"
+            if registry.is_file(name):
+                todo = f"put {name.rpartition(':')[0]} back as it was, or {todo}"
+            raise ConfigError(f"the net is not the one that was trained: {todo}") from None
         if state["scaler"]:  # of a run that began in bf16, on a newer GPU, there is none
             self.scaler.load_state_dict(state["scaler"])
         if self.together is not None:
@@ -677,6 +705,7 @@ class Training:
             self.meter.load_state_dict(state["meter"])
         self.examples.load_state_dict(state.get("examples", {}))
         torch.set_rng_state(state["random"])
+        host_random.restore(state.get("random_host", {}))
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.optimizers.set_factor(self._factor(max(0, self.at.step - 1)))

@@ -31,6 +31,7 @@ from trainer.runlog import Listener, RunLog
 from trainer.submit import read_config
 
 if TYPE_CHECKING:
+    from model.fast import Fast
     from trainer.data.dataset import Dataset
     from trainer.distributed.group import Group, Member
     from trainer.distributed.lead import Lead
@@ -215,10 +216,12 @@ def prepare(
     import torch
 
     from model import registry
+    from model.fast import Fast
     from model.summary import summarize
     from trainer import device as devices
+    from trainer import host_random, own_net
     from trainer.data import sources
-    from trainer.engine import Training
+    from trainer.engine import Training, settings_layout
 
     check_origin(run, config)
     if group is None:
@@ -242,6 +245,7 @@ def prepare(
             f"{len(dataset.train.labels)} training images: lower --batch-size"
         )
     torch.manual_seed(config.train.seed)
+    host_random.seed(config.train.seed)
     try:
         net = registry.build(
             config.model.name,
@@ -252,14 +256,23 @@ def prepare(
         for side in schedule.sides(config.train):
             registry.check_output(net, len(dataset.classes), side)
         summary = summarize(net)
+        way, otherwise = own_net.Way(precision, settings_layout(config)), ""
+        if registry.is_file(config.model.name):
+            own_net.check_state(net)
+            sides = schedule.sides(config.train)
+            way, otherwise = own_net.find_way(net, len(dataset.classes), sides, device, way)
+            precision = way.precision
     except registry.ModelError as error:
         raise ConfigError(str(error)) from None
-    _fit_to_data(net, dataset, config.train.seed)
+    if isinstance(net, Fast):
+        _fit_to_data(net, dataset, config.train.seed)
     if group is not None:
         group.introduce(devices.describe(device), precision)
         check_alike(group.members, config)
     training = Training(
-        config, dataset, net, summary, device, precision, run, log, control, group=group
+        *(config, dataset, net, summary, device, precision, run, log, control),
+        group=group,
+        only_layout=way.layout,
     )
     state = None
     if resume:
@@ -267,6 +280,8 @@ def prepare(
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
+    if otherwise:
+        log.emit(events.Notice(level="warning", code="net-fallback", message=otherwise))
     return training
 
 
@@ -318,18 +333,15 @@ def _limited(dataset: Dataset, config: RunConfig) -> Dataset:
     return dataset.limited(config.train_limit) if config.train_limit else dataset
 
 
-def _fit_to_data(net: object, dataset: Dataset, seed: int) -> None:
-    """Let a net look at normalised training images before the first step, if it wants to."""
-    prepare = getattr(net, "prepare", None)
-    if prepare is None:
-        return
+def _fit_to_data(net: Fast, dataset: Dataset, seed: int) -> None:
+    """Let a net look at normalised training images before the first step."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(dataset.train.labels), generator=generator)[:5000]
     images = torch.from_numpy(dataset.train.images)[some].float() / 255
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (dataset.mean, dataset.std))
-    prepare((images - mean) / std)
+    net.prepare((images - mean) / std)
 
 
 def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -> None:
