@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,11 +99,24 @@ def test_what_others_write_to_standard_output_goes_to_standard_error() -> None:
     script = (
         "import os; from trainer.cli.output import out; print('before'); out.alone()\n"
         "print('a net'); os.write(1, b'C code\\n'); out.json('ours')\n"
-        "out.shared(); print('after')"
+        "out.take_back(); print('after')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.split(b"\n") == [b"before", b'"ours"', b"after", b""]
     assert sorted(done.stderr.split(b"\n")) == [b"", b"C code", b"a net"]
+
+
+def test_a_net_that_prints_to_nobody_goes_on() -> None:
+    script = (
+        "from trainer.cli.output import out; out.lend()\n"
+        "for _ in range(9): print('x' * 9999, flush=True)\n"
+        "out.lines('ours'); out.take_back()"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", script], stdout=write, stderr=write, check=False)
+    os.close(write)
+    assert done.returncode == 0
 
 
 # the preview

@@ -94,7 +94,7 @@ def run(
         warn(f"unexpected error: {reason} (CIFAR_TUI_DEBUG=1 shows where)")
         return FAILED
     finally:
-        out.shared()
+        out.take_back()
 
 
 def _misused(error: Any) -> int:

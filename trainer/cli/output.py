@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
-from typing import IO, Any
+from typing import IO, Any, TextIO, cast
 
 import msgspec
 from rich.cells import cell_len, set_cell_size
@@ -70,25 +70,32 @@ class Output:
         self.required = True
         """Whether it is a failure when the output cannot be written."""
         self._own: IO[str] | None = None
-        self._shared: IO[str] | None = None
+        self._before: tuple[TextIO, TextIO] | None = None
+
+    def lend(self) -> None:
+        """Before a net runs: what it prints and cannot be written is lost, and is no error."""
+        if self._before is None:
+            self._before, self._own = (sys.stdout, sys.stderr), sys.stdout
+            sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
 
     def alone(self) -> None:
-        """Keep standard output to this program: what a net prints goes to standard error."""
-        own = self._shared = sys.stdout
+        """As ``lend``, and what it prints goes to standard error: the output is this program's."""
+        own = sys.stdout
+        self.lend()
         with suppress(OSError, ValueError):  # in memory, or standard error is closed
             if own.fileno() == 1:
                 errors = sys.stderr.fileno()
-                own = os.fdopen(os.dup(1), "w", encoding=_encoding(own), errors="replace")
+                self._own = os.fdopen(os.dup(1), "w", encoding=_encoding(own), errors="replace")
                 os.dup2(errors, 1)
-        self._own, sys.stdout = own, sys.stderr
+        sys.stdout = sys.stderr
 
-    def shared(self) -> None:
-        """Undo ``alone``."""
-        if self._own is None or self._shared is None:
+    def take_back(self) -> None:
+        """Undo ``lend`` and ``alone``."""
+        if self._before is None or self._own is None:
             return
-        if self._own is not self._shared:
+        if self._own is not self._before[0]:
             os.dup2(self._own.fileno(), 1)
-        self._own, self._shared, sys.stdout = None, None, self._shared
+        (sys.stdout, sys.stderr), self._before, self._own = self._before, None, None
 
     def lines(self, *lines: str | Text) -> None:
         """Write lines; styles only where the terminal has them."""
@@ -124,6 +131,32 @@ class Output:
             _discard(to)
             if error.errno != errno.EPIPE:
                 warn(f"the output cannot be written: {error.strerror}")
+
+
+class _Lossy:
+    """A stream whose reader may be gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if possible."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stream's own."""
+        return getattr(self._stream, name)
+
+
+def _lossy(stream: TextIO) -> TextIO:
+    return cast("TextIO", _Lossy(stream))
 
 
 def _console(written: StringIO) -> Console:

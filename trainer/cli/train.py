@@ -159,6 +159,7 @@ def train(
         again = run.checkpoint("last").is_file()
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
+    out.lend()
     ended = attend(run, Control(run), view, place, resume=again, settings=calls, world=world)
     if not json:
         _conclude(run, ended, config.data)
