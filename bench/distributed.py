@@ -17,8 +17,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
+from trainer.errors import ConfigError
 from trainer.follower import Follower
-from trainer.processes import child_environment
 from trainer.rundir import scan
 
 SIDES = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
@@ -26,16 +29,16 @@ SIDES = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 proce
 
 def speed(options: argparse.Namespace, processes: int, threads: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "trainer", "train", options.preset, "--data", options.data),
+        started = [
+            *(*command.TRAINER, "train", options.preset, "--data", options.data),
             *("--device", "cpu", "--epochs", "2", "--batch-size", str(options.batch_size)),
             *("--processes", str(processes), "--runs-dir", folder),
             *("--set", f"train_limit={options.batch_size * options.steps}"),
             *("--set", f"model.norm={options.norm}"),
             *("--set", "evaluate.every=2", "--set", "evaluate.tta=none"),
         ]
-        environment = {**child_environment(), "OMP_NUM_THREADS": str(threads)}
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        subprocess.run(started, env=environment, check=True, stdout=subprocess.DEVNULL)
         (run,) = scan(Path(folder))
         last = Follower(run).catch_up().epochs[-1]  # the first one warms up
         assert last.images_per_second is not None
@@ -43,14 +46,16 @@ def speed(options: argparse.Namespace, processes: int, threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--norm", default="batch")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=command.positive, default=128)
+    parser.add_argument("--steps", type=command.positive, default=60)
+    parser.add_argument("--rounds", type=command.positive, default=3)
     options = parser.parse_args()
+    if options.batch_size % 2:
+        raise ConfigError(f"--batch-size must be even, for two processes, not {options.batch_size}")
     found: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side, (processes, threads) in SIDES.items():
@@ -67,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -16,12 +16,20 @@ The reference alone compiles for three minutes before its first run (an H200, 16
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 
 BENCH = Path(__file__).resolve().parent
 SMALL = """
@@ -35,6 +43,8 @@ shift = 4
 [train]
 batch_size = 32
 """
+PATIENCE = 20.0
+"""Seconds that a part has to end when it is told to; a run closes its log meanwhile."""
 COMPILED = ["--set", "train.compile=true"]
 
 
@@ -53,12 +63,52 @@ def parts(reference: str, data: list[str], small: str) -> dict[str, tuple[int, l
     }
 
 
+def run(part: list[str], limit: float) -> int | str:
+    """A part's exit status, or that it took too long.
+
+    Nothing that it started goes on beside the next part, whatever ends this one.
+    """
+    process = subprocess.Popen(part, start_new_session=True)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit:.0f} s"
+    finally:
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the leader of a process group and all that is left of its group."""
+    end = time.monotonic() + PATIENCE
+    with suppress(ProcessLookupError, PermissionError):  # there is none left, or only dead ones
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            while time.monotonic() < end and lives(process.pid):
+                process.poll()
+                time.sleep(0.1)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def lives(group: int) -> bool:
+    """Whether a process of a group runs; what is dead and not yet waited for does not."""
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError, PermissionError):
+            dead = process.info["status"] == psutil.STATUS_ZOMBIE
+            if not dead and os.getpgid(process.pid) == group:
+                return True
+    return False
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--reference", default="airbench94_muon.py", metavar="FILE")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--only", nargs="+", choices=parts("", [], ""))
     options = parser.parse_args()
+    if "airbench" in (options.only or ["airbench"]):
+        command.file(options.reference, "--reference")
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.toml"
         small.write_text(SMALL, "utf-8")
@@ -69,18 +119,13 @@ def main() -> None:
                 continue
             print(f"\n== {name}: python bench/{program} {' '.join(rest)}", flush=True)
             began = time.monotonic()
-            try:
-                code = subprocess.run(
-                    [sys.executable, str(BENCH / program), *rest], timeout=limit, check=False
-                ).returncode
-            except subprocess.TimeoutExpired:
-                code = f"not done after {limit} s"
+            code = run([sys.executable, str(BENCH / program), *rest], limit)
             print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
             if code:
                 failed.append(f"{name} ({code})")
     if failed:
-        sys.exit(f"left out: {', '.join(failed)}")
+        raise command.NoFigureError(f"left out: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

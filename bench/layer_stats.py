@@ -12,6 +12,8 @@ that of a run as it is trained.
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +21,9 @@ from statistics import median, quantiles
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from trainer import device as devices
 from trainer.config import TrainSettings
 from trainer.control import Control
@@ -36,7 +41,7 @@ class Side:
 
     def __init__(self, options: argparse.Namespace, preset: str, folder: Path, every: bool) -> None:
         self._block = options.steps
-        overrides = [f"data='{options.data}'", f"train.device='{options.device}'"]
+        overrides = [f"data={json.dumps(options.data)}", f"train.device='{options.device}'"]
         overrides += ["train.epochs=1000", f"train.layer_stats={USUAL if every else 0}"]
         config = catalog.load(preset, overrides + options.set)
         run = submit(config, folder)
@@ -50,6 +55,10 @@ class Side:
             due = self.training.layer_stats.due
             self.training.at.batch = next(s for s in steps if due(s, self.steps_per_epoch))
         self.measured = 0
+        # on a GPU a run's steps are graphs, the measured ones too
+        self.training._record_or_tell()
+        if self.training.graphs is not None:
+            self.training.graphs.begin_epoch(self._draws)
         self.training.net.train()
 
     @property
@@ -90,7 +99,9 @@ def measure(options: argparse.Namespace, preset: str) -> None:
         steps = sides[0].steps_per_epoch
         batch = sides[0].batch_size
     if sides[0].measured or not sides[1].measured:
-        raise SystemExit("the two sides are not what they should be: nothing is compared")
+        raise command.NoFigureError(
+            "the two sides are not what they should be: nothing is compared"
+        )
     low, _, high = quantiles(ratios, n=4)
     share = min(USUAL, steps) / steps
     found = median(ratios) - 1
@@ -103,13 +114,20 @@ def measure(options: argparse.Namespace, preset: str) -> None:
     )
 
 
+def at_least_two(text: str) -> int:
+    """Pairs: one alone has no quartiles."""
+    if text == "1":
+        raise argparse.ArgumentTypeError("must be 2 or more: one pair has no spread")
+    return command.positive(text)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--preset", action="append", help="dws-late and fast when none is given")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=4, help="steps in a block")
+    parser.add_argument("--pairs", type=at_least_two, default=15)
+    parser.add_argument("--steps", type=command.positive, default=4, help="steps in a block")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     for preset in options.preset or ["dws-late", "fast"]:
@@ -117,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

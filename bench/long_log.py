@@ -10,17 +10,20 @@ that it takes to list the runs. No terminal here: ``bench/monitor.py`` opens bot
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import random
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from trainer import config as settings
 from trainer import events
 from trainer.events import AnyEvent, Envelope
@@ -255,10 +258,10 @@ def list_many(folder: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--epochs", type=int, default=5000)
-    parser.add_argument("--runs", type=int, default=1000)
+    parser = command.Parser(__doc__)
+    parser.add_argument("--events", type=command.positive, default=1_000_000)
+    parser.add_argument("--epochs", type=command.positive, default=5000)
+    parser.add_argument("--runs", type=command.positive, default=1000)
     parser.add_argument("--folder", type=Path, help="keep what is made; made before, it is used")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -273,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -13,11 +13,9 @@ pseudo-terminal of 160x50 in true colour, presses keys, and prints a table of mi
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import select
-import shutil
 import statistics
 import sys
 import tempfile
@@ -29,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import long_log
+from bench import command, long_log
 from bench.terminal import _UNKNOWN, COLUMNS, LINES, Terminal
 from trainer import events, predictions
 from trainer.data import sources
@@ -58,6 +56,7 @@ class Timed(Terminal):
         self.press(key)
         first, last, data, seen = 0.0, 0.0, b"", False
         while not seen and time.perf_counter() - sent < patience:
+            self.check()
             while select.select([self._fd], [], [], SILENCE)[0]:
                 data += os.read(self._fd, 1 << 16)
                 last = time.perf_counter() - sent
@@ -186,27 +185,28 @@ def table(terminal: Timed) -> None:
         )
     for name, times in terminal.unseen.items():
         print(f"{name}: not seen {times} times")
+    if terminal.unseen:
+        raise command.NoFigureError("answers that did not come, so the slowest: see the last lines")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", help="a folder with test images; else noise")
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--evaluations", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--images", type=command.positive, default=10_000)
+    parser.add_argument("--evaluations", type=command.positive, default=200)
+    parser.add_argument("--rounds", type=command.positive, default=12)
     options = parser.parse_args()
-    program = shutil.which("cifar-tui") or sys.exit("cifar-tui is not installed here")
     with tempfile.TemporaryDirectory() as temporary:
         data = options.data or f"{temporary}/data"
         if not options.data:
             make_images(Path(data), options.images)
         runs = Path(temporary) / "runs"
         make_run(RunDir(runs / "20261123-120000-run-0000"), data, options.evaluations)
-        terminal = Timed([program, "--runs-dir", str(runs), "--data", data])
+        terminal = Timed([*command.APP, "--runs-dir", str(runs), "--data", data])
         try:
             terminal.pump(1)
             terminal.press("\x1b[?2026;2$y")  # this terminal knows synchronised updates
-            terminal.pump(60, lambda: terminal.shows("completed|crashed"))
+            terminal.require(60, lambda: terminal.shows("completed|crashed"), "the run")
             terminal.pump(7)  # the trainer behind it has loaded torch and rests
             terminal.act("first opening of the screen", "4", r"mistakes +sorted by")
             press_all(terminal, options.rounds, options.images)
@@ -217,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -24,14 +24,12 @@ import platform
 import random
 import re
 import resource
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +38,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import long_log
+from bench import command, long_log
+from bench.command import NoFigureError, Trainer, training
 from bench.terminal import COLUMNS, LINES, Terminal
 from trainer import events
 from trainer.follower import Follower
@@ -49,65 +48,81 @@ from trainer.runlog import RunLog, Tail
 
 SCREENS = {"1": "Runs", "2": "Dashboard", "3": "Layers", "5": "Compare"}
 """Keys and the tabs that are then shown."""
+TABS = SCREENS | {"4": "Mistakes"}
 CURVE = r"[\u2801-\u28ff]"
 """Braille: a curve is drawn."""
+FEW = 20
+"""Of fewer values the 95th percentile is the worst one."""
+unseen: dict[str, int] = {}
+"""How often the answer to a key did not come, by what was measured."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=command.positive, default=5)
+    parser.add_argument("--epochs", type=command.positive, default=3)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    options.program = shutil.which("cifar-tui") or sys.exit("cifar-tui is not installed here")
     if options.quick:
         options.rounds = 1
     print(f"terminal {COLUMNS}x{LINES}")
     for part in options.only:
         with tempfile.TemporaryDirectory() as folder:
             PARTS[part](Path(folder), options)
+    if unseen:
+        words = ", ".join(f"{name}: {count}" for name, count in unseen.items())
+        raise NoFigureError(f"answers that did not come, so the slowest: {words}")
 
 
 @contextmanager
 def app(runs: Path, options: argparse.Namespace) -> Iterator[Terminal]:
-    """The app on a runs directory; left at the end."""
-    terminal = Terminal([options.program, "--runs-dir", str(runs), "--data", options.data])
+    """The app on a runs directory, after its first paint; left at the end.
+
+    Raises:
+        NoFigureError: it paints nothing, or ends before it is left.
+    """
+    terminal = Terminal([*command.APP, "--runs-dir", str(runs), "--data", options.data])
     try:
+        terminal.require(20, lambda: visible(terminal) >= 200, "the first paint")
         yield terminal
+        terminal.check()
     finally:
         terminal.quit()
 
 
-@contextmanager
-def training(
-    runs: Path, options: argparse.Namespace, epochs: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A run trained by the command line."""
-    command = [options.program, "train", options.preset, "--data", options.data, "--json"]
-    command += ["--epochs", str(epochs), "--runs-dir", str(runs)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
-
-
-def figures(name: str, values: list[float], unit: str, digits: int = 0) -> None:
-    """Median, 95th percentile and worst."""
-    if not values:
-        print(f"{name}: not measured")
+def figures(name: str, values: Sequence[float | None], unit: str, digits: int = 0) -> None:
+    """Median, 95th percentile where there are many, and worst; None is what was never seen."""
+    ordered = sorted(value for value in values if value is not None)
+    missed = len(values) - len(ordered)
+    if missed:
+        unseen[name.strip()] = unseen.get(name.strip(), 0) + missed
+    if not ordered:
+        print(f"{name}: not measured{times_unseen(missed)}")
         return
-    ordered = sorted(values)
-    high = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    print(
-        f"{name}: median {statistics.median(ordered):.{digits}f} {unit}, 95 % {high:.{digits}f}, "
-        f"worst {ordered[-1]:.{digits}f} (n={len(ordered)})"
-    )
+    words = f"median {statistics.median(ordered):.{digits}f} {unit}"
+    if len(ordered) >= FEW:
+        words += f", 95 % {ordered[round(0.95 * (len(ordered) - 1))]:.{digits}f}"
+    words += f", worst {ordered[-1]:.{digits}f} (n={len(ordered)})"
+    print(f"{name}: {words}{times_unseen(missed)}")
+
+
+def times_unseen(count: int) -> str:
+    """What is added to figures without those that did not come."""
+    return f", not seen {count} times" if count else ""
+
+
+def go_to(terminal: Terminal, key: str) -> None:
+    """Press a key and wait for its screen, which is measured next.
+
+    Raises:
+        NoFigureError: it did not come.
+    """
+    tab = TABS[key]
+    if not terminal.is_bold(tab) and terminal.switch(key, tab, patience=20) is None:
+        raise terminal.failed(f"{tab}, the screen of key {key}, was not seen in 20 s")
 
 
 def quiet(terminal: Terminal, seconds: float) -> tuple[float, float]:
@@ -121,17 +136,15 @@ def quiet(terminal: Terminal, seconds: float) -> tuple[float, float]:
     )
 
 
-def switches(terminal: Terminal, count: int) -> list[float]:
-    """Milliseconds from a digit to its screen, after each was shown once."""
-    for key, tab in SCREENS.items():
-        terminal.switch(key, tab)
+def switches(terminal: Terminal, count: int) -> list[float | None]:
+    """Milliseconds from a digit to its screen, after each was shown once; None: not seen."""
+    for key in SCREENS:
+        go_to(terminal, key)
         terminal.pump(1.0)
     waits = []
     for i in range(count):
         key = "1" if i % 2 else ("2", "3", "2", "5")[i // 2 % 4]
-        took = terminal.switch(key, SCREENS[key])
-        if took is not None:
-            waits.append(took)
+        waits.append(terminal.switch(key, SCREENS[key]))
         terminal.pump(random.uniform(0.1, 0.4))
     return waits
 
@@ -142,7 +155,6 @@ def paint(folder: Path, options: argparse.Namespace) -> None:
     painted = []
     for number in range(4 if options.quick else 12):
         with app(folder, options) as terminal:
-            terminal.pump(20, lambda t=terminal: visible(t) >= 200)  # type: ignore[misc]
             if number:  # the first start may have to compile
                 painted.append(1000 * terminal.age)
             terminal.pump(1.0)
@@ -160,12 +172,15 @@ def finished(folder: Path, options: argparse.Namespace) -> None:
     with app(folder, options) as terminal:
         terminal.pump(8)  # the trainer behind it has loaded torch and rests
         first = {key: terminal.switch(key, SCREENS[key]) for key in ("2", "3", "5")}
-        words = ", ".join(f"{k} {v:.0f} ms" for k, v in first.items() if v is not None)
-        print(f"first opening of a screen: {words}")
+        missed = [key for key, took in first.items() if took is None]
+        if missed:
+            unseen["first opening of a screen"] = len(missed)
+        words = (f"{k} {'not seen' if v is None else f'{v:.0f} ms'}" for k, v in first.items())
+        print(f"first opening of a screen: {', '.join(words)}")
         figures("key to screen, idle", switches(terminal, 10 if options.quick else 80), "ms")
-        terminal.switch("2", SCREENS["2"])
+        go_to(terminal, "2")
         keys = ["e", "l", "m", "v", "M"] * (1 if options.quick else 6)
-        waits = [took for key in keys if (took := answered(terminal, key)) is not None]
+        waits = [answered(terminal, key) for key in keys]
         figures("key to changed chart, idle", waits, "ms")
         terminal.pump(2)
         rate, processor = quiet(terminal, 5 if options.quick else 30)
@@ -191,7 +206,7 @@ def long(folder: Path, options: argparse.Namespace) -> None:
         for _ in range(1 if options.quick else 5):
             run.folded.unlink(missing_ok=True)
             if kept and not Follower(run).keep_growing():
-                sys.exit("the log was not folded")
+                raise NoFigureError("the log was not folded")
             opened.append(_open_long(folder, options, epochs))
         if not run.folded.exists():
             print("    (nothing was kept for the next time)")
@@ -203,20 +218,19 @@ def long(folder: Path, options: argparse.Namespace) -> None:
 
 def _open_long(
     folder: Path, options: argparse.Namespace, epochs: int
-) -> tuple[float, float, list[float], float]:
+) -> tuple[float, float, list[float | None], float]:
     """Seconds until its whole curve and the first paint, waits for keys in ms, MiB."""
     with app(folder, options) as terminal:
-        terminal.pump(20, lambda: visible(terminal) >= 200)
         painted = terminal.age
         terminal.press("2")
-        if not terminal.pump(
+        terminal.require(
             60,
             lambda: terminal.shows(rf"{epochs}/{epochs}\s+100 ?%") and terminal.shows(CURVE),
-        ):
-            sys.exit("the curve was not seen")
+            "the whole curve",
+        )
         opened = terminal.age
         terminal.pump(3)
-        waits = [took for key in "ggGkkkj" if (took := answered(terminal, key)) is not None]
+        waits = [answered(terminal, key) for key in "gGkkkjj"]
         return opened, painted, waits, terminal.resident()
 
 
@@ -225,16 +239,15 @@ def many(folder: Path, options: argparse.Namespace) -> None:
     count = 100 if options.quick else 1000
     long_log.write_many(folder, runs=count)
     with app(folder, options) as terminal:
-        listed = terminal.pump(
-            60, lambda: terminal.shows(r"30/30") and not terminal.shows("reading…")
+        terminal.require(
+            60,
+            lambda: terminal.shows(r"30/30") and not terminal.shows("reading…"),
+            "the list of all runs",
         )
-        print(
-            f"{count:,} runs: listed {terminal.age:.2f} s after the command"
-            f"{'' if listed else ' NOT SEEN'}"
-        )
+        print(f"{count:,} runs: listed {terminal.age:.2f} s after the command")
         terminal.pump(6)
-        keys = ["j"] * 30 + ["G", "k", "g"] + ["\x1b[6~"] * 10
-        waits = [took for key in keys if (took := answered(terminal, key)) is not None]
+        keys = ["j"] * 30 + ["G", "k", "g"] + ["\x1b[6~"] * min(10, count // 60)
+        waits = [answered(terminal, key) for key in keys]
         figures("  scrolling", waits, "ms")
         _, processor = quiet(terminal, 5)
         print(f"  resident: {terminal.resident():.0f} MiB, resting {processor:.2f} % of a core")
@@ -244,24 +257,28 @@ def live(folder: Path, options: argparse.Namespace) -> None:
     """Beside a run that trains: what it costs and how old what is shown is."""
     with app(folder, options) as terminal:
         terminal.pump(8)
-        with training(folder, options, 100) as process:
-            terminal.pump(60, lambda: terminal.shows("training"))
-            terminal.switch("2", SCREENS["2"])
+        with training(folder, options.preset, options.data, 100) as trainer:
+            end = time.monotonic() + 60
+            while not terminal.pump(0.5, lambda: terminal.shows("training")):
+                trainer.check()
+                if time.monotonic() > end:
+                    raise terminal.failed("the training was not seen in 60 s")
+            go_to(terminal, "2")
             terminal.pump(3)
             waits = switches(terminal, 10 if options.quick else 60)
+            trainer.check()
             figures("key to screen, training", waits, "ms")
-            for key, tab in (SCREENS | {"4": "Mistakes"}).items():
-                terminal.switch(key, tab)
+            for key, tab in TABS.items():
+                go_to(terminal, key)
                 terminal.pump(4)
                 rate, processor = quiet(terminal, 10 if options.quick else 60)
+                trainer.check()
                 print(f"training, {tab}: {rate:.0f} bytes/s, {processor:.1f} % of a core")
-            if process.poll() is not None:
-                print("  (the run ended too early: these figures are none)")
             for here in (False, True):
-                staleness(folder / f"attached-{here}", options, here=here)
+                staleness(folder / f"attached-{here}", options, trainer, here=here)
 
 
-def staleness(folder: Path, options: argparse.Namespace, *, here: bool) -> None:
+def staleness(folder: Path, options: argparse.Namespace, trainer: Trainer, *, here: bool) -> None:
     """Seconds from an event of another process to the screen, while a training goes on beside.
 
     ``here``: as a run on this machine's processor, whose log is looked at less often.
@@ -276,15 +293,19 @@ def staleness(folder: Path, options: argparse.Namespace, *, here: bool) -> None:
         log.emit(msgspec.structs.replace(begun, host=platform.node()) if here else begun)
         with app(folder, options) as terminal:
             terminal.pump(5)
-            terminal.switch("2", SCREENS["2"])
+            go_to(terminal, "2")
             ages = list(_ages(log, terminal, 10 if options.quick else 60))
         log.close()
+    trainer.check()
     where = "on this processor" if here else "of another host"
     figures(f"age of what is shown, attached, {where}", ages, "s", 2)
 
 
-def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
-    """Each event is told by its loss; one that was overtaken is as old as what overtook it."""
+def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float | None]:
+    """Each event is told by its loss; one that was overtaken is as old as what overtook it.
+
+    None: it was not seen.
+    """
     waiting: list[tuple[float, int]] = []
 
     def newest() -> int:
@@ -299,13 +320,15 @@ def _ages(log: RunLog, terminal: Terminal, count: int) -> Iterator[float]:
             )
         )
         waiting.append((time.perf_counter(), loss))
-        end = time.perf_counter() + random.uniform(0.2, 0.45)
-        while (left := end - time.perf_counter()) > 0:
+        last = i == count - 1
+        end = time.perf_counter() + (3 if last else random.uniform(0.2, 0.45))
+        while (left := end - time.perf_counter()) > 0 and (waiting or not last):
             if not terminal.pump(left, lambda: bool(waiting) and newest() >= waiting[0][1]):
                 continue
             shown = newest()  # one paint may show two
             while waiting and waiting[0][1] <= shown:
                 yield terminal.seen - waiting.pop(0)[0]
+    yield from [None] * len(waiting)
 
 
 def beside(folder: Path, options: argparse.Namespace) -> None:
@@ -317,13 +340,16 @@ def beside(folder: Path, options: argparse.Namespace) -> None:
     with app(folder, options) as terminal:
         terminal.swallow(10)
         epochs = 2 * options.rounds + 2
-        with training(folder, options, epochs) as process:
-            turns = _turns(folder, terminal, process, epochs)
+        with training(folder, options.preset, options.data, epochs) as trainer:
+            turns = _turns(folder, terminal, trainer, epochs)
+            trainer.trains()
+        terminal.pump(1)
+        go_to(terminal, "3")  # an app that does not answer was not watching
     alone = [turn for turn in turns if not turn.watched]
     watched = [turn for turn in turns if turn.watched]
     pairs = list(zip(alone, watched, strict=False))
     if not pairs:
-        sys.exit("the run did not get so far: try the train command alone")
+        raise NoFigureError("the run did not get so far: try the train command alone")
     print(f"one run, {len(pairs)} pairs of epochs, of each the seconds of training")
     ratios("  seconds", [(a.seconds, w.seconds) for a, w in pairs])
     ratios("  processor time of the trainer", [(a.processor, w.processor) for a, w in pairs])
@@ -343,15 +369,21 @@ class Turn(NamedTuple):
     app: float
 
 
-def _turns(
-    folder: Path, terminal: Terminal, process: subprocess.Popen[bytes], epochs: int
-) -> list[Turn]:
+def _turns(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) -> list[Turn]:
     """The epochs after the first two, every other one watched."""
+    try:
+        return _each_turn(folder, terminal, trainer, epochs)
+    finally:
+        if terminal.alive():
+            os.kill(terminal.pid, signal.SIGCONT)
+
+
+def _each_turn(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) -> list[Turn]:
     found: list[Turn] = []
     heard = _Ends(folder)
     before: tuple[float, float, float] | None = None
     watched, opened = True, False
-    while process.poll() is None and len(found) < epochs - 2:
+    while trainer.trains() and len(found) < epochs - 2:
         terminal.swallow(0.1)
         if not opened and terminal.written and heard.run is not None:
             terminal.press("2")
@@ -359,17 +391,16 @@ def _turns(
         for number, seconds in heard.new():
             now = (
                 time.perf_counter(),
-                processor_time(process.pid),
+                processor_time(trainer.process.pid),
                 terminal.processor(),
             )
             if before is not None and number > 2:
-                wall, trainer, own = (b - a for a, b in zip(before, now, strict=True))
-                found.append(Turn(watched, seconds, wall, trainer, own))
+                wall, processor, own = (b - a for a, b in zip(before, now, strict=True))
+                found.append(Turn(watched, seconds, wall, processor, own))
             before = now
             # alone, watched, watched, alone, …: what drifts evens out
             watched = (number - 1) % 4 in (2, 3) if number >= 2 else True
             os.kill(terminal.pid, signal.SIGCONT if watched else signal.SIGSTOP)
-    os.kill(terminal.pid, signal.SIGCONT)
     return found
 
 
@@ -436,33 +467,35 @@ def trained(runs: Path, options: argparse.Namespace, *, watch: bool) -> Whole:
     if watch:
         with app(runs, options) as terminal:
             terminal.swallow(8)
-            with training(runs, options, options.epochs) as process:
-                rate, processor = _watch(terminal, process)
+            with training(runs, options.preset, options.data, options.epochs) as trainer:
+                rate, processor = _watch(terminal, trainer)
     else:
-        with training(runs, options, options.epochs) as process:
-            processor = _waited(process, lambda: time.sleep(0.5))
+        with training(runs, options.preset, options.data, options.epochs) as trainer:
+            processor = _waited(trainer, lambda: time.sleep(0.5))
     log = max(runs.glob("*/events.jsonl"))
     found = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     seconds = [event["seconds"] for event in found if event["kind"] == "EpochEnded"]
     if found[-1].get("state") != "completed" or len(seconds) < 2:
-        sys.exit("the run did not complete, or has one epoch: try the train command alone")
+        raise NoFigureError(
+            "the run did not complete, or has one epoch: try the train command alone"
+        )
     return Whole(statistics.median(seconds[1:]), processor, rate)
 
 
-def _watch(terminal: Terminal, process: subprocess.Popen[bytes]) -> tuple[float, float]:
+def _watch(terminal: Terminal, trainer: Trainer) -> tuple[float, float]:
     """Bytes a second until it ends, from the dashboard's first paint on, and its processor time."""
     terminal.swallow(6)
     terminal.press("2")
     terminal.swallow(2)
     before, began = terminal.written, time.monotonic()
-    processor = _waited(process, lambda: terminal.swallow(0.5))
+    processor = _waited(trainer, lambda: terminal.swallow(0.5))
     return (terminal.written - before) / (time.monotonic() - began), processor
 
 
-def _waited(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> float:
-    """Processor seconds of a command, once it has ended."""
+def _waited(trainer: Trainer, meanwhile: Callable[[], None]) -> float:
+    """Processor seconds of a training, once it has ended."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    while process.poll() is None:
+    while trainer.trains():
         meanwhile()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all that have ended: of this one
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -489,4 +522,4 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

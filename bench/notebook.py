@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from model import registry
 from model.summary import summarize
 from trainer import config as settings
@@ -209,20 +212,22 @@ def _ask(name: str, side: Connection, steps: int) -> float:
     try:
         return float(side.recv())
     except (EOFError, OSError):
-        raise SystemExit(f"the {name}'s process ended: see above") from None
+        raise command.NoFigureError(f"the {name}'s process ended: see above") from None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--model", default="dws-normal")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=command.positive, default=128)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=command.positive, default=3)
+    parser.add_argument("--steps", type=command.positive, default=40)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    devices.resolve(options.device)
+    sources.load_test(options.data)
     rates: dict[str, list[float]] = {name: [] for name in SIDES}
     with ExitStack() as stack:
         sides = {name: stack.enter_context(_started(name, options)) for name in SIDES}
@@ -243,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

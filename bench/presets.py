@@ -6,6 +6,7 @@
 Every preset is trained with seeds 0, 1, … by `cifar-tui train`, one run after the other; a run that
 is complete in RUNS is not trained again. The table is made from the logs in RUNS alone: seconds are
 those of training without evaluation and pauses, accuracies are of the last epoch, not the best one.
+A table is of runs on the same images, in the same precision and on the same kind of device.
 `--keep` copies what the table rests on: each run's log, without its progress between epochs.
 """
 
@@ -19,8 +20,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from trainer import submit
-from trainer.errors import UserError
+from trainer.errors import ConfigError, UserError
 from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir
@@ -44,6 +48,13 @@ class Point:
     device: str
     precision: str
     run: str
+    images: str
+    """Fingerprint of what it was tested on; their name in a log that has none."""
+
+    @property
+    def conditions(self) -> tuple[str, str, str]:
+        """What the points of a table have in common: images, kind of device, precision."""
+        return self.images, self.device.partition(":")[0], self.precision
 
 
 def point(run: RunDir) -> Point | None:
@@ -51,7 +62,7 @@ def point(run: RunDir) -> Point | None:
     try:
         config = submit.read_config(run)
         state = Follower(run).catch_up()
-        asked = catalog.load(config.preset, [f"data='{config.data}'"])
+        asked = catalog.load(config.preset, [f"data={json.dumps(config.data)}"])
     except UserError:
         return None
     if state.ended is None or state.ended.state != "completed" or not _whole(state):
@@ -77,6 +88,7 @@ def point(run: RunDir) -> Point | None:
         device=state.started.device,
         precision=state.started.precision,
         run=run.id,
+        images=state.started.data_fingerprint or config.data,
     )
 
 
@@ -97,21 +109,60 @@ def _is_preset(config: object, asked: object) -> bool:
 
 
 def points(runs_dir: Path) -> list[Point]:
+    """The newest complete run of each unchanged preset and seed.
+
+    Raises:
+        ConfigError: they cannot be compared.
+    """
     folders = sorted(p for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
-    return [p for folder in folders if (p := point(RunDir(folder))) is not None]
+    newest: dict[tuple[str, int], Point] = {}
+    for found in filter(None, (point(RunDir(folder)) for folder in folders)):
+        older = newest.get((found.preset, found.seed))
+        if older is not None:
+            print(f"{older.run} is left out: {found.run} is newer", file=sys.stderr)
+        newest[found.preset, found.seed] = found
+    if newest:
+        alike(list(newest.values()), next(iter(newest.values())).conditions)
+    return list(newest.values())
+
+
+def alike(found: list[Point], conditions: tuple[str, str, str]) -> None:
+    """Refuse points of other images, another kind of device or another precision.
+
+    Raises:
+        ConfigError: which of them it is.
+    """
+    words = ("on other images", "on another kind of device", "in another precision")
+    for p in found:
+        for what, mine, other in zip(words, p.conditions, conditions, strict=True):
+            if mine != other:
+                raise ConfigError(
+                    f"{p.run} was trained {what} ({mine[:12]}, not {other[:12]}) and cannot be "
+                    "compared: choose another --runs-dir, or move it away"
+                )
 
 
 def train_missing(options: argparse.Namespace) -> None:
-    have = {(p.preset, p.seed) for p in points(options.runs_dir)}
-    for preset in options.preset or catalog.names():
+    chosen = options.preset or catalog.names()
+    found = points(options.runs_dir)
+    if found:  # what is to come must be comparable, before hours are spent on it
+        from trainer import device as devices
+        from trainer.data import sources
+
+        device = devices.resolve(options.device)
+        images = sources.load_test(options.data).fingerprint
+        precision = devices.precision("auto", device)
+        alike(found, (images, device.type, precision))
+    have = {(p.preset, p.seed) for p in found}
+    for preset in chosen:
         for seed in range(options.seeds):
             if (preset, seed) in have:
                 continue
-            command = [sys.executable, "-m", "trainer", "train", preset, "--seed", str(seed)]
-            command += ["--data", options.data, "--runs-dir", str(options.runs_dir)]
-            command += ["--device", options.device]
-            print("+", " ".join(command), file=sys.stderr, flush=True)
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            started = [*command.TRAINER, "train", preset, "--seed", str(seed)]
+            started += ["--data", options.data, "--runs-dir", str(options.runs_dir)]
+            started += ["--device", options.device]
+            print("+", " ".join(started), file=sys.stderr, flush=True)
+            subprocess.run(started, check=True, stdout=sys.stderr)
 
 
 def keep(found: list[Point], runs_dir: Path, folder: Path) -> None:
@@ -158,19 +209,25 @@ def _mean(shares: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--runs-dir", type=Path, required=True)
-    parser.add_argument("--preset", action="append", help="only these; all by default")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--preset", action="append", choices=catalog.names(), help="only these; all by default"
+    )
+    parser.add_argument("--seeds", type=command.positive, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only-table", action="store_true", help="train nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the points' logs there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.only_table and not options.runs_dir.is_dir():
+        raise ConfigError(f"--runs-dir {options.runs_dir}: there is no such folder")
     if not options.only_table:
         train_missing(options)
     found = points(options.runs_dir)
+    if not found:
+        raise ConfigError(f"{options.runs_dir} has no complete run of an unchanged preset")
     if options.keep:
         keep(found, options.runs_dir, options.keep)
     if options.json:
@@ -180,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

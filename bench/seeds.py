@@ -4,7 +4,9 @@
         [--set KEY=VALUE] [--runs-dir RUNS] [--json]
 
 Each run is one of the trainer's, with a log of its own. Several at once share the device: a GPU is
-not filled by one small net. Seconds are told only where runs were alone.
+not filled by one small net. Seconds are told only where runs were alone. Without --runs-dir runs
+are removed at the end. A seed that fails is told of with its reason, and the exit status is 1; the
+figures are then of the others.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import json
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from trainer import config as settings
 from trainer.control import Control
-from trainer.errors import UserError
+from trainer.data import sources
+from trainer.errors import first_line
 from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.session import train_run
@@ -52,7 +59,7 @@ def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> Outcome:
     state = Follower(folder).catch_up()
     last, tta = state.latest_eval(), state.latest_eval("tta")
     if ended.state != "completed" or last is None or state.started is None:
-        raise RuntimeError(f"seed {seed}: {ended.state} {ended.error or ''}")
+        raise RuntimeError(f"{ended.state} {ended.error or ''}".strip())
     trained = sum(row.train_seconds or 0.0 for row in state.epochs)
     return Outcome(
         seed=seed,
@@ -72,26 +79,58 @@ def told(name: str, values: list[float]) -> str:
     )
 
 
+def train(
+    options: argparse.Namespace, overrides: list[str], runs_dir: str
+) -> tuple[list[Outcome], int]:
+    """What the seeds came to, in their order, and how many failed, each told of at once."""
+    found, failed = [], 0
+    # a worker trains one run after the other: loading torch and starting a GPU is paid for once
+    pool = ProcessPoolExecutor(options.at_once, mp_context=get_context("spawn"))
+    try:
+        waiting: dict[Future[Outcome], int] = {
+            pool.submit(run, options.preset, overrides, runs_dir, seed): seed
+            for seed in range(options.seeds)
+        }
+        for future in as_completed(waiting):
+            if error := future.exception():
+                failed += 1
+                print(f"seed {waiting[future]} failed: {first_line(error)}", file=sys.stderr)
+            else:
+                found.append(future.result())
+    except BaseException:  # Ctrl-C, too: a worker takes it for the end of one run
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return sorted(found, key=lambda outcome: outcome.seed), failed
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--preset", default="fast")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--at-once", type=int, default=1, metavar="N")
+    parser.add_argument("--seeds", type=command.positive, default=20)
+    parser.add_argument("--at-once", type=command.positive, default=1, metavar="N")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs-dir", type=Path, help="where the runs and their logs are kept")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    runs_dir = str((options.runs_dir or Path(tempfile.mkdtemp(prefix="seeds-"))).resolve())
+    # bad input is told of once, not by each seed
     overrides = [f"data={json.dumps(options.data)}", *options.set]
-    # a worker trains one run after the other: loading torch and starting a GPU is paid for once
-    context = get_context("spawn")
-    with ProcessPoolExecutor(options.at_once, mp_context=context) as pool:
-        waiting = [
-            pool.submit(run, options.preset, overrides, runs_dir, seed)
-            for seed in range(options.seeds)
-        ]
-        found = [outcome.result() for outcome in waiting]
+    config = catalog.load(options.preset, overrides)
+    settings.check(config)
+    sources.load_test(config.data)
+    with ExitStack() as stack:
+        folder = options.runs_dir or stack.enter_context(tempfile.TemporaryDirectory())
+        found, failed = train(options, overrides, str(Path(folder).resolve()))
+    if found:
+        report(options, found)
+    if failed:
+        raise command.NoFigureError(f"{failed} of {options.seeds} seeds failed: see above")
+
+
+def report(options: argparse.Namespace, found: list[Outcome]) -> None:
     if options.json:
         print(json.dumps([asdict(outcome) for outcome in found]))
         return
@@ -105,7 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, RuntimeError) as error:
-        sys.exit(str(error))
+    command.run(main)

@@ -12,35 +12,33 @@ is when asked, and the app is told that it runs under SSH.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import pty
+import re
 import select
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
-import termios
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyte
-from terminal import _UNKNOWN
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
+from bench.terminal import _UNKNOWN, Terminal
 
 SLICE = 0.05
 QUESTION = b"\x1b[6n"
+SCREENS = {"1": r"name +state", "2": r"epoch \d+/\d+", "3": r"rec\. field"}
+"""Keys, and what is on the screen of each and on no other."""
 
 
-class SlowTerminal:
+class SlowTerminal(Terminal):
     """A program whose output is taken at so many bytes a second."""
 
     def __init__(
-        self, command: list[str], rate: float, columns: int, lines: int, *, buffered: bool
+        self, command: Sequence[str], rate: float, columns: int, lines: int, *, buffered: bool
     ) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
         self._per_slice = max(1, round(rate * SLICE))
         self.read = 0
         self._buffered = buffered
@@ -49,23 +47,18 @@ class SlowTerminal:
         self.longest = 0.0
         """Seconds that the last byte in the buffer had to wait at most."""
         self._rate = rate
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            if buffered:
-                os.environ["SSH_CONNECTION"] = "127.0.0.1 50000 127.0.0.1 22"
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-            os.execvp(command[0], command)
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def press(self, key: str) -> None:
-        os.write(self._fd, key.encode())
+        ssh = {"SSH_CONNECTION": "127.0.0.1 50000 127.0.0.1 22"} if buffered else None
+        super().__init__(command, columns, lines, ssh)
 
     def slice(self) -> int:
         """Take what the link carries in a slice of time; how many bytes that was."""
         end = time.perf_counter() + SLICE
         size = 1 << 20 if self._buffered else self._per_slice
         if select.select([self._fd], [], [], 0 if self._on_its_way else SLICE)[0]:
-            self._on_its_way += os.read(self._fd, size)
+            try:
+                self._on_its_way += os.read(self._fd, size)
+            except OSError:  # the terminal was left
+                self.check()
         data = self._on_its_way[: self._per_slice]
         self._on_its_way = self._on_its_way[self._per_slice :]
         self.longest = max(self.longest, len(self._on_its_way) / self._rate)
@@ -80,63 +73,82 @@ class SlowTerminal:
         time.sleep(max(0.0, end - time.perf_counter()))
         return len(data)
 
-    def until(self, holds: Callable[[str], bool], limit: float = 120) -> float:
-        """Seconds until the screen holds something and the link is idle for a moment."""
+    def until(self, pattern: str, limit: float = 120) -> float:
+        """Seconds until the screen has become one that shows something, and the link is idle.
+
+        Raises:
+            NoFigureError: it has not, or the program has ended.
+        """
+        before, changed = self.text(), False
         began = done = time.perf_counter()
         idle = 0
-        while idle < 3 or not holds("\n".join(self.screen.display)):
+        while idle < 3 or not changed or not self.shows(pattern):
             if time.perf_counter() - began > limit:
-                raise TimeoutError("\n".join(self.screen.display))
+                raise self.failed(f"{pattern!r} was not seen in {limit:.0f} s")
             if self.slice():
                 idle, done = 0, time.perf_counter()
+                changed = changed or self.text() != before
             else:
                 idle += 1
+                self.check()
         return done - began
 
 
+def size(text: str) -> tuple[int, int]:
+    """Columns and lines."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be COLUMNSxLINES as in 80x24, not {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=float, default=960)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--size", default="80x24")
+    parser = command.Parser(__doc__)
+    parser.add_argument("--rate", type=command.positive_number, default=960)
+    parser.add_argument("--seconds", type=command.positive_number, default=60)
+    parser.add_argument("--size", type=size, default=(80, 24))
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--buffered", action="store_true")
     options = parser.parse_args()
-    columns, lines = map(int, options.size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
-        train = [sys.executable, "-m", "trainer", "train", "quick", "--data", "synthetic"]
-        train += ["--epochs", "200", "--runs-dir", str(runs)]
-        training = subprocess.Popen(train, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        app = [sys.executable, "-m", "tui", "--runs-dir", str(runs), "--data", "synthetic"]
-        terminal = SlowTerminal(
-            app if options.full else [*app, "--low-bandwidth"],
-            options.rate,
-            columns,
-            lines,
-            buffered=options.buffered,
-        )
-        try:
-            first = terminal.until(lambda text: "quick" in text)
-            keys = []
-            for key, shown in (("3", "conv"), ("1", "state"), ("3", "conv"), ("1", "state")):
-                terminal.press(key)
-                keys.append(terminal.until(lambda text, shown=shown: shown in text.lower()))
-            terminal.longest = 0.0
-            terminal.press("2")
-            dashboard = terminal.until(lambda text: "epoch" in text, limit=300)
-            before, began = terminal.read, time.perf_counter()
-            busy = total = 0
-            while time.perf_counter() - began < options.seconds:
-                total += 1
-                busy += terminal.slice() > 0
-            rate = (terminal.read - before) / (time.perf_counter() - began)
-            terminal.press("1")
-            back = terminal.until(lambda text: "state" in text.lower())
-        finally:
-            training.terminate()
-            training.wait()
-            os.kill(terminal.pid, 15)
+        with command.training(runs, "quick", "synthetic", 200) as trainer:
+            while not any('"Progress"' in log.read_text() for log in runs.glob("*/events.jsonl")):
+                trainer.check()
+                time.sleep(0.1)
+            app = [*command.APP, "--runs-dir", str(runs), "--data", "synthetic"]
+            terminal = SlowTerminal(
+                app if options.full else [*app, "--low-bandwidth"],
+                options.rate,
+                *options.size,
+                buffered=options.buffered,
+            )
+            try:
+                measure(options, terminal, trainer)
+            finally:
+                terminal.quit()
+
+
+def measure(options: argparse.Namespace, terminal: SlowTerminal, trainer: command.Trainer) -> None:
+    first = terminal.until(SCREENS["1"])
+    keys = []
+    for key in "3131":
+        terminal.press(key)
+        keys.append(terminal.until(SCREENS[key]))
+    terminal.longest = 0.0
+    terminal.press("2")
+    dashboard = terminal.until(SCREENS["2"], limit=300)
+    before, began = terminal.read, time.perf_counter()
+    busy = total = 0
+    while time.perf_counter() - began < options.seconds:
+        total += 1
+        busy += terminal.slice() > 0
+        terminal.check()
+    rate = (terminal.read - before) / (time.perf_counter() - began)
+    terminal.press("1")
+    back = terminal.until(SCREENS["1"])
+    terminal.check()
+    trainer.check()
     print(f"first screen whole after   {first:6.1f} s")
     print(f"key to whole screen        {statistics.median(keys):6.1f} s (median of {len(keys)})")
     print(f"dashboard whole after      {dashboard:6.1f} s")
@@ -147,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

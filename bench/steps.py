@@ -22,12 +22,14 @@ from statistics import median
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import command
 from trainer import device as devices
 from trainer import schedule
 from trainer.control import Control
 from trainer.cuda_graphs import Recorder, StepGraphs
 from trainer.engine import Training
-from trainer.errors import UserError
 from trainer.presets import catalog
 from trainer.runlog import RunLog
 from trainer.session import prepare
@@ -91,13 +93,13 @@ def kernels(work: Callable[[], None], count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=30, help="in a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=command.positive, default=30, help="in a round")
+    parser.add_argument("--rounds", type=command.positive, default=3)
     parser.add_argument("--kernels", action="store_true", help="on a GPU")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    command.run(main)

@@ -7,6 +7,7 @@ answered when a cell has changed and not when some bytes came.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import pty
 import re
@@ -15,11 +16,13 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pyte
+
+from bench.command import NoFigureError
 
 COLUMNS, LINES = 160, 50
 SILENCE = 0.012
@@ -34,18 +37,28 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Terminal:
     """Starts a command; ``pump`` reads what it writes."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self.screen = pyte.Screen(COLUMNS, LINES)
+    def __init__(
+        self,
+        command: Sequence[str],
+        columns: int = COLUMNS,
+        lines: int = LINES,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.written = 0
-        self.began = self.seen = time.perf_counter()
+        self.began = time.perf_counter()
+        self.seen = math.nan
+        """When what ``pump`` waited for arrived."""
+        self._arrived = math.nan
+        self._status: int | None = None
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", **(environment or {}))
             # as it is installed: compiled, by the first start at the latest
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             os.execvp(command[0], list(command))
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     @property
     def age(self) -> float:
@@ -60,28 +73,80 @@ class Terminal:
         """Whether a regular expression is somewhere on the screen."""
         return re.search(pattern, self.text()) is not None
 
+    def alive(self) -> bool:
+        """Whether the program has not ended; stopped, it lives."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is None
+
+    def check(self) -> None:
+        """Go on only while the program lives.
+
+        Raises:
+            NoFigureError: it has ended; with how it did and its last screen.
+        """
+        if not self.alive():
+            assert self._status is not None
+            code = os.waitstatus_to_exitcode(self._status)
+            how = f"by signal {-code}" if code < 0 else f"with {code}"
+            while burst := self._burst():
+                self._feed(burst)
+            raise self.failed(f"the program ended {how}")
+
+    def failed(self, what: str) -> NoFigureError:
+        """An error with what the screen shows."""
+        lines = [line.rstrip() for line in self.screen.display]
+        return NoFigureError(
+            "\n".join([f"{what}; its screen:", *(f"  | {line}" for line in lines if line)])
+        )
+
     def pump(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Read for so long, or until something holds; whether it does.
 
         ``seen`` is then when the bytes arrived that made it hold: pyte takes milliseconds over a
         screen, so a burst is read whole and stamped, and only then parsed.
+
+        Raises:
+            NoFigureError: the program has ended.
         """
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             if not select.select([self._fd], [], [], min(left, 0.05))[0]:
+                self.check()
                 continue
             burst = self._burst()
             if not burst:
-                return False
-            held = False
-            for arrived, data in burst:
-                self.written += len(data)
-                self._stream.feed(_UNKNOWN.sub(b"", data))
-                if not held and until is not None and until():
-                    self.seen, held = arrived, True
-            if held:
+                time.sleep(0.05)  # the terminal was left: the program ends now
+                self.check()
+                continue
+            if self._feed(burst, until):
                 return True
         return False
+
+    def require(self, seconds: float, until: Callable[[], bool], what: str) -> None:
+        """As ``pump``, of what must come: without it there is nothing to measure.
+
+        Raises:
+            NoFigureError: it has not come, or the program has ended.
+        """
+        if until():  # it came together with what was waited for before
+            self.seen = self._arrived
+        elif not self.pump(seconds, until):
+            raise self.failed(f"{what}: not seen in {seconds:.0f} s")
+
+    def _feed(
+        self, burst: list[tuple[float, bytes]], until: Callable[[], bool] | None = None
+    ) -> bool:
+        """Put a burst on the screen; whether something held on the way."""
+        held = False
+        for arrived, data in burst:
+            self._arrived = arrived
+            self.written += len(data)
+            self._stream.feed(_UNKNOWN.sub(b"", data))
+            if not held and until is not None and until():
+                self.seen, held = arrived, True
+        return held
 
     def _burst(self) -> list[tuple[float, bytes]]:
         """What comes until the program is silent, each piece with the time of its arrival."""
@@ -98,14 +163,19 @@ class Terminal:
         return found
 
     def swallow(self, seconds: float) -> None:
-        """Read and count, but keep no screen: costs next to nothing."""
+        """Read and count, but keep no screen: costs next to nothing.
+
+        Raises:
+            NoFigureError: the program has ended.
+        """
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             if select.select([self._fd], [], [], min(left, 0.25))[0]:
                 try:
                     self.written += len(os.read(self._fd, 1 << 16))
                 except OSError:
-                    return
+                    time.sleep(0.05)  # the terminal was left: the program ends now
+            self.check()
 
     def press(self, key: str) -> None:
         """Send a key."""
@@ -123,7 +193,7 @@ class Terminal:
     def is_bold(self, words: str) -> bool:
         """Whether words in the first line are bold: the tab that is shown is."""
         line = self.screen.buffer[0]
-        at = "".join(line[x].data for x in range(COLUMNS)).find(words)
+        at = "".join(line[x].data for x in range(self.screen.columns)).find(words)
         return at >= 0 and line[at].bold
 
     def switch(self, key: str, tab: str, patience: float = 3.0) -> float | None:
@@ -136,25 +206,25 @@ class Terminal:
 
     def processor(self) -> float:
         """Seconds of processor time of the program, without its children."""
+        self.check()
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def resident(self) -> float:
         """MiB in memory of the program and all that it has started."""
+        self.check()
         return sum(_resident(pid) for pid in _tree(self.pid)) * _PAGE / 2**20
 
     def quit(self) -> None:
         """Leave with ``q``; killed when it does not go within ten seconds."""
         try:
-            self.press("q")
-            for _ in range(100):
-                self.swallow(0.1)
-                if os.waitpid(self.pid, os.WNOHANG)[0]:
-                    return
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (OSError, ChildProcessError):
-            pass
+            if self.alive():
+                with suppress(OSError, NoFigureError):
+                    self.press("q")
+                    self.swallow(10)
+            if self.alive():
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
         finally:
             os.close(self._fd)
 

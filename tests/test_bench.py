@@ -1,0 +1,219 @@
+"""The measuring programs tell no figure of what did not happen, and leave nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import airbench, command, distributed, gpu, layer_stats, long_log, monitor, seeds
+from bench import presets as bench_presets
+from bench.command import NoFigureError, Trainer
+from bench.slow_link import SlowTerminal
+from bench.slow_link import main as slow_link
+from bench.terminal import Terminal
+from trainer import config as settings
+from trainer.errors import ConfigError
+from trainer.presets import catalog
+from trainer.rundir import RunDir
+
+
+def test_an_app_that_ends_gives_no_figure_but_its_screen() -> None:
+    terminal = Terminal(["sh", "-c", "echo no such preset; exit 3"])
+    try:
+        with pytest.raises(NoFigureError, match=r"ended with 3; its screen:\n  \| no such preset"):
+            terminal.require(20, lambda: monitor.visible(terminal) >= 200, "the first paint")
+        assert terminal.age != terminal.age  # nothing was seen
+        for figure in (terminal.processor, terminal.resident, lambda: terminal.swallow(1)):
+            with pytest.raises(NoFigureError):
+                figure()
+    finally:
+        terminal.quit()
+
+
+def test_what_is_not_painted_in_time_has_no_age() -> None:
+    terminal = Terminal(["sh", "-c", "echo starting; exec sleep 60"])
+    try:
+        assert terminal.pump(20, lambda: terminal.shows("starting"))
+        terminal.require(20, lambda: terminal.shows("starting"), "what is there already")
+        with pytest.raises(NoFigureError, match=r"the list: not seen in 0 s; its screen:"):
+            terminal.require(0.1, lambda: terminal.shows("a list"), "the list")
+    finally:
+        terminal.press("\x03")
+        terminal.quit()
+
+
+def test_answers_that_did_not_come_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(monitor, "unseen", {})
+    monitor.figures("  scrolling", [1.0, None, 3.0, None], "ms")
+    monitor.figures("paint", [float(i) for i in range(1, 21)], "ms")
+    monitor.figures("nothing", [None], "ms")
+    assert capsys.readouterr().out.splitlines() == [
+        "  scrolling: median 2 ms, worst 3 (n=2), not seen 2 times",
+        "paint: median 10 ms, 95 % 19, worst 20 (n=20)",
+        "nothing: not measured, not seen 1 times",
+    ]
+    assert monitor.unseen == {"scrolling": 2, "nothing": 1}
+
+
+def test_nothing_is_measured_beside_a_training_that_failed() -> None:
+    with tempfile.TemporaryFile() as errors:
+        process = psutil.Popen(["sh", "-c", "echo no such data >&2; exit 2"], stderr=errors)
+        process.wait()
+        with pytest.raises(NoFigureError, match="ended with 2: no such data"):
+            Trainer(process, errors).check()
+
+
+def test_a_screen_that_was_there_before_the_key_is_no_answer() -> None:
+    started = ["sh", "-c", "printf 'name state'; exec sleep 60"]
+    terminal = SlowTerminal(started, 1e6, 80, 24, buffered=False)
+    try:
+        terminal.until("name +state", limit=20)
+        with pytest.raises(NoFigureError, match="was not seen"):
+            terminal.until("name +state", limit=0.4)
+    finally:
+        terminal.press("\x03")
+        terminal.quit()
+
+
+def test_a_part_leaves_nothing_running(tmp_path: Path) -> None:
+    assert gpu.run(["sleep", "60"], 0.01) == "not done after 0 s"
+    told = tmp_path / "pid"
+    assert gpu.run(["sh", "-c", f"sleep 60 & echo $! > {told}"], 60) == 0
+    child = int(told.read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> Callable[..., RunDir]:
+    """Makes a complete run of the preset quick."""
+
+    def make(name: str, *, seed: int = 0, images: str = "0" * 64, device: str = "cpu") -> RunDir:
+        run = RunDir(tmp_path / f"20261123-{name}-quick-0000")
+        long_log.write_run(run, epochs=2, each=2, seed=seed)
+        text = run.log.read_text("utf-8").replace("0" * 64, images)
+        run.log.write_text(text.replace('"device":"cpu"', f'"device":"{device}"'), "utf-8")
+        config = catalog.load("quick", ['data="/data/anna\'s"', f"train.seed={seed}"])
+        run.config.write_text(settings.to_toml(config), "utf-8")
+        return run
+
+    return make
+
+
+def test_a_table_has_the_newest_run_of_a_seed(
+    point: Callable[..., RunDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer, other = point("100000"), point("110000"), point("090000", seed=1)
+    assert [p.run for p in bench_presets.points(tmp_path)] == [other.id, newer.id]
+    assert capsys.readouterr().err == f"{older.id} is left out: {newer.id} is newer\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"images": "1" * 64}, "on other images (111111111111, not 000000000000)"),
+        ({"device": "cuda:0 NVIDIA H200"}, "on another kind of device (cuda, not cpu)"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_no_table(
+    point: Callable[..., RunDir], tmp_path: Path, other: dict[str, str], what: str
+) -> None:
+    point("100000")
+    point("110000", seed=1, **other)
+    with pytest.raises(ConfigError) as refused:
+        bench_presets.points(tmp_path)
+    assert what in str(refused.value)
+
+
+def test_a_seed_that_fails_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> seeds.Outcome:
+        if seed == 1:
+            raise RuntimeError("failed the disk is full")
+        return seeds.Outcome(seed, 0.9, None, 1.0, "cpu")
+
+    monkeypatch.setattr(seeds, "run", run)
+    monkeypatch.setattr(
+        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
+    options = argparse.Namespace(preset="quick", seeds=3, at_once=2)
+    found, failed = seeds.train(options, [], "")
+    assert [outcome.seed for outcome in found] == [0, 2]
+    assert failed == 1
+    assert capsys.readouterr().err == "seed 1 failed: failed the disk is full\n"
+
+
+def test_the_reference_does_not_count_its_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net:
+        def init_whiten(self, images: str) -> None:
+            self.seen = images
+
+    times = iter([10.0, 10.5])
+    monkeypatch.setattr(airbench.time, "perf_counter", lambda: next(times))
+    whitening, net = airbench.Whitening(Net), Net()
+    net.init_whiten("images")
+    assert (net.seen, whitening.seconds) == ("images", 0.5)
+
+
+PROGRAMS = {
+    "presets": bench_presets.main,
+    "seeds": seeds.main,
+    "airbench": airbench.main,
+    "distributed": distributed.main,
+    "layer_stats": layer_stats.main,
+    "slow_link": slow_link,
+    "monitor": monitor.main,
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("presets --runs-dir /nope --only-table", "--runs-dir /nope: there is no such folder"),
+        ("presets --runs-dir . --only-table", ". has no complete run of an unchanged preset"),
+        ("presets --runs-dir /nope --preset x", "argument --preset: invalid choice: 'x'"),
+        ("seeds --seeds 0", "argument --seeds: must be a whole number from 1 on, not '0'"),
+        ("seeds --at-once 0", "argument --at-once: must be a whole number from 1 on, not '0'"),
+        ("seeds --data /nope", "data '/nope' does not exist"),
+        ("airbench --reference /nope", "--reference /nope: there is no such file"),
+        ("airbench --reference x --rounds 0", "argument --rounds: must be a whole number"),
+        (
+            "airbench --reference x --only ours --data synthetic --preset quick",
+            "quick has no test-time augmentation",
+        ),
+        ("distributed --rounds 0", "argument --rounds: must be a whole number from 1 on"),
+        ("layer_stats --pairs 1", "argument --pairs: must be 2 or more"),
+        ("layer_stats --data /an's", 'data "/an\'s" does not exist'),
+        ("slow_link --size 80", "argument --size: must be COLUMNSxLINES as in 80x24, not '80'"),
+        ("slow_link --rate 0", "argument --rate: must be a number greater than 0, not '0'"),
+        ("monitor --rounds x", "argument --rounds: must be a whole number from 1 on, not 'x'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "child_environment", dict)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    program, *arguments = words.split()
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.run(PROGRAMS[program])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2, error
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
