@@ -133,6 +133,14 @@ def test_show(cli: Cli, runs: Path) -> None:
     assert "best" in rows[1]
 
 
+def test_show_has_both_sides_of_a_receptive_field(cli: Cli, runs: Path) -> None:
+    log = runs / sample_log.RUN / "events.jsonl"
+    log.write_bytes(
+        log.read_bytes().replace(b'"receptive_field":[3,3]', b'"receptive_field":[1,3]')
+    )
+    assert "receptive field 1×3" in cli("show", "quick", "--runs-dir", runs)[1]  # noqa: RUF001
+
+
 def test_show_as_json_is_strict(cli: Cli, runs: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -212,6 +212,16 @@ def test_what_is_exported(tmp_path: Path) -> None:
         assert [len((line.get("points") or "").split()) for line in lines] == [4, 6, 0]
 
 
+def test_a_receptive_field_that_is_no_square_has_both_sides(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=2)
+    run.log.write_bytes(run.log.read_bytes().replace(b"[55,55]", b"[1,11]"))
+    found = followed(run)
+    assert comparison.figures(found)["receptive_field"] == "1×11"  # noqa: RUF001
+    assert "1×11" in comparison.cells(found)  # noqa: RUF001
+    square = followed(make_run(tmp_path, epochs=2, created=60))
+    assert comparison.figures(square)["receptive_field"] == 55
+
+
 def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
     from trainer.errors import RunError
 
@@ -225,7 +235,8 @@ def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_figures_fit_their_columns(tmp_path: Path) -> None:
     widths = {c.title: c.width for c in comparison.COLUMNS}
-    for words, title in (("5.00e-05", "lr"), ("12:30:05", "time"), ("99,999,999", "parameters")):
+    fitting = (("5.00e-05", "lr"), ("12:30:05", "time"), ("99,999,999", "parameters"))
+    for words, title in (*fitting, ("57×101", "RF")):  # noqa: RUF001
         assert len(words) <= widths[title] - 2
 
 

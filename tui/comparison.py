@@ -12,6 +12,7 @@ from trainer.errors import ConfigError
 from trainer.follower import Follower
 from tui import formatting
 from tui.formatting import DASH
+from tui.widgets.layer_table import axes
 from tui.widgets.run_table import data_of, model_of, name_of
 
 
@@ -33,7 +34,7 @@ COLUMNS = (
     Column("lr", 10, 3),
     Column("data", 11, 0, right=False),
     Column("parameters", 12, 1),
-    Column("RF", 6, 3),
+    Column("RF", 8, 3),
     Column("MACs", 8, 4),
     Column("best test acc", 15, 0),
     Column("epoch", 7, 0),
@@ -92,8 +93,15 @@ def figures(run: Follower) -> dict[str, Any]:
         "seconds": state.elapsed,
         "parameters": described.parameters if described is not None else None,
         "macs": described.macs if described is not None else None,
-        "receptive_field": max(field) if field is not None else None,
+        "receptive_field": _field(field),
     }
+
+
+def _field(field: tuple[int, int] | None) -> int | str | None:
+    """One number of a square field, else both: a column of an export has one value."""
+    if field is None:
+        return None
+    return field[0] if field[0] == field[1] else axes(field)
 
 
 def cells(run: Follower) -> tuple[str, ...]:

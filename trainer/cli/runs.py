@@ -15,6 +15,7 @@ from trainer.cli.options import JsonOption, RunsDirOption, runs_dir
 from trainer.cli.output import (
     DASH,
     Column,
+    axes,
     clean,
     count,
     duration,
@@ -205,7 +206,7 @@ def _header(follower: Follower) -> list[str | Text]:
         field = described.receptive_field
         lines.append(
             f"parameters  {described.parameters:,}, MACs {count(described.macs)}, "
-            f"receptive field {'unknown' if field is None else field[0]}"
+            f"receptive field {'unknown' if field is None else axes(field)}"
         )
     lines.append(
         f"best        {percent(brief['best_test_accuracy'])} test accuracy"
