@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,8 +36,8 @@ class Layer:
     """Those not counted in an earlier row: shared ones count once."""
     share: float
     """Of all parameters, 0 to 1."""
-    macs: int
-    """Multiply-adds per image, bias left out; 1 multiply-add = 1 MAC."""
+    macs: int | None
+    """Multiply-adds per image, bias left out; 1 multiply-add = 1 MAC. None where unknown."""
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     padding: tuple[int, int] | None = None
@@ -185,6 +185,7 @@ class Recorder:
         new = sum(self._sizes.get(p, 0) for p in parameters if p not in self._counted)
         self._counted.update(p for p in parameters if p in self._sizes)
         window = main.window if main else None
+        macs = added(op.macs for op in ops)
         row = Layer(
             path=path,
             type=kind,
@@ -192,7 +193,7 @@ class Recorder:
             output_shape=(*output.shape[1:],),
             parameters=new,
             share=new / self._total,
-            macs=sum(op.macs for op in ops) // BATCH,
+            macs=None if macs is None else macs // BATCH,
             **_window_fields(window, main is not None and main.kind == "conv"),
             **_seen_fields(self.tracer.seen(output)),
             is_depthwise=main is not None and main.depthwise,
@@ -245,6 +246,16 @@ def _seen_fields(seen: Seen | str | None) -> dict[str, Any]:
         "jump": (rows.jump, cols.jump) if apart else None,
         "receptive_field": (rows.extent, cols.extent),
     }
+
+
+def added(macs: Iterable[int | None]) -> int | None:
+    """The sum; unknown when one is."""
+    total = 0
+    for each in macs:
+        if each is None:
+            return None
+        total += each
+    return total
 
 
 def dilated(window: Window | None) -> bool:

@@ -7,12 +7,13 @@ Operators are known by their schema's name, without underscores around it, so th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from model.layout import Dim, Seen, join, plain
 from model.operator_call import Call, Kind, Window, dims_of
@@ -55,6 +56,18 @@ _ALONG = frozenset(
 _MATMULS = frozenset(
     """mm addmm bmm baddbmm linear mv addmv""".split()  # noqa: SIM905
 )
+_RNNS = {
+    "mkldnn_rnn_layer": ("weight0", "weight1"),
+    "cudnn_rnn": ("weight",),
+    "miopen_rnn": ("weight",),
+    "lstm_mps": ("params",),
+}
+"""Recurrent layers that are one operator, and where it has their weights and biases."""
+_PICKS = frozenset(
+    """embedding index index_select gather index_put index_add scatter scatter_add masked_scatter
+    slice_scatter select_scatter""".split()  # noqa: SIM905
+)
+"""Without a product, although their positions are not followed."""
 
 
 def classify(call: Call) -> Kind:
@@ -85,8 +98,11 @@ def title(call: Call) -> str:
     return name.removeprefix("native_").removesuffix("_with_indices")
 
 
-def macs(call: Call) -> int:
-    """Multiply-adds of convolutions and matrix products, for the whole batch; bias left out."""
+def macs(call: Call, *, weighted: bool) -> int | None:
+    """Multiply-adds of convolutions and matrix products, for the whole batch; bias left out.
+
+    None for an operator that has no rule, where it is ``weighted``: where it uses parameters.
+    """
     name, out = call.name, call.outputs[0]
     if name == "convolution":
         weight = call.bound["weight"]
@@ -95,7 +111,14 @@ def macs(call: Call) -> int:
     if name in _MATMULS:
         inner = _factors(call)[0]
         return out.numel() * call.size(inner)[-1]
-    return 0
+    if name in _RNNS:  # at each position of the sequence all its matrices, and nothing else
+        weights = tree_leaves([call.bound[k] for k in _RNNS[name]])
+        positions = math.prod(call.bound["input"].shape[:-1])
+        return int(positions * sum(w.numel() for w in weights if w.ndim == 2))
+    if name == "trilinear":  # of nn.Bilinear
+        shapes = (_unsqueezed(call.size(call.args[i]), call.args[i + 3]) for i in range(3))
+        return int(math.prod(map(max, zip(*shapes, strict=True))))
+    return None if weighted and not _has_rule(call) else 0
 
 
 def window(call: Call) -> Window | None:
@@ -143,6 +166,19 @@ def follow(call: Call) -> list[Seen]:
         union = join(pooled, ())
         return [replace(union, layout=plain(o.shape)) for o in call.outputs]
     raise Underivable(f"no rule for {name}")
+
+
+def _has_rule(call: Call) -> bool:
+    known = call.name in _RULES or call.name in _SAME or call.name in _REDUCTIONS
+    return known or call.name in _PICKS or _elementwise(call)
+
+
+def _unsqueezed(shape: tuple[int, ...], dims: Sequence[int]) -> list[int]:
+    """The shape with a 1 at each of the dimensions, in ascending order."""
+    sizes = list(shape)
+    for dim in sorted(dims):
+        sizes.insert(dim, 1)
+    return sizes
 
 
 def _elementwise(call: Call) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from model.inspection import first_device, untouched
-from model.layers import BATCH, Layer, Recorder, dilated
+from model.layers import BATCH, Layer, Recorder, added, dilated
 from model.layout import Seen, image
 from model.operator_call import Window
 from model.receptive_field import Axis
@@ -34,8 +34,8 @@ class Summary:
     trainable_parameters: int
     buffers: int
     """Elements of all buffers."""
-    macs: int
-    """Multiply-adds per image."""
+    macs: int | None
+    """Multiply-adds per image; None where a layer's are unknown."""
     receptive_field: tuple[int, int] | None
     """Before global pooling, theoretical, not clipped: what the coursework's limits mean."""
     receptive_field_global: tuple[int, int] | None
@@ -44,14 +44,15 @@ class Summary:
     """After global pooling, not clipped."""
     reason: str
     """Why the receptive field is unknown."""
-    depthwise_separable: int
+    depthwise_separable: int | None
+    """None where it is unknown what comes after a depthwise convolution."""
     dilated: int
     strided3x3: int
     max_pools: int
-    global_average_pooling: bool
-    """Whether that is what mixes the positions before the output."""
-    fc_after_pooling: bool
-    """Whether a linear layer, or 1x1 convolution, follows it."""
+    global_average_pooling: bool | None
+    """Whether that is what mixes the positions before the output; None where that is unknown."""
+    fc_after_pooling: bool | None
+    """Whether a linear layer, or 1x1 convolution, follows it; None where that is unknown."""
 
 
 def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Summary:
@@ -98,9 +99,9 @@ def _totals(
     reason = "the output does not depend on the image" if end is None else ""
     before: tuple[int, int] | None = None
     clipped = unclipped = before
-    head: list[str] = []
+    head: list[str] | None = []
     if isinstance(end, str):
-        reason = end
+        reason, head = end, None
     elif end is not None:
         head = end.head.split("+") if end.pooled else []
         rows, cols = end.axes
@@ -109,23 +110,24 @@ def _totals(
             unclipped = rows.extent, cols.extent
             clipped = _clip(rows.far, size[0]), _clip(cols.far, size[1])
     pairs = {op.pair for op in convs if op.pair is not None and not op.depthwise}
+    lost = any(op.depthwise and isinstance(op.seen, str) for op in convs)
     parameters = list(net.parameters())
     return Summary(
         layers=layers,
         parameters=sum(p.numel() for p in parameters),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         buffers=sum(b.numel() for b in net.buffers()),
-        macs=sum(layer.macs for layer in layers),
+        macs=added(layer.macs for layer in layers),
         receptive_field=before,
         receptive_field_global=clipped,
         receptive_field_unclipped=unclipped,
         reason=reason,
-        depthwise_separable=len(pairs),
+        depthwise_separable=None if lost else len(pairs),
         dilated=sum(dilated(op.window) for op in convs),
         strided3x3=sum(_strided(op.window) for op in convs),
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
-        global_average_pooling=head[:1] == ["average"],
-        fc_after_pooling=_linear_after_pooling(head),
+        global_average_pooling=None if head is None else head[:1] == ["average"],
+        fc_after_pooling=None if head is None else _linear_after_pooling(head),
     )
 
 

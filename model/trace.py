@@ -31,7 +31,8 @@ class Op:
     """Shape of its first input that depends on the image."""
     output: Tensor
     seen: Seen | str
-    macs: int
+    macs: int | None
+    """For the whole batch; None where they are unknown."""
     parameters: frozenset[int]
     """``id`` of the parameters that it uses, directly or through what was computed from them."""
     window: Window | None = None
@@ -123,7 +124,7 @@ class Tracer(TorchDispatchMode):
             inputs=call.shapes[id(known[0][0])],
             output=outputs[0],
             seen=first,
-            macs=rules.macs(call),
+            macs=rules.macs(call, weighted=bool(roots)),
             parameters=roots,
             window=window,
         )

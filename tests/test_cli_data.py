@@ -73,6 +73,28 @@ def test_layers(cli: Cli, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{summary['parameters']:,}" in rows[-1]
 
 
+def test_layers_tell_what_is_unknown(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\n"
+        "def Up(num_classes):\n"
+        "    up = nn.ConvTranspose2d(3, 3, 2, stride=2)\n"
+        "    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)]\n"
+        "    return nn.Sequential(up, nn.Conv2d(3, 3, 3, groups=3), *head)\n"
+        "def Flat(num_classes):\n"
+        "    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)]\n"
+        "    return nn.Sequential(nn.Conv2d(3, 3, (1, 11)), *head)\n"
+    )
+    _, text, _ = cli("layers", f"{net}:Up")
+    assert "receptive field unknown before global pooling" in text
+    assert "depthwise separable unknown, dilated 0" in text
+    assert "global average pooling unknown, FC after pooling unknown" in text
+    _, text, _ = cli("layers", f"{net}:Flat")
+    assert "receptive field 1×11 before global pooling" in text  # noqa: RUF001
+    assert "global average pooling yes, FC after pooling yes" in text
+
+
 def test_layers_of_what_is_no_model(cli: Cli, tmp_path: Path) -> None:
     bad = tmp_path / "net.py"
     bad.write_text("class Net(:\n")

@@ -149,10 +149,31 @@ def test_row_of_a_convolution() -> None:
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), 30720),
         (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)), 30),
         (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)), 0),
+        (
+            nn.Sequential(nn.Flatten(2), nn.LSTM(1024, 5, num_layers=2, bidirectional=True)),
+            3 * 2 * (4 * 5 * (1024 + 5) + 4 * 5 * (2 * 5 + 5)),
+        ),
     ],
 )
 def test_macs_by_hand(net: nn.Module, macs: int) -> None:
     assert summarize(net).macs == macs
+
+
+def test_macs_of_a_bilinear_layer() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc(x.mean((2, 3)), x.amax((2, 3)))
+
+    assert summarize(Functional(body, fc=nn.Bilinear(3, 3, 10))).macs == 10 * 3 * 3
+
+
+def test_macs_of_an_operator_without_a_rule_are_unknown() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.cdist(m.a(x).mean((2, 3)), m.fc.weight)
+
+    s = summarize(Functional(body, a=conv(), fc=nn.Linear(8, 10, bias=False)))
+    assert rows(s)["a"].macs == 8 * 1024 * 27
+    assert rows(s)["fc"].macs is None
+    assert s.macs is None
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -162,7 +183,7 @@ def test_parameters_add_up(name: str) -> None:
     assert s.parameters == sum(p.numel() for p in net.parameters())
     assert sum(r.parameters for r in s.layers) == s.parameters
     assert sum(r.share for r in s.layers) == pytest.approx(1)
-    assert sum(r.macs for r in s.layers) == s.macs
+    assert sum(r.macs or 0 for r in s.layers) == s.macs
     assert s.buffers == sum(b.numel() for b in net.buffers())
     assert s.reason == ""
 
@@ -238,6 +259,26 @@ def test_other_heads_are_not_called_average_pooling() -> None:
     assert not largest.global_average_pooling
     late = summarize(nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), conv(8, 10, 1), nn.Flatten()))
     assert late.fc_after_pooling
+
+
+UNFOLLOWED = {
+    "transposed": nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1),
+    "upsampled": nn.Upsample(scale_factor=2),
+    "circular": nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize("layer", UNFOLLOWED.values(), ids=UNFOLLOWED)
+def test_what_follows_a_layer_that_cannot_be_followed_is_unknown(layer: nn.Module) -> None:
+    separable = [conv(8, 8, groups=8), conv(8, 8, 1)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    s = summarize(nn.Sequential(conv(), layer, *separable, *head))
+    assert s.receptive_field is None
+    assert s.global_average_pooling is None
+    assert s.fc_after_pooling is None
+    assert s.depthwise_separable is None
+    before = summarize(nn.Sequential(conv(), *separable, layer))
+    assert before.depthwise_separable == 1
 
 
 def test_pooling_that_misses_the_border_does_not_see_the_whole_image() -> None:

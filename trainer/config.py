@@ -162,7 +162,7 @@ class LimitSettings(Settings, frozen=True, kw_only=True):
     max_parameters: int | None = None
     """Fewer parameters than this."""
     min_receptive_field: int | None = None
-    """A larger receptive field than this, at the last convolution."""
+    """A larger receptive field than this, before global pooling, along both axes."""
     depthwise_separable: int | None = None
     """At least so many depthwise separable convolutions."""
     dilated: int | None = None

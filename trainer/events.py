@@ -112,12 +112,13 @@ class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
     """Multiply-adds per image."""
     receptive_field: tuple[Whole, Whole] | None
     """At the last convolution or pooling before global pooling, not clipped to the image."""
-    depthwise_separable: Whole = 0
+    depthwise_separable: Whole | None = 0
+    """None, here and below, where the net cannot be followed so far."""
     dilated: Whole = 0
     strided3x3: Whole = 0
     max_pools: Whole = 0
-    global_average_pooling: bool = False
-    fc_after_pooling: bool = False
+    global_average_pooling: bool | None = False
+    fc_after_pooling: bool | None = False
 
 
 class EpochStarted(Event, tag="EpochStarted", frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from trainer.cli.options import JsonOption
-from trainer.cli.output import DASH, Column, count, out, percent, table
+from trainer.cli.output import DASH, Column, axes, count, out, percent, table
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ COLUMNS = (
     Column("jump", keep=1),
     Column("RF", right=True),
 )
+
+UNKNOWN = "unknown"
 
 
 class Norm(StrEnum):
@@ -83,7 +85,7 @@ def _table(summary: Summary) -> list[Text]:
     footer = [""] * len(COLUMNS)
     footer[0], footer[9] = "total", count(summary.parameters)
     footer[10], footer[11] = percent(1.0), count(summary.macs)
-    footer[13] = _pair(summary.receptive_field)
+    footer[13] = axes(summary.receptive_field)
     return table(COLUMNS, rows, footer=footer)
 
 
@@ -91,18 +93,18 @@ def _row(layer: Any) -> tuple[str, ...]:
     return (
         layer.path,
         layer.type,
-        _pair(layer.kernel),
-        _pair(layer.stride),
-        _pair(layer.padding),
-        _pair(layer.dilation),
+        axes(layer.kernel),
+        axes(layer.stride),
+        axes(layer.padding),
+        axes(layer.dilation),
         count(layer.groups) if layer.groups is not None else "",
         _shape(layer.input_shape),
         _shape(layer.output_shape),
         count(layer.parameters),
         percent(layer.share),
         count(layer.macs),
-        _pair(layer.jump),
-        _pair(layer.receptive_field) or DASH,
+        axes(layer.jump),
+        axes(layer.receptive_field) or DASH,
     )
 
 
@@ -111,18 +113,11 @@ def _warnings(summary: Summary) -> list[Text]:
     from model.coverage import layer_skips, short
 
     image = summary.layers[0].input_shape if summary.layers else ()
-    pooled = summary.global_average_pooling or summary.fc_after_pooling
+    pooled = bool(summary.global_average_pooling or summary.fc_after_pooling)
     found = [short(summary.receptive_field, image, pooled=pooled)] + [
         f"{layer.path}: {told}" for layer in summary.layers if (told := layer_skips(layer))
     ]
     return [Text(f"warning: {line}", style="yellow") for line in found if line]
-
-
-def _pair(value: tuple[int, int] | None) -> str:
-    """One number for a square, two for another shape."""
-    if value is None:
-        return ""
-    return str(value[0]) if value[0] == value[1] else f"{value[0]}×{value[1]}"  # noqa: RUF001
 
 
 def _shape(value: tuple[int, ...]) -> str:
@@ -130,13 +125,19 @@ def _shape(value: tuple[int, ...]) -> str:
 
 
 def _totals(summary: Summary) -> list[str]:
-    field = _pair(summary.receptive_field) or "unknown"
+    field = axes(summary.receptive_field) or UNKNOWN
+    macs = UNKNOWN if summary.macs is None else count(summary.macs)
+    separable = UNKNOWN if summary.depthwise_separable is None else summary.depthwise_separable
     return [
         f"parameters {summary.parameters:,} ({summary.trainable_parameters:,} trainable)",
-        f"multiply-adds (MACs) per image {count(summary.macs)}",
-        f"receptive field {field} at the last convolution or pooling, not clipped to the image",
-        f"depthwise separable {summary.depthwise_separable}, dilated {summary.dilated}, "
+        f"multiply-adds (MACs) per image {macs}",
+        f"receptive field {field} before global pooling, not clipped to the image",
+        f"depthwise separable {separable}, dilated {summary.dilated}, "
         f"strided 3x3 {summary.strided3x3}, max pooling {summary.max_pools}",
-        f"global average pooling {'yes' if summary.global_average_pooling else 'no'}, "
-        f"FC after pooling {'yes' if summary.fc_after_pooling else 'no'}",
+        f"global average pooling {_yes(summary.global_average_pooling)}, "
+        f"FC after pooling {_yes(summary.fc_after_pooling)}",
     ]
+
+
+def _yes(value: bool | None) -> str:
+    return UNKNOWN if value is None else "yes" if value else "no"

@@ -146,14 +146,15 @@ class LayersScreen(StoreScreen):
         if net.trainable_parameters != net.parameters:
             text.append(f" ({net.trainable_parameters:,} trainable)")
         field = layer_table.axes(net.receptive_field) if net.receptive_field else "unknown"
-        macs = formatting.compact(net.macs)
+        macs = "unknown" if net.macs is None else formatting.compact(net.macs)
+        separable = "unknown" if net.depthwise_separable is None else net.depthwise_separable
         text.append(f" · {macs} MACs · receptive field {field} before pooling")
         text.append(
-            f" · {net.depthwise_separable} depthwise separable · {net.dilated} dilated · "
+            f" · {separable} depthwise separable · {net.dilated} dilated · "
             f"{net.strided3x3} strided 3×3 · {net.max_pools} max pools",  # noqa: RUF001
             style=colours["secondary"],
         )
-        pooled = net.global_average_pooling or net.fc_after_pooling
+        pooled = bool(net.global_average_pooling or net.fc_after_pooling)
         if told := short(net.receptive_field, net.layers[0].input_shape, pooled=pooled):
             text = Text(f" {told}", style=colours["warning"]).append_text(text)
         return text
@@ -258,7 +259,9 @@ def _about(layer: LayerRow) -> str:
     words.append(
         f"{layer_table.shape(layer.input_shape)} → {layer_table.shape(layer.output_shape)}"
     )
-    if layer.macs:
+    if layer.macs is None:
+        words.append("MACs unknown")
+    elif layer.macs:
         words.append(f"{layer.macs:,} MACs")
     return ", ".join(words)
 

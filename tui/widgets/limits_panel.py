@@ -57,22 +57,27 @@ def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> li
         actual = axes(field) if field else "unknown"
         required = f"> {limits.min_receptive_field}"
         found.append(Check("receptive field", "RF", required, actual, met_field))
-    for name, short, least, has in (
+    counts: tuple[tuple[str, str, int | None, int | None], ...] = (
         ("depthwise separable", "DW sep.", limits.depthwise_separable, net.depthwise_separable),
         ("dilated", "dilated", limits.dilated, net.dilated),
-    ):
+    )
+    for name, short, least, has in counts:
         if least is not None:
-            found.append(Check(name, short, f"≥ {least}", str(has), has >= least))
+            enough = None if has is None else has >= least
+            actual = "unknown" if has is None else str(has)
+            found.append(Check(name, short, f"≥ {least}", actual, enough))
+    # without a receptive field the net could not be followed: older logs have False there
+    followed = field is not None
     if limits.global_average_pooling is not None:
-        has_pool = net.global_average_pooling
-        met = has_pool or not limits.global_average_pooling
+        has_pool = net.global_average_pooling if followed else None
+        met_pool = has_pool if limits.global_average_pooling else True
         required = "required" if limits.global_average_pooling else "optional"
-        found.append(Check("global average pooling", "GAP", required, _yes(has_pool), met))
+        found.append(Check("global average pooling", "GAP", required, _yes(has_pool), met_pool))
     if limits.no_fc_after_pooling is not None:
-        has_fc = net.fc_after_pooling
-        met = not (has_fc and limits.no_fc_after_pooling)
+        has_fc = net.fc_after_pooling if followed else None
+        met_fc = (None if has_fc is None else not has_fc) if limits.no_fc_after_pooling else True
         required = "forbidden" if limits.no_fc_after_pooling else "allowed"
-        found.append(Check("FC after pooling", "FC after GAP", required, _yes(has_fc), met))
+        found.append(Check("FC after pooling", "FC after GAP", required, _yes(has_fc), met_fc))
     if limits.target_accuracy is not None:
         met_target = None if best is None else best >= limits.target_accuracy
         required = f"≥ {formatting.percent(limits.target_accuracy, 1)}"
@@ -81,8 +86,8 @@ def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> li
     return found
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
+def _yes(value: bool | None) -> str:
+    return "unknown" if value is None else "yes" if value else "no"
 
 
 class LimitsPanel(Static):
