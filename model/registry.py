@@ -95,6 +95,19 @@ def is_file(spec: str) -> bool:
     return spec.endswith(".py") or ".py:" in spec
 
 
+def split(spec: str) -> tuple[str, str]:
+    """File and class of a ``file.py:Class``; whether they are there is not looked at.
+
+    Raises:
+        ModelError: no class is named.
+    """
+    file, _, name = spec.rpartition(":")
+    if spec.endswith(".py") or not name:
+        path = _clean(file if spec.endswith(":") else spec)
+        raise ModelError(f"{path}: name the class as well, {path}:Class")
+    return file, name
+
+
 def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
     """Run two square images through a net in eval mode; state, modes and RNG stay as they were.
 
@@ -188,9 +201,7 @@ def _call(
 
 def _load(spec: str) -> Callable[..., Any]:
     """The class (or function) of ``file.py:Class``."""
-    if spec.endswith(".py"):
-        raise ModelError(f"{_clean(spec)}: name the class as well, {_clean(spec)}:Class")
-    file, _, name = spec.rpartition(":")
+    file, name = split(spec)
     try:
         path = Path(file).expanduser()
         there = path.is_file()

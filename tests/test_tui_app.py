@@ -18,6 +18,7 @@ from trainer.errors import RunError
 from trainer.follower import Follower
 from tui import app as app_module
 from tui import datasource, store
+from tui import form as form_of
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.screens.dashboard import DashboardScreen
@@ -709,6 +710,23 @@ async def test_the_form_says_what_is_wrong_beside_the_field(
         assert screen.focused is not None
         assert screen.focused.id == key
         assert len(app.store) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("model", "net.py", "net.py: name the class as well, net.py:Class"),
+        ("model", "my/net.py:", "my/net.py: name the class as well, my/net.py:Class"),
+        (
+            "settings",
+            "optimizer.name=sgdd",
+            "optimizer.name: unknown value 'sgdd': choose sgd, adam, adamw or muon",
+        ),
+    ],
+)
+def test_the_form_says_what_would_be_right(key: str, text: str, problem: str) -> None:
+    texts = {**form_of.defaults("quick", "synthetic", "cpu"), key: text}
+    assert form_of.build("quick", texts) == (None, {key: problem})
 
 
 async def test_another_preset_keeps_what_was_typed(tmp_path: Path) -> None:

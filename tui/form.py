@@ -94,15 +94,12 @@ def _check(config: RunConfig, field: Field, text: str) -> None:
     """What the types of the settings cannot know: whether model and data exist."""
     if field.key == "model":
         name = config.model.name
-        if registry.is_file(name):
-            path = expanded(name.rpartition(":")[0])
-            if not is_file(path):
-                raise ConfigError(f"no such file: {path}")
-        else:
-            try:
-                registry.describe(name)
-            except registry.ModelError as error:
-                raise ConfigError(str(error)) from None
+        try:
+            file = registry.split(name)[0] if registry.is_file(name) else registry.describe(name)
+        except registry.ModelError as error:
+            raise ConfigError(str(error)) from None
+        if registry.is_file(name) and not is_file(path := expanded(file)):
+            raise ConfigError(f"no such file: {path}")
     elif field.key == "data" and config.data not in BUILT_IN:
         if not text:
             raise ConfigError("a name or a folder")

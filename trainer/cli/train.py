@@ -220,11 +220,11 @@ def check(config: RunConfig, data_directory: Path | None) -> None:
     """
     from model import registry
 
-    if not registry.is_file(config.model.name):
-        try:
-            registry.describe(config.model.name)
-        except registry.ModelError as error:
-            raise ConfigError(str(error)) from None
+    look = registry.split if registry.is_file(config.model.name) else registry.describe
+    try:
+        look(config.model.name)
+    except registry.ModelError as error:
+        raise ConfigError(str(error)) from None
     found = _check_data(config.data, data_directory)
     images = TRAIN_IMAGES.get(found.kind)
     if config.train_limit:
