@@ -180,7 +180,7 @@ def test_settings_come_from_the_file_then_from_the_command_line(no_file: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[alerts]\nwhen = ["never"]', "alerts: when"),
+        ('[alerts]\nwhen = ["never"]', "choose end, nan, stall or best"),
         ("[alerts]\nwhat = 1", "unknown key"),
         ("[alerts]\nstall_steps = 1", "stall_steps"),
         ("alerts = 3", "alerts"),

@@ -73,7 +73,7 @@ def load(
     except msgspec.ValidationError as error:
         from trainer import config
 
-        raise ConfigError(f"{path}: alerts: {config.explain(error)}") from None
+        raise ConfigError(f"{path}: alerts: {config.explain(error, AlertSettings)}") from None
     given = {key: value for key, value in asked.items() if value is not None}
     settings = msgspec.structs.replace(settings, **given)
     if not 2 <= settings.stall_steps <= 10**6:

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -25,6 +25,8 @@ Count = Annotated[int, Meta(ge=1, le=10**9)]
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 NAME_LIMIT = 80
+DEEPEST = 20
+"""Tables in tables in tables of a file: no setting lies deeper than three."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,19 +161,19 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
 class LimitSettings(Settings, frozen=True, kw_only=True):
     """Table ``[limits]``: the coursework's requirements, shown as ticks and crosses."""
 
-    max_parameters: int | None = None
+    max_parameters: Annotated[int, Meta(ge=1)] | None = None
     """Fewer parameters than this."""
-    min_receptive_field: int | None = None
+    min_receptive_field: Annotated[int, Meta(ge=0)] | None = None
     """A larger receptive field than this, before global pooling, along both axes."""
-    depthwise_separable: int | None = None
+    depthwise_separable: Annotated[int, Meta(ge=0)] | None = None
     """At least so many depthwise separable convolutions."""
-    dilated: int | None = None
+    dilated: Annotated[int, Meta(ge=0)] | None = None
     """At least so many dilated convolutions."""
     global_average_pooling: bool | None = None
     """Whether global average pooling is required."""
     no_fc_after_pooling: bool | None = None
     """Whether a fully connected layer after the pooling is forbidden."""
-    target_accuracy: float | None = None
+    target_accuracy: Share | None = None
     """The test accuracy to reach, 0 to 1."""
 
 
@@ -271,11 +273,21 @@ def from_toml(text: str, *, origin: str = "configuration") -> RunConfig:
 
 
 def parse_toml(text: str, *, origin: str) -> dict[str, Any]:
-    """Parse TOML; a syntax error becomes a ``ConfigError`` with its place."""
+    """Parse TOML.
+
+    Raises:
+        ConfigError: no TOML, with the place; or tables too deep for what walks through them.
+    """
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+    level: list[dict[str, Any]] = [values]
+    for _ in range(DEEPEST):
+        level = [value for table in level for value in table.values() if isinstance(value, dict)]
+    if level:
+        raise ConfigError(f"{origin}: tables lie more than {DEEPEST} deep in one another")
+    return values
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -341,10 +353,27 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def explain(error: msgspec.ValidationError) -> str:
-    """Turn ``Expected `int` >= 1 - at `$.train.epochs``` into a user's line."""
+def explain(error: msgspec.ValidationError, kind: type[msgspec.Struct] = RunConfig) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.train.epochs``` into a user's line.
+
+    Args:
+        error: of the conversion to ``kind``, whose choices it names where a value is none of them.
+    """
     message, _, place = str(error).partition(" - at ")
     place = place.strip("`").removeprefix("$.").removeprefix("$")
     message = message.replace("Object contains unknown field", "unknown key")
     message = message.replace("Expected", "expected", 1)
+    message = message.replace("Invalid enum value", "unknown value", 1)
+    if choices := _choices(kind, place):
+        message += f": choose {', '.join(choices[:-1])} or {choices[-1]}"
     return f"{place}: {message}" if place else message
+
+
+def _choices(kind: Any, place: str) -> tuple[str, ...]:
+    """The values that a field takes, by its path such as ``train.precision``; () for any."""
+    for part in place.split("."):
+        name, _, item = part.partition("[")
+        kind = get_type_hints(kind).get(name) if isinstance(kind, type) else None
+        if item:
+            kind = next(iter(get_args(kind)), None)
+    return get_args(kind) if get_origin(kind) is Literal else ()
