@@ -85,6 +85,29 @@ def test_limited_takes_the_first_images_and_says_so() -> None:
         dataset.limited(0)
 
 
+@pytest.mark.parametrize("images", [3, 8, 10, 11, 25])
+def test_limited_draws_from_all_classes_of_a_sorted_set(images: int) -> None:
+    names = tuple("abcdefghij")
+    sizes = np.array([40, 1, 40, 2, 40, 3, 40, 40, 40, 40])
+    split = TrainSplit(some_images(int(sizes.sum())), np.repeat(np.arange(10), sizes))
+    dataset = make(classes=names, train=split)
+    limited = dataset.limited(images)
+    assert len(limited.train.labels) == images
+    assert len(np.unique(limited.train.labels)) == min(images, 10)
+    assert len(np.unique(limited.train.images, axis=0)) == images, "none is taken twice"
+    said = "all classes" if images >= 10 else f"{images} of 10 classes"
+    assert limited.notices[-1].endswith(f"drawn from {said}")
+    assert limited.train_sample == dataset.limited(images).train_sample
+
+
+def test_limited_keeps_a_sample_that_has_all_classes() -> None:
+    dataset = make(train=TrainSplit(some_images(100), np.repeat(np.arange(2), 50)))
+    drawn = np.sort(np.random.default_rng(0).permutation(100)[:20])
+    np.testing.assert_array_equal(
+        dataset.limited(20).train.images, dataset.train.images[drawn], "runs of today go on"
+    )
+
+
 def test_class_names_cannot_drive_the_terminal() -> None:
     dataset = make(classes=("a\x1b[31m", "b\nc"))
     assert all(name.isprintable() for name in dataset.classes)

@@ -136,21 +136,44 @@ class Dataset:
         return self._moments[1]
 
     def limited(self, images: int) -> Dataset:
-        """The same with only the first so many training images; the test split stays whole."""
+        """The same with only the first so many training images; the test split stays whole.
+
+        Of a set that is sorted by class, as folders of images are, a sample of all its classes is
+        drawn, always the same; of fewer images than classes each is of another class.
+        """
         if images >= len(self.train.labels):
             return self
         if images < 1:
             raise DataError("train_limit must leave at least one image")
         total = len(self.train.labels)
         if (np.diff(self.train.labels) >= 0).all():  # class after class, as in folders of images
-            some = np.sort(np.random.default_rng(0).permutation(total)[:images])
-            which = "training on {} of {} images only, drawn from all classes"
+            some = np.sort(_drawn(self.train.labels, images))
+            drawn, present = (
+                len(np.unique(x)) for x in (self.train.labels[some], self.train.labels)
+            )
+            of = "all" if drawn == present else f"{drawn} of {present}"
+            which = f"training on {{}} of {{}} images only, drawn from {of} classes"
         else:
             some = np.arange(images)
             which = "training on the first {} of {} images only"
         train = TrainSplit(self.train.images[some], self.train.labels[some])
         notice = which.format(f"{images:,}", f"{total:,}")
         return replace(self, train=train, notices=(*self.notices, notice))
+
+
+def _drawn(labels: Labels, images: int) -> NDArray[np.int64]:
+    """Indices of a random sample without a class left out that there is room for."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    found = order[:images]
+    if len(np.unique(labels[found])) == min(images, len(np.unique(labels))):
+        return found
+    # in turn one of each class: by how many of its class come before it
+    by_class = np.argsort(labels[order], kind="stable")
+    _, first, counts = np.unique(labels[order][by_class], return_index=True, return_counts=True)
+    before = np.empty_like(by_class)
+    before[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    fair: NDArray[np.int64] = order[np.argsort(before, kind="stable")[:images]]
+    return fair
 
 
 def clean(name: str) -> str:
