@@ -71,7 +71,8 @@ class OptimizerSettings(Settings, frozen=True, kw_only=True):
     """Table ``[optimizer]``."""
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
-    """sgd (Nesterov unless momentum is 0), adam, adamw, or muon (matrices; sgd for the rest)."""
+    """sgd (Nesterov unless momentum is 0), adam, adamw, or muon: for convolution filters of more
+    than one input, with sgd for the rest: linear layers, depthwise filters, norms and biases."""
     lr: Positive = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
@@ -79,12 +80,13 @@ class OptimizerSettings(Settings, frozen=True, kw_only=True):
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
     """Second-moment decay of adam and adamw."""
     weight_decay: NotNegative = 0.0
-    """L2 penalty: coupled in sgd and adam, decoupled in adamw and muon. Weights only, no biases
-    and no norm parameters."""
+    """L2 penalty: coupled in sgd, adam and the rest of muon, decoupled in adamw and for muon's
+    filters; their norm is set anew at each step, so that there it does not add up over steps.
+    Weights only, no biases and no norm parameters."""
     l1: NotNegative = 0.0
-    """L1 penalty on the weights of convolutions and linear layers."""
+    """L1 penalty on the weights that have two dimensions or more, norms and biases left out."""
     aux_lr: NotNegative = 0.0
-    """muon: learning rate of the parameters that are not matrices; 0 means ``lr``."""
+    """muon: learning rate of what it leaves to sgd; 0 means ``lr``."""
 
 
 class ScheduleSettings(Settings, frozen=True, kw_only=True):
@@ -189,7 +191,8 @@ class RunConfig(Settings, frozen=True, kw_only=True):
     data: Annotated[str, Meta(min_length=1)] = "cifar10"
     """cifar10, cifar100, synthetic, or a folder."""
     train_limit: Annotated[int, Meta(ge=0)] = 0
-    """Use only the first so many training images; 0 means all."""
+    """Use only the first so many training images, or as many of all classes where the set is sorted
+    by class; 0 means all."""
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

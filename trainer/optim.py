@@ -20,12 +20,13 @@ HOW = ("fused", "capturable", "foreach")
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz iterations, for matrices and convolution filters.
+    """Momentum orthogonalised by Newton-Schulz iterations, for the filters of convolutions.
 
-    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". A filter
-    [out, in, kh, kw] counts as a matrix [out, in·kh·kw]; filters of one shape are orthogonalised
-    in one batch. As in airbench, each filter is scaled to norm sqrt(out) before its update, so the
-    learning rate is relative.
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". The filters
+    [out, in, kh, kw] of a layer count as a matrix [out, in·kh·kw]; those of one shape are
+    orthogonalised in one batch. As in airbench, a layer's filters are scaled to norm sqrt(out)
+    before their update, so the learning rate is relative, and the weight decay acts within its
+    step only: the next one's scaling undoes it.
     """
 
     def __init__(
@@ -139,7 +140,9 @@ class Optimizers:
     """The optimizer(s) of a net behind one interface: set the rate, step, save, load.
 
     Weights (two dimensions or more) take the weight decay and L1; biases and norm parameters
-    take neither. On a GPU the rates lie in its memory, so that a recorded step reads the new ones.
+    take neither. With muon its own are the filters of two-dimensional convolutions that have more
+    than one input; all else, linear layers and depthwise filters too, is SGD's. On a GPU the rates
+    lie in its memory, so that a recorded step reads the new ones.
 
     Raises:
         ConfigError: there is nothing to train.
