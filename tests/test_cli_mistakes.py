@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.test_review import entry
 from trainer import predictions
 from trainer.cli import main
 from trainer.cli import output as outputs
-from trainer.data import sources
+from trainer.data import sources, synthetic
 from trainer.events import RunEnded
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
@@ -48,11 +49,16 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
+DRAWN = cache(synthetic.load_test)
+"""Drawn once, where the paths of the run's images are looked for."""
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
     monkeypatch.setattr(outputs.out, "lost", None)
     monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(synthetic, "load_test", DRAWN)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main.run(["mistakes", *map(str, arguments)])
@@ -281,6 +287,23 @@ def test_paths_in_csv(cli: Cli, run: RunDir, folder: Path) -> None:
         "a/0", "a/1", "a/2", "b/0", "c/0", "c/1",
     ]  # fmt: skip
     assert all(path.is_file() for path in paths)
+
+
+def test_paths_in_json(cli: Cli, run: RunDir, folder: Path) -> None:
+    code, text, err = cli("last", "--json", "--all", "--sort", "index", "--data", folder)
+    assert (code, err) == (0, "")
+    paths = [Path(row["path"]) for row in json.loads(text)["mistakes"]]
+    assert [path.stem for path in paths] == ["0", "1", "2", "0", "0", "1"]
+    assert all(path.is_file() for path in paths)
+    code, text, err = cli("last", "--json")
+    assert code == 0
+    assert err.startswith("cifar-tui: no paths: ")
+    assert not any("path" in row for row in json.loads(text)["mistakes"])
+
+
+def test_the_run_is_called_by_its_folder(cli: Cli, run: RunDir) -> None:
+    run.path.rename(run.path.with_name("20261123-143005-copy-3f9c"))
+    assert json.loads(cli("last", "--json")[1])["run"] == "20261123-143005-copy-3f9c"
 
 
 def test_a_picture(cli: Cli, run: RunDir, folder: Path, tmp_path: Path) -> None:

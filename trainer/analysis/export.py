@@ -24,7 +24,7 @@ FIELDS = (
     "split",
     "path",
 )
-"""Of a row: ``human`` and ``path`` are ``None`` where they are not known."""
+"""Of a row: ``human`` is ``None`` and ``path`` is left out where it is not known."""
 
 
 def rows(
@@ -39,7 +39,7 @@ def rows(
         images: all images of the evaluation.
         chosen: int64 [K], indices.
         classes: names, index = label.
-        paths: where each of all images lies.
+        paths: where each of all images lies; ``None`` leaves the field out.
     """
     numbers = {
         "p_predicted": images.confidence,
@@ -62,8 +62,9 @@ def rows(
         **{name: column[chosen].tolist() for name, column in numbers.items()},
         "human": human,
         "split": [images.source.split] * len(chosen),
-        "path": [None if paths is None else paths[i] for i in chosen.tolist()],
     }
+    if paths is not None:
+        columns["path"] = [paths[i] for i in chosen.tolist()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,9 @@ class Evaluation:
 
         try:
             place, _ = self.pictures(source, folder)
-            return sources.image_paths(place, len(self.images), data_dir=folder)
+            found = sources.image_paths(place, len(self.images), data_dir=folder)
+            # a file's name that is no UTF-8 cannot be written as it is
+            return [os.fsencode(path).decode(errors="replace") for path in found]
         except UserError as error:
             if source:
                 raise

@@ -15,7 +15,7 @@ def report(opened: Evaluation) -> dict[str, Any]:
     images, classes = opened.images, opened.classes
     matrix = confusion.confusion(images.actual, images.predicted, images.classes)
     found: dict[str, Any] = {
-        "run": opened.folded.run,
+        "run": opened.run,
         "data": data_kind(opened.folded),
         "split": opened.found.split,
         "epoch": opened.found.epoch,

@@ -110,15 +110,15 @@ def mistakes(
     if png is not None:
         images = opened.pictures(data, data_dir(data_directory))[1].test.images
         _draw(opened, chosen, images, expanded(png), sort, top)
-    elif as_csv:
+    elif as_csv or json:
         paths = opened.paths(data, data_dir(data_directory))
         listed = export.rows(opened.images, chosen[:top], opened.classes, paths)
-        out.write(export.to_csv(listed).encode())
-    elif json:
+        if as_csv:
+            out.write(export.to_csv(listed).encode())
+            return
         from trainer.cli.evaluation_report import report
 
-        shown = export.rows(opened.images, chosen[:top], opened.classes)
-        out.json({**report(opened), "sort": sort.value, "fits": len(chosen), "mistakes": shown})
+        out.json({**report(opened), "sort": sort.value, "fits": len(chosen), "mistakes": listed})
     else:
         _print(opened, chosen, top, " ".join(filter(None, (pair, where))))
 
