@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ from PIL import Image
 from tests import data_helpers, sample_log
 from tests.test_review import entry
 from trainer import predictions
+from trainer.analysis.mistakes_filter import FLAGS, QUANTITIES, parse_filter
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.data import sources, synthetic
@@ -277,6 +279,14 @@ def folder(run: RunDir, tmp_path: Path) -> Path:
     found = replace(predictions.load(path), fingerprint=data.fingerprint, labels=data.test.labels)
     predictions.save(found, path)
     return tmp_path / "images"
+
+
+def test_help_and_docstring_name_every_word_of_a_filter(cli: Cli) -> None:
+    told = cli("--help")[1]
+    for word in (*FLAGS, *QUANTITIES):
+        if word not in ("confidence", "p_actual"):  # the long names of two that are there
+            assert re.search(rf"\b{word}\b", told), word
+            assert f"``{word}``" in str(parse_filter.__doc__)
 
 
 def test_paths_in_csv(cli: Cli, run: RunDir, folder: Path) -> None:

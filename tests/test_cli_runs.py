@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -239,6 +240,14 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
         if arguments == ["--help"]:
             for command in commands:
                 assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "mistakes", "inspect", "show", "runs", "layers"])
+def test_help_has_a_text_for_every_option(cli: Cli, command: str) -> None:
+    lines = cli(command, "--help")[1].partition("Options:")[2].strip("\n").splitlines()
+    for line, following in zip(lines, [*lines[1:], "  -"], strict=True):
+        bare = re.fullmatch(r"  -\S+(?: \S+)?", line)
+        assert not bare or not following.startswith("  -"), line
 
 
 def test_version_and_usage_errors(cli: Cli) -> None:

@@ -138,7 +138,8 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     processes: Annotated[int, Meta(ge=1, le=4096)] = 1
-    """Processes that train together, each on its part of every batch, each on a GPU of its own."""
+    """Processes that train together, each on its part of every batch, on a GPU of its own or all on
+    the CPU."""
     max_restarts: Annotated[int, Meta(ge=0, le=1000)] = 0
     """How often all processes are started anew when one has died."""
     channels_last: bool = True

@@ -130,8 +130,12 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
     """Read a filter such as ``cat>dog conf>0.9 loss>2 #123``.
 
     ``cat>dog``: cats taken for dogs; ``cat>`` and ``>dog``: either side alone; ``cat``: on either
-    side; several classes with commas. ``conf``, ``actual`` (its probability), ``loss``, ``margin``
-    and ``entropy`` take ``> >= < <=`` and a number. ``#12`` and ``#10-20``: images by index.
+    side; several classes with commas. ``conf``, ``actual`` (its probability), ``loss``, ``margin``,
+    ``entropy``, ``doubt`` (about the label, guessed from the predictions) and ``human`` (share of
+    the people who agree with the label) take ``> >= < <=`` and a number or per cent (``conf>90%``),
+    or ``=`` and a range (``loss=1-2``). ``sure`` and ``unsure`` (people of the label), ``suspect``
+    (a guess), ``doubtful`` (by the label review), ``right`` and ``wrong``: ``!sure`` is not so.
+    ``#12``, ``#10-20`` and ``#1,5,9``: images by index.
     Several confusions or indices widen the choice, everything else narrows it. A class is named by
     as much of its beginning as no other has, with ``_`` for a space, or as ``@3`` by its number;
     case does not matter.

@@ -26,18 +26,34 @@ def inspect(
     index: Annotated[int, typer.Argument(help="The test image's index, from 0.", min=0)],
     json: JsonOption = False,
     layer: Annotated[
-        str, typer.Option("--layer", help="A convolution; by default the last that sees most.")
+        str,
+        typer.Option(
+            "--layer",
+            help="A convolution as 'cifar-tui layers' names it, c2.0.conv; by default the last "
+            "that sees most.",
+        ),
     ] = "",
     checkpoint: Annotated[
         str,
-        typer.Option("--checkpoint", help="best or last.", metavar="ROLE", show_default=False),
+        typer.Option(
+            "--checkpoint",
+            help="best or last; by default best where there is one.",
+            metavar="ROLE",
+            show_default=False,
+        ),
     ] = "",
-    top: Annotated[int, typer.Option("--top", help="Neighbours.", min=0, max=1000)] = 8,
+    top: Annotated[
+        int,
+        typer.Option("--top", help="So many nearest training images; 0: none.", min=0, max=1000),
+    ] = 8,
     data: DataOption = None,
     directory: DataDirOption = None,
     runs: RunsDirOption = None,
 ) -> None:
-    """Look into a run's net: probabilities, nearest training images, receptive fields."""
+    """Look into a run's net: probabilities, nearest training images, receptive fields.
+
+    --json has Grad-CAM of the layer as well.
+    """
     if json:
         out.alone()
     found = find(runs_dir(runs), run)

@@ -47,7 +47,9 @@ def layers(
     model: Annotated[str, typer.Argument(help="A name from the registry, or file.py:Class.")],
     json: JsonOption = False,
     norm: Annotated[Norm, typer.Option("--norm", help="Normalisation.")] = Norm.batch,
-    classes: Annotated[int, typer.Option("--classes", min=2, max=10_000, metavar="N")] = 10,
+    classes: Annotated[
+        int, typer.Option("--classes", min=2, max=10_000, metavar="N", help="Outputs of the net.")
+    ] = 10,
 ) -> None:
     """Print a model's layers and receptive fields."""
     from model import registry

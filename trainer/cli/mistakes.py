@@ -59,7 +59,10 @@ def mistakes(
     png: Annotated[
         Path | None,
         typer.Option(
-            "--png", metavar="FILE", help="The images as one picture.", show_default=False
+            "--png",
+            metavar="FILE",
+            help=f"The images as one picture; {PICTURES} of them unless --top says.",
+            show_default=False,
         ),
     ] = None,
     sort: Annotated[
@@ -81,7 +84,10 @@ def mistakes(
         typer.Option(
             "--where",
             metavar="FILTER",
-            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', 'doubtful', '#1,5,10-20'.",
+            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', '#1,5,10-20'. Bounds: "
+            "conf, actual, loss, margin, entropy, doubt, human. Flags, ! before one for not: "
+            "sure, unsure (people), suspect (a guess), doubtful (a review), wrong, right (with "
+            "--all).",
         ),
     ] = None,
     everything: Annotated[

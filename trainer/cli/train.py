@@ -55,15 +55,38 @@ def train(
         typer.Argument(metavar="PRESET|FILE.toml", help="What to train.", show_default=False),
     ] = None,
     data: DataOption = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", metavar="X", help="Peak.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Images per optimizer step, of all processes together.",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", metavar="X", help="Peak learning rate.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Of weights, order and augmentation.")
+    ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda|cuda:N|mps",
+            help="Where to train; auto: a GPU where there is one.",
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="auto|fp32|bf16|fp16")
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="auto|fp32|bf16|fp16",
+            help="Of convolutions and products; auto: bf16 where the device multiplies in it.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The run's name.")] = None,
     settings: Annotated[
@@ -78,7 +101,11 @@ def train(
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option("--processes", metavar="N", help="Train in N processes, each on a GPU."),
+        typer.Option(
+            "--processes",
+            metavar="N",
+            help="Train in N processes together, each on a GPU or all on the CPU.",
+        ),
     ] = None,
     max_restarts: Annotated[
         int | None,
