@@ -20,6 +20,7 @@ from trainer.rundir import RunDir
 from tui.__main__ import quick_options
 from tui.app import CifarApp
 from tui.opinions import Opinions
+from tui.screens.dialogs import Help
 from tui.screens.fault import FaultScreen
 from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
@@ -158,6 +159,10 @@ async def test_without_files_a_guess(run: RunDir, synthetic: TestData) -> None:
         screen = await open_fault(pilot, app)
         assert label_doubt.CALLED in said(screen)
         assert f" {(guess.doubtful & wrong).sum():,} " in groups(screen)["suspect_wrong"]
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
         chosen = app.screen.query_one(MistakeGrid)._chosen

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
@@ -87,7 +88,12 @@ def headline(app: CifarApp) -> str:
 
 
 def texts(app: CifarApp) -> str:
-    return "\n".join(str(static.render()) for static in app.screen.query(Static))
+    """All of the screen's texts, those to scroll to as well."""
+    found = []
+    for static in app.screen.query(Static):
+        lines = static.render_lines(Region(0, 0, *static.size))
+        found += ["".join(segment.text for segment in line) for line in lines]
+    return "\n".join(found)
 
 
 # ---- the list ---------------------------------------------------------------------------------
@@ -827,6 +833,24 @@ async def test_keys_that_stop_a_run_are_not_offered_for_runs_that_are_still_read
         with held(going):
             await until(pilot, lambda: app.store.active())
             await until(pilot, lambda: "x Stop" in line(app, KeyLine))
+
+
+@pytest.mark.parametrize("screen", ["1", "4"])
+async def test_the_help_is_whole_in_a_small_terminal(tmp_path: Path, screen: str) -> None:
+    from tui.commands import entries
+
+    make_run(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: table(app).order)
+        await pilot.press(screen)
+        shown = entries(app.screen)
+        await pilot.press("question_mark")
+        await pilot.pause()
+        told = texts(app)
+        for entry in shown:
+            for word in f"{entry.key} {entry.title} {entry.tooltip}".split():
+                assert word in told
 
 
 async def test_every_key_has_a_name_and_a_tooltip(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from trainer.protocol import Inspected
 from trainer.rundir import RunDir
 from tui import datasource, inside, overlay
 from tui.app import CifarApp
+from tui.commands import entries
 from tui.datasource import DataStatus
+from tui.screens.dialogs import Help
 from tui.screens.image import ImageScreen
+from tui.screens.mistakes import MistakesScreen
 from tui.widgets import image_view
 from tui.widgets.layer_table import LayerTable
 from tui.widgets.neighbours import Neighbours
@@ -77,6 +80,26 @@ def colours(shown: ImageScreen, row: int) -> list[tuple[int, int, int]]:
         assert segment.style.color is not None
         found += [tuple(segment.style.color.triplet)] * len(segment.text)  # type: ignore[list-item]
     return found
+
+
+async def test_its_keys_are_told_and_the_help_closes_first(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        shown = await enlarged(pilot, app)
+        for close in ("escape", "question_mark", "q"):
+            await pilot.press("question_mark")
+            await until(pilot, lambda: isinstance(app.screen, Help))
+            titles = {entry.title for entry in app.screen._entries}  # type: ignore[attr-defined]
+            assert {"Grad-CAM", "Layer after", "Copy index", "Help", "Close"} <= titles
+            assert "Filter" not in titles, "keys of the screen below"
+            await pilot.press(close)
+            await until(pilot, lambda: app.screen is shown)
+        await pilot.press("question_mark", "escape", "escape")
+        await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
+        keys = {entry.title: entry.key for entry in entries(app.screen)}
+        assert keys["Next page"] == "space"
+        assert keys["Reverse"] == "O"
+        assert keys["Jump"] == "j #"
 
 
 @pytest.mark.parametrize("size", [LARGE, SMALL], ids=["160x50", "80x24"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from textual.binding import Binding, BindingType
 
+HELP = Binding(
+    "question_mark", "app.help", "Help", id="app.help", tooltip="All keys of this screen"
+)
+"""Of the app; a dialog with keys of its own, which hides those of the app, has it as well."""
 BINDINGS: list[BindingType] = [
     Binding("n", "new_run", "New", id="run.new", tooltip="Choose preset, model, data, …"),
     Binding("s", "start", "Start", id="run.start", tooltip="Start the chosen preset, or queue"),
@@ -97,7 +101,7 @@ BINDINGS: list[BindingType] = [
         show=False,
         tooltip="The marked runs side by side",
     ),
-    Binding("question_mark", "help", "Help", id="app.help", tooltip="All keys of this screen"),
+    HELP,
     Binding(
         "ctrl+p",
         "command_palette",

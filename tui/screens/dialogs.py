@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from rich.table import Table
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -157,19 +158,24 @@ class Help(Modal[None]):
 
     def compose(self) -> ComposeResult:
         """Key, name, what it does; a blank line between groups."""
-        text = Text(no_wrap=True, overflow="ellipsis")
+        keys = Table.grid(padding=(0, 1), expand=True)
+        keys.add_column(justify="right", no_wrap=True, min_width=8)
+        keys.add_column(no_wrap=True, min_width=12)
+        keys.add_column(ratio=1, overflow="fold")
         before = ""
         for entry in self._entries:
             group = _group(entry)[1]
             if before and group != before:
-                text.append("\n")
+                keys.add_row()
             before = group
-            text.append(f"{entry.key:>8}  ", style="bold" if entry.enabled else "dim")
-            text.append(f"{entry.title:<12}", style="" if entry.enabled else "dim")
-            text.append(f" {entry.tooltip}\n", style="dim")
+            keys.add_row(
+                Text(entry.key, style="bold" if entry.enabled else "dim"),
+                Text(entry.title, style="" if entry.enabled else "dim"),
+                Text(entry.tooltip, style="dim"),
+            )
         with VerticalScroll(classes="dialog help"):
             yield Static("Keys", classes="title")
-            yield Static(text)
+            yield Static(keys)
             if self._note:
                 yield Static(Text(self._note), classes="note")
             yield Static("escape closes", classes="note")

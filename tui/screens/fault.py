@@ -15,6 +15,7 @@ from tui.evaluation_loader import EvaluationLoader
 from tui.evaluations import Evaluation
 from tui.fault import Fault, Group, fault, group_line
 from tui.formatting import clean, percent
+from tui.keys import HELP
 from tui.screens.modal import Modal
 
 
@@ -38,7 +39,8 @@ class FaultScreen(Modal[Group | None]):
 
     CSS_PATH = "fault.tcss"
     BINDINGS = [
-        Binding("escape,q,w", "close", "Close", id="fault.close", tooltip="Back to the images")
+        Binding("escape,q,w", "close", "Close", id="fault.close", tooltip="Back to the images"),
+        HELP,
     ]
 
     def __init__(self, loader: EvaluationLoader) -> None:

@@ -22,6 +22,7 @@ from tui.evaluations import Evaluation
 from tui.fault import about_label
 from tui.formatting import clean
 from tui.inside import Inside, convolution_at
+from tui.keys import HELP
 from tui.screens.modal import Modal
 from tui.widgets import image_view
 from tui.widgets.graphics_view import GraphicsView
@@ -77,6 +78,7 @@ class ImageScreen(Modal[None]):
         Binding(
             "t", "trust", "Run its code", id="image.trust", tooltip="Run a net of your own file"
         ),
+        HELP,
     ]
     CSS_PATH = "image.tcss"
 

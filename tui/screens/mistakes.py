@@ -40,7 +40,14 @@ class MistakesScreen(MistakesKeys):
     BINDINGS = [
         Binding("slash", "filter", "Filter", id="mistakes.filter", tooltip=f"Show only: {SYNTAX}"),
         Binding("o", "sort", "Sort", id="mistakes.sort", tooltip="Sort by the next quantity"),
-        Binding("O", "reverse", show=False),
+        Binding(
+            "O",
+            "reverse",
+            "Reverse",
+            id="mistakes.reverse",
+            show=False,
+            tooltip="Reverse the order",
+        ),
         Binding(
             "k", "matrix", "Matrix", id="mistakes.matrix", tooltip="Confusion matrix, or the images"
         ),

@@ -44,14 +44,13 @@ class MistakesKeys(StoreScreen):
             tooltip="Write the shown images as one PNG, at most 1,000",
         ),
         Binding(
-            "j",
+            "j,number_sign",
             "jump",
             "Jump",
             id="mistakes.jump",
             show=False,
             tooltip="Go to an image by its test index",
         ),
-        Binding("number_sign", "jump", show=False),
     ]
     loader: EvaluationLoader
     sort: Sort

@@ -52,7 +52,15 @@ class MistakeGrid(Widget, can_focus=True):
         Binding("up", "row(-1)", show=False),
         Binding("down", "row(1)", show=False),
         Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown,space", "page(1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding(
+            "space",
+            "page(1)",
+            "Next page",
+            id="mistakes.page",
+            show=False,
+            tooltip="The next page of images",
+        ),
         Binding("home,g", "edge(0)", show=False),
         Binding("end,G", "edge(-1)", show=False),
     ]
