@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import registry
+from model import registry, rules
+from model.operator_call import Call
 from model.registry import ModelError
 from model.summary import Layer, Summary, summarize
 
@@ -157,6 +158,16 @@ def test_row_of_a_convolution() -> None:
 )
 def test_macs_by_hand(net: nn.Module, macs: int) -> None:
     assert summarize(net).macs == macs
+
+
+@pytest.mark.parametrize("gates", [3, 4], ids=["GRU", "LSTM"])
+def test_macs_of_the_recurrent_layers_of_a_gpu(gates: int) -> None:
+    """One operator for all layers and directions, with a list of weights and biases."""
+    x, h = torch.zeros(6, 2, 8), torch.zeros(2, 2, 5)
+    one = [torch.zeros(gates * 5, n) for n in (8, 5)] + [torch.zeros(gates * 5)] * 2
+    arguments = (x, one * 2, 4, None, h, h, 2, 5, 0, 1, False, 0.0, False, True, [], None)
+    call = Call(torch.ops.aten._cudnn_rnn.default, arguments, {}, {}, {}, [x])
+    assert rules.macs(call, weighted=True) == 6 * 2 * 2 * gates * 5 * (8 + 5)
 
 
 def test_macs_of_a_bilinear_layer() -> None:
