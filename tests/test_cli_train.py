@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 
 from tests import fake_session
+from tests.tui_helpers import make_run
 from trainer import config, events, session
 from trainer.cli import main, train
 from trainer.cli import output as outputs
 from trainer.follower import Follower
+from trainer.presets import catalog
 from trainer.rundir import scan
+from trainer.runlog import RunLog
+from trainer.submit import submit
 
 ROOT = Path(main.__file__).parents[2]
 Cli = Callable[..., tuple[int, str, str]]
@@ -297,6 +301,10 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, number: int) -> None:
 def test_the_second_signal_reassures_and_the_third_aborts(tmp_path: Path) -> None:
     with start("hang", tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         wait_for(process, b"test accuracy 66.67 %")
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):  # no user chose these
+            process.send_signal(number)
+            time.sleep(0.02)
+        wait_for(process, b"stopping at the next step")
         process.send_signal(signal.SIGINT)
         wait_for(process, b"stopping at the next step")
         process.send_signal(signal.SIGINT)
@@ -305,8 +313,46 @@ def test_the_second_signal_reassures_and_the_third_aborts(tmp_path: Path) -> Non
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert b"aborted" in text
+    assert b"aborted without a checkpoint" in text
     assert only(tmp_path).status == "crashed"
+
+
+def test_a_run_that_never_began_is_resumed_from_the_beginning(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = submit(catalog.load("quick", ["data='synthetic'"]), tmp_path / "runs")
+    asked: list[bool] = []
+
+    def train_run(*given: Any, resume: bool, **more: Any) -> events.RunEnded:
+        asked.append(resume)
+        return fake_session.train_run(*given, resume=resume, **more)
+
+    monkeypatch.setattr(session, "train_run", train_run)
+    monkeypatch.setenv("FAKE_SESSION", "refuse")
+    assert cli("--resume", run.id)[0] == 2
+    monkeypatch.setenv("FAKE_SESSION", "complete")
+    assert run.path.is_dir(), "it was there before"
+    assert cli("--resume", run.id)[0] == 0
+    assert asked == [False, False]
+
+
+def test_a_log_that_cannot_be_read_is_no_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = events.RunEnded(state="stopped")
+    run = make_run(tmp_path, end=None, done=1)
+    for notice, said in (
+        ("other", "incomplete (its end misses)\n"),
+        ("disk-full", "incomplete (its end misses): the disk was full\n"),
+    ):
+        log = RunLog(run)
+        log.emit(events.Notice(level="error", code=notice, message="x"))
+        log.close()
+        train._conclude(run, ended, "synthetic")
+        assert capsys.readouterr().err.endswith(said)
+    run.path.rename(tmp_path / "moved")
+    train._conclude(run, ended, "synthetic")
+    assert "cannot be read: was the folder moved or removed?" in capsys.readouterr().err
 
 
 def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:

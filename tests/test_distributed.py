@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,18 +24,19 @@ from model.fast import ShiftNorm
 from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
 from tests.training_helpers import binary_folder
 from tests.tui_helpers import make_run
-from trainer import checkpoint, events
+from trainer import checkpoint, events, session
 from trainer import config as settings
 from trainer.control import Control
-from trainer.distributed import launch
+from trainer.distributed import launch, rank, watch
 from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
-from trainer.distributed.group import Member
+from trainer.distributed.group import Group, Member, _place
 from trainer.distributed.lead import EXIT_FAILED, Lead
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.follower import Follower
 from trainer.presets import catalog
+from trainer.protocol import Job
 from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
@@ -399,6 +403,7 @@ def test_a_launch_without_an_end_tells_what_was_reached(tmp_path: Path) -> None:
     assert state.ended.best_accuracy == state.best.test_accuracy
     assert state.ended.best_epoch == state.best.epoch
     assert state.ended.seconds == before > 1
+    assert state.elapsed >= before, "another process began to count"
 
 
 def test_a_rank_lost_in_a_call_that_never_returns_ends_the_run_with_its_best(
@@ -433,3 +438,109 @@ def test_a_stop_that_cannot_be_written_reaches_the_ranks(
     with subprocess.Popen(["sleep", "60"]) as process:
         code = launch._watch(process, run, asked, Tail(run.log), launch._Heard(None))
     assert code == -signal.SIGTERM
+
+
+def test_a_stop_ends_a_torchrun_whose_ranks_never_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "STOP_SECONDS", 0.0)
+    run = make_run(tmp_path, end=None, done=0)
+    asked = Control()
+    asked.request("stop")
+    with subprocess.Popen(["sleep", "60"]) as process:
+        code = launch._watch(process, run, asked, Tail(run.log), launch._Heard(None))
+    assert code == -signal.SIGTERM
+    assert run.control.read_bytes().count(b"stop") == 1
+
+
+KILLED_TORCHRUN = """
+import os, subprocess, sys
+sleep = "import time; time.sleep(60)"
+rank = [sys.executable, "-c", sleep, "trainer.distributed.rank", sys.argv[1]]
+print(subprocess.Popen(rank, start_new_session=True).pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_no_rank_outlives_a_torchrun_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would write into the log without the lock; the folder stays for whoever asks why."""
+    run = make_run(tmp_path, end=None, done=0)
+    pids: list[int] = []
+
+    def start(run: RunDir, config: object, lock: int, job: str) -> subprocess.Popen[bytes]:
+        torchrun = [sys.executable, "-c", KILLED_TORCHRUN, job]
+        process = subprocess.Popen(torchrun, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            pids.append(int(process.stdout.readline()))
+        return process
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.RunEnded):
+            lived.append(psutil.pid_exists(pids[0]) and launch._lives(psutil.Process(pids[0])))
+
+    lived: list[bool] = []
+    monkeypatch.setattr(launch, "_start", start)
+    job = Job(run=str(run.path))
+    with run.locked() as lock:
+        ended = launch.launch(run, Control(), read_config(run), lock, job=job, listener=listen)
+    assert lived == [False]
+    assert (ended.state, ended.error) == ("failed", "torchrun was killed (signal 9)")
+    assert run.log.is_file()
+
+
+def test_a_rank_ends_with_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1, 2, 1, 2, max_restarts=3)
+    assert (world.orphaned, world.restarts_left) == ("", 3)
+    left: queue.SimpleQueue[int] = queue.SimpleQueue()
+    gone = World(1, 2, 1, 2, max_restarts=3, parent=0)
+    assert gone.restarts_left == 0, "nobody will start anew"
+    monkeypatch.setattr(os, "_exit", left.put)
+    rank.end_with_parent(gone)
+    assert left.get(timeout=30) == rank.FAILED
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    monkeypatch.setattr(watch, "SECONDS", 0.01)
+    monkeypatch.setattr(watch, "PATIENCE", 0.0)
+    watch.Watch(gone, told.put)  # the ranks have not met
+    assert told.get(timeout=30) == "torchrun, which started the ranks, is gone"
+
+
+def test_processes_of_another_container_are_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two containers may have one host name, and the numbers of their processes mean nothing."""
+    with subprocess.Popen(["sleep", "0"]) as dead:
+        pass
+    board: dict[str, bytes] = {}
+    store = SimpleNamespace(set=lambda k, v: board.update({k: v.encode()}), get=board.get)
+    groups = []
+    for at in range(2):
+        group = Group.__new__(Group)
+        group.world, group.rank, group.size = World(at, 2, 0, 1), at, 2
+        group._store, group.sum = store, lambda values: values  # type: ignore[method-assign,assignment]
+        groups.append(group)
+    for place, lost in (("elsewhere", False), (_place(), True)):
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.distributed.group._place", lambda place=place: place)
+            patch.setattr(os, "getpid", lambda: dead.pid)
+            board["member/0"] = b'{"host":"","pid":0}'
+            groups[1].introduce("cpu", "fp32")
+        groups[0].introduce("cpu", "fp32")
+        assert bool(groups[0].lost_process()) == lost
+
+
+def test_the_command_of_on_end_is_started_after_a_stop_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, end=None, done=0)
+    asked = Control()
+    asked.request("stop")
+    called: list[str] = []
+    monkeypatch.setattr(session, "start_on_end", lambda command, *_, **__: called.append(command))
+    gathered = SimpleNamespace(dismiss=lambda: None)
+    monkeypatch.setattr(session, "_gather", lambda *_: gathered)
+    for world in (None, World(0, 2, 0, 2)):
+        assert train_run(run, asked, on_end="x", world=world).state == "stopped"
+    assert called == ["x", "x"]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,12 @@ from trainer import control, events
 from trainer.control import Control
 from trainer.errors import DataError, RunError
 from trainer.follower import Follower
+from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
 from trainer.runlog import Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
-from trainer.submit import read_config, resubmit
+from trainer.submit import read_config, resubmit, submit
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -127,6 +128,8 @@ def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:
     bare = make_run(tmp_path, seed=2, end="stopped")
     with pytest.raises(RunError, match="no checkpoint to go on from"):
         resubmit(bare)
+    with pytest.raises(RunError, match=f"cifar-tui train {bare.config}"):
+        resubmit(bare)
     going = make_run(tmp_path, seed=3, end=None)
     with held(going), pytest.raises(RunError, match="is being trained by another process"):
         resubmit(going)
@@ -136,6 +139,20 @@ def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:
         resubmit(broken)
     assert folded(done).ended is not None
     assert folded(bare).ended is not None
+
+
+@pytest.mark.parametrize("end", [None, "stopped"])
+def test_a_run_that_never_began_is_queued_to_begin(tmp_path: Path, end: str | None) -> None:
+    """Its worker was killed, or it was taken out of the queue."""
+    run = submit(catalog.load("quick", []), tmp_path)
+    if end is not None:
+        asked = Control(run)
+        asked.request("stop")
+        assert train_run(run, asked).state == "stopped"
+    assert folded(run).status(locked=False) == (end or "crashed")
+    resubmit(run)
+    assert folded(run).status(locked=True) == "queued"
+    assert not run.checkpoint("last").exists()
 
 
 def test_a_resumed_run_waits_trains_and_can_be_taken_out_of_the_queue(tmp_path: Path) -> None:
@@ -181,9 +198,20 @@ def settings(folder: Path, data: Path, epochs: int) -> list[str]:
     ]
 
 
+@pytest.fixture
+def left_alone(tmp_path: Path) -> Iterator[None]:
+    """Ends the trainers that a test has detached, should it fail before it does so itself."""
+    yield
+    for run in scan(tmp_path / "runs"):
+        started = folded(run).started
+        if started is not None and run.is_locked():
+            os.kill(started.pid, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("left_alone")
 def test_detach_returns_at_once_and_resume_goes_on(tmp_path: Path, data: Path) -> None:
     began = time.monotonic()
-    left = cifar_tui(tmp_path, "train", *settings(tmp_path, data, 100_000), "--detach")
+    left = cifar_tui(tmp_path, "train", *settings(tmp_path, data, 20_000), "--detach")
     assert time.monotonic() - began < 30
     (run,) = scan(tmp_path / "runs")
     assert (left.returncode, left.stderr) == (0, "")
@@ -304,3 +332,14 @@ async def test_a_run_without_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None
         await pilot.press("r")
         await until(pilot, lambda: "has no checkpoint to go on from" in told(app))
         assert status(app, run) == "crashed"
+
+
+@pytest.mark.usefixtures("data_is_there")
+async def test_r_lets_a_run_begin_that_never_began(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", done=0, end=None)
+    app = app_of(tmp_path / "runs", "steps=4")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: status(app, run) == "crashed")
+        await pilot.press("r")
+        await until(pilot, lambda: "begins: it had not yet" in told(app))
+        await until(pilot, lambda: status(app, run) == "completed")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -245,6 +247,35 @@ def test_lock_within_one_process_excludes_too(tmp_path: Path) -> None:
         pass
     with run.locked():
         assert (run.lock.stat().st_mode & 0o777) == 0o600
+        assert (run.control.stat().st_mode & 0o777) == 0o600, "before somebody else makes it"
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    run = submit(settings.RunConfig(preset="quick"), tmp_path)
+    run.lock.touch()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunError, match=r"no locks, choose another with --runs-dir"), run.locked():
+        pass
+    assert run.is_locked(), "its log was written just now"
+    os.utime(run.log, (1, 1))
+    assert not run.is_locked()
+
+
+def test_half_written_files_are_swept(tmp_path: Path) -> None:
+    run = create(tmp_path, "quick")
+    run.checkpoint("last").parent.mkdir()
+    halves = [run.path / "config.7.partial", run.checkpoint("last").with_suffix(".7.partial")]
+    for half in halves:
+        half.touch()
+    run.config.touch()
+    run.sweep()
+    assert run.config.exists()
+    assert not any(half.exists() for half in halves)
 
 
 def test_lock_of_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:

@@ -139,6 +139,22 @@ def test_any_prefix_can_be_continued(tmp_path_factory: pytest.TempPathFactory, c
     assert found[-1].seq == len(whole)
 
 
+def test_what_another_process_wrote_is_not_overwritten(run: RunDir) -> None:
+    """The lock forbids a second writer; one that is on its way out may not know that yet."""
+    one, other = RunLog(run), RunLog(run)
+    for text in ("a", "b"):
+        one.emit(notice(text))
+        other.emit(notice(text))
+    with run.log.open("ab") as file:
+        file.write(b'{"torn')
+    other.emit(notice("c"))
+    one.close()
+    other.close()
+    tail = Tail(run.log)
+    told = [e.event.message for e in tail.read() if isinstance(e.event, events.Notice)]
+    assert (told, tail.damaged) == (["a", "a", "b", "b", "c"], 1)
+
+
 def test_a_log_that_cannot_be_opened_is_one_line(run: RunDir) -> None:
     run.log.mkdir()
     with pytest.raises(RunError, match=r"cannot write .*events\.jsonl: Is a directory"):

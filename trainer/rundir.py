@@ -141,7 +141,7 @@ class RunDir:
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
-        for folder in ("checkpoints", "predictions", "cache"):
+        for folder in ("", "checkpoints", "predictions", "cache"):
             with suppress(OSError):
                 for partial in (self.path / folder).glob("*.partial"):
                     partial.unlink(missing_ok=True)
@@ -156,8 +156,10 @@ class RunDir:
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # a file system without locks
+            return self._changed_lately()
         finally:
             os.close(handle)
         return False
@@ -172,7 +174,8 @@ class RunDir:
         """Hold the run's lock; yields its descriptor, which a child may inherit and so hold too.
 
         Raises:
-            RunError: another process holds it, or the run's folder cannot be written.
+            RunError: another process holds it, the run's folder cannot be written, or lies where
+                there are no locks.
         """
         self.refuse_links()
         try:
@@ -181,9 +184,25 @@ class RunDir:
             raise RunError(f"cannot lock run {self.id}: {error.strerror}") from None
         try:
             _acquire(handle, self.id)
+            self._own_control()
             yield handle
         finally:
             os.close(handle)
+
+    def _own_control(self) -> None:
+        """Have a control file that is ours: in a folder of many whoever is the first to send a
+        command would make it, for nobody but himself to read and write.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        for _ in range(2):
+            try:
+                os.close(os.open(self.control, flags, 0o600))
+                return
+            except PermissionError:  # one of another user: he has no say here
+                with suppress(OSError):
+                    self.control.unlink()
+            except OSError:  # a full disk: it is made when it is needed
+                return
 
 
 def _acquire(handle: int, run: str) -> None:
@@ -192,9 +211,14 @@ def _acquire(handle: int, run: str) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except OSError:
+        except BlockingIOError:
             if attempt < 19:
                 time.sleep(0.05)
+        except OSError as error:
+            raise RunError(
+                f"cannot lock run {run}: {error.strerror}: this file system has no locks, choose "
+                "another with --runs-dir"
+            ) from None
     raise RunError(f"run {run} is being trained by another process")
 
 

@@ -94,6 +94,10 @@ class RunLog:
         self.attempt += 1
         self._began = time.monotonic()
 
+    def count_from(self, seconds: float) -> None:
+        """So many seconds of the attempt are over at least: another process began it."""
+        self._began = min(self._began, time.monotonic() - seconds)
+
     def emit(self, event: Event) -> None:
         """Stamp an event, put it on disk, then tell the listener, on the log's thread."""
         if isinstance(event, events.Progress) and self._disk.waiting > PENDING_LIMIT:
@@ -219,6 +223,7 @@ class RunLog:
         """Write whole lines; on a partial write cut back to the last whole one."""
         while self._pending:
             data = b"".join(self._pending[:256])
+            self._size = self._end()
             try:
                 written = os.pwrite(self._fd, data, self._size)
             except OSError:
@@ -232,6 +237,15 @@ class RunLog:
                 raise OSError(errno.ENOSPC, "No space left on device")
             self._size += written
             del self._pending[:256]
+
+    def _end(self) -> int:
+        """Where to write: behind all that is there, even what only a broken lock lets others write;
+        nothing in a log is overwritten.
+        """
+        end = os.fstat(self._fd).st_size
+        if end and end != self._size and os.pread(self._fd, 1, end - 1) != b"\n":
+            end += os.pwrite(self._fd, b"\n", end)
+        return end
 
     def _disk_failed(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS

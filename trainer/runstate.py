@@ -263,7 +263,7 @@ def _mean(values: list[float | None]) -> float | None:
 def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
     state.queued, state.asked_at, state.waiting = event, envelope.time, True
     state.queued_at = state.queued_at or envelope.time
-    if state.attempt:  # resumed: what is known of the earlier attempts stays
+    if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
         state.ended, state.progress, state.paused = None, None, False
         _go_on_from(state, envelope)
 

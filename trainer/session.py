@@ -115,7 +115,8 @@ def train_locked(
     try:
         control.poll(now=True)
         if control.stopping() and world is None:
-            return _end(log, None, began, "stopped")
+            ended = _end(log, None, began, "stopped")
+            return ended
         run.sweep()
         log.begin_attempt()
         log.emit(events.Notice(level="info", code="preparing", message="loading data and model"))
@@ -127,7 +128,8 @@ def train_locked(
                 lead = _gather(world, run, log, on_end)
                 if control.stopping():
                     lead.dismiss()
-                    return _end(log, None, began, "stopped")
+                    ended = _end(log, None, began, "stopped")
+                    return ended
                 lead.begin(run, config, data_dir, resume=resume)
             training = prepare(
                 run,

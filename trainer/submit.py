@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,9 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
 def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = None) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
+    One that never began to train has none, and is queued to begin: the caller asks for a resume
+    only where the checkpoint is there.
+
     What was asked of the earlier attempt is forgotten: its stop must not stop the next one. It may
     be trained by another number of processes than before, and its data may lie elsewhere by now;
     that they are the same is found out when they are loaded.
@@ -57,9 +61,11 @@ def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = No
         ended = follower.state.ended
         if ended is not None and ended.state == "completed":
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
-        if not run.checkpoint("last").is_file():
+        begun = follower.state.queued is None or follower.state.started is not None
+        if begun and not run.checkpoint("last").is_file():
             raise RunError(
-                f"run {run.id} has no checkpoint to go on from: start a new run in its place"
+                f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
+                f"'cifar-tui train {shlex.quote(str(run.config))}'"
             )
         try:
             control.clear(run)

@@ -153,7 +153,7 @@ class RunControl:
         return current is not None and current.status in ("stopped", "failed", "crashed")
 
     async def resume(self) -> None:
-        """Queue the chosen run once more, from its checkpoint, or say why not."""
+        """Queue the chosen run once more, from its checkpoint if it ever began, or say why not."""
         from trainer.submit import resubmit
 
         app, run = self._app, self._app.store.current
@@ -171,8 +171,10 @@ class RunControl:
             app.tell(str(error), severity="error", title="Not resumed")
             return
         app.store.expect(run.run.id)
-        if app.worker.queue(run.run.path, resume=True):
-            app.tell(f"{_name(run)} goes on from its checkpoint")
+        again = run.run.checkpoint("last").is_file()
+        if app.worker.queue(run.run.path, resume=again):
+            where = "goes on from its checkpoint" if again else "begins: it had not yet"
+            app.tell(f"{_name(run)} {where}")
         else:
             app.store.give_up(app.worker.given)
         app.poll()

@@ -7,6 +7,7 @@ import queue
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,12 +37,13 @@ def attend(
     data_directory: Path | None = None,
     *,
     resume: bool = False,
+    new: bool = True,
     settings: AlertSettings | None = None,
     world: World | None = None,
 ) -> events.RunEnded:
     """Train a run on a thread of its own and show it until it ends; ``world`` as in ``train_run``.
 
-    A new run that was refused before its first step leaves no folder.
+    A ``new`` run that was refused before its first step leaves no folder.
 
     Raises:
         UserError: bad input that was found while it was prepared.
@@ -60,20 +62,20 @@ def attend(
         with _signals(trainer.heard):
             trainer.start()
             while not trainer.finished:
-                new = trainer.news(POLL_SECONDS)
-                view.show(new)
-                caller.look(new)
-                for number in trainer.taken_signals():
-                    _stop(control, view, number)
-            new = trainer.news(0)
-            view.show(new)
-            caller.look(new)
+                found = trainer.news(POLL_SECONDS)
+                view.show(found)
+                caller.look(found)
+                for number, user in trainer.taken_signals():
+                    _stop(run, control, view, number, user=user)
+            found = trainer.news(0)
+            view.show(found)
+            caller.look(found)
     finally:
         view.close()
     try:
         return trainer.result()
     except UserError:
-        if not (resume or trainer.began):
+        if new and not trainer.began:
             run.discard()
         raise
 
@@ -97,8 +99,8 @@ class _Trainer:
         self._queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._train, name="training", daemon=True)
         self._outcome: events.RunEnded | BaseException | None = None
-        self._signals = 0
-        self._stops = 0
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stops: Counter[bool] = Counter()
         self.began = False
         """Whether data and net were fit to train."""
         self.finished = False
@@ -109,14 +111,18 @@ class _Trainer:
 
     def heard(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: only counts and wakes the main thread."""
-        self._signals += 1
+        self._signals.put(number)
         self._queue.put(None)
 
-    def taken_signals(self) -> Iterator[int]:
-        """The numbers, from 1, of signals since the last call."""
-        while self._stops < self._signals:
-            self._stops += 1
-            yield self._stops
+    def taken_signals(self) -> Iterator[tuple[int, bool]]:
+        """How many, from 1, of signals since the last call, and whether they are Ctrl-C.
+
+        The others are counted apart: a lost terminal may send three within milliseconds.
+        """
+        while not self._signals.empty():
+            user = self._signals.get() == signal.SIGINT
+            self._stops[user] += 1
+            yield self._stops[user], user
 
     def news(self, seconds: float) -> list[Envelope]:
         """Everything that has come; waits so long for the first."""
@@ -158,20 +164,20 @@ class _Trainer:
             self._queue.put(None)
 
 
-def _stop(control: Control, view: View, number: int) -> None:
-    if number >= STOPS_UNTIL_ABORT:
+def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool) -> None:
+    if user and number >= STOPS_UNTIL_ABORT:
         view.close()
         if (launch := sys.modules.get("trainer.distributed.launch")) is not None:
             launch.abort()
-        warn("aborted: the last checkpoint stays")
+        kept = run.checkpoint("last").is_file()
+        warn("aborted: the last checkpoint stays" if kept else "aborted without a checkpoint")
         sys.stdout.flush()
         os._exit(130)
     control.request("stop")
-    view.message(
-        "stopping at the next step, saving a checkpoint"
-        if number == 1
-        else "still stopping; once more aborts without a checkpoint"
-    )
+    if number == 1:
+        view.message("stopping at the next step, saving a checkpoint")
+    elif user:
+        view.message("still stopping; once more aborts without a checkpoint")
 
 
 @contextmanager

@@ -28,8 +28,10 @@ def detach(
         The process id.
 
     Raises:
-        RunError: the process cannot be started, or does not take the run.
+        RunError: the run cannot be locked, the process cannot be started, or does not take the run.
     """
+    with run.locked():  # what keeps the other process from its lock is told here, by the system
+        pass
     job = Job(run=str(run.path.absolute()), data_dir=_text(data_dir), resume=resume, on_end=on_end)
     try:
         process = subprocess.Popen(

@@ -177,9 +177,9 @@ def train(
             if found:
                 world = replace(world, restarts=max(1, world.restarts))
     if detached:
-        _leave(run, place, resume=resume is not None, json=json, on_end=calls.on_end)
+        _leave(run, place, new=resume is None, json=json, on_end=calls.on_end)
         return
-    again = resume is not None
+    again = resume is not None and run.checkpoint("last").is_file()
     if world is not None and world.restarts:
         if (before := ended_before(run)) is not None:
             leave(dismiss(world, failed=before.state == "failed"))
@@ -187,7 +187,10 @@ def train(
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     out.lend()
-    ended = attend(run, Control(run), view, place, resume=again, settings=calls, world=world)
+    new = resume is None and not again
+    ended = attend(
+        run, Control(run), view, place, resume=again, new=new, settings=calls, world=world
+    )
     if not json:
         _conclude(run, ended, config.data)
     if world is not None:  # a run that was stopped is not to be started anew
@@ -195,14 +198,13 @@ def train(
     raise typer.Exit(EXIT_CODES[ended.state])
 
 
-def _leave(
-    run: RunDir, data_directory: Path | None, *, resume: bool, json: bool, on_end: str
-) -> None:
+def _leave(run: RunDir, data_directory: Path | None, *, new: bool, json: bool, on_end: str) -> None:
     """Let another process train the run, and say how to find it."""
     try:
-        pid = detach(run, data_dir=data_directory, resume=resume, on_end=on_end)
+        again = not new and run.checkpoint("last").is_file()
+        pid = detach(run, data_dir=data_directory, resume=again, on_end=on_end)
     except RunError:
-        if not resume:
+        if new:
             run.discard()
         raise
     if json:
@@ -278,9 +280,13 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
     out.lines(f"{ended.state}{best} on {clean(data)}, {duration(ended.seconds)}", f"run {run.path}")
     follower = Follower(run)
-    missing = follower.catch_up().missing
-    if missing or follower.state.ended is None:
-        warn(f"the log of this run is incomplete ({missing} events miss): the disk was full")
+    state = follower.catch_up()
+    if follower.problem:
+        warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
+    elif state.missing or state.ended is None:
+        full = any(notice.code == "disk-full" for _, notice in state.notices)
+        lost = f"{state.missing} events miss" if state.missing else "its end misses"
+        warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":
         warn(f"the run failed: {ended.error or 'for an unknown reason'}")
 

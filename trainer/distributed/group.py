@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -36,6 +37,8 @@ class Member(msgspec.Struct, frozen=True):
     pid: int
     device: str = ""
     precision: str = ""
+    place: str = ""
+    """Where its pid means a process: one boot of one machine, one container of it."""
 
 
 class Group:
@@ -51,6 +54,8 @@ class Group:
         self.world = world
         self.rank, self.size, self.first = world.rank, world.size, world.first
         self.members: tuple[Member, ...] = ()
+        self._beside: dict[int, psutil.Process | None] = {}
+        """Other ranks whose processes can be seen from here; none where one had ended already."""
         limit = timedelta(seconds=_timeout())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available() and world.local_rank < torch.cuda.device_count():
@@ -102,13 +107,18 @@ class Group:
 
     def introduce(self, device: str, precision: str) -> None:
         """Let every rank know who the others are."""
-        me = Member(platform.node(), os.getpid(), device, precision)
+        me = Member(platform.node(), os.getpid(), device, precision, _place())
         self._store.set(f"member/{self.rank}", msgspec.json.encode(me).decode())
         names = [f"member/{rank}" for rank in range(self.size)]
         # a barrier before: get waits for a key, but not for a rank that has died
         self.sum(torch.zeros(1))
         found = [msgspec.json.decode(self._store.get(name), type=Member) for name in names]
         self.members = tuple(found)
+        self._beside = {
+            rank: _process(member.pid)
+            for rank, member in enumerate(found)
+            if rank != self.rank and member.place == me.place
+        }
 
     def report_failure(self, reason: str) -> None:
         """Leave word of why this rank ends, for rank 0's log."""
@@ -128,9 +138,12 @@ class Group:
 
     def lost_process(self) -> str:
         """As ``lost``, of processes of this machine that have ended; asks nobody."""
-        for rank, member in enumerate(self.members):
-            if rank != self.rank and member.host == platform.node() and _gone(member.pid):
-                return f"rank {rank} of {self.size} (process {member.pid}) was killed or has ended"
+        if self.world.orphaned:
+            return self.world.orphaned
+        for rank, process in self._beside.items():
+            if process is None or _gone(process):
+                pid = self.members[rank].pid
+                return f"rank {rank} of {self.size} (process {pid}) was killed or has ended"
         return ""
 
     def why_lost(self, error: BaseException, seconds: float = 2.0) -> str:
@@ -171,9 +184,24 @@ def is_loss(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
-def _gone(pid: int) -> bool:
+def _place() -> str:
+    """The same for processes that see each other; a host's name may be that of two containers."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
+    return platform.node()
+
+
+def _process(pid: int) -> psutil.Process | None:
     try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:  # is_running: not another process that was given the number since
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
+import psutil
 
 from trainer import control as commands
 from trainer import events
@@ -27,6 +29,10 @@ from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog, Tail, open_regular
 
 POLL_SECONDS = 0.1
+STOP_SECONDS = 10.0
+"""After a stop, for ranks that have not begun and may not hear it; then torchrun is ended."""
+KILL_SECONDS = 30.0
+RANK = "trainer.distributed.rank"
 
 
 def launch(
@@ -49,8 +55,12 @@ def launch(
         listener: called with every new envelope of the log.
 
     Raises:
-        RunError: it was refused before its first step; the log says the same.
+        RunError: it was refused before its first step, for what it was asked to do; the log says
+            the same. Whatever else keeps it from beginning is its failed end, and its folder has
+            more to tell.
     """
+    text = msgspec.json.encode(job).decode()
+    traceback, written = _stamp(run.path / "traceback.txt"), _size(run)
     tail = Tail(run.log)
     while tail.behind():
         tail.read()
@@ -59,21 +69,36 @@ def launch(
     problem, code = "", 0
     if not control.stopping():
         try:
-            process = _start(run, config, lock, job)
+            process = _start(run, config, lock, text)
         except OSError as error:
             problem = f"torchrun cannot be started: {error.strerror}"
         else:
             _started.append(process)
             code = _watch(process, run, control, tail, heard)
             _started.remove(process)
+            _end_ranks(text)
     heard.take(tail)
     if heard.ended is None:
-        _end(run, heard, control, problem or _why(run, code), job.on_end)
+        _end(run, heard, control, problem or _why(run, code, written), job.on_end)
         heard.take(tail)
+    elif not heard.began and heard.ended.error and _stamp(run.path / "traceback.txt") == traceback:
+        raise RunError(heard.ended.error)
     assert heard.ended is not None
-    if heard.ended.state == "failed" and not heard.began:
-        raise RunError(heard.ended.error or "the ranks have not begun")
     return heard.ended
+
+
+def _stamp(path: Path) -> int | None:
+    """When a file was written; ``None`` where there is none."""
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+    return None
+
+
+def _size(run: RunDir) -> int:
+    """Bytes that earlier attempts wrote to their standard error."""
+    with suppress(OSError):
+        return run.ranks_log.stat().st_size
+    return 0
 
 
 _started: list[subprocess.Popen[bytes]] = []
@@ -110,7 +135,7 @@ class _Heard:
                 return
 
 
-def _start(run: RunDir, config: RunConfig, lock: int, job: Job) -> subprocess.Popen[bytes]:
+def _start(run: RunDir, config: RunConfig, lock: int, job: str) -> subprocess.Popen[bytes]:
     train = config.train
     threads = max(1, (os.cpu_count() or 1) // train.processes)
     environment = {"OMP_NUM_THREADS": str(threads), **child_environment(), "PYTHONSAFEPATH": "1"}
@@ -120,9 +145,10 @@ def _start(run: RunDir, config: RunConfig, lock: int, job: Job) -> subprocess.Po
         return subprocess.Popen(
             (
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--local-addr", "127.0.0.1"),  # the host's own name may mean no address
                 *("--nproc-per-node", str(train.processes)),
                 *("--max-restarts", str(train.max_restarts)),
-                *("-m", "trainer.distributed.rank", msgspec.json.encode(job).decode()),
+                *("-m", RANK, job),
             ),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -137,17 +163,46 @@ def _watch(
     process: subprocess.Popen[bytes], run: RunDir, control: Control, tail: Tail, heard: _Heard
 ) -> int:
     """Pass on what comes and goes until torchrun has ended; gives its exit status."""
-    told = False
+    told: float | None = None
+    ending = False
     while process.poll() is None:
         heard.take(tail)
-        if control.stopping() and not told:
-            told = True
+        if control.stopping() and told is None:
+            told = time.monotonic()
             try:
                 commands.send(run, "stop")
             except RunError:  # a full disk: torchrun tells the ranks to end, and they stop as well
                 process.terminate()
+                ending = True
+        deaf = told is not None and not heard.began and time.monotonic() - told >= STOP_SECONDS
+        if deaf and not ending:
+            process.terminate()
+            ending = True
         time.sleep(POLL_SECONDS)
     return process.returncode
+
+
+def _end_ranks(job: str) -> None:
+    """End what a torchrun that was killed has left behind, while this process holds the lock.
+
+    Known by their arguments: one may have been started as torchrun died, and each has a session of
+    its own.
+    """
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline()[-2:] == [RANK, job]:
+                process.kill()
+                left.append(process)
+    until = time.monotonic() + KILL_SECONDS
+    while any(map(_lives, left)) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str) -> None:
@@ -157,11 +212,13 @@ def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str)
     log.close()
 
 
-def _why(run: RunDir, code: int) -> str:
-    """One line on why torchrun has ended, from what it wrote."""
+def _why(run: RunDir, code: int, since: int = 0) -> str:
+    """One line on why torchrun has ended, from what it wrote behind so many bytes."""
+    if code < 0:
+        return f"torchrun was killed (signal {-code})"
     with suppress(OSError), open_regular(run.ranks_log) as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 16_384))
+        file.seek(max(since, size - 16_384))
         text = file.read().decode("utf-8", "replace")
         if "No module named torch.distributed" in text:
             return "there is no torchrun: install PyTorch with its distributed package"

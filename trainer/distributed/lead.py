@@ -23,7 +23,6 @@ from trainer.runlog import RunLog
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
-    from trainer.distributed.watch import Watch
 
 EXIT_FAILED = 1
 
@@ -47,29 +46,33 @@ class Lead:
 
     def __init__(self, world: World, run: RunDir, log: RunLog, on_end: str = "") -> None:
         from trainer.distributed.group import Group
+        from trainer.distributed.watch import Watch
 
         self.world, self._run, self._log, self._on_end = world, run, log, on_end
-        self._watch: Watch | None = None
         if world.restarts:
             log.emit(
                 events.Notice(level="warning", code="restarted", message=_restarted(world, run))
             )
-        self.group: Group = Group(world)
+        self._watch = Watch(world, self._abort)
+        try:
+            self.group: Group = Group(world)
+        except BaseException:
+            self.settled()
+            raise
 
     def dismiss(self) -> None:
         """There is nothing to train."""
+        self.settled()
         self.group.tell(b"")
 
     def begin(self, run: RunDir, config: RunConfig, data_dir: Path | None, *, resume: bool) -> None:
-        """Let the others begin, and watch over them from now on."""
+        """Let the others begin, and watch over them too from now on."""
         batch = config.train.batch_size
         if batch < self.world.size:
             raise ConfigError(
                 f"{self.world.size} processes cannot share a batch of {batch} images: "
                 "raise --batch-size"
             )
-        from trainer.distributed.watch import Watch
-
         start = Start(
             run=str(run.path.absolute()),
             config=settings.to_toml(config),
@@ -77,12 +80,11 @@ class Lead:
             resume=resume,
         )
         self.group.tell(msgspec.json.encode(start))
-        self._watch = Watch(self.group, self._abort)
+        self._watch.group = self.group
 
     def settled(self) -> None:
         """The training is over on all ranks: whoever ends from now on is not lost."""
-        if self._watch is not None:
-            self._watch.close()
+        self._watch.close()
 
     def reason(self, error: BaseException) -> str:
         """Who was lost, when that is what an exception is about; else nothing."""

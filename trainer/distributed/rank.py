@@ -31,20 +31,24 @@ if TYPE_CHECKING:
     from trainer.distributed.group import Group
 
 COMPLETED, FAILED, BAD_INPUT = 0, 1, 2
+PARENT_SECONDS = 0.1
 LINGER_SECONDS = 20.0
 """A follower that was told to end does so with rank 0, or after this."""
 
 
 def main() -> int:
     """Train the job of the command line; the exit code tells torchrun whether to start anew."""
-    heap.share_one_arena()
     world = from_environment()
     if world is None:
         raise ConfigError("trainer.distributed.rank is started by torchrun")
+    heap.share_one_arena()
     if not world.first:
         return follow(world)
+    end_with_parent(world)
     job = msgspec.json.decode(sys.argv[1], type=Job)
     run, control = RunDir(Path(job.run)), Control(RunDir(Path(job.run)))
+    if not run.is_locked():  # torchrun was gone before the first look at it
+        return FAILED
     # torchrun tells its ranks to end when it is told so itself, or has lost one of them
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.request("stop"))
@@ -88,6 +92,7 @@ def dismiss(world: World, *, failed: bool) -> int:
 
 def follow(world: World) -> int:
     """Train what rank 0 says, until it ends; nothing is written."""
+    end_with_parent(world)
     codes: list[int] = []
     asked: list[float] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -101,6 +106,19 @@ def follow(world: World) -> int:
             leave(FAILED)
     leave(codes[0] if codes else FAILED)
     return FAILED
+
+
+def end_with_parent(world: World) -> None:
+    """Leave at once when torchrun is gone, wherever this rank waits: the run's lock went with it,
+    and a rank that waits for others would do so for the whole timeout.
+    """
+
+    def look() -> None:
+        while not world.orphaned:
+            time.sleep(PARENT_SECONDS)
+        os._exit(FAILED)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
 
 
 def leave(code: int) -> None:
@@ -138,7 +156,8 @@ def _train(group: Group, start: lead.Start) -> int:
     from trainer.engine import StopTraining, TrainingFailed
     from trainer.session import prepare
 
-    watch = Watch(group, lambda lost: leave(FAILED))
+    watch = Watch(group.world, lambda lost: leave(FAILED))
+    watch.group = group
     run = RunDir(Path(start.run))
     data_dir = Path(start.data_dir) if start.data_dir else None
     config = settings.from_toml(start.config)

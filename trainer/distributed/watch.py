@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from trainer.distributed.group import Group
+from trainer.distributed.world import World
+
+if TYPE_CHECKING:
+    from trainer.distributed.group import Group
 
 SECONDS = 0.5
 PATIENCE = 5.0
@@ -18,13 +21,14 @@ class Watch:
     """A thread that calls ``on_loss`` with one line when others are gone and nobody has noticed.
 
     Args:
-        group: its members are watched where they run on this machine, as is torchrun itself.
+        world: torchrun itself is watched, from the first.
         on_loss: does not return.
     """
 
-    def __init__(self, group: Group, on_loss: Callable[[str], None]) -> None:
-        self._group, self._on_loss = group, on_loss
-        self._parent = os.getppid()
+    def __init__(self, world: World, on_loss: Callable[[str], None]) -> None:
+        self._world, self._on_loss = world, on_loss
+        self.group: Group | None = None
+        """Once the ranks have met: its members are watched where they run on this machine."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="ranks", daemon=True)
         self._thread.start()
@@ -46,6 +50,4 @@ class Watch:
                 return
 
     def _lost(self) -> str:
-        if os.getppid() != self._parent:
-            return "torchrun, which started the ranks, is gone"
-        return self._group.lost_process()
+        return self.group.lost_process() if self.group is not None else self._world.orphaned

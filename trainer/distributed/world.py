@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainer.errors import ConfigError
 
@@ -23,6 +23,8 @@ class World:
     max_restarts: int = 0
     launch: str = ""
     """The same for all attempts of one launch, as far as torchrun tells launches apart."""
+    parent: int = field(default_factory=os.getppid, compare=False)
+    """The process of torchrun, which has started this one."""
 
     @property
     def first(self) -> bool:
@@ -30,9 +32,15 @@ class World:
         return self.rank == 0
 
     @property
+    def orphaned(self) -> str:
+        """One line when torchrun is gone; empty while it lives."""
+        gone = os.getppid() != self.parent
+        return "torchrun, which started the ranks, is gone" if gone else ""
+
+    @property
     def restarts_left(self) -> int:
         """How often the agent will still start all ranks anew."""
-        return max(0, self.max_restarts - self.restarts)
+        return 0 if self.orphaned else max(0, self.max_restarts - self.restarts)
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> World | None:
