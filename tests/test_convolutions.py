@@ -10,6 +10,7 @@ from torch import nn
 
 from trainer import convolutions
 from trainer.convolutions import (
+    GuardedConv2d,
     StridedConv2d,
     StridedDepthwiseConv2d,
     WideConv2d,
@@ -42,7 +43,7 @@ def test_strided_depthwise_convolutions_are_exchanged_without_tiles_too(
     assert [type(layer) for layer in net] == [
         StridedDepthwiseConv2d,
         nn.Conv2d,
-        nn.Conv2d,
+        GuardedConv2d,
         nn.Conv2d,
     ]
     assert list(net.state_dict()) == names
@@ -134,6 +135,59 @@ def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
     choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
     assert type(ours) is StridedDepthwiseConv2d
     _same_gradients(usual, ours, (3, 8, 9, 6))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (nn.Conv2d(32, 64, 3, 2, 1, groups=32), (1, 1)),
+        (nn.Conv2d(32, 32, 3, 3, 1, groups=32), (5, 2)),
+        (nn.Conv2d(32, 64, 3, 2, 1), (1, 1)),
+        (nn.Conv2d(32, 64, 3, 2, 1, groups=2), (1, 1)),
+        (nn.Conv2d(32, 64, 3, 2, 1, padding_mode="replicate"), (1, 1)),
+        (nn.Conv2d(32, 64, 3, (1, 2), 1), (12, 2)),  # a column: the output is wrong
+        (nn.Conv2d(64, 64, 3, 2, 1, bias=False), (16, 2)),
+        (nn.Conv2d(24, 64, 4, 4), (12, 12)),  # 24 channels times 4 are three tiles: so it is here
+        (nn.Conv2d(8, 64, 8, padding=3), (9, 9)),
+    ],
+)
+@pytest.mark.usefixtures("tiles")
+def test_shapes_that_onednn_gets_wrong_are_computed_in_fp32(
+    layer: nn.Conv2d, size: tuple[int, int], compiled: bool
+) -> None:
+    ours = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16", compiled=compiled)
+    exact = copy.deepcopy(layer).double()
+    image = torch.randn(5, layer.in_channels, *size, generator=_same())
+    found = []
+    for net, x in ((ours, image), (exact, image.double())):
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=net is ours):
+            y = net(x)
+        y.backward(torch.ones_like(y))
+        found.append([y.detach(), x.grad, *(p.grad for p in net.parameters())])
+    assert found[0][0].dtype == torch.bfloat16
+    for mine, theirs in zip(*found, strict=True):
+        assert mine is not None
+        assert theirs is not None
+        assert (mine.double() - theirs).norm() <= 2**-6 * theirs.norm()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (ours(image).double() - found[1][0]).norm() <= 2**-6 * found[1][0].norm()
+
+
+def test_shapes_that_onednn_gets_right_stay_in_bf16() -> None:
+    layers = [
+        (nn.Conv2d(64, 128, 3, 2, 1), (2, 2)),
+        (nn.Conv2d(64, 128, 1, 2), (1, 1)),
+        (nn.Conv2d(3, 32, 4, 4), (32, 32)),
+        (nn.Conv2d(16, 32, 4, 2, 1), (16, 16)),
+        (nn.Conv2d(64, 64, 3, 2, 1, groups=64), (2, 2)),
+        (nn.Conv2d(64, 64, 3, 2, 1, groups=64), (12, 2)),
+    ]
+    for layer, size in layers:
+        choose_per_layer(nn.ModuleList([layer]), CPU, "bf16", compiled=True)
+        assert not (isinstance(layer, GuardedConv2d) and layer.is_wrong(torch.zeros(2, 1, *size)))
 
 
 def _same_gradients(
