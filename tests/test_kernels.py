@@ -163,6 +163,24 @@ def test_what_does_not_fit_goes_torchs_way(why: str, kind: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(32), nn.GroupNorm(8, 32), nn.GroupNorm(3, 33, affine=False)]
+)
+def test_a_norm_of_another_size_is_an_error_and_not_a_write_elsewhere(layer: nn.Module) -> None:
+    with pytest.raises(RuntimeError, match="64"):
+        norm_act(fused(layer), nn.ReLU(), some(4, 64, 4, 4))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_norm_with_statistics_of_another_type_goes_torchs_way(dtype: torch.dtype) -> None:
+    layer = fused(nn.BatchNorm2d(64))
+    layer.running_mean, layer.running_var = torch.zeros(2, 64, dtype=dtype)
+    with pytest.raises(RuntimeError, match="mixed dtype"):
+        layer(some(4, 64, 4, 4))
+
+
+@needs_compiler
 def test_hooks_of_the_activation_see_what_it_gives() -> None:
     act, seen = nn.ReLU(inplace=True), []
     act.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))

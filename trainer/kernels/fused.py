@@ -57,6 +57,10 @@ class _Norm2d(nn.Module):
         """Weight and bias as the norm applies them, fp32 [C]."""
         return self.weight, self.bias
 
+    def channels(self) -> int:
+        """C of the inputs that it is made for."""
+        raise NotImplementedError
+
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """Of [N, C, H, W]: parts with statistics of their own, rows of each, C, group of C."""
         raise NotImplementedError
@@ -68,9 +72,13 @@ class _Norm2d(nn.Module):
     def _takes(self, input: Tensor) -> bool:
         if not (self.training and torch.is_grad_enabled() and _takes(input)):
             return False
-        if any(p.dtype != torch.float32 for p in self.parameters(recurse=False)):
-            return False
         _, rows, channels, _ = self.parts(input.shape)
+        own = *self.parameters(recurse=False), *self.buffers(recurse=False)
+        # torch tells what is wrong with another number; a number of batches is no vector
+        if channels != self.channels() or any(
+            t.dim() and (t.dtype != torch.float32 or t.shape != (channels,)) for t in own
+        ):
+            return False
         return bool(library().norm_takes(rows, channels))
 
     def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
@@ -82,6 +90,10 @@ class _Norm2d(nn.Module):
 
 class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
     """Batch norm, its running statistics included."""
+
+    def channels(self) -> int:
+        """As many as it was made with."""
+        return self.num_features
 
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """One part, groups of one."""
@@ -100,6 +112,10 @@ class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
 
 class FusedGroupNorm(_Norm2d, nn.GroupNorm):
     """Group norm, with one group layer norm: each image is normalised by itself."""
+
+    def channels(self) -> int:
+        """As many as it was made with."""
+        return self.num_channels
 
     def parts(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """A part per image."""
