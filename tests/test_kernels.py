@@ -330,7 +330,7 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 @needs_compiler
-@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
 def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library()
     (path,) = kept(tmp_path)
@@ -340,8 +340,34 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert library().norm_takes(8, 16)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as the compiler makes it."""
+    path = tmp_path_factory.mktemp("made") / "kernels.so"
+    build._run([*compiler(), *build.FLAGS, "-fopenmp", "-o", str(path), str(build.SOURCE)])
+    return path
+
+
+@pytest.fixture
+def _quick_compiler(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that has compiled the source before; what it says is in Latin-1."""
+    lines = (
+        r"printf 'fran\347ais\n' | tee /dev/stderr",
+        'case "$*" in *--version) exit;; esac',
+        'while [ "$1" != -o ]; do shift; done',
+        f'cp "{made}" "$2"',
+    )
+    monkeypatch.setenv("CXX", str(script(tmp_path / "quick", "\n".join(lines))))
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
+    return path
+
+
 @needs_compiler
-@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
 def test_a_library_that_others_can_write_is_not_loaded(tmp_path: Path) -> None:
     library()
     (path,) = kept(tmp_path)
@@ -361,13 +387,73 @@ def test_a_library_that_others_can_write_is_not_loaded(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"not")
 
 
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
+def test_a_library_that_was_damaged_is_compiled_again(tmp_path: Path) -> None:
+    library()
+    (path,) = kept(tmp_path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], bytes(len(whole)), whole[:-1]):
+        path.unlink()  # it is loaded: to change it in place would end the process
+        path.write_bytes(damaged)
+        path.chmod(0o600)
+        library.cache_clear()
+        assert library().norm_takes(8, 16)
+        assert path.read_bytes() == whole
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
+def test_a_library_that_cannot_be_kept_is_used_nevertheless(tmp_path: Path) -> None:
+    library()
+    (path,) = kept(tmp_path)
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+    library.cache_clear()
+    assert library().norm_takes(8, 16)
+    assert kept(tmp_path) == [path]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
+def test_a_compiler_may_have_a_launcher_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = compiler()
+    launcher = script(tmp_path / "a launcher", 'exec "$@"')
+    monkeypatch.setenv("CXX", f"'{launcher}' {plain[0]}")
+    assert compiler() == [str(launcher), *plain]
+    assert library().norm_takes(8, 16)
+    monkeypatch.setenv("CXX", f"{plain[0]} -g")
+    library.cache_clear()
+    assert library().norm_takes(8, 16)
+    assert len(kept(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("cxx", ["no-such-program g++", "'g++"])
+@pytest.mark.usefixtures("_own_cache")
+def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, cxx: str) -> None:
+    monkeypatch.setenv("CXX", cxx)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    with pytest.raises(BuildError, match=f"CXX=.*{cxx}"):
+        library()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_own_cache", "_quick_compiler")
+def test_a_library_that_lacks_a_function_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(build.ARGUMENTS, "no_such_function", [])
+    with pytest.raises(BuildError, match="no_such_function"):
+        library()
+
+
 @pytest.mark.usefixtures("_own_cache")
 def test_a_compiler_that_fails_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = tmp_path / "compiler"
-    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\necho "no space\nleft" >&2\nexit 1\n')
-    fake.chmod(0o755)
+    fake = script(
+        tmp_path / "compiler", '[ "$1" = --version ] && exit\necho "no space\nleft" >&2\nexit 1\n'
+    )
     monkeypatch.setenv("CXX", str(fake))
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     with pytest.raises(BuildError, match=r"^.*compiler failed: no space$"):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.errors import first_line
-from trainer.kernels.build import compiler
+from trainer.kernels.build import compiler, no_compiler
 from trainer.kernels.fused import halves
 
 Forward = Callable[[Tensor], Tensor]
@@ -137,5 +137,5 @@ def _lacks(device: torch.device) -> str:
     if device.type == "mps":
         return "it is not made for Apple GPUs yet"
     if device.type == "cpu" and not compiler():
-        return "no C++ compiler is installed (g++)"
+        return no_compiler()
     return ""

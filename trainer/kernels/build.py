@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+
+from trainer.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +56,23 @@ def at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def compiler() -> str:
-    """The C++ compiler of this machine, ``CXX`` first; empty: there is none."""
-    own = os.environ.get("CXX", "").split()[:1]
-    return next(filter(None, map(shutil.which, own or COMPILERS)), "")
+def compiler() -> list[str]:
+    """The command of this machine's C++ compiler, ``CXX`` first; empty: there is none."""
+    try:
+        own = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quotation without an end
+        return []
+    for name, *options in [own] if own else [[name] for name in COMPILERS]:
+        path = shutil.which(name)
+        if path:
+            return [path, *options]
+    return []
+
+
+def no_compiler() -> str:
+    """What is wrong where ``compiler`` finds none, in one line."""
+    own = os.environ.get("CXX", "").strip()
+    return f"CXX={own!r} names no program" if own else "no C++ compiler is installed (g++)"
 
 
 @functools.cache
@@ -68,50 +84,74 @@ def library() -> ctypes.CDLL:
     """
     if platform.system() != "Linux":
         raise BuildError("they are made for Linux")
-    path = compiler()
-    if not path:
-        raise BuildError("no C++ compiler is installed (g++)")
+    command = compiler()
+    if not command:
+        raise BuildError(no_compiler())
     try:
-        found = _from_cache(path)
+        found = _from_cache(command)
         for name, types in ARGUMENTS.items():
             getattr(found, name).argtypes = types
         return found
     except subprocess.TimeoutExpired:
-        raise BuildError(f"{path} took longer than {TIMEOUT:.0f} s") from None
-    except OSError as error:
+        raise BuildError(f"{shlex.join(command)} took longer than {TIMEOUT:.0f} s") from None
+    except (OSError, AttributeError) as error:  # AttributeError: a function is missing
         raise BuildError(str(error)) from None
 
 
-def _from_cache(path: str) -> ctypes.CDLL:
-    told = "\n".join((SOURCE.read_text(), path, _run([path, "--version"]), *FLAGS, _processor()))
-    name = f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
+def _from_cache(command: list[str]) -> ctypes.CDLL:
+    source, version = SOURCE.read_text(encoding="utf-8"), _run([*command, "--version"])
+    told = "\n".join((source, *command, version, *FLAGS, _processor()))
+    digest = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
+    name = f"kernels-{digest[:16]}.so"
     folder = platformdirs.user_cache_path("cifar-tui")
     with suppress(OSError):  # then it is not there, which is looked at next
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _private(folder):
-        with tempfile.TemporaryDirectory(prefix="cifar-tui-") as own:
-            return _compiled(path, Path(own) / name)
-    kept = folder / name
-    if _private(kept):
-        return ctypes.CDLL(str(kept))
-    return _compiled(path, kept)
+    kept = folder.resolve() / name if _private(folder) else None
+    if kept is not None and _private(kept) and _whole(kept):
+        with suppress(OSError):
+            return ctypes.CDLL(str(kept))
+    return _compiled(command, kept)
 
 
-def _compiled(path: str, target: Path) -> ctypes.CDLL:
-    """Compile to a name of its own first: two processes may do so at once."""
-    handle, made = tempfile.mkstemp(dir=target.parent, prefix=".kernels-", suffix=".so")
-    os.close(handle)
+def _compiled(command: list[str], kept: Path | None) -> ctypes.CDLL:
+    """Compile, and keep the library where that can be written."""
+    with tempfile.TemporaryDirectory(prefix="cifar-tui-") as own:
+        made = Path(own) / "kernels.so"
+        _run([*command, *FLAGS, "-fopenmp", "-o", str(made), str(SOURCE)])
+        with suppress(OSError):  # read-only or full: it is compiled the next time, too
+            if kept is not None:
+                _keep(made.read_bytes(), kept)
+                return ctypes.CDLL(str(kept))
+        return ctypes.CDLL(str(made))
+
+
+def _keep(library: bytes, kept: Path) -> None:
+    """Its checksum comes after it, where the loader does not look."""
+    with whole_file(kept) as file:
+        os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        file.write(library + hashlib.sha256(library).digest())
+
+
+def _whole(kept: Path) -> bool:
+    """Whether a library that was kept has its checksum: to load half of one ends the process."""
     try:
-        _run([path, *FLAGS, "-fopenmp", "-o", made, str(SOURCE)])
-        Path(made).chmod(stat.S_IRUSR | stat.S_IWUSR)
-        Path(made).replace(target)
-    finally:
-        Path(made).unlink(missing_ok=True)
-    return ctypes.CDLL(str(target))
+        content = kept.read_bytes()
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    """What a command prints; bytes that are not UTF-8 are replaced."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=TIMEOUT,
+        check=False,
+    )
     if done.returncode:
         first = next(iter(done.stderr.strip().splitlines()), "no message")
         raise BuildError(f"{command[0]} failed: {first}")
