@@ -43,6 +43,13 @@ def test_rises_from_start_to_the_peak_and_falls_to_the_end(name: str) -> None:
     assert values[25:] == sorted(values[25:], reverse=True)
 
 
+@pytest.mark.parametrize("name", ["cosine", "onecycle", "triangular", "linear"])
+def test_a_fall_within_one_step_reaches_the_end(name: str) -> None:
+    settings = ScheduleSettings(name=name, warmup=0.95, end_factor=0.0)
+    assert factor(settings, 11, 12, 4) == pytest.approx(0)
+    assert factor(settings, 10, 12, 4) > 0.9
+
+
 def test_step_multiplies_by_gamma_at_the_epochs() -> None:
     settings = ScheduleSettings(name="step", warmup=0.0, step_epochs=2, gamma=0.1)
     values = [factor(settings, epoch * 7, 42, 7) for epoch in range(6)]

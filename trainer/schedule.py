@@ -21,13 +21,14 @@ def factor(settings: ScheduleSettings, step: int, total: int, steps_per_epoch: i
     """
     last = max(1, total - 1)
     rise = settings.warmup * last
+    fall = last - rise
+    progress = (step - rise) / fall if fall else 0.0
     if settings.name == "onecycle":
         if step < rise:
             return _cosine(settings.start_factor, 1.0, step / rise)
-        return _cosine(1.0, settings.end_factor, (step - rise) / max(1.0, last - rise))
+        return _cosine(1.0, settings.end_factor, progress)
     if step < rise:
         return settings.start_factor + (1.0 - settings.start_factor) * step / rise
-    progress = (step - rise) / max(1.0, last - rise)
     if settings.name == "cosine":
         return _cosine(1.0, settings.end_factor, progress)
     if settings.name in ("linear", "triangular"):
