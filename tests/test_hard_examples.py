@@ -65,6 +65,19 @@ def test_an_order_in_use_is_kept_and_restored() -> None:
     assert not torch.equal(other.order(1, resumed=False), order)
 
 
+def test_as_many_images_are_left_out_as_asked_for() -> None:
+    settings = TrainSettings(epochs=2, batch_size=1000, skip_easy=0.8)  # 1 - 0.8 is below 0.2
+    hard = HardExamples(50_000, settings, CPU)
+    assert [hard.steps(epoch) for epoch in (1, 2)] == [50, 10]
+
+
+def test_an_order_of_a_version_that_left_out_more_goes_on_with_the_hardest_others() -> None:
+    hard = examples(skip_easy=0.2, skip_easy_from=0.0)
+    losses, order = torch.arange(10.0), torch.tensor([9, 0, 8, 7, 5, 6])
+    hard.load_state_dict({"losses": losses, "order": order})
+    assert hard.order(1, resumed=True).tolist() == [9, 0, 8, 7, 5, 6, 4, 3]
+
+
 def test_nothing_is_kept_where_nothing_is_skipped() -> None:
     hard = examples(skip_easy=0.0)
     assert hard.losses is None

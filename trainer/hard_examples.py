@@ -29,7 +29,7 @@ class HardExamples:
         self._images, self._settings, self._device = images, settings, device
         size, epochs = settings.batch_size, settings.epochs
         self._all = images // size
-        self._few = max(1, int(images * (1 - settings.skip_easy)) // size)
+        self._few = max(1, round(images * (1 - settings.skip_easy)) // size)
         late = round(epochs * (1 - settings.skip_easy_from)) if settings.skip_easy else 0
         self.first = epochs - late + 1
         """The first epoch that leaves images out."""
@@ -98,7 +98,16 @@ class HardExamples:
             return
         self.losses.copy_(state["losses"])
         order = state.get("order")
-        self._order = None if order is None else order.to(self._device)
+        self._order = None if order is None else self._whole(order.to(self._device))
+
+    def _whole(self, order: Tensor) -> Tensor:
+        """An order with the hardest others: older versions may have left out a batch more."""
+        assert self.losses is not None
+        lacks = self._few * self._settings.batch_size - len(order)
+        if lacks <= 0:
+            return order
+        hardest = self.losses.argsort(descending=True, stable=True)
+        return torch.cat((order, hardest[~torch.isin(hardest, order)][:lacks]))
 
 
 def _shuffled(images: int, epoch: int, seed: int) -> Tensor:
