@@ -94,6 +94,11 @@ def test_json_for_a_terminal_is_the_same_json() -> None:
     assert "ä" in written.decode()
 
 
+def test_the_character_that_deletes_is_escaped_where_all_the_others_are_harmless() -> None:
+    assert visible(b'"a\x7fb"') == b'"a\\u007fb"'
+    assert visible(b'"ab"') == b'"ab"'
+
+
 # floods
 
 
