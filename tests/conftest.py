@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,3 +25,20 @@ def no_stalls_of_old_samples(
     module = request.module.__name__.rpartition(".")[2]
     if module.startswith(("test_tui_", "test_snapshots")) and module != "test_tui_alerts":
         monkeypatch.setattr(stall, "SHORTEST", float("inf"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither the settings of who runs the tests, nor a place for their runs, data and caches.
+
+    One for all tests and the processes that they start: the kernels are compiled once.
+    """
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in os.environ:
+            if name.startswith("CIFAR_TUI_") and name != "CIFAR_TUI_SHARED":
+                environment.delenv(name)
+        for kind in ("CONFIG", "DATA", "STATE", "CACHE"):
+            environment.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+        environment.setenv("CIFAR_TUI_CONFIG", str(home / "config.toml"))
+        yield

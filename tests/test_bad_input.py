@@ -17,7 +17,9 @@ import pytest
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, make_run
-from trainer import checkpoint, events, runlog
+from trainer import checkpoint, events
+from trainer.cli import main
+from trainer.cli import output as outputs
 from trainer.control import Control
 from trainer.follower import Follower
 from trainer.rundir import RunDir, create, scan
@@ -27,6 +29,8 @@ from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.launcher import WorkerInfo
+
+Train = Callable[..., tuple[int, str, str]]
 
 NETS = (
     TINY_NET
@@ -68,20 +72,38 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def train(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Train:
+    """``train quick`` in this process: exit status, standard output and error."""
+    monkeypatch.setattr(outputs.out, "lost", None)
+    monkeypatch.setattr(outputs.out, "required", True)
+    monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path / "runs"))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main.run(["train", "quick", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def program(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """The same in a process of its own, which sees no GPU."""
     environment = {
         **os.environ,
         "CIFAR_TUI_RUNS": str(folder / "runs"),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "trainer", "train", "quick", *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
+    return done.returncode, done.stdout, done.stderr
 
 
 def small(data: Path, net: str, *more: str) -> list[str]:
@@ -100,42 +122,43 @@ def small(data: Path, net: str, *more: str) -> list[str]:
     ],
 )
 def test_a_net_that_cannot_train_leaves_no_run(
-    tmp_path: Path, data: Path, net: Path, name: str, said: str
+    train: Train, tmp_path: Path, data: Path, net: Path, name: str, said: str
 ) -> None:
-    done = train(tmp_path, *small(data, f"{net}:{name}"))
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, _, err = train(*small(data, f"{net}:{name}"))
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
     assert scan(tmp_path / "runs") == []
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--device", "cuda"), "torch sees no CUDA device here"),
-        (("--batch-size", "101"), "batch size 101 is above the data set's 100 training images"),
-    ],
-)
-def test_what_only_the_trainer_can_know_leaves_no_run(
-    tmp_path: Path, data: Path, net: Path, more: tuple[str, ...], said: str
+def test_a_batch_above_the_training_images_leaves_no_run(
+    train: Train, tmp_path: Path, data: Path, net: Path
 ) -> None:
-    done = train(tmp_path, *small(data, f"{net}:Tiny", *more))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, out, err = train(*small(data, f"{net}:Tiny", "--batch-size", "101"))
+    assert (code, out) == (2, "")
+    assert "batch size 101 is above the data set's 100 training images" in err
+    assert err.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_device_that_is_not_here_leaves_no_run(tmp_path: Path, data: Path, net: Path) -> None:
+    code, out, err = program(tmp_path, *small(data, f"{net}:Tiny", "--device", "cuda"))
+    assert (code, out) == (2, "")
+    assert "torch sees no CUDA device here" in err
+    assert err.count("\n") == 1
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_out_of_memory_and_not_a_number_fail_with_their_reason(
-    tmp_path: Path, data: Path, net: Path
+    train: Train, tmp_path: Path, data: Path, net: Path
 ) -> None:
     for arguments, reason in (
         (small(data, f"{net}:OutOfMemory"), "out of memory: lower the batch size"),
         (small(data, f"{net}:Tiny", "--lr", "1e30"), "the loss is not a number in epoch 1"),
     ):
-        done = train(tmp_path, *arguments)
-        assert done.returncode == 1
-        assert done.stderr.count(reason) == 1
+        code, _, err = train(*arguments)
+        assert code == 1
+        assert err.count(reason) == 1
         state = Follower(scan(tmp_path / "runs")[0]).catch_up()
         assert state.ended is not None
         assert state.ended.state == "failed"
@@ -143,12 +166,11 @@ def test_out_of_memory_and_not_a_number_fail_with_their_reason(
 
 
 def test_paths_in_a_run_are_absolute(
-    tmp_path: Path, data: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, data: Path, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(runlog.__file__).parents[1]))
-    done = train(tmp_path, *small(Path(os.path.relpath(data)), "nets.py:Tiny"), "--name", " ")
-    assert done.returncode == 0, done.stderr
+    code, _, err = train(*small(Path(os.path.relpath(data)), "nets.py:Tiny"), "--name", " ")
+    assert code == 0, err
     queued = Follower(scan(tmp_path / "runs")[0]).catch_up().queued
     assert queued is not None
     assert Path(queued.data).is_absolute()

@@ -25,6 +25,7 @@ class Server:
     url: str = ""
     content: bytes = b""
     announced: int | None = None
+    """In the place of the content's length; below 0: no length is announced."""
     status: int = 200
     requests: int = 0
 
@@ -38,7 +39,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             serving.requests += 1
             self.send_response(serving.status)
             length = len(serving.content) if serving.announced is None else serving.announced
-            self.send_header("Content-Length", str(length))
+            if length >= 0:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(serving.content)
 
@@ -212,3 +214,24 @@ def test_no_space_and_no_folder(
 def test_only_official_sets(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="synthetic cannot be downloaded"):
         download("synthetic", tmp_path)
+
+
+@pytest.mark.parametrize("announced", [-1, 10**9])
+def test_what_is_longer_than_the_official_archive_is_not_kept(
+    tmp_path: Path,
+    official: bytes,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    announced: int,
+) -> None:
+    server.announced, told = announced, list[int]()
+    monkeypatch.setattr(downloads, "LONGEST", len(official) - 1)
+    with pytest.raises(DataError, match="longer than the official archive") as raised:
+        download("cifar10", tmp_path / "data", lambda done, total: told.append(done))
+    assert "\n" not in str(raised.value)
+    assert all(done < len(official) for done in told)
+    assert bool(told) == (announced < 0), "a length that is announced is enough"
+    assert left(tmp_path / "data") == []
+    monkeypatch.setattr(downloads, "LONGEST", len(official))
+    server.announced = -1
+    assert download("cifar10", tmp_path / "data").is_dir()

@@ -60,3 +60,11 @@ def test_without_people_and_paths(images: Mistakes) -> None:
     assert "path" not in row
     assert export.to_csv([row]).endswith(",test,\n")
     assert export.to_csv([]) == ",".join(export.FIELDS) + "\n"
+
+
+@pytest.mark.parametrize("name", ["@SUM(1)", '=HYPERLINK("http://x")', "+1", "-1"])
+def test_names_are_no_formulas(images: Mistakes, name: str) -> None:
+    listed = export.rows(images, np.array([0]), (name, "deer", "dog"), [name] * 3)
+    (row,) = csv.DictReader(export.to_csv(listed).splitlines())
+    assert (row["actual"], row["predicted"], row["path"]) == (f"'{name}",) * 3
+    assert export.inert(-1.5) == -1.5, "numbers stay numbers"

@@ -163,6 +163,30 @@ def test_of_a_log_that_has_changed_nothing_is_believed(run: RunDir, change: obje
     assert same(run)
 
 
+def test_a_change_far_from_both_ends_is_seen_by_its_time(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folded, "END_BYTES", 64)
+    Follower(run).keep_growing()
+    assert folded.load(run) is not None
+    with run.log.open("rb") as file:
+        before = folded._identity(file.fileno(), run.log.stat().st_size)
+    edited(run)
+    with run.log.open("rb") as file:
+        assert folded._identity(file.fileno(), run.log.stat().st_size) == before
+    assert folded.load(run) is None
+    assert same(run)
+
+
+def test_what_other_code_has_folded_is_not_believed(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Follower(run).keep_growing()
+    monkeypatch.setattr(folded, "_code", lambda: b"another version's")
+    assert folded.load(run) is None
+    assert same(run)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

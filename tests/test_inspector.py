@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.training_helpers import binary_folder, tiny_run
-from trainer import inspection, inspector
+from trainer import inspection, inspector, inspector_process
 from trainer.control import Control
 from trainer.inspection import open_inspection
 from trainer.inspector import Inspector
@@ -121,7 +121,9 @@ def test_other_images_are_answered_while_features_are_computed(
     assert told_of[2:] == [(3, (20, 100), False), (3, None, True)]
 
 
-def test_the_process_answers_ends_and_is_started_again(trained: RunDir) -> None:
+def test_the_process_is_started_anew_answers_and_ends(
+    trained: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered = threading.Event()
     told: list[State] = []
 
@@ -130,48 +132,38 @@ def test_the_process_answers_ends_and_is_started_again(trained: RunDir) -> None:
         if state.inspected is not None and (state.inspected.neighbours or state.inspected.error):
             answered.set()
 
-    process = InspectorProcess(tell)
+    dies = "import os; input(); os.kill(os.getpid(), 9)"
+    process = InspectorProcess(tell, (sys.executable, "-c", dies))
     process.ask(Inspect(ask=0))  # nothing is wanted, nothing is started
     assert process._process is None
-    process.ask(Inspect(ask=1, run=str(trained.path), trusted=True))
-    assert answered.wait(60)
-    assert told[-1].inspected is not None
-    assert told[-1].inspected.error == ""
-    child = process._process
-    assert child is not None
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, child.pid) == min(19, own + 10)
-    answered.clear()
-    child.kill()
-    child.wait()
-    process.ask(Inspect(ask=2, run="nowhere"))
-    assert answered.wait(60)
-    assert told[-1].inspected is not None
-    assert told[-1].inspected.ask == 2
-    last = process._process
-    assert last is not None
-    assert last.stdin is not None
-    last.stdin.close()  # the worker has gone
-    assert last.wait(20) == 0
-
-
-def test_a_process_that_dies_is_one_line() -> None:
-    told: list[State] = []
-    answered = threading.Event()
-
-    def tell(state: State) -> None:
-        told.append(state)
-        answered.set()
-
-    dies = (sys.executable, "-c", "input(); import os; os.kill(os.getpid(), 9)")
-    InspectorProcess(tell, dies).ask(Inspect(ask=5, run="x"))
+    process.ask(Inspect(ask=5, run="x"))
     assert answered.wait(20)
     assert told[0].inspected == Inspected(
         ask=5, error="the inspector ended (signal 9): memory may be short"
     )
     answered.clear()
-    InspectorProcess(tell, ("/nonexistent",)).ask(Inspect(ask=6, run="x"))
-    assert "cannot be started" in (told[1].inspected or Inspected(ask=0)).error
+    monkeypatch.setattr(process, "_command", inspector_process.COMMAND)
+    process.ask(Inspect(ask=1, run=str(trained.path), trusted=True))
+    assert answered.wait(60)
+    assert told[-1].inspected is not None
+    assert (told[-1].inspected.ask, told[-1].inspected.error) == (1, "")
+    child = process._process
+    assert child is not None
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) == min(19, own + 10)
+    answered.clear()
+    process.ask(Inspect(ask=2, run="nowhere"))
+    assert answered.wait(60)
+    assert [state.inspected.ask for state in told if state.inspected][-1] == 2
+    assert child.stdin is not None
+    child.stdin.close()  # the worker has gone
+    assert child.wait(20) == 0
+
+
+def test_a_process_that_cannot_be_started_is_one_line() -> None:
+    told: list[State] = []
+    InspectorProcess(told.append, ("/nonexistent",)).ask(Inspect(ask=6, run="x"))
+    assert "cannot be started" in (told[0].inspected or Inspected(ask=0)).error
 
 
 def test_the_worker_tells_questions_from_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,11 @@ def test_residual_and_dilated_net() -> None:
     assert (s.dilated, s.strided3x3) == (1, 1)
 
 
+def test_a_dilation_of_one_pixel_dilates_nothing() -> None:
+    net = nn.Sequential(conv(3, 8, 1, dilation=4), conv(8, 8, 1), conv(8, 8, dilation=2))
+    assert summarize(net).dilated == 1
+
+
 def test_rows_of_a_residual_block_stand_as_it_is_written() -> None:
     paths = [layer.path for layer in summarize(registry.build("resnet8")).layers]
     block = [path.removeprefix("stages.1.0.") for path in paths if path.startswith("stages.1.0.")]

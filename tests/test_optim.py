@@ -213,3 +213,26 @@ def test_muon_without_filters_and_a_frozen_net() -> None:
     for name in ("muon", "sgd"):
         with pytest.raises(ConfigError, match="no parameters to train"):
             Optimizers(net, OptimizerSettings(name=name), CPU)
+
+
+def test_muon_s_steps_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.optim.multiplies_bf16", lambda device: False)
+    lr, momentum, decay = 0.1, 0.6, 0.01
+    generator = torch.Generator().manual_seed(5)
+    for shape in ((8, 3, 3, 3), (16, 4, 1, 1)):  # wide, tall
+        weight = nn.Parameter(torch.randn(shape, generator=generator))
+        muon = Muon([weight], lr, momentum, decay)
+        w = weight.detach().double().flatten(1)
+        m = torch.zeros_like(w)
+        for _ in range(3):
+            weight.grad = torch.randn(shape, generator=generator)
+            g = weight.grad.double().flatten(1)
+            muon.step()
+            m = momentum * m + g
+            x = g + momentum * m
+            x /= x.norm()
+            for _ in range(3):
+                a = x @ x.T
+                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+            w = w / w.norm() * shape[0] ** 0.5 * (1 - lr * decay) - lr * x
+        assert torch.allclose(weight.detach().double().flatten(1), w, atol=1e-4)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert np.array_equal(found.predicted, good.predicted)
     assert (found.split, found.fingerprint, found.epoch) == ("test", "f" * 64, 1)
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no partial file stays"
+
+
+def test_round_trip_of_many_classes(tmp_path: Path) -> None:
+    good = replace(made(4, 1000), labels=np.array([0, 127, 128, 999]))
+    good = replace(good, predicted=np.array([999, 128, 300, 127]))
+    predictions.save(good, tmp_path / PATH)
+    found = predictions.load(tmp_path / PATH)
+    assert found.labels.tolist() == [0, 127, 128, 999]
+    assert found.predicted.tolist() == [999, 128, 300, 127]
 
 
 def test_wrong_are_the_misclassified_in_order() -> None:

@@ -72,6 +72,13 @@ def test_accuracy_with_and_without(found: Review) -> None:
     assert (figures.doubtful_wrong, figures.as_people) == (2, 1)
 
 
+def test_who_predicts_one_of_both_says_what_people_say(found: Review) -> None:
+    # of image 5 most people find both right, the label and what the algorithm guessed
+    for predicted, as_people in ((0, 1), (1, 0)):
+        figures = review.accuracy(LABELS, np.array([0, 1, 2, 0, 1, predicted]), found)
+        assert (figures.doubtful_wrong, figures.as_people) == (1, as_people)
+
+
 def test_accuracy_of_nothing() -> None:
     none = np.empty(0, np.int64)
     figures = review.accuracy(none, none, Review(0, ()))

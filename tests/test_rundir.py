@@ -3,9 +3,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -303,12 +306,24 @@ def test_submit_of_a_users_net_names_the_folder_after_its_class(tmp_path: Path) 
     assert "-mynet-" in submit(config, tmp_path).id
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to become somebody else")
-def test_a_run_of_another_user_is_live_while_its_log_grows(tmp_path: Path) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that other users can enter; those of pytest are closed to them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs to be root to become somebody else")
+    with tempfile.TemporaryDirectory(prefix="cifar-tui-test-") as name:
+        folder = Path(name).resolve()
+        closed = next((p for p in folder.parents if not p.stat().st_mode & stat.S_IXOTH), None)
+        if closed is not None:
+            pytest.skip(f"other users cannot enter {closed}")
         folder.chmod(0o755)
-    run = RunDir(tmp_path / "20261123-120000-theirs-0000")
+        yield folder
+
+
+def test_a_run_of_another_user_is_live_while_its_log_grows(shared: Path) -> None:
+    run = RunDir(shared / "20261123-120000-theirs-0000")
     run.path.mkdir()
+    run.path.chmod(0o755)
     run.log.touch()
     with run.locked():
         os.seteuid(65534)

@@ -403,6 +403,17 @@ def test_follower_sees_the_end_and_then_rests(run: RunDir) -> None:
     assert not follower.poll()
 
 
+def test_predictions_past_the_step_that_a_run_goes_on_from_are_dropped() -> None:
+    def saved(step: int) -> events.PredictionsSaved:
+        return events.PredictionsSaved(
+            epoch=step, step=step, split="test", variant="plain", path=f"{step}.npz", images=6
+        )
+
+    steps = (saved(4), saved(8), saved(12))
+    state = fold(numbered(sample_log.started(), *steps, sample_log.started(resumed_step=8)))
+    assert [one.step for one in state.predictions] == [4, 8]
+
+
 def test_golden_log_folds_to_a_known_state(run: RunDir) -> None:
     """Written by version 1: it must fold like this for ever."""
     data = (GOLDEN / "v1.jsonl").read_bytes()

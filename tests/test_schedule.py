@@ -56,6 +56,12 @@ def test_step_multiplies_by_gamma_at_the_epochs() -> None:
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_step_falls_between_the_last_step_of_an_epoch_and_the_next() -> None:
+    settings = ScheduleSettings(name="step", warmup=0.0, step_epochs=2, gamma=0.1)
+    values = [factor(settings, step, 42, 7) for step in (13, 14, 27, 28, 41)]
+    assert values == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_constant_stays_at_the_peak_after_the_warm_up() -> None:
     settings = ScheduleSettings(name="constant", warmup=0.1, start_factor=0.0)
     assert factor(settings, 0, 101, 10) == 0.0

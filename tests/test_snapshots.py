@@ -8,7 +8,8 @@ it was taken with the comparison says nothing, and is skipped. After a wanted ch
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui_helpers import fake_worker, make_run
+from tests.tui_helpers import fake_worker, make_run, until
 from trainer import predictions
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.evaluation_loader import EvaluationLoader
 from tui.opinions import Opinions
 from tui.screens.base import StoreScreen
+from tui.screens.charts import ChartScreen
+from tui.screens.difference import DifferenceScreen
+from tui.screens.image import ImageScreen
+from tui.screens.mistakes import MistakesScreen
 
 TAKEN_WITH = {"textual": "8.2.8", "rich": "15.0.0", "plotext": "5.3.2"}
 INSTALLED = {name: version(name) for name in TAKEN_WITH}
@@ -34,12 +40,16 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
     monkeypatch.setattr("tui.screens.runs.time.time", lambda: 1_764_100_000.0)
-    monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture
@@ -77,7 +87,7 @@ def runs(tmp_path: Path) -> Path:
         ("dashboard", ("down", "space", "2")),
         ("layers", ("down", "3")),
         ("mistakes", ("down", "4")),
-        ("image", ("down", "4", "wait", "enter", "wait", "g", "f")),
+        ("image", ("down", "4", "enter", "g", "f")),
         ("compare", ("space", "down", "space", "5")),
         ("form", ("n",)),
         ("help", ("question_mark",)),
@@ -95,7 +105,7 @@ def test_screen(
     ("size", "keys"),
     [
         pytest.param((160, 50), (), id="160x50"),
-        pytest.param((160, 50), ("wait", "enter"), id="images-160x50"),
+        pytest.param((160, 50), ("enter",), id="images-160x50"),
         pytest.param((80, 24), (), id="80x24"),
         pytest.param((80, 24), ("k",), id="matrix-80x24"),
         pytest.param((80, 24), ("k", "k"), id="calibration-80x24"),
@@ -107,7 +117,7 @@ def test_two_models(
     folder = tmp_path / "runs"
     for seed, best, name in ((1, 0.72, "one"), (2, 0.86, "[b]two[/]")):
         make_run(folder, name=name, seed=seed, best=best, created=60 * seed, with_predictions=True)
-    app, drive = driven(folder, ("space", "down", "space", "5", "wait", "d", *keys), count=2)
+    app, drive = driven(folder, ("space", "down", "space", "5", "d", *keys), count=2)
     assert snap_compare(app, terminal_size=size, run_before=drive)
 
 
@@ -115,7 +125,7 @@ def test_two_models(
 @pytest.mark.parametrize("known", ["people", "guess"])
 def test_whose_fault(snap_compare: Any, tmp_path: Path, size: tuple[int, int], known: str) -> None:
     run = make_run(tmp_path / "runs", best=0.72, with_predictions=True)
-    app, drive = driven(tmp_path / "runs", ("4", "wait", "w", "wait"), count=1)
+    app, drive = driven(tmp_path / "runs", ("4", "w"), count=1)
     if known == "people":
         found = predictions.load(next(run.path.rglob("*.npz")))
         counts = np.ones(found.probabilities.shape, np.int64)
@@ -145,20 +155,46 @@ def driven(
 
     async def drive(pilot: Pilot[None]) -> None:
         app.worker.start()  # as once a run was begun
-        for _ in range(200):
-            ready = "torch" in app.worker_line() and "loading" not in app.worker_line()
-            if ready and len(app.store) == count and not app.store.loading:
-                break
-            await pilot.pause(0.05)
+        await until(pilot, lambda: _begun(app) and len(app.store) == count, seconds=30)
         for key in keys:
-            if key == "wait":
-                await pilot.pause(1.5)
-                continue
             await pilot.press(key)
-            await pilot.pause()
-        await pilot.pause(1.2)
+            await until(pilot, lambda: _settled(app), seconds=30)
         if isinstance(app.screen, StoreScreen):
             app.repaint()
-        await pilot.pause(0.2)
+        await until(pilot, lambda: _settled(app), seconds=30)
+        await pilot.pause()
 
     return app, drive
+
+
+def _begun(app: CifarApp) -> bool:
+    """The trainer has loaded, the runs are read, and the data was looked for."""
+    line = app.worker_line()
+    ready = "torch" in line and "loading" not in line
+    return ready and not app.store.loading and app.runs.data_status is not None
+
+
+def _settled(app: CifarApp) -> bool:
+    """Nothing is being read, all answers are there, and all charts are drawn."""
+    if any(not worker.is_finished for worker in app.workers):
+        return False
+    for screen in app.screen_stack:
+        loaders: list[EvaluationLoader] = []
+        if isinstance(screen, MistakesScreen):
+            loaders = [screen.loader]
+        elif isinstance(screen, DifferenceScreen):
+            loaders = screen.loaders
+        elif isinstance(screen, ImageScreen):
+            if None in (screen._inside.answer, screen._history):
+                return False
+        elif isinstance(screen, ChartScreen) and (screen._waiting or screen._due is not None):
+            return False
+        if not screen.is_mounted or not all(map(_read, loaders)):
+            return False
+    return True
+
+
+def _read(loader: EvaluationLoader) -> bool:
+    """The evaluation is there, and its images, or why they are not."""
+    pictures = loader.pictures is not None or loader.pictures_problem or not loader._with_pictures
+    return loader.evaluation is not None and bool(pictures)

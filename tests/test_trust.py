@@ -14,15 +14,15 @@ import msgspec
 import pytest
 
 from tests import sample_log
-from tests.training_helpers import tiny_run
+from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, make_run
-from trainer import control, events, predictions, runlog, session
+from trainer import control, events, inspection, predictions, runlog, session
 from trainer.cli import main
 from trainer.cli.output import visible
 from trainer.control import Control
 from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
-from trainer.rundir import RunDir, scan
+from trainer.rundir import OWN_FILES, RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
@@ -92,6 +92,11 @@ def test_json_for_a_terminal_is_the_same_json() -> None:
     assert json.loads(written) == value
     assert not CONTROL.search(written.decode())
     assert "ä" in written.decode()
+
+
+def test_the_character_that_deletes_is_escaped_where_all_the_others_are_harmless() -> None:
+    assert visible(b'"a\x7fb"') == b'"a\\u007fb"'
+    assert visible(b'"ab"') == b'"ab"'
 
 
 # floods
@@ -211,15 +216,23 @@ def test_a_pipe_in_a_folder_does_not_hang_its_reader(tmp_path: Path, name: str) 
             read_config(run)
 
 
-@pytest.mark.parametrize(
-    "name", ["events.jsonl", "config.toml", "lock", "checkpoints", "predictions", "control"]
-)
+def test_all_that_a_trainer_writes_into_a_run_is_looked_at(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, f"data='{binary_folder(tmp_path / 'data')}'", "train.epochs=1")
+    train_run(run, Control(run))
+    written = {path.name for path in run.path.iterdir()}
+    assert {"events.jsonl", "config.toml", "lock", "checkpoints", "predictions"} <= written
+    others = {"control", "cache", "on-end.log", "traceback.txt", "launch", "ranks.log"}
+    assert written | others | {".reserve", ".reserve-last"} <= set(OWN_FILES)
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "runs", done=1, end="stopped")
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "x.partial").write_text("mine")
-    target = victim if name in ("checkpoints", "predictions") else victim / "file"
+    folders = ("checkpoints", "predictions", "cache")
+    target = victim if name in folders else victim / "file"
     if target.name == "file":
         target.write_bytes((run.path / name).read_bytes() if (run.path / name).is_file() else b"a")
     before = target.read_bytes() if target.is_file() else b""
@@ -237,15 +250,60 @@ def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, name: s
     assert sorted(p.name for p in victim.iterdir() if p.name != "file") == ["x.partial"]
 
 
-def test_a_net_that_came_with_a_run_is_not_run_by_resuming_it(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path)
-    trap = tmp_path / "ran"
-    evil = run.path / "evil.py"
-    evil.write_text(f"open({str(trap)!r}, 'w')\n")
+def names(run: RunDir, net: Path) -> Path:
+    """Let the run name another net, which leaves a trace when it is run; the trace."""
+    trap = run.path.parent.parent / "ran"
+    net.write_text(f"open({str(trap)!r}, 'w')\n{TINY_NET}")
     text = run.config.read_text()
-    run.config.write_text(re.sub(r'name = ".*:Tiny"', f'name = "{evil}:Net"', text))
+    run.config.write_text(re.sub(r'name = ".*:Tiny"', f'name = "{net}:Tiny"', text))
+    return trap
+
+
+@pytest.mark.parametrize("where", ["in the run", "beside it"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_net_that_came_with_a_run_is_not_run(tmp_path: Path, where: str, linked: bool) -> None:
+    run = tiny_run(tmp_path / "theirs")
+    trap = names(run, (run.path if where == "in the run" else run.path.parent) / "evil.py")
+    if linked:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / run.id).symlink_to(run.path)
+        (run,) = scan(tmp_path / "runs")
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="lies among the runs"):
+            session.prepare(run, read_config(run), RunLog(run), Control(run), None, resume=resume)
     with pytest.raises(ConfigError, match="lies among the runs"):
-        session.check_origin(run, read_config(run))
+        inspection.open_inspection(run, trusted=True)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "refused"),
+    [("me", 0o666, False), ("root", 0o644, False), ("root", 0o666, True), ("other", 0o600, True)],
+)
+def test_a_net_that_other_users_can_change_is_run_only_when_it_was_just_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, mode: int, refused: bool
+) -> None:
+    run, net = tiny_run(tmp_path), tmp_path / "net.py"
+    trap = names(run, net)
+    config, look = read_config(run), Path.stat
+    me = {"me": net.stat().st_uid, "root": 4242, "other": 4242}[owner]
+    uid = {"me": me, "root": 0, "other": 4243}[owner]
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        found = look(path, **options)
+        made = os.stat_result((0o100000 | mode, *found[1:4], uid, *found[5:]))
+        return made if path.name == "net.py" else found
+
+    monkeypatch.setattr(os, "getuid", lambda: me)
+    monkeypatch.setattr(Path, "stat", stat)
+    session.check_origin(run, config, typed=True)
+    if not refused:
+        session.check_origin(run, config)
+        return
+    with pytest.raises(ConfigError, match=r"make it yours \(chown 4242 FILE\)"):
+        session.prepare(run, config, RunLog(run), Control(run), None, resume=True)
+    with pytest.raises(ConfigError, match="other users can change the net"):
+        inspection.open_inspection(run, trusted=True)
     assert not trap.exists()
 
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
-from tests.tui_helpers import append, fake_worker, held, make_run
+from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.alerts import AlertSettings
-from tui import formatting, themes
+from tui import formatting, store, themes
 from tui.app import CifarApp
 from tui.widgets.run_header import RunHeader
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object]) -> None:
-    for _ in range(200):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def app_of(runs_dir: Path, settings: AlertSettings) -> tuple[CifarApp, list[str]]:
@@ -100,7 +90,10 @@ async def test_the_command_at_the_end_goes_to_the_trainer(tmp_path: Path) -> Non
     assert app.worker._on_end == "notify me"
 
 
-async def test_damaged_runs_are_listed_with_the_reason(tmp_path: Path) -> None:
+async def test_damaged_runs_are_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SUBMIT_SECONDS", 0.3)  # as if they were made a while ago
     runs_dir = tmp_path / "runs"
     good = make_run(runs_dir, seed=1, name="good one")
     empty, garbage = (make_run(runs_dir, seed=seed, created=seed) for seed in (2, 3))

@@ -369,7 +369,7 @@ async def test_one_key_starts_a_run_and_another_stops_it(
 
 
 async def test_runs_queue_behind_each_other(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs", "steps=150")
+    app = make_app(tmp_path / "runs", "steps=30")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.press("s", "s", "s")
         await until(pilot, lambda: len(app.store) == 3)

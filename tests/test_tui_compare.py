@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 
@@ -50,6 +51,21 @@ def followed(run: Path | object) -> Follower:
     follower = Follower(run)  # type: ignore[arg-type]
     follower.catch_up()
     return follower
+
+
+def test_runs_on_other_test_images_are_not_comparable(tmp_path: Path) -> None:
+    one, other = (
+        followed(make_run(tmp_path, epochs=1, seed=seed, created=seed)) for seed in (1, 2)
+    )
+    assert comparison.comparable([one, other])
+    queued = followed(make_run(tmp_path, done=0, end=None, seed=3, created=3))
+    assert comparison.comparable([one, queued])
+    for changes in ({"data_fingerprint": "1" * 64}, {"data_kind": "folder"}):
+        begun = other.state.started
+        assert begun is not None
+        other.state.started = msgspec.structs.replace(begun, **changes)
+        assert not comparison.comparable([one, other])
+        other.state.started = begun
 
 
 @pytest.mark.parametrize("size", SIZES)

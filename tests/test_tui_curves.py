@@ -182,6 +182,11 @@ def test_limits_hold_all_values(ys: list[float]) -> None:
     assert low < high
 
 
+def test_a_loss_of_nothing_is_a_gap_on_a_logarithmic_axis() -> None:
+    logs = curves.log_points(line(0.01, 0.0, -1.0, 10.0))
+    assert logs.y.tolist() == pytest.approx([-2, math.nan, math.nan, 1], nan_ok=True)
+
+
 def test_accuracy_has_an_axis_that_stands_still() -> None:
     assert curves.value_limits([line(0.31, 0.5)], "accuracy", fit=False) == (0.3, 1.0)
     assert curves.value_limits([line(0.31, 0.5, 0.93)], "accuracy", fit=False) == (0.3, 1.0)

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from tests.distributed_helpers import forks
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, control
+from trainer import worker as program
 from trainer.follower import Follower
 from trainer.rundir import RunDir
 
@@ -26,26 +29,49 @@ def data(tmp_path: Path) -> Path:
     return binary_folder(tmp_path / "data")
 
 
+class Forked:
+    """A worker that has torch loaded when it begins, and its pipes."""
+
+    def __init__(self, errors: Path) -> None:
+        (read, write), (told, tell) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(write, "wb"), os.fdopen(told, "rb")
+        with Connection(read, writable=False) as lines, Connection(tell, readable=False) as states:
+            self.process = forks().Process(target=_serve, args=(lines, states, errors))
+            self.process.start()
+
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 60) -> int | None:
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.stdin.close()
+        self.stdout.close()
+
+
+def _serve(lines: Connection, states: Connection, errors: Path) -> None:
+    """The forked process: as one of its own that has these pipes."""
+    os.setsid()
+    with errors.open("wb") as log, lines, states:
+        for number, file in enumerate((lines, states, log)):
+            os.dup2(file.fileno(), number)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.exit(program.main())
+
+
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with (tmp_path / "stderr").open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        )
-    yield process
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        pipe.close()
+def worker(tmp_path: Path) -> Iterator[Forked]:
+    forked = Forked(tmp_path / "stderr")
+    yield forked
+    forked.close()
 
 
-def queue(worker: subprocess.Popen[bytes], run: RunDir) -> None:
-    assert worker.stdin is not None
+def queue(worker: Forked, run: RunDir) -> None:
     worker.stdin.write(json.dumps({"run": str(run.path)}).encode() + b"\n")
     worker.stdin.flush()
 
@@ -71,18 +97,23 @@ def new_run(folder: Path, data: Path, *overrides: str) -> RunDir:
     return tiny_run(folder, f"data='{data}'", *overrides)
 
 
-def test_it_tells_when_torch_is_ready(worker: subprocess.Popen[bytes]) -> None:
-    assert worker.stdout is not None
-    assert json.loads(worker.stdout.readline()) == {"state": "loading"}
-    ready = json.loads(worker.stdout.readline())
-    assert ready["state"] == "ready"
-    assert ready["torch"]
-    assert "cpu" in ready["devices"]
+def test_it_tells_when_torch_is_ready_and_ends_with_its_input() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"state": "loading"}
+        ready = json.loads(process.stdout.readline())
+        assert ready["state"] == "ready"
+        assert ready["torch"]
+        assert "cpu" in ready["devices"]
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
-def test_runs_are_trained_one_after_the_other(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
-) -> None:
+def test_runs_are_trained_one_after_the_other(worker: Forked, tmp_path: Path, data: Path) -> None:
     prints = "model.options.prints=50000"  # a pipe that nobody reads takes 64 KiB
     first, second = (new_run(tmp_path / name, data, prints) for name in "ab")
     queue(worker, first)
@@ -95,7 +126,7 @@ def test_runs_are_trained_one_after_the_other(
 
 
 def test_a_queued_run_shows_as_queued_and_can_be_cancelled(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+    worker: Forked, tmp_path: Path, data: Path
 ) -> None:
     first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
     queue(worker, first)
@@ -110,15 +141,11 @@ def test_a_queued_run_shows_as_queued_and_can_be_cancelled(
     assert first.checkpoint("last").is_file()
 
 
-def test_it_trains_on_when_the_app_has_gone(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
-) -> None:
+def test_it_trains_on_when_the_app_has_gone(worker: Forked, tmp_path: Path, data: Path) -> None:
     # what a net prints is not written to a pipe that nobody reads
     first, second = (new_run(tmp_path / name, data, "model.options.prints=9") for name in "ab")
     queue(worker, first)
     queue(worker, second)
-    assert worker.stdin is not None
-    assert worker.stdout is not None
     wait(lambda: b"training" in worker.stdout.readline())
     worker.stdin.close()
     worker.stdout.close()
@@ -128,9 +155,7 @@ def test_it_trains_on_when_the_app_has_gone(
     assert Follower(second).catch_up().ended.state == "completed"
 
 
-def test_sigterm_stops_with_a_checkpoint(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
-) -> None:
+def test_sigterm_stops_with_a_checkpoint(worker: Forked, tmp_path: Path, data: Path) -> None:
     first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
     queue(worker, first)
     queue(worker, second)
@@ -144,22 +169,20 @@ def test_sigterm_stops_with_a_checkpoint(
 
 
 def test_a_killed_run_shows_as_crashed_and_has_a_checkpoint(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+    worker: Forked, tmp_path: Path, data: Path
 ) -> None:
     run = new_run(tmp_path / "a", data, *LONG)
     queue(worker, run)
     wait(lambda: "last" in Follower(run).catch_up().checkpoints)
-    worker.kill()
-    worker.wait()
+    worker.send_signal(signal.SIGKILL)
+    assert worker.wait() == -signal.SIGKILL
     assert watch(run)("crashed")
     assert checkpoint.load(run.checkpoint("last"))["position"]["step"] > 0
 
 
 def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(
-    worker: subprocess.Popen[bytes], tmp_path: Path, data: Path
+    worker: Forked, tmp_path: Path, data: Path
 ) -> None:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
     worker.stdin.write(b'nonsense\n{"run": "/no/such/folder"}\n')
     run = new_run(tmp_path / "a", data)
     queue(worker, run)

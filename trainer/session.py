@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import time
 import traceback
 from collections.abc import Sequence
@@ -225,7 +226,9 @@ def prepare(
     from trainer.data import sources
     from trainer.engine import Training, settings_layout
 
-    check_origin(run, config)
+    # ranks that are started anew go on with what their user has named
+    again = group is not None and group.world.restarts > 0
+    check_origin(run, config, typed=again or not resume)
     if group is None:
         device = devices.resolve(config.train.device)
     else:
@@ -307,16 +310,36 @@ def check_alike(members: Sequence[Member], config: RunConfig) -> None:
         )
 
 
-def check_origin(run: RunDir, config: RunConfig) -> None:
-    """A net is code: one that came along with a run of others is not run by resuming it."""
+def check_origin(run: RunDir, config: RunConfig, *, typed: bool = False) -> None:
+    """A net is code: what others may have put there is not run by resuming or inspecting a run.
+
+    Args:
+        run: of which it is the net; its folder may be a link into the folder of others.
+        config: of the run.
+        typed: whether the user has just named the net: then it may be another user's file.
+
+    Raises:
+        ConfigError: the net came along with a run, or other users can change it.
+    """
     from model import registry
 
-    if registry.is_file(config.model.name):
-        file = expanded(config.model.name.rpartition(":")[0]).resolve()
-        if file.is_relative_to(run.path.parent.resolve()):
+    if not registry.is_file(config.model.name):
+        return
+    file = expanded(config.model.name.rpartition(":")[0]).resolve()
+    if any(
+        file.is_relative_to(at) for at in (run.path.parent.resolve(), run.path.resolve().parent)
+    ):
+        raise ConfigError(
+            f"the net {config.model.name} lies among the runs, where others' files may be: "
+            "copy it elsewhere if you trust it, and start a new run"
+        )
+    with suppress(OSError):  # what is not there cannot be run, which is told elsewhere
+        found = file.stat()
+        roots = found.st_uid == 0 and not found.st_mode & stat.S_IWOTH
+        if not (typed or roots or found.st_uid == os.getuid()):
             raise ConfigError(
-                f"the net {config.model.name} lies among the runs, where others' files may be: "
-                "copy it elsewhere if you trust it, and start a new run"
+                f"other users can change the net {config.model.name}, and it would be run: "
+                f"if you trust it, make it yours (chown {os.getuid()} FILE)"
             )
 
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from trainer.analysis.export import inert
 from trainer.errors import RunError
 from trainer.follower import Follower
 from trainer.runstate import EpochRow
@@ -97,13 +98,6 @@ def _csv(rows: list[dict[str, Any]], names: list[str]) -> str:
     writer.writeheader()
     writer.writerows({k: inert(v) for k, v in row.items()} for row in rows)
     return text.getvalue()
-
-
-def inert(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula becomes text."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return f"'{value}"
-    return value
 
 
 def graph(

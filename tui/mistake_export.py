@@ -9,7 +9,7 @@ from trainer.analysis import export as tables
 from trainer.analysis.mistakes import Indices, Sort
 from trainer.errors import ConfigError, UserError
 from tui.evaluations import Evaluation, Pictures
-from tui.export import Export, inert
+from tui.export import Export
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,9 @@ def as_csv(listed: Listed) -> str:
     except UserError as error:
         why = f"; no paths: {error}"
     rows = tables.rows(found.images, listed.chosen, found.classes, paths)
-    text = tables.to_csv([{k: inert(v) for k, v in row.items()} for row in rows])
-    path = Export({listed.name("csv"): text}).write(listed.runs_dir) / listed.name("csv")
+    path = Export({listed.name("csv"): tables.to_csv(rows)}).write(listed.runs_dir) / listed.name(
+        "csv"
+    )
     return f"{len(rows):,} images written to {path}{why}"
 
 

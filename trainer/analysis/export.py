@@ -69,10 +69,18 @@ def rows(
 
 
 def to_csv(listed: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV with a header; text is made printable, what is not known is empty."""
+    """Rows as CSV with a header; text is made printable and inert, what is not known is empty."""
     text = StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in listed:
-        writer.writerow({k: printable(v) if isinstance(v, str) else v for k, v in row.items()})
+        shown = {k: printable(v) if isinstance(v, str) else v for k, v in row.items()}
+        writer.writerow({k: inert(v) for k, v in shown.items()})
     return text.getvalue()
+
+
+def inert(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula becomes text; names are never formulas."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"
+    return value

@@ -23,6 +23,8 @@ CHUNK = 1 << 18
 TIMEOUT_SECONDS = 30
 SPACE_NEEDED = 400_000_000
 """Bytes: the archive and what is in it."""
+LONGEST = 200_000_000
+"""Bytes: more than either official archive has (170,498,071 and 169,001,437)."""
 INSTEAD = "train on --data synthetic, or give a folder with --data"
 
 
@@ -88,12 +90,14 @@ def _fetch(layout: Layout, path: Path, progress: Callable[[int, int], None]) -> 
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     with response, path.open("wb") as file:
         total = _length(response.headers)
+        _check_length(layout, total)
         progress(0, total)
         while True:
             with _network(layout):
                 chunk = response.read(CHUNK)
             if not chunk:
                 break
+            _check_length(layout, done + len(chunk))
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)
@@ -107,6 +111,15 @@ def _fetch(layout: Layout, path: Path, progress: Callable[[int, int], None]) -> 
         raise DataError(
             f"the downloaded {layout.title} does not have the official checksum and was deleted: "
             f"run {layout.download_command} again, {INSTEAD}"
+        )
+
+
+def _check_length(layout: Layout, size: int) -> None:
+    """Before a disk is filled with what only the checksum would refuse."""
+    if size > LONGEST:
+        raise DataError(
+            f"what the server sends as {layout.title} is longer than the official archive, it was "
+            f"not kept: {INSTEAD}"
         )
 
 
