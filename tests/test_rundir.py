@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,7 @@ for _ in range(5):
 
 def test_a_collision_takes_the_next_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(["aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr(rundir.time, "strftime", lambda _: "20261123-143005")
+    monkeypatch.setattr(rundir.time, "strftime", lambda *_: "20261123-143005")
     monkeypatch.setattr("secrets.token_hex", lambda _: next(names))
     assert create(tmp_path, "x").id.endswith("aaaa")
     assert create(tmp_path, "x").id.endswith("bbbb")
@@ -115,8 +115,25 @@ def test_scan_is_newest_first_and_knows_runs_from_other_things(tmp_path: Path) -
     (tmp_path / "notes").mkdir()
     (tmp_path / "20261123-143005-file-3f9c").write_text("")
     (tmp_path / "20261123-143005-\x1b[31m-3f9c").mkdir()
+    loop = tmp_path / "20261126-150000-loop-3f9c"
+    loop.symlink_to(loop)
     assert [run.id for run in scan(tmp_path)] == [names[1], names[0], names[2]]
     assert scan(tmp_path / "missing") == []
+
+
+def test_the_newest_run_is_the_last_wherever_the_clock_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    try:
+        for zone in ("UTC-14", "UTC+10"):  # made in the east, then in the west
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            ids.append(create(tmp_path, "x").id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert ids[0][:15] <= ids[1][:15]
 
 
 def test_find(tmp_path: Path) -> None:
@@ -306,6 +323,16 @@ def test_submit_of_a_users_net_names_the_folder_after_its_class(tmp_path: Path) 
     assert "-mynet-" in submit(config, tmp_path).id
 
 
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """As another user, for whom the folders of root are those of others."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A folder that other users can enter; those of pytest are closed to them."""
@@ -326,12 +353,30 @@ def test_a_run_of_another_user_is_live_while_its_log_grows(shared: Path) -> None
     run.path.chmod(0o755)
     run.log.touch()
     with run.locked():
-        os.seteuid(65534)
-        try:
+        with somebody_else():
             assert run.is_locked()
-            os.seteuid(0)
-            os.utime(run.log, (1, 1))
-            os.seteuid(65534)
+        os.utime(run.log, (1, 1))
+        with somebody_else():
             assert not run.is_locked()
-        finally:
-            os.seteuid(0)
+
+
+def test_a_run_that_may_not_be_entered_harms_no_other(shared: Path) -> None:
+    closed = submit(settings.RunConfig(preset="quick"), shared)
+    closed.path.chmod(0o700)
+    partly = submit(settings.RunConfig(preset="quick"), shared)
+    partly.path.chmod(0o755)
+    for name in ("cache", "checkpoints"):
+        (partly.path / name).mkdir(mode=0o700)
+    partly.checkpoint("last").touch()
+    (shared / "20261126-150000-into-0000").symlink_to(closed.path / "cache")
+    with somebody_else():
+        runs = {run.id: Follower(run) for run in scan(shared)}
+        assert set(runs) == {closed.id, partly.id}
+        for run in runs.values():
+            run.catch_up()
+            assert not run.run.has_checkpoint("last")
+            with pytest.raises(RunError, match="cannot lock"), run.run.locked():
+                pass
+        assert runs[closed.id].problem == "the log cannot be read: Permission denied"
+        assert runs[partly.id].state.queued is not None
+    assert partly.has_checkpoint("last")

@@ -248,7 +248,7 @@ def open_inspection(
         if not trusted:
             raise NotTrusted(f"the net is code of the file {config.model.name}")
         check_origin(run, config)
-    role = role or ("best" if run.checkpoint("best").exists() else "last")
+    role = role or ("best" if run.has_checkpoint("best") else "last")
     packed = checkpoint.read(run.checkpoint(role))
     state = checkpoint.unpack(packed, f"{role}.pt")
     dataset = _dataset(run, config, state, data, data_dir)

@@ -47,7 +47,7 @@ class RunDir:
 
     @property
     def id(self) -> str:
-        """The folder's name: unique, sortable by time of creation."""
+        """The folder's name: unique, sortable by time of creation, which it tells in UTC."""
         return self.path.name
 
     @property
@@ -83,6 +83,11 @@ class RunDir:
     def checkpoint(self, role: str) -> Path:
         """The checkpoint ``last`` or ``best``."""
         return self.path / "checkpoints" / f"{role}.pt"
+
+    def has_checkpoint(self, role: str) -> bool:
+        """Whether the checkpoint is there, as far as this user may see."""
+        # not Path.is_file: until Python 3.14 it raises where a folder may not be entered
+        return os.path.isfile(self.checkpoint(role))  # noqa: PTH113
 
     def predictions(self, epoch: int, variant: str) -> Path:
         """Where an evaluation's predictions go."""
@@ -134,7 +139,7 @@ class RunDir:
             RunError: one of the run's own files is a link.
         """
         for name in OWN_FILES:
-            if (self.path / name).is_symlink():
+            if os.path.islink(self.path / name):  # noqa: PTH114  # it never raises
                 raise RunError(
                     f"run {self.id}: {name} is a link to another place: it is not written to"
                 )
@@ -235,7 +240,8 @@ def create(runs_dir: Path, label: str) -> RunDir:
     """
     import secrets  # the app's first paint need not wait for it
 
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    # in UTC: local time goes back an hour in autumn, and the newest run would not be the last
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     for _ in range(100):
         run = RunDir(runs_dir / f"{stamp}-{slug(label)}-{secrets.token_hex(2)}")
         try:
@@ -262,12 +268,19 @@ def scan(runs_dir: Path) -> list[RunDir]:
     """
     try:
         with os.scandir(runs_dir) as entries:
-            names = [e.name for e in entries if ID.fullmatch(e.name) and e.is_dir()]
+            names = [e.name for e in entries if ID.fullmatch(e.name) and _is_folder(e)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunError(f"cannot read the runs directory {runs_dir}: {error.strerror}") from None
     return [RunDir(runs_dir / name) for name in sorted(names, reverse=True)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder; a link that leads to itself, or where nobody may look, is none."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def find(runs_dir: Path, query: str) -> RunDir:

@@ -62,7 +62,7 @@ def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = No
         if ended is not None and ended.state == "completed":
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
         begun = follower.state.queued is None or follower.state.started is not None
-        if begun and not run.checkpoint("last").is_file():
+        if begun and not run.has_checkpoint("last"):
             raise RunError(
                 f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
                 f"'cifar-tui train {shlex.quote(str(run.config))}'"

@@ -171,7 +171,7 @@ class RunControl:
             app.tell(str(error), severity="error", title="Not resumed")
             return
         app.store.expect(run.run.id)
-        again = run.run.checkpoint("last").is_file()
+        again = run.run.has_checkpoint("last")
         if app.worker.queue(run.run.path, resume=again):
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
             app.tell(f"{_name(run)} {where}")

@@ -169,7 +169,7 @@ def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool)
         view.close()
         if (launch := sys.modules.get("trainer.distributed.launch")) is not None:
             launch.abort()
-        kept = run.checkpoint("last").is_file()
+        kept = run.has_checkpoint("last")
         warn("aborted: the last checkpoint stays" if kept else "aborted without a checkpoint")
         sys.stdout.flush()
         os._exit(130)

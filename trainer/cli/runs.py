@@ -260,7 +260,7 @@ def _rest(follower: Follower) -> list[str | Text]:
         lines += ["", Text("checkpoints", style="bold")]
         lines += [
             f"  {c.role}: epoch {folded.epochs_done(c.step)}, step {c.step}, {clean(c.path)}"
-            + ("" if (follower.run.checkpoint(c.role)).is_file() else " (missing)")
+            + ("" if follower.run.has_checkpoint(c.role) else " (missing)")
             for c in folded.checkpoints.values()
         ]
     if folded.notices:

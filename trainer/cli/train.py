@@ -179,11 +179,11 @@ def train(
     if detached:
         _leave(run, place, new=resume is None, json=json, on_end=calls.on_end)
         return
-    again = resume is not None and run.checkpoint("last").is_file()
+    again = resume is not None and run.has_checkpoint("last")
     if world is not None and world.restarts:
         if (before := ended_before(run)) is not None:
             leave(dismiss(world, failed=before.state == "failed"))
-        again = run.checkpoint("last").is_file()
+        again = run.has_checkpoint("last")
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     out.lend()
@@ -201,7 +201,7 @@ def train(
 def _leave(run: RunDir, data_directory: Path | None, *, new: bool, json: bool, on_end: str) -> None:
     """Let another process train the run, and say how to find it."""
     try:
-        again = not new and run.checkpoint("last").is_file()
+        again = not new and run.has_checkpoint("last")
         pid = detach(run, data_dir=data_directory, resume=again, on_end=on_end)
     except RunError:
         if new:

@@ -68,7 +68,7 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
     data_dir = Path(job.data_dir) if job.data_dir else None
     resume = job.resume
     if world.restarts:
-        resume = run.checkpoint("last").is_file()
+        resume = run.has_checkpoint("last")
         if (ended := lead.ended(run)) is not None:
             return dismiss(world, failed=ended.state == "failed")
     try:
