@@ -403,7 +403,7 @@ def test_a_launch_without_an_end_tells_what_was_reached(tmp_path: Path) -> None:
     assert state.ended.best_accuracy == state.best.test_accuracy
     assert state.ended.best_epoch == state.best.epoch
     assert state.ended.seconds == before > 1
-    assert state.elapsed >= before, "another process began to count"
+    assert before <= state.elapsed < before + 60, "its time goes on, in the log too"
 
 
 def test_a_rank_lost_in_a_call_that_never_returns_ends_the_run_with_its_best(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.long_log import write_many, write_run
-from tests.tui_helpers import append, held, make_run
+from tests.tui_helpers import TimedLog, append, held, make_run, progress, some_layers
 from trainer import events
 from trainer.follower import Follower
-from trainer.glance import WHOLE_BYTES, glance
+from trainer.glance import END_BYTES, WHOLE_BYTES, glance
 from trainer.rundir import RunDir
 from tui import store as stores
 from tui.store import Store
@@ -103,6 +103,50 @@ def test_where_the_ends_do_not_tell_enough_there_is_no_glance(long: RunDir, tmp_
     torn = copy(long, tmp_path, number=5)
     torn.log.write_bytes(torn.log.read_bytes()[:-1])
     assert glance(torn.log) is None
+
+
+def long_run(
+    folder: Path, *end: events.Event, layers: tuple[events.LayerRow, ...] | None = None
+) -> RunDir:
+    """Four long epochs of six, and what comes after them."""
+    run = make_run(folder, epochs=6, done=4, end=None, steps_per_epoch=220, layers=layers)
+    log = TimedLog(run)
+    for event in end:
+        log.emit(event)
+    state = Follower(run).catch_up()
+    assert state.best is not None
+    log.emit(
+        events.RunEnded(
+            state="stopped",
+            best_accuracy=state.best.test_accuracy,
+            best_epoch=4,
+            final_accuracy=state.best.test_accuracy,
+            seconds=state.elapsed,
+        )
+    )
+    log.close()
+    assert run.log.stat().st_size > WHOLE_BYTES
+    return run
+
+
+def test_a_run_that_is_stopped_late_in_an_epoch(tmp_path: Path) -> None:
+    step = 4 * 220
+    stats = [events.LayerStats(epoch=5, step=step + i, layers=("fc",)) for i in range(1, 10)]
+    begun = events.EpochStarted(epoch=5, step=step)
+    near = Follower(long_run(tmp_path / "near", begun, *stats))
+    assert near.glance()
+    whole = Follower(near.run)
+    whole.catch_up()
+    assert cells(near) == cells(whole)
+    steps = [progress(5, i, step=step + i, total=220) for i in range(1, 220)]
+    far = Follower(long_run(tmp_path / "far", begun, *steps))
+    assert not far.glance(), "the last epoch that ended lies before the tail"
+
+
+def test_a_net_that_takes_the_whole_head(tmp_path: Path) -> None:
+    run = long_run(tmp_path, layers=some_layers(100_000) * 60)
+    assert b'"kind":"ModelDescribed"' in run.log.read_bytes()[:END_BYTES]
+    assert glance(run.log) is None
 
 
 def test_the_list_glances_and_the_chosen_run_is_whole(long: RunDir, tmp_path: Path) -> None:

@@ -87,6 +87,23 @@ def test_sequence_attempt_and_time(run: RunDir) -> None:
     assert second.time >= first.time > 1e9
 
 
+def test_the_time_of_an_attempt_goes_on_and_another_begins_at_0(run: RunDir) -> None:
+    run.log.write_bytes(SAMPLE)
+    last = sample_log.whole()[-1]
+    for _ in range(2):
+        log = RunLog(run)
+        log.emit(notice("of the same attempt"))
+        log.close()
+    log = RunLog(run)
+    log.begin_attempt()
+    log.emit(notice("of the next one"))
+    log.close()
+    first, second, third = read(run)[-3:]
+    assert last.elapsed <= first.elapsed <= second.elapsed < last.elapsed + 60
+    assert first.attempt == second.attempt == last.attempt
+    assert third.elapsed < last.elapsed
+
+
 def test_listener_gets_what_is_on_disk(run: RunDir) -> None:
     seen: list[events.Envelope] = []
 

@@ -176,6 +176,76 @@ def test_a_pause_is_no_training_time() -> None:
     assert state.steps.elapsed[0] == pytest.approx(11.0)
 
 
+def checkpoint(epoch: int, step: int) -> events.CheckpointSaved:
+    return events.CheckpointSaved(role="last", epoch=epoch, step=step, path="checkpoints/last.pt")
+
+
+def test_what_is_told_within_a_pause_is_no_training_time() -> None:
+    paused = [
+        envelope(0, sample_log.queued(), attempt=0),
+        envelope(1, sample_log.started(), elapsed=0.0),
+        envelope(2, sample_log.progress(1, 1), elapsed=9.0),
+        envelope(3, events.Paused(step=1), elapsed=10.0),
+        envelope(4, checkpoint(1, 1), elapsed=70.0),
+        envelope(5, events.Notice(level="info", code="x", message="x"), elapsed=80.0),
+    ]
+    state = fold(paused)
+    assert state.elapsed == pytest.approx(10.0)
+    killed = fold([*paused, envelope(6, events.RunEnded(state="failed"), elapsed=90.0)])
+    killed.apply(envelope(7, events.Notice(level="info", code="x", message="x"), elapsed=91.0))
+    assert killed.elapsed == killed.attempt_seconds == pytest.approx(11.0)
+    state.apply(envelope(6, events.Resumed(step=1, seconds=100.0), elapsed=110.0))
+    assert state.elapsed == state.attempt_seconds == pytest.approx(10.0)
+    lost = fold([*paused, envelope(7, sample_log.progress(1, 2), elapsed=111.0)])
+    assert lost.elapsed == pytest.approx(111.0), "it trains, whatever was lost in between"
+
+
+def test_the_seconds_of_an_attempt_that_took_long_to_begin() -> None:
+    """It is resumed twice: by hand, and by a launcher that queues nothing."""
+    state = fold(
+        [
+            envelope(0, sample_log.queued(), attempt=0),
+            envelope(1, sample_log.started(), elapsed=1.0),
+            envelope(2, sample_log.progress(1, 4), elapsed=5.0),
+            envelope(3, sample_log.queued(), elapsed=7.0),
+            envelope(4, events.Notice(level="info", code="preparing", message=""), attempt=2),
+        ]
+    )
+    assert (state.elapsed, state.attempt_seconds) == (5.0, 0.0)
+    state.apply(envelope(5, sample_log.started(4), attempt=2, elapsed=60.0))
+    assert (state.elapsed, state.attempt_seconds) == (5.0, 60.0)
+    state.apply(envelope(6, sample_log.progress(2, 1), attempt=2, elapsed=61.0))
+    assert (state.elapsed, state.attempt_seconds) == (6.0, 61.0)
+    notice = events.Notice(level="info", code="preparing", message="")
+    state.apply(envelope(7, notice, attempt=3, elapsed=0.0))
+    assert (state.elapsed, state.attempt_seconds) == (6.0, 0.0)
+
+
+def test_an_evaluation_that_is_done_again_takes_the_place_of_the_first() -> None:
+    def evaluated(variant: events.Variant, accuracy: float) -> list[events.AnyEvent]:
+        saved = events.PredictionsSaved(
+            epoch=1, step=4, split="test", variant=variant, path=variant, images=6
+        )
+        return [sample_log.eval_ended(1, accuracy, variant), saved]
+
+    state = fold(
+        numbered(
+            *(sample_log.queued(), sample_log.started()),
+            *evaluated("plain", 0.5),
+            *(events.RunEnded(state="stopped"), sample_log.queued(), sample_log.started(4)),
+            *evaluated("plain", 0.6),
+            *evaluated("ema", 0.7),
+            sample_log.eval_ended(2, 0.8),
+        )
+    )
+    assert [(e.epoch, e.variant, e.accuracy) for e in state.evals] == [
+        (1, "plain", 0.6),
+        (1, "ema", 0.7),
+        (2, "plain", 0.8),
+    ]
+    assert [p.variant for p in state.predictions] == ["plain", "ema"]
+
+
 def test_progress_within_a_phase_is_no_news() -> None:
     def at(epoch: int, done: int, phase: events.Phase = "train") -> events.Progress:
         loss = 1.0 if phase == "train" else None

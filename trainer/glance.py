@@ -8,6 +8,7 @@ other epochs, notices. Where the ends do not tell enough there is no glance.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from trainer.runstate import EpochRow, RunState
 END_BYTES = 48 * 1024
 WHOLE_BYTES = 4 * END_BYTES
 """Logs that are not longer are folded whole."""
-TAIL_EVENTS = 8
-"""Events before the last one that a glance looks at, points of training not counted."""
+TAIL_EVENTS = 12
+"""Events before the last one that a glance looks at, what goes on within a phase not counted: an
+epoch's end with its evaluations, and the checkpoint of a stop in the next one."""
+MEANWHILE = re.compile(rb'"kind":"(?:Progress|Ranks|LayerStats)"')
 PAUSE_SECONDS = 1.0
 
 
@@ -38,7 +41,8 @@ class Glance:
 def glance(log: Path) -> Glance | None:
     """Look at a log; ``None`` where only the whole log tells.
 
-    That is: short logs, runs that have not ended, were resumed or paused, and damage at the ends.
+    That is: short logs, runs that have not ended, were resumed or paused, damage at the ends, a net
+    that takes the whole head, a last epoch that ended before the tail.
     """
     try:
         with open_regular(log) as file:
@@ -60,7 +64,9 @@ def glance(log: Path) -> Glance | None:
     except msgspec.DecodeError:
         return None
     ended = state.ended
-    if state.started is None or ended is None:
+    if state.started is None or state.described is None or ended is None:
+        return None
+    if not state.epochs or state.epochs[-1].lr is None:
         return None
     if abs(state.elapsed - ended.seconds) > PAUSE_SECONDS:
         return None
@@ -96,10 +102,10 @@ def _fold_head(state: RunState, head: bytes) -> None:
 
 
 def _fold_tail(state: RunState, tail: bytes, last: Envelope) -> None:
-    """Everything but the points of training; evaluations only of the last epoch."""
+    """Everything but what goes on within a phase; evaluations only of the last epoch."""
     found, end = [last], tail.rfind(b"\n", 0, -1)
     while len(found) <= TAIL_EVENTS and (before := tail.rfind(b"\n", 0, end)) >= 0:
-        if tail.find(b'"kind":"Progress"', before, end) < 0:
+        if MEANWHILE.search(tail, before, end) is None:
             found.append(events.decode(tail[before + 1 : end]))
         end = before
     found.reverse()

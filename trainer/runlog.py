@@ -78,9 +78,15 @@ class RunLog:
         self._last = Stamp(0, 0.0, 0.0)
         try:
             self._fd = os.open(run.log, WRITE_FLAGS, 0o644)
-            self.attempt, self._seq, self._size = _continue_from(self._fd)
+            last, self._size = _continue_from(self._fd)
         except OSError as error:
             raise RunError(f"cannot write {run.log}: {error.strerror}") from None
+        self.attempt, self._seq = 0, 0
+        if last is not None:
+            self.attempt, self._seq = last.attempt, last.seq + 1
+            # until another begins, what is told is told of this attempt: its time goes on
+            self._last = Stamp(last.attempt, last.time, last.elapsed)
+            self._began -= last.elapsed
         self._make_reserve()
         _occupy(self._last_reserve, LAST_RESERVE_BYTES)
 
@@ -93,10 +99,6 @@ class RunLog:
         """Count an attempt: called once before training starts."""
         self.attempt += 1
         self._began = time.monotonic()
-
-    def count_from(self, seconds: float) -> None:
-        """So many seconds of the attempt are over at least: another process began it."""
-        self._began = min(self._began, time.monotonic() - seconds)
 
     def emit(self, event: Event) -> None:
         """Stamp an event, put it on disk, then tell the listener, on the log's thread."""
@@ -284,8 +286,8 @@ def _occupy(path: Path, size: int) -> bool:
     return True
 
 
-def _continue_from(fd: int) -> tuple[int, int, int]:
-    """Attempt, next sequence number and size of an existing log; a torn tail is cut off."""
+def _continue_from(fd: int) -> tuple[Envelope | None, int]:
+    """The last envelope and the size of an existing log; a torn tail is cut off."""
     size = os.fstat(fd).st_size
     end = size
     if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -298,11 +300,10 @@ def _continue_from(fd: int) -> tuple[int, int, int]:
             at = start
             continue
         try:
-            last = events.decode(os.pread(fd, at - start, start))
-            return last.attempt, last.seq + 1, end
+            return events.decode(os.pread(fd, at - start, start)), end
         except msgspec.DecodeError:
             at = start
-    return 0, 0, end
+    return None, end
 
 
 def _last_newline(fd: int, end: int) -> int:

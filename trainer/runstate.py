@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,12 +20,15 @@ from trainer import events
 from trainer.events import Envelope
 from trainer.steps import Steps
 
+Evaluated = TypeVar("Evaluated", events.EvalEnded, events.PredictionsSaved)
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
 NOTICES_KEPT = 200
 LAYER_STATS_KEPT = 128
 MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 """Events of what goes on within a phase."""
 MESSAGE_KEPT = 4000
+_VARIANTS = 3
+"""Evaluations at one step, at most."""
 _TESTED = 1000
 """Rows among which the last evaluations are looked for."""
 LONG_BYTES = 16 << 20
@@ -98,6 +101,9 @@ class RunState:
     news: int = 0
     """Grows with every change but progress within a phase and what is measured meanwhile."""
     _base: float = 0.0
+    """What is added to the time of an attempt,"""
+    _pauses: float = 0.0
+    """without the pauses in it."""
     _best_unknown: bool = False
     _furthest: int = -1
     """The largest step of anything that a resume may drop."""
@@ -118,9 +124,12 @@ class RunState:
         self.missing += envelope.seq - self.seq - 1
         self.seq = envelope.seq
         self.run = self.run or envelope.run
-        self.waiting = self.waiting and envelope.attempt == self.attempt
-        self.attempt = envelope.attempt
-        self.elapsed = self._base + envelope.elapsed
+        if envelope.attempt != self.attempt:
+            self.attempt, self.waiting = envelope.attempt, False
+            self._base, self._pauses = _trained(self), 0.0
+        # a checkpoint or a notice within a pause: that is no time of training
+        if not self.paused or type(envelope.event) is events.Progress:
+            self.elapsed = self._base + envelope.elapsed
         if type(envelope.event) is not events.Notice:
             self.alive_at, self.alive_seq = envelope.time, envelope.seq
         self.revision += 1
@@ -204,8 +213,8 @@ class RunState:
 
     @property
     def attempt_seconds(self) -> float:
-        """Seconds of training of the last attempt."""
-        return max(0.0, self.elapsed - max(0.0, self._base))
+        """Seconds of the last attempt, pauses not counted."""
+        return max(0.0, self.elapsed - self._base - self._pauses)
 
     def epochs_done(self, step: int) -> int:
         """The last epoch that was whole after so many optimizer steps; 0: none was."""
@@ -299,9 +308,14 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
 
 def _go_on_from(state: RunState, envelope: Envelope) -> None:
     """Let the time of training go on where the curves end."""
+    state.elapsed = _trained(state)
+    state._base = state.elapsed - envelope.elapsed
+
+
+def _trained(state: RunState) -> float:
+    """Seconds of training until the end of the curves."""
     last = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
-    state._base = max(last, default=0.0) - envelope.elapsed
-    state.elapsed = state._base + envelope.elapsed
+    return max(last, default=0.0)
 
 
 def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed) -> None:
@@ -339,7 +353,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
 
 
 def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
-    state.evals.append(event)
+    _put(state.evals, event)
     state.points += 1
     state.figures += 1
     if event.variant != "plain":
@@ -354,6 +368,16 @@ def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) ->
         state.best = row  # to look at all epochs again at each would take minutes in a long run
 
 
+def _put(entries: list[Evaluated], new: Evaluated) -> None:
+    """Add an evaluation, in place of the same one of an attempt that was stopped within it."""
+    for at in range(len(entries) - 1, max(-1, len(entries) - 1 - _VARIANTS), -1):
+        old = entries[at]
+        if (old.step, old.epoch, old.variant) == (new.step, new.epoch, new.variant):
+            del entries[at]
+            break
+    entries.append(new)
+
+
 def _find_best(state: RunState) -> None:
     state._best_unknown = False
     rows = [row for row in state.epochs if row.test_accuracy is not None]
@@ -361,7 +385,7 @@ def _find_best(state: RunState) -> None:
 
 
 def _predictions(state: RunState, envelope: Envelope, event: events.PredictionsSaved) -> None:
-    state.predictions.append(event)
+    _put(state.predictions, event)
 
 
 def _checkpoint(state: RunState, envelope: Envelope, event: events.CheckpointSaved) -> None:
@@ -376,7 +400,8 @@ def _resumed(state: RunState, envelope: Envelope, event: events.Resumed) -> None
     state.paused = False
     # a pause is no training time: the curves over time must not show it
     state._base -= event.seconds
-    state.elapsed -= event.seconds
+    state._pauses += event.seconds
+    state.elapsed = state._base + envelope.elapsed
 
 
 def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
@@ -389,6 +414,10 @@ def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
 
 
 def _ended(state: RunState, envelope: Envelope, event: events.RunEnded) -> None:
+    if state.paused:  # killed in a pause, which lasted until now
+        seconds = state._base + envelope.elapsed - state.elapsed
+        state._base -= seconds
+        state._pauses += seconds
     state.ended, state.ended_at, state.paused = event, envelope.time, False
 
 

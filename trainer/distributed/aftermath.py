@@ -31,7 +31,6 @@ def end_from_log(
         final_accuracy=tested[-1].test_accuracy if tested else None,
         seconds=state.attempt_seconds if began else 0.0,
     )
-    log.count_from(state.attempt_seconds)
     log.emit(ended)
     name = state.queued.name if state.queued is not None else run.id
     problem = start_on_end(on_end, run, ended, name=name, epochs=len(state.epochs))
