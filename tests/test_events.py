@@ -48,12 +48,17 @@ def test_any_text_and_number_stays_on_one_line(text: str, number: float) -> None
 @given(st.floats())
 def test_what_is_not_finite_is_stored_as_null(value: float) -> None:
     stored = events.finite(value)
-    assert (stored is None) == (not math.isfinite(value))
+    assert (stored is None) == (not math.isfinite(value) or abs(value) > events.LARGEST)
     event = sample_log.progress(1, 1, loss=stored)
     data = events.encode(sample_log.envelope(0, event))
     for word in (b"NaN", b"Infinity", b"nan", b"inf"):
         assert word not in data
     assert events.decode(data).event == event
+
+
+def test_the_largest_losses_of_a_real_run_are_kept() -> None:
+    event = sample_log.progress(1, 1, loss=3.4e38)
+    assert events.decode(events.encode(sample_log.envelope(0, event))).event == event
 
 
 def test_new_fields_of_a_later_version_are_ignored() -> None:
@@ -80,6 +85,18 @@ def test_new_fields_of_a_later_version_are_ignored() -> None:
         line(b'{"kind":"Paused","step":-1}'),
         line(b'{"kind":"Paused","step":' + b"9" * 30 + b"}"),
         line(b'{"kind":"Paused","step":3}', b',"x":' + b"[" * 100_000),
+        line(
+            b'{"kind":"Progress","phase":"train","epoch":1,"step":1,"done":1,"total":1,"loss":1e61}'
+        ),
+        line(
+            b'{"kind":"Progress","phase":"train","epoch":1,"step":1,"done":1,"total":1,"lr":-1e61}'
+        ),
+        line(
+            b'{"kind":"Progress","phase":"train","epoch":1,"step":1,"done":1,"total":1,"accuracy":2}'
+        ),
+        line(b'{"kind":"RunEnded","state":"failed","best_accuracy":-1e308}'),
+        line(b'{"kind":"Ranks","step":1,"images_per_second":[1e308],"memory":[1]}'),
+        line(b'{"kind":"LayerStats","epoch":1,"step":1,"layers":["a"],"weight_norm":[1e308]}'),
         line(b'{"kind":"Notice","level":"loud","code":"","message":""}'),
         line(b'{"kind":"Notice","level":"info","code":"\\ud800","message":""}'),
         HEAD.replace(b'"seq":0', b'"seq":-1') + b'{"kind":"Paused","step":3}}\n',

@@ -187,6 +187,26 @@ def test_a_loss_of_nothing_is_a_gap_on_a_logarithmic_axis() -> None:
     assert logs.y.tolist() == pytest.approx([-2, math.nan, math.nan, 1], nan_ok=True)
 
 
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize(
+    "ys",
+    [
+        (5e-324, 0.0),
+        (-5e-324, -1e-323),
+        (1e-300, 2e-300),
+        (1e60, -1e60),
+        (1e60, 1.0000000000000002e60),
+        (-1.0, -1.0000000000000002),
+    ],
+)
+def test_numbers_of_a_damaged_log_have_an_axis(ys: tuple[float, float], fit: bool) -> None:
+    low, high = curves.value_limits([line(*ys)], "loss", fit=fit)
+    assert math.isfinite(high - low)
+    assert high - low > 0
+    assert len(curves.ticks(low, high, 6)) < 10
+    assert braille(drawn(plan(Curve("a", line(*ys), "#ff0000"))))
+
+
 def test_accuracy_has_an_axis_that_stands_still() -> None:
     assert curves.value_limits([line(0.31, 0.5)], "accuracy", fit=False) == (0.3, 1.0)
     assert curves.value_limits([line(0.31, 0.5, 0.93)], "accuracy", fit=False) == (0.3, 1.0)

@@ -19,7 +19,7 @@ from msgspec import Meta
 from trainer.errors import ConfigError
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Positive = Annotated[float, Meta(gt=0)]
+Rate = Annotated[float, Meta(gt=0, le=1e38)]  # above is infinity in fp32
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 
@@ -73,7 +73,7 @@ class OptimizerSettings(Settings, frozen=True, kw_only=True):
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """sgd (Nesterov unless momentum is 0), adam, adamw, or muon: for convolution filters of more
     than one input, with sgd for the rest: linear layers, depthwise filters, norms and biases."""
-    lr: Positive = 0.1
+    lr: Rate = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     """Momentum of sgd and muon; beta1 of adam and adamw."""

@@ -6,7 +6,6 @@ as null and announced by a ``Notice``. New fields have defaults; kinds are never
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +21,10 @@ Level = Literal["info", "warning", "error"]
 # bounds that no real run reaches: what lies outside is a damaged line, not a crash of the reader
 Whole = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=-60_000_000_000, le=253_402_300_799)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+LARGEST = 1e60
+"""fp32 ends at 3.4e38; differences and sums of a few such numbers are finite."""
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
 CLASSES = 1000
 LAYERS = 10_000
@@ -89,7 +92,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     input_shape: tuple[Whole, ...]
     output_shape: tuple[Whole, ...]
     parameters: Whole
-    share: float
+    share: Number
     macs: Whole | None
     kernel: tuple[Whole, Whole] | None = None
     stride: tuple[Whole, Whole] | None = None
@@ -138,10 +141,11 @@ class Progress(Event, tag="Progress", frozen=True, kw_only=True):
     done: Whole
     """Batches done in this epoch or evaluation."""
     total: Whole
-    loss: float | None = None
-    accuracy: float | None = None
-    lr: float | None = None
+    loss: Number | None = None
+    accuracy: Share | None = None
+    lr: Number | None = None
     images_per_second: float | None = None
+    """Without bounds: nothing is computed of it, and each costs half a per cent of the decoding."""
     memory: Whole | None = None
     """Bytes of the device's memory that torch holds, or of the process on a CPU."""
 
@@ -150,12 +154,12 @@ class Ranks(Event, tag="Ranks", frozen=True, kw_only=True):
     """Figures of the processes that train together, by rank, every few seconds."""
 
     step: Whole
-    images_per_second: tuple[float, ...]
+    images_per_second: tuple[Number, ...]
     memory: tuple[Whole, ...]
     """Bytes, as in ``Progress``."""
 
 
-Measured = Annotated[tuple[float | None, ...], Meta(max_length=LAYERS)]
+Measured = Annotated[tuple[Number | None, ...], Meta(max_length=LAYERS)]
 
 
 class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
@@ -184,12 +188,12 @@ class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
 
     epoch: Whole
     step: Whole
-    loss: float | None
-    accuracy: float | None
-    lr: float
+    loss: Number | None
+    accuracy: Share | None
+    lr: Number
     seconds: Seconds
     """Of training alone, evaluation not counted."""
-    images_per_second: float
+    images_per_second: Number
     images: Whole = 0
     """Trained on in this epoch, of which loss and accuracy are; 0: not told (earlier versions)."""
 
@@ -201,11 +205,11 @@ class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):
     step: Whole
     split: Literal["test"]
     variant: Variant
-    loss: float | None
-    accuracy: float
+    loss: Number | None
+    accuracy: Share
     correct: Whole
     images: Whole
-    per_class: Annotated[tuple[float | None, ...], Meta(max_length=CLASSES)]
+    per_class: Annotated[tuple[Share | None, ...], Meta(max_length=CLASSES)]
     """Accuracy by actual class; null where the split has no image of it."""
     confusion: Annotated[tuple[tuple[Whole, ...], ...], Meta(max_length=CLASSES)]
     """Counts, rows: actual class, columns: predicted class."""
@@ -260,10 +264,10 @@ class RunEnded(Event, tag="RunEnded", frozen=True, kw_only=True):
     """The last event of an attempt."""
 
     state: EndState
-    best_accuracy: float | None = None
+    best_accuracy: Share | None = None
     """Best plain test accuracy."""
     best_epoch: Whole | None = None
-    final_accuracy: float | None = None
+    final_accuracy: Share | None = None
     seconds: Seconds = 0.0
     """Of the attempt, pauses not counted."""
     error: str | None = None
@@ -305,8 +309,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def finite(value: float) -> float | None:
-    """The value, or ``None`` when it is not a finite number: what the log stores for it."""
-    return value if math.isfinite(value) else None
+    """The value, or ``None`` when it is not a finite number: what the log stores for it.
+
+    Beyond ``LARGEST`` counts as infinite.
+    """
+    return value if abs(value) <= LARGEST else None
 
 
 _encoder = msgspec.json.Encoder()

@@ -26,6 +26,8 @@ AXES: tuple[Axis, ...] = ("epoch", "step", "time")
 SMOOTHING = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.98)
 """Weights of the exponential moving average to choose from."""
 
+LEAST = 1e-290
+"""Spans of an axis are longer: parts of it are numbers with all their digits."""
 _BLOCK = 128
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800)
@@ -194,6 +196,7 @@ def at(curve: Points, x: float) -> tuple[float, float] | None:
 
 def nice_step(span: float, parts: int = 5) -> float:
     """The least round step (1, 2, 2.5, 5 times a power of ten) with at most ``parts`` in a span."""
+    span = max(span, LEAST)
     size: float = 10 ** math.floor(math.log10(span / parts))
     return next(size * f for f in _STEPS if span / (size * f) <= parts * (1 + 1e-9))
 
@@ -213,7 +216,9 @@ def value_limits(curves: Iterable[Points], quantity: Quantity, *, fit: bool) -> 
         return math.floor(low * 10 + 1e-9) / 10 if low < 1 else 0.9, 1.0
     if not fit and low >= 0:
         low = 0.0
-    span = high - low or abs(high) or 1.0
+    span = high - low
+    if span <= 1e-12 * max(abs(low), abs(high)):  # rounding, or no difference at all
+        span = abs(high) or 1.0
     step = nice_step(span, 8)
     floor, ceiling = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     if quantity == "accuracy":

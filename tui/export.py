@@ -105,7 +105,8 @@ def graph(
 ) -> str:
     """One of the four graphs as SVG, by epoch."""
     lines = [curves.epoch_points(run.state, quantity, split, "epoch").finite() for run in runs]
-    x = (0.0, max((float(line.x[-1]) for line in lines if len(line)), default=1.0))
+    # at least 1: a damaged log may know of an epoch 0 alone
+    x = (0.0, max([1.0, *(float(line.x[-1]) for line in lines if len(line))]))
     y = curves.value_limits(lines, quantity, fit=False)
     parts = [_axes(x, y, quantity, f"{split} {quantity}")]
     for i, (run, colour, line) in enumerate(zip(runs, colours, lines, strict=True)):

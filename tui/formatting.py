@@ -74,6 +74,8 @@ def compact(value: float | None) -> str:
     """A number in at most five characters or so: ``98.4k``, ``11.2M``, ``0.41G``."""
     if value is None or not math.isfinite(value):
         return DASH
+    if abs(value) >= 1e15:  # out of a damaged log
+        return f"{value:.0e}"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size * 0.9995:
             scaled = value / size
