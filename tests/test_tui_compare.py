@@ -21,6 +21,7 @@ from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.export import prepare
 from tui.screens.compare import CompareScreen
+from tui.widgets import progress_line, run_table
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.lines import Lines
 
@@ -266,6 +267,29 @@ def test_a_run_of_one_epoch_is_seen_in_the_exported_graph(tmp_path: Path) -> Non
     legend = [float(y) for y in re.findall(r'<text x="690" y="([0-9.]+)"', graph)]
     assert len(legend) == 25
     assert max(legend) < height
+
+
+def test_an_epoch_0_of_a_damaged_log_is_exported(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=1)
+    run.log.write_bytes(run.log.read_bytes().replace(b'"epoch":1', b'"epoch":0'))
+    graph = export.graph([followed(run)], ["#ffffff"], "loss", "test")
+    assert "<circle" in graph
+    assert "nan" not in graph
+
+
+def test_a_time_is_the_same_on_all_screens(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=1)
+    time = re.compile(rb'"elapsed":[0-9.]+')
+    run.log.write_bytes(time.sub(b'"elapsed":47.6', run.log.read_bytes()))
+    follower = followed(run)
+    assert follower.state.elapsed == 47.6
+    assert run_table.WORDS["time"](follower) == "48 s"
+    assert comparison.cells(follower)[12] == "48 s"
+    assert progress_line._times(follower)[0] == "elapsed 48 s"
+    follower.status, follower.state.ended = "training", None
+    assert run_table.WORDS["time"](follower) == "47 s"
+    assert comparison.cells(follower)[12] == "47 s"
+    assert progress_line._times(follower)[0] == "elapsed 47 s"
 
 
 async def test_names_of_wide_characters_do_not_move_the_figures(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from trainer.follower import Follower
 from tui import formatting
 from tui.formatting import DASH
 from tui.widgets.layer_table import axes
-from tui.widgets.run_table import data_of, model_of, name_of
+from tui.widgets.run_table import data_of, model_of, name_of, time_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def cells(run: Follower) -> tuple[str, ...]:
         formatting.percent(found["best_test_accuracy"]),
         str(found["best_epoch"] or DASH),
         formatting.percent(found["last_train_accuracy"]),
-        formatting.duration(found["seconds"], tenths=False),
+        time_of(run),
         formatting.compact(found["last_images_per_second"]),
     )
 

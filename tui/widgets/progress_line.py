@@ -12,6 +12,7 @@ from trainer.follower import Follower
 from trainer.runstate import RunState
 from tui import formatting
 from tui.widgets.lines import Lines, from_pieces
+from tui.widgets.run_table import time_of
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
@@ -114,7 +115,7 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
 
 def _times(run: Follower) -> list[str]:
     state = run.state
-    words = [f"elapsed {formatting.duration(state.elapsed, tenths=False)}"]
+    words = [f"elapsed {time_of(run)}"]
     left = state.eta() if run.status in ("training", "paused") else None
     if left is not None:
         words.append(f"left {formatting.duration(left, tenths=False)}")

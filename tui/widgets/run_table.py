@@ -330,6 +330,12 @@ def _cell(
     return _right(words) if column.right else formatting.safe(words, column.width or NAME_MAX)
 
 
+def time_of(run: Follower) -> str:
+    """Time of training: while it grows it changes once a second at most."""
+    running = run.status in ACTIVE
+    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
+
+
 WORDS: dict[str, Callable[[Follower], str]] = {
     "name": name_of,
     "preset": _preset,
@@ -339,13 +345,8 @@ WORDS: dict[str, Callable[[Follower], str]] = {
     "parameters": lambda run: formatting.count(
         run.state.described.parameters if run.state.described else None
     ),
-    "time": lambda run: _time(run),
+    "time": time_of,
 }
-
-
-def _time(run: Follower) -> str:
-    running = run.status in ACTIVE
-    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
 
 
 def _planned(run: Follower) -> str:
