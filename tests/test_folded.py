@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
+from array import array
 from pathlib import Path
 
 import pytest
@@ -212,14 +214,41 @@ def test_what_others_made_up_is_refused(run: RunDir) -> None:
     """Well-formed and with the right sum, but of no fold: it would crash a screen."""
     Follower(run).keep_growing()
     found = folded._decoder().decode(run.folded.read_bytes()[folded.SUM_BYTES :])
-    for columns in ((0, *[b""] * 6), (1, b"x" * 8, *[b""] * 5), (1, b"x" * 7, *[b""] * 5), ()):
-        broken = Steps(columns)
-        state = folded.replace(found.state, steps=broken, best=None, _rows={})
+    whole, nan, inf, huge = array("q", [1]), *(array("d", [v]) for v in (math.nan, math.inf, 1e308))
+    one = array("d", [1.0])
+    points = [
+        *((0, *[b""] * 6), (1, b"x" * 8, *[b""] * 5), (1, b"x" * 7, *[b""] * 5), ()),
+        (1, *(c.tobytes() for c in (array("q", [-1]), one, one, one, one, one))),
+        (1, *(c.tobytes() for c in (whole, inf, one, one, one, one))),
+        (1, *(c.tobytes() for c in (whole, one, nan, one, one, one))),
+        (1, *(c.tobytes() for c in (whole, one, one, huge, one, one))),
+        (1, *(c.tobytes() for c in (whole, one, one, nan, huge, one))),
+    ]
+    row = found.state.epochs[0]
+    made_up: list[dict[str, object]] = [
+        *({"steps": Steps(columns)} for columns in points),
+        *({"queued_at": at} for at in (math.nan, math.inf)),
+        {"elapsed": math.inf},
+        {"notices": [(math.nan, events.Notice(level="info", code="x", message="x"))]},
+        *({"epochs": [folded.replace(row, epoch=epoch)]} for epoch in (-5, 2**62)),
+        {"epochs": [folded.replace(row, elapsed=math.nan)]},
+        {"epochs": [folded.replace(row, train_loss=1e308)]},
+        {"epochs": [folded.replace(row, test_accuracy=7.0)]},
+    ]
+    for changed in made_up:
+        state = folded.replace(found.state, **{"best": None, "_rows": {}, **changed})
         data = folded.msgspec.msgpack.encode(
-            folded.msgspec.structs.replace(found, state=state), enc_hook=folded._plain
+            folded.msgspec.structs.replace(found, best=None, state=state), enc_hook=folded._plain
         )
         run.folded.write_bytes(folded._sum(data) + data)
-        assert folded.load(run) is None
+        assert folded.load(run) is None, changed
+    gaps = Steps((1, *(c.tobytes() for c in (whole, one, one, nan, nan, nan))))
+    state = folded.replace(found.state, best=None, _rows={}, steps=gaps)
+    data = folded.msgspec.msgpack.encode(
+        folded.msgspec.structs.replace(found, state=state), enc_hook=folded._plain
+    )
+    run.folded.write_bytes(folded._sum(data) + data)
+    assert folded.load(run) is not None
 
 
 class Steps(steps.Steps):

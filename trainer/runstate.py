@@ -12,14 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from trainer import events
-from trainer.events import Envelope
+from trainer.events import Envelope, Number, Seconds, Share, Whole
 from trainer.steps import Steps
 
+Last = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
+"""A number that counts from 0; -1: there is none."""
 Evaluated = TypeVar("Evaluated", events.EvalEnded, events.PredictionsSaved)
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
 NOTICES_KEPT = 200
@@ -39,17 +41,17 @@ LONG_BYTES = 16 << 20
 class EpochRow:
     """One line of the epoch table; ``None`` where nothing was measured (yet)."""
 
-    epoch: int
-    step: int
-    lr: float | None = None
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    train_seconds: float | None = None
-    images_per_second: float | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_seconds: float | None = None
-    elapsed: float = 0.0
+    epoch: Whole
+    step: Whole
+    lr: Number | None = None
+    train_loss: Number | None = None
+    train_accuracy: Share | None = None
+    train_seconds: Seconds | None = None
+    images_per_second: Number | None = None
+    test_loss: Number | None = None
+    test_accuracy: Share | None = None
+    test_seconds: Seconds | None = None
+    elapsed: Seconds = 0.0
     """Seconds of training since the run's start, over all attempts, at the end of the row."""
 
 
@@ -59,20 +61,20 @@ class RunState:
 
     run: str = ""
     queued: events.RunQueued | None = None
-    queued_at: float = 0.0
-    asked_at: float = 0.0
+    queued_at: Seconds = 0.0
+    asked_at: Seconds = 0.0
     """When it was queued last: later than ``queued_at`` in a resumed run."""
     waiting: bool = True
     """Whether no attempt has begun since it was queued last."""
     started: events.RunStarted | None = None
-    started_at: float = 0.0
+    started_at: Seconds = 0.0
     described: events.ModelDescribed | None = None
     epochs: list[EpochRow] = field(default_factory=list)
     steps: Steps = field(default_factory=Steps)
     evals: list[events.EvalEnded] = field(default_factory=list)
     predictions: list[events.PredictionsSaved] = field(default_factory=list)
     checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
-    notices: list[tuple[float, events.Notice]] = field(default_factory=list)
+    notices: list[tuple[Seconds, events.Notice]] = field(default_factory=list)
     progress: events.Progress | None = None
     ranks: events.Ranks | None = None
     layer_stats: deque[events.LayerStats] = field(
@@ -80,32 +82,32 @@ class RunState:
     )
     paused: bool = False
     ended: events.RunEnded | None = None
-    ended_at: float = 0.0
-    attempt: int = 0
-    seq: int = -1
-    missing: int = 0
+    ended_at: Seconds = 0.0
+    attempt: Whole = 0
+    seq: Last = -1
+    missing: Whole = 0
     """Events that the sequence numbers say are not in the log."""
-    elapsed: float = 0.0
+    elapsed: Seconds = 0.0
     """Seconds of training over all attempts."""
-    alive_at: float = 0.0
+    alive_at: Seconds = 0.0
     """Wall clock of the last event that is more than a notice"""
-    alive_seq: int = -1
+    alive_seq: Last = -1
     """and its number: signs of life."""
     best: EpochRow | None = None
-    revision: int = 0
+    revision: Whole = 0
     """Grows with every change: what was painted at this revision is still true."""
-    points: int = 0
+    points: Whole = 0
     """Grows when a curve has changed."""
-    figures: int = 0
+    figures: Whole = 0
     """Grows when an epoch's figures have changed: with a curve, but not with each of its points."""
-    news: int = 0
+    news: Whole = 0
     """Grows with every change but progress within a phase and what is measured meanwhile."""
-    _base: float = 0.0
+    _base: Seconds = 0.0
     """What is added to the time of an attempt,"""
-    _pauses: float = 0.0
+    _pauses: Seconds = 0.0
     """without the pauses in it."""
     _best_unknown: bool = False
-    _furthest: int = -1
+    _furthest: Last = -1
     """The largest step of anything that a resume may drop."""
     _rows: dict[int, EpochRow] = field(default_factory=dict, repr=False)
 

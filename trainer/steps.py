@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 LIMIT = 32_768
 """Points kept at most; six columns of eight bytes are 1.5 MiB."""
 _WIDEST = 2**53
+_BOUNDS = (
+    (0, _WIDEST, False),
+    (-1, 2 * _WIDEST, False),
+    (-1e15, 1e15, False),
+    (-events.LARGEST, events.LARGEST, True),
+    (0, 1, True),
+    (-events.LARGEST, events.LARGEST, True),
+)
+"""Of each column: what events may come to, and whether there are gaps."""
 
 
 class Steps:
@@ -69,6 +78,11 @@ class Steps:
             raise ValueError("columns of different lengths")
         if len(made) >= LIMIT:
             raise ValueError("more points than are ever kept")
+        for (low, high, gaps), column in zip(_BOUNDS, made._columns(), strict=True):
+            known = [value for value in column if value == value]  # a nan does not equal itself
+            bad = known and not low <= min(known) <= max(known) <= high
+            if bad or (len(known) < len(column) and not gaps):
+                raise ValueError("numbers that no event has")
         return made
 
     def append(self, at: events.Progress, elapsed: float) -> None:
