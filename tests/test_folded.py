@@ -231,6 +231,7 @@ def test_what_others_made_up_is_refused(run: RunDir) -> None:
         {"elapsed": math.inf},
         {"notices": [(math.nan, events.Notice(level="info", code="x", message="x"))]},
         *({"epochs": [folded.replace(row, epoch=epoch)]} for epoch in (-5, 2**62)),
+        {"epochs": [row, row]},
         {"epochs": [folded.replace(row, elapsed=math.nan)]},
         {"epochs": [folded.replace(row, train_loss=1e308)]},
         {"epochs": [folded.replace(row, test_accuracy=7.0)]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,6 +40,7 @@ def last_checkpoint(trained: RunDir) -> Iterator[Path]:
     path = trained.checkpoint("last")
     before = path.read_bytes()
     yield path
+    path.unlink(missing_ok=True)  # which may be a pipe by now
     path.write_bytes(before)
 
 
@@ -151,7 +153,9 @@ class Payload:
         return (eval, ("open('hacked', 'w')",))
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "hostile", "no net", "other net", "no data"])
+@pytest.mark.parametrize(
+    "damage", ["gone", "pipe", "huge", "cut", "hostile", "no net", "other net", "no data"]
+)
 def test_an_unusable_checkpoint_is_one_line(
     trained: RunDir,
     last_checkpoint: Path,
@@ -164,6 +168,11 @@ def test_an_unusable_checkpoint_is_one_line(
     state.pop("format")
     if damage == "gone":
         last_checkpoint.unlink()
+    elif damage == "pipe":
+        last_checkpoint.unlink()
+        os.mkfifo(last_checkpoint)
+    elif damage == "huge":
+        os.truncate(last_checkpoint, 1 << 40)
     elif damage == "cut":
         last_checkpoint.write_bytes(last_checkpoint.read_bytes()[:500])
     elif damage == "hostile":
@@ -178,6 +187,8 @@ def test_an_unusable_checkpoint_is_one_line(
         opened(trained)
     reason = {
         "gone": "there is no checkpoint last.pt",
+        "pipe": "cannot read the checkpoint last.pt: it is no file",
+        "huge": "the checkpoint last.pt has 1099.5 GB: of more than 4.3 GB none is opened",
         "cut": "is damaged",
         "hostile": "",
         "no net": "do not fit",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trainer.errors import RunError
+from trainer.runlog import open_regular
 from trainer.whole_file import whole_file
 
 FORMAT = 1
@@ -53,14 +54,25 @@ def load(path: Path) -> dict[str, Any]:
     return unpack(read(path), path.name)
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, *, limit: int | None = None) -> bytes:
     """The bytes of a checkpoint's file, unchecked.
 
+    Args:
+        path: the file.
+        limit: so many bytes at most, where the run may come from someone else.
+
     Raises:
-        RunError: it cannot be read.
+        RunError: it cannot be read, or is longer.
     """
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise RunError(
+                    f"the checkpoint {path.name} has {size / 1e9:.1f} GB: of more than "
+                    f"{limit / 1e9:.1f} GB none is opened"
+                )
+            return file.readall()
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint {path.name} in the run's folder") from None
     except OSError as error:

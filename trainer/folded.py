@@ -112,6 +112,8 @@ def load(run: RunDir) -> Loaded | None:
         return None
     state = found.state
     state._rows = {row.epoch: row for row in state.epochs}
+    if len(state._rows) < len(state.epochs):
+        return None
     state.best = None if found.best is None else state._rows.get(found.best)
     return Loaded(state, stat.st_ino, found.size, end, found.damaged)
 

@@ -40,6 +40,8 @@ from trainer.submit import read_config
 FIELD_IMAGES = 32
 """Test images that an effective receptive field is averaged over."""
 BATCH = {"cpu": 100, "cuda": 1000}
+CHECKPOINT_BYTES = 4 << 30
+"""At most, of a run that may be another's: with Adam's state a net of 300 million parameters."""
 SPARE_BYTES = 400 << 20
 """For torch's own needs and a batch's activations."""
 T = TypeVar("T")
@@ -249,7 +251,11 @@ def open_inspection(
             raise NotTrusted(f"the net is code of the file {config.model.name}")
         check_origin(run, config)
     role = role or ("best" if run.has_checkpoint("best") else "last")
-    packed = checkpoint.read(run.checkpoint(role))
+    path = run.checkpoint(role)
+    with suppress(OSError):
+        if (size := path.stat().st_size) <= CHECKPOINT_BYTES:
+            _check_memory(2 * size)  # as it is in the file, and unpacked
+    packed = checkpoint.read(path, limit=CHECKPOINT_BYTES)
     state = checkpoint.unpack(packed, f"{role}.pt")
     dataset = _dataset(run, config, state, data, data_dir)
     net = _net(config, dataset, state, role)
