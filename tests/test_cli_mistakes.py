@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests import data_helpers, sample_log
 from tests.test_review import entry
+from tests.tui_helpers import held
 from trainer import predictions
 from trainer.analysis.mistakes_filter import FLAGS, QUANTITIES, parse_filter
 from trainer.cli import main
@@ -139,15 +141,28 @@ def test_epochs(cli: Cli, run: RunDir) -> None:
 
 def test_no_predictions(cli: Cli, run: RunDir) -> None:
     run.log.write_bytes(sample_log.lines(sample_log.whole()[:3]))
-    code, _, err = cli("last")
+    with held(run):
+        code, _, err = cli("last")
     assert code == 2
     assert "no predictions yet" in err
+    code, _, err = cli("last")
+    assert code == 2
+    assert "no predictions: it ended before its first evaluation" in err, "it has crashed"
     ended = sample_log.envelope(3, RunEnded(state="stopped"))
     rest = [*sample_log.whole()[:3], ended]
     run.log.write_bytes(sample_log.lines(rest))
     code, _, err = cli("last")
     assert code == 2
     assert "no predictions: it ended before its first evaluation" in err
+    run.log.write_bytes(b"")
+    code, _, err = cli("last")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no predictions: the log is empty" in err
+    run.log.unlink()
+    os.mkfifo(run.log)
+    code, _, err = cli("last")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no predictions: the log cannot be read: it is no file" in err
 
 
 def test_a_log_that_names_a_file_elsewhere(cli: Cli, run: RunDir) -> None:

@@ -17,6 +17,8 @@ def why_nothing(run: Follower | None, problem: str) -> str:
     if run is None:
         return "No run is chosen: start one with s, or choose one in the list (1)."
     if not run.state.predictions:
+        if run.problem and run.status == "crashed":
+            return f"Nothing is known of this run: {run.problem}."
         if run.state.evals:
             return "The predictions of this run's evaluations were not saved: see its notices."
         if run.status in ("queued", "training", "paused"):

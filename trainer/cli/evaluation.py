@@ -120,7 +120,7 @@ def open_evaluation(
 
     follower = Follower(find(directory, run))
     folded = follower.catch_up()
-    saved = _choose(folded, follower.run.id, epoch)
+    saved = _choose(follower, epoch)
     try:
         found = predictions.load(follower.run.inside(saved.path))
     except RunError as error:
@@ -143,10 +143,11 @@ def open_evaluation(
     )
 
 
-def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
-    plain = [p for p in folded.predictions if p.variant == "plain"]
+def _choose(follower: Follower, epoch: int | None) -> PredictionsSaved:
+    run = follower.run.id
+    plain = [p for p in follower.state.predictions if p.variant == "plain"]
     if not plain:
-        raise RunError(f"run {run} has no predictions{_why_none(folded)}")
+        raise RunError(f"run {run} has no predictions{_why_none(follower)}")
     fits = [p for p in plain if epoch is None or p.epoch == epoch]
     if not fits:
         have = ", ".join(str(p.epoch) for p in plain[-10:])
@@ -154,10 +155,12 @@ def _choose(folded: RunState, run: str, epoch: int | None) -> PredictionsSaved:
     return fits[-1]
 
 
-def _why_none(folded: RunState) -> str:
-    if folded.evals:
+def _why_none(follower: Follower) -> str:
+    if follower.problem:
+        return f": {follower.problem}"
+    if follower.state.evals:
         return ": those of its evaluations were not saved, see its notices (cifar-tui show)"
-    if folded.ended is not None:
+    if follower.status not in ("queued", "training", "paused"):
         return ": it ended before its first evaluation"
     return " yet: its first evaluation saves them"
 
