@@ -154,7 +154,10 @@ def test_show_as_json_is_strict(cli: Cli, runs: Path) -> None:
         assert found["damaged_lines"] == (query == "last")
         if query == "quick":
             assert found["epoch_table"][0]["test_accuracy"] == 0.5
-            assert found["evaluations"][0]["confusion"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+            evaluations = found["evaluations"]
+            assert [e["epoch"] for e in evaluations] == [1, 2, 3, 3]
+            for one in evaluations:
+                assert one["confusion"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
             assert found["notices"][0]["notice"]["code"] == "not-a-number"
 
 

@@ -68,6 +68,7 @@ def test_a_stopped_and_resumed_run() -> None:
     assert state.latest_eval() == sample_log.eval_ended(3, 5 / 6)
     assert state.latest_eval("tta") == sample_log.eval_ended(3, 1.0, "tta")
     assert state.latest_eval("ema") is None
+    assert [bool(e.confusion) for e in state.evals] == [False, False, True, True], "newest alone"
     assert set(state.checkpoints) == {"last", "best"}
     assert [p.epoch for p in state.predictions] == [1, 2, 3]
 

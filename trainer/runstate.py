@@ -72,6 +72,7 @@ class RunState:
     epochs: list[EpochRow] = field(default_factory=list)
     steps: Steps = field(default_factory=Steps)
     evals: list[events.EvalEnded] = field(default_factory=list)
+    """With the confusion matrix of the newest of each variant alone."""
     predictions: list[events.PredictionsSaved] = field(default_factory=list)
     checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
     notices: list[tuple[Seconds, events.Notice]] = field(default_factory=list)
@@ -355,6 +356,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
 
 
 def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
+    _forget_matrix(state.evals, event.variant)
     _put(state.evals, event)
     state.points += 1
     state.figures += 1
@@ -378,6 +380,14 @@ def _put(entries: list[Evaluated], new: Evaluated) -> None:
             del entries[at]
             break
     entries.append(new)
+
+
+def _forget_matrix(evals: list[events.EvalEnded], variant: events.Variant) -> None:
+    """Of the evaluation that was the newest until now: of a thousand classes each takes 8 MB."""
+    for at in range(len(evals) - 1, max(-1, len(evals) - 1 - _VARIANTS), -1):
+        if evals[at].variant == variant:
+            evals[at] = msgspec.structs.replace(evals[at], confusion=())
+            return
 
 
 def _find_best(state: RunState) -> None:

@@ -26,8 +26,10 @@ from trainer.cli.output import (
     table,
     warn,
 )
+from trainer.events import EvalEnded
 from trainer.follower import Follower
 from trainer.rundir import find, scan
+from trainer.runlog import Tail
 from trainer.runstate import EpochRow, RunState
 
 RUN_COLUMNS = (
@@ -172,7 +174,7 @@ def _details(follower: Follower) -> dict[str, Any]:
         "started": folded.started,
         "model_summary": folded.described,
         "epoch_table": folded.epochs,
-        "evaluations": folded.evals,
+        "evaluations": _evaluations(follower),
         "predictions": folded.predictions,
         "checkpoints": list(folded.checkpoints.values()),
         "notices": [{"time": at, "notice": notice} for at, notice in folded.notices],
@@ -180,6 +182,19 @@ def _details(follower: Follower) -> dict[str, Any]:
         "damaged_lines": follower.damaged,
         "missing_events": folded.missing,
     }
+
+
+def _evaluations(follower: Follower) -> list[EvalEnded]:
+    """With all confusion matrices, which only the log has."""
+    evals = follower.state.evals
+    if all(one.confusion for one in evals):
+        return evals
+    tail, whole = Tail(follower.run.log), dict[tuple[object, ...], EvalEnded]()
+    while tail.behind():
+        for envelope in tail.read():
+            if isinstance(event := envelope.event, EvalEnded):
+                whole[event.epoch, event.step, event.variant] = event
+    return [whole.get((one.epoch, one.step, one.variant), one) for one in evals]
 
 
 def _header(follower: Follower) -> list[str | Text]:
