@@ -430,7 +430,7 @@ async def test_a_thousand_classes_and_odd_shapes_break_no_screen(tmp_path: Path)
     lines = [json.loads(line) for line in run.log.read_bytes().splitlines()]
     for line in lines:
         if line["event"]["kind"] == "EvalEnded":
-            odd = {**line["event"], "confusion": [[1], [], [1, 2, 3]], "per_class": [None, 5.0]}
+            odd = {**line["event"], "confusion": [[1], [], [1, 2, 3]], "per_class": [None, 0.5]}
             lines.append({**line, "seq": lines[-1]["seq"] + 1, "event": {**odd, "epoch": 2}})
             break
     run.log.write_bytes(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n")
