@@ -402,7 +402,7 @@ class CifarApp(App[None]):
             reason = state.ended.error if state.ended and state.ended.error else "no reason given"
             self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")
         else:
-            checkpoint = follower.run.checkpoint("last").is_file()
+            checkpoint = follower.run.has_checkpoint("last")
             more = ": r goes on from its checkpoint" if checkpoint else ""
             self.tell(f"{name} crashed, its trainer ended without a word{more}", severity="error")
 
