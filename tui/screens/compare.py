@@ -28,6 +28,8 @@ NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
 OTHER_DATA = "these runs have other test images: their accuracies do not compare"
 NAME_WIDTH = 28
+MARKS = 4
+"""Cells before a name: the best, the mark."""
 
 
 class CompareScreen(ChartScreen):
@@ -114,7 +116,11 @@ class CompareScreen(ChartScreen):
         self._first = max(0, min(self._first, len(lines) - room))
         below = len(lines) - self._first - room
         if below > 0:
-            head.append(f"  ↓ {below} more", style=self.cifar.colours()["primary"])
+            primary, said = self.cifar.colours()["primary"], f"  ↓ {below} more"
+            if head.cell_len + len(said) <= self.app.size.width:
+                head.append(said, style=primary)
+            else:  # where the marks of the runs stand below
+                head = Text.assemble((f"↓{below:<3}"[:MARKS], primary), head[MARKS:], end="")
         shown = [head, *lines[self._first : self._first + room]]
         for line in shown:
             line.truncate(self.app.size.width, overflow="ellipsis")
@@ -126,7 +132,9 @@ class CompareScreen(ChartScreen):
         ordered = comparison.best_first(runs)
         name_width = min(NAME_WIDTH, max(12, width // 6))
         columns = comparison.fitting(width - name_width - 5)
-        head = Text(f"    {'run':<{name_width}}", style=f"bold {colours['secondary']}", end="")
+        head = Text(
+            f"{'':{MARKS}}{'run':<{name_width}}", style=f"bold {colours['secondary']}", end=""
+        )
         for i in columns:
             head.append(_cell(comparison.COLUMNS[i], comparison.COLUMNS[i].title))
         lines = [head]
