@@ -58,7 +58,12 @@ class Timed(Terminal):
         while not seen and time.perf_counter() - sent < patience:
             self.check()
             while select.select([self._fd], [], [], SILENCE)[0]:
-                data += os.read(self._fd, 1 << 16)
+                try:
+                    data += os.read(self._fd, 1 << 16)
+                except OSError:  # the app has closed its side: look at how it ended
+                    time.sleep(0.05)
+                    self.check()
+                    break
                 last = time.perf_counter() - sent
                 if not first and PAINTED in data:
                     first = last

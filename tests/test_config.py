@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trainer import config
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
+from trainer.submit import submit
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
@@ -128,9 +129,6 @@ BAD = [
     ("[model.options]\nx = nan", "finite"),
     ("[model.options]\nx = [1]", "model.options"),
     ("[limits]\ntarget_accuracy = inf", "target_accuracy"),
-    ("[limits]\ntarget_accuracy = 87", "limits.target_accuracy: expected `float` <= 1.0"),
-    ("[limits]\nmax_parameters = -5", "limits.max_parameters: expected `int` >= 1"),
-    ("[limits]\nmin_receptive_field = -1", "limits.min_receptive_field"),
     ("[evaluate]\ntta = 'shift'", "choose none, flip or flip+shift"),
     ("train = 3", "train"),
     ("train_limit = -1", "train_limit"),
@@ -248,3 +246,21 @@ def test_read_file(tmp_path: Path) -> None:
         config.read_file(tmp_path / "missing.toml")
     with pytest.raises(ConfigError, match="Is a directory"):
         config.read_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"target_accuracy": 87.0}, "limits.target_accuracy is a share, 0 to 1, not 87"),
+        ({"max_parameters": -5}, "limits.max_parameters must not be below 0, but is -5"),
+        ({"min_receptive_field": -1}, "limits.min_receptive_field must not be below 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_for_new_runs_alone(
+    tmp_path: Path, limits: dict[str, float], problem: str
+) -> None:
+    earlier = config.from_mapping({"limits": limits})  # a run of an earlier version is read
+    with pytest.raises(ConfigError, match=problem):
+        submit(earlier, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    assert config.from_toml(config.to_toml(earlier)) == earlier

@@ -36,6 +36,7 @@ from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.follower import Follower
 from trainer.presets import catalog
+from trainer.processes import lives
 from trainer.protocol import Job
 from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
@@ -479,7 +480,7 @@ def test_no_rank_outlives_a_torchrun_that_was_killed(
 
     def listen(envelope: events.Envelope) -> None:
         if isinstance(envelope.event, events.RunEnded):
-            lived.append(psutil.pid_exists(pids[0]) and launch._lives(psutil.Process(pids[0])))
+            lived.append(psutil.pid_exists(pids[0]) and lives(psutil.Process(pids[0])))
 
     lived: list[bool] = []
     monkeypatch.setattr(launch, "_start", start)

@@ -143,6 +143,20 @@ def test_training_goes_on_after_an_evaluation_that_gave_no_numbers(
     assert [n.level for _, n in state.notices if n.code == "not-a-number"] == ["warning"]
 
 
+GHOSTS = """
+    def forward(self, x):
+        if self.training:  # batch norm over parts of four images
+            x = torch.cat([part - part.mean(0) for part in x.view(4, -1, *x.shape[1:])])
+            assert len(x) == 16
+        return super().forward(x)
+"""
+
+
+def test_a_net_that_needs_the_whole_batch_is_tried_with_it(own: Callable[..., RunDir]) -> None:
+    run = own(GHOSTS)
+    assert train_run(run, Control(run)).state == "completed"
+
+
 # what PyTorch's CIFAR-10 tutorial does, and what fails under autocast
 VIEWS = """
     def __init__(self, classes):
@@ -199,7 +213,7 @@ def test_trying_a_net_leaves_no_trace_in_it(tmp_path: Path) -> None:
         host_random.seed(1)
         if tried:
             wanted = own_net.Way("bf16", torch.channels_last)
-            found = own_net.find_way(net, 4, (20, 32), torch.device("cpu"), wanted)
+            found = own_net.find_way(net, 4, (20, 32), torch.device("cpu"), wanted, batch=8)
             assert found == (wanted, "")
         drawn.append((float(torch.rand(())), random.random(), float(np.random.rand())))
     assert drawn[0] == drawn[1]
@@ -220,7 +234,7 @@ def test_trying_a_net_leaves_no_trace_in_it(tmp_path: Path) -> None:
         (
             "    def forward(self, x):\n        assert not self.training\n"
             "        return super().forward(x)\n",
-            r"fails in training on a batch \[2, 3, 32, 32\]: own\.py, line \d+: AssertionError",
+            r"fails in training on a batch \[16, 3, 32, 32\]: own\.py, line \d+: AssertionError",
         ),
         (
             "    def get_extra_state(self):\n        return {'kind': nn.Conv2d}\n",

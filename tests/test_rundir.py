@@ -136,6 +136,20 @@ def test_the_newest_run_is_the_last_wherever_the_clock_is(
     assert ids[0][:15] <= ids[1][:15]
 
 
+def test_a_new_run_is_the_last_beside_runs_that_were_named_by_local_time(tmp_path: Path) -> None:
+    def stamp(seconds: float) -> str:
+        return time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + seconds))
+
+    wrong = f"{stamp(3e8)}-wrong-0000"  # ten years ahead: not the time of anything
+    for name in (f"{stamp(9 * 3600)}-east-0000", f"{stamp(-3600)}-old-0000", wrong):
+        (tmp_path / name).mkdir()
+    assert stamp(-60) < create(tmp_path, "x").id[:15] < stamp(60)
+    (tmp_path / wrong).rmdir()
+    first, second = create(tmp_path, "x"), create(tmp_path, "y")
+    assert f"{stamp(9 * 3600 - 60)}" < first.id[:15] < second.id[:15]
+    assert find(tmp_path, "last") == second
+
+
 def test_find(tmp_path: Path) -> None:
     for name in ("20261123-143005-quick-3f9c", "20261124-000000-late-0000"):
         (tmp_path / name).mkdir()

@@ -509,6 +509,25 @@ def test_the_terminal_is_left_as_it_was_however_the_app_was_stopped(tmp_path: Pa
     assert errors.read_bytes() == b""
 
 
+def test_an_app_whose_terminal_takes_nothing_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    code = "import tui.app; tui.app.GOODBYE_SECONDS = 0.5; from tui.__main__ import main; main()"
+    options = ["--runs-dir", str(tmp_path / "runs"), "--data", "synthetic"]
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    terminal = Terminal([sys.executable, "-c", code, *options], env, columns=200, lines=60)
+    try:
+        terminal.wait("first paint", lambda: "No runs yet" in terminal.text(), 30)
+        for _ in range(40):  # nobody reads what they paint
+            terminal.press("?\x1b")
+            time.sleep(0.03)
+        os.kill(terminal.pid, signal.SIGTERM)
+        end = time.monotonic() + 20
+        while terminal.status() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert terminal.status() == 128 + signal.SIGTERM
+    finally:
+        terminal.kill()
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_closed_descriptor_is_no_terminal(closed: str) -> None:
     command = f"exec {sys.executable} -m tui {closed}"

@@ -22,6 +22,7 @@ from trainer.cli.output import visible
 from trainer.control import Control
 from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
+from trainer.origin import check_owner
 from trainer.rundir import OWN_FILES, RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
@@ -281,7 +282,12 @@ def test_a_net_that_came_with_a_run_is_not_run(tmp_path: Path, where: str, linke
     [("me", 0o666, False), ("root", 0o644, False), ("root", 0o666, True), ("other", 0o600, True)],
 )
 def test_a_net_that_other_users_can_change_is_run_only_when_it_was_just_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, mode: int, refused: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    owner: str,
+    mode: int,
+    refused: bool,
 ) -> None:
     run, net = tiny_run(tmp_path), tmp_path / "net.py"
     trap = names(run, net)
@@ -296,15 +302,17 @@ def test_a_net_that_other_users_can_change_is_run_only_when_it_was_just_named(
 
     monkeypatch.setattr(os, "getuid", lambda: me)
     monkeypatch.setattr(Path, "stat", stat)
-    session.check_origin(run, config, typed=True)
+    where = ("--runs-dir", str(run.path.parent))
     if not refused:
-        session.check_origin(run, config)
+        check_owner(config)
         return
-    with pytest.raises(ConfigError, match=r"make it yours \(chown 4242 FILE\)"):
-        session.prepare(run, config, RunLog(run), Control(run), None, resume=True)
-    with pytest.raises(ConfigError, match="other users can change the net"):
-        inspection.open_inspection(run, trusted=True)
+    for arguments in (("train", "--resume", run.id), ("inspect", run.id, "0")):
+        assert main.run([*arguments, *where]) == 2
+        assert "other users can change the net" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="give --trust-net"):
+        resubmit(run)
     assert not trap.exists()
+    assert resubmit(run, trust_net=True) == config
 
 
 def test_a_configuration_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:

@@ -164,19 +164,19 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
 class LimitSettings(Settings, frozen=True, kw_only=True):
     """Table ``[limits]``: the coursework's requirements, shown as ticks and crosses."""
 
-    max_parameters: Annotated[int, Meta(ge=1)] | None = None
+    max_parameters: int | None = None
     """Fewer parameters than this."""
-    min_receptive_field: Annotated[int, Meta(ge=0)] | None = None
+    min_receptive_field: int | None = None
     """A larger receptive field than this, before global pooling, along both axes."""
-    depthwise_separable: Annotated[int, Meta(ge=0)] | None = None
+    depthwise_separable: int | None = None
     """At least so many depthwise separable convolutions."""
-    dilated: Annotated[int, Meta(ge=0)] | None = None
+    dilated: int | None = None
     """At least so many dilated convolutions."""
     global_average_pooling: bool | None = None
     """Whether global average pooling is required."""
     no_fc_after_pooling: bool | None = None
     """Whether a fully connected layer after the pooling is forbidden."""
-    target_accuracy: Share | None = None
+    target_accuracy: float | None = None
     """The test accuracy to reach, 0 to 1."""
 
 
@@ -239,6 +239,21 @@ def check(config: RunConfig, *, origin: str = "configuration") -> None:
         raise ConfigError(f"{origin}: train.skip_easy does not go with schedule.name step")
     if config.optimizer.name != "muon" and config.optimizer.aux_lr:
         raise ConfigError(f"{origin}: optimizer.aux_lr belongs to muon only")
+
+
+def check_limits(limits: LimitSettings) -> None:
+    """Check the limits of a new run; runs of earlier versions may have others.
+
+    Raises:
+        ConfigError: no net can be within them, or every one is.
+    """
+    for name, value in msgspec.structs.asdict(limits).items():
+        if isinstance(value, bool) or value is None:
+            continue
+        if value < 0:
+            raise ConfigError(f"limits.{name} must not be below 0, but is {value}")
+    if (target := limits.target_accuracy) is not None and target > 1:
+        raise ConfigError(f"limits.target_accuracy is a share, 0 to 1, not {target:g}")
 
 
 def _check_processes(config: RunConfig, origin: str) -> None:

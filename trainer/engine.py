@@ -690,9 +690,10 @@ class Training:
         try:
             self.net.load_state_dict(state["net"])
             self.optimizers.load_state_dict(state["optimizers"])
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # torch tells each wrong name on a line of its own
+        except (RuntimeError, KeyError, ValueError) as error:
+            if any(word in str(error) for word in ("memory", "CUDA")):
+                raise
+            # torch tells each wrong name on a line of its own
             name, todo = self.config.model.name, "train a new run"
             if registry.is_file(name):
                 todo = f"put {name.rpartition(':')[0]} back as it was, or {todo}"

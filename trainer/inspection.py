@@ -33,8 +33,8 @@ from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.features import TrainingFeatures
 from trainer.follower import Follower
+from trainer.origin import check_origin
 from trainer.rundir import RunDir
-from trainer.session import check_origin
 from trainer.submit import read_config
 
 FIELD_IMAGES = 32

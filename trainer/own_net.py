@@ -27,7 +27,13 @@ class Way:
 
 
 def find_way(
-    net: nn.Module, classes: int, sides: tuple[int, ...], device: torch.device, wanted: Way
+    net: nn.Module,
+    classes: int,
+    sides: tuple[int, ...],
+    device: torch.device,
+    wanted: Way,
+    *,
+    batch: int,
 ) -> tuple[Way, str]:
     """The way in which a net can be trained: the wanted one, or the next one to it.
 
@@ -40,6 +46,7 @@ def find_way(
         sides: of the training images in pixels, the last one also of the test images.
         device: where it will be trained.
         wanted: as the settings have it.
+        batch: training images that it takes at once; it may need as many.
 
     Returns:
         The way, and one line on why it is another than the wanted one, or nothing.
@@ -54,7 +61,7 @@ def find_way(
                 ways.append(way)
     first = problem = ""
     for way in ways:
-        problem = _problem(net, classes, sides, device, way)
+        problem = _problem(net, classes, sides, device, way, batch)
         if not problem:
             return way, _told(wanted, way, first)
         first = first or problem
@@ -84,7 +91,12 @@ def check_state(net: nn.Module) -> None:
 
 
 def _problem(
-    net: nn.Module, classes: int, sides: tuple[int, ...], device: torch.device, way: Way
+    net: nn.Module,
+    classes: int,
+    sides: tuple[int, ...],
+    device: torch.device,
+    way: Way,
+    batch: int,
 ) -> str:
     """Empty when the net can be trained so, else one line."""
     try:
@@ -96,24 +108,25 @@ def _problem(
     autocast = torch.autocast(
         device.type, dtype=DTYPES[way.precision], enabled=way.precision != "fp32"
     )
-    doing, shape = "", [IMAGES, 3, *sides[-1:] * 2]
+    doing, shape = "", [batch, 3, *sides[-1:] * 2]
     try:
         with untouched(probe):
             doing = "training"
             probe.train()
             for side in sides:
-                shape = [IMAGES, 3, side, side]
+                shape = [batch, 3, side, side]
                 images = torch.rand(shape, device=device).to(DTYPES[way.precision])
                 with torch.enable_grad(), autocast:
                     scores = probe(images.contiguous(memory_format=way.layout))
-                registry.check_scores(scores, IMAGES, classes)
+                registry.check_scores(scores, batch, classes)
                 loss = F.cross_entropy(scores.float(), torch.zeros_like(scores[:, 0]).long())
                 if loss.requires_grad:
                     loss.backward()
             doing = "evaluation"
             probe.eval()
+            shape, images = [IMAGES, *shape[1:]], images[:IMAGES]
             with torch.inference_mode(), autocast:
-                registry.check_scores(probe(images), IMAGES, classes)
+                registry.check_scores(probe(images), len(images), classes)
     except torch.OutOfMemoryError:
         raise
     except registry.ModelError as error:

@@ -9,6 +9,7 @@ RUNS/20261123-143005-dws-late-3f9c/
 
 from __future__ import annotations
 
+import calendar
 import fcntl
 import os
 import re
@@ -25,6 +26,9 @@ from trainer.paths import home
 
 LATELY_SECONDS = 600
 """A log that was written to so lately is that of a living run, where nothing else tells."""
+STAMP = "%Y%m%d-%H%M%S"
+AHEAD_SECONDS = 15 * 3600
+"""More than the time zones are apart from UTC."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
@@ -240,8 +244,7 @@ def create(runs_dir: Path, label: str) -> RunDir:
     """
     import secrets  # the app's first paint need not wait for it
 
-    # in UTC: local time goes back an hour in autumn, and the newest run would not be the last
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    stamp = _stamp(runs_dir)
     for _ in range(100):
         run = RunDir(runs_dir / f"{stamp}-{slug(label)}-{secrets.token_hex(2)}")
         try:
@@ -258,6 +261,23 @@ def create(runs_dir: Path, label: str) -> RunDir:
             ) from None
         return run
     raise RunError(f"cannot find a free name for a run in {runs_dir}")
+
+
+def _stamp(runs_dir: Path) -> str:
+    """The time in UTC, or what comes next to the newest run: ids are in the order of creation.
+
+    Local time goes back an hour in autumn. Earlier versions took it, so there may be runs that are
+    hours ahead; what is further ahead was named by a clock that was wrong.
+    """
+    stamp, ahead = (time.strftime(STAMP, time.gmtime(time.time() + s)) for s in (0, AHEAD_SECONDS))
+    try:
+        newest = max((run.id[: len(stamp)] for run in scan(runs_dir)), default="")
+        if stamp < newest < ahead:
+            after = calendar.timegm(time.strptime(newest, STAMP)) + 1
+            stamp = time.strftime(STAMP, time.gmtime(after))
+    except (RunError, ValueError):  # told when it is written; no time
+        pass
+    return stamp
 
 
 def scan(runs_dir: Path) -> list[RunDir]:

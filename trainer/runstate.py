@@ -72,7 +72,7 @@ class RunState:
     epochs: list[EpochRow] = field(default_factory=list)
     steps: Steps = field(default_factory=Steps)
     evals: list[events.EvalEnded] = field(default_factory=list)
-    """With the confusion matrix of the newest of each variant alone."""
+    """Only the newest of each variant may have its confusion matrix; the log has them all."""
     predictions: list[events.PredictionsSaved] = field(default_factory=list)
     checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
     notices: list[tuple[Seconds, events.Notice]] = field(default_factory=list)

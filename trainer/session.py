@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import stat
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
 from trainer.on_end import start as start_on_end
-from trainer.paths import expanded
+from trainer.origin import check_origin
 from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
@@ -226,9 +225,7 @@ def prepare(
     from trainer.data import sources
     from trainer.engine import Training, settings_layout
 
-    # ranks that are started anew go on with what their user has named
-    again = group is not None and group.world.restarts > 0
-    check_origin(run, config, typed=again or not resume)
+    check_origin(run, config)
     if group is None:
         device = devices.resolve(config.train.device)
     else:
@@ -265,7 +262,11 @@ def prepare(
         if registry.is_file(config.model.name):
             own_net.check_state(net)
             sides = schedule.sides(config.train)
-            way, otherwise = own_net.find_way(net, len(dataset.classes), sides, device, way)
+            batch = config.train.batch_size
+            batch = batch if group is None else len(range(batch)[group.part(batch)])
+            way, otherwise = own_net.find_way(
+                net, len(dataset.classes), sides, device, way, batch=batch
+            )
             precision = way.precision
     except registry.ModelError as error:
         raise ConfigError(str(error)) from None
@@ -308,39 +309,6 @@ def check_alike(members: Sequence[Member], config: RunConfig) -> None:
             f"Muon's products differ between {' and '.join(kinds)}: choose GPUs of one kind, or "
             "another optimizer"
         )
-
-
-def check_origin(run: RunDir, config: RunConfig, *, typed: bool = False) -> None:
-    """A net is code: what others may have put there is not run by resuming or inspecting a run.
-
-    Args:
-        run: of which it is the net; its folder may be a link into the folder of others.
-        config: of the run.
-        typed: whether the user has just named the net: then it may be another user's file.
-
-    Raises:
-        ConfigError: the net came along with a run, or other users can change it.
-    """
-    from model import registry
-
-    if not registry.is_file(config.model.name):
-        return
-    file = expanded(config.model.name.rpartition(":")[0]).resolve()
-    if any(
-        file.is_relative_to(at) for at in (run.path.parent.resolve(), run.path.resolve().parent)
-    ):
-        raise ConfigError(
-            f"the net {config.model.name} lies among the runs, where others' files may be: "
-            "copy it elsewhere if you trust it, and start a new run"
-        )
-    with suppress(OSError):  # what is not there cannot be run, which is told elsewhere
-        found = file.stat()
-        roots = found.st_uid == 0 and not found.st_mode & stat.S_IWOTH
-        if not (typed or roots or found.st_uid == os.getuid()):
-            raise ConfigError(
-                f"other users can change the net {config.model.name}, and it would be run: "
-                f"if you trust it, make it yours (chown {os.getuid()} FILE)"
-            )
 
 
 def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:

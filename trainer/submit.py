@@ -13,6 +13,7 @@ from trainer.config import RunConfig
 from trainer.errors import RunError
 from trainer.events import RunQueued
 from trainer.follower import Follower
+from trainer.origin import check_owner
 from trainer.rundir import RunDir, create
 from trainer.runlog import RunLog, open_regular
 from trainer.whole_file import whole_file
@@ -24,8 +25,10 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     """Make the run's folder with its configuration and the first event of its log.
 
     Raises:
+        ConfigError: its limits make no sense.
         RunError: the runs directory cannot be written.
     """
+    settings.check_limits(config.limits)
     run = create(runs_dir, config.preset or config.model.name.rpartition(":")[2])
     text = settings.to_toml(config)
     try:
@@ -37,7 +40,13 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     return run
 
 
-def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = None) -> RunConfig:
+def resubmit(
+    run: RunDir,
+    *,
+    processes: int | None = None,
+    data: str | None = None,
+    trust_net: bool = False,
+) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
     One that never began to train has none, and is queued to begin: the caller asks for a resume
@@ -55,6 +64,8 @@ def resubmit(run: RunDir, *, processes: int | None = None, data: str | None = No
         ConfigError: its ``config.toml`` is not one.
     """
     config = read_config(run)
+    if not trust_net:
+        check_owner(config)
     with run.locked():
         follower = Follower(run)
         follower.catch_up()

@@ -541,16 +541,18 @@ class CifarApp(App[None]):
     def _hear_signals(self) -> None:
         """A polite kill and a lost terminal: leave the terminal as it was, and runs alone."""
         loop = asyncio.get_running_loop()
+
+        def told_to_end(number: int, _frame: object) -> None:
+            code = 128 + number
+            # a terminal that takes nothing holds the loop, and would hold the goodbye for ever
+            last = threading.Timer(GOODBYE_SECONDS, os._exit, (code,))
+            last.daemon = True
+            last.start()
+            loop.call_soon_threadsafe(lambda: self.leave(busy=bool(self.runs.ours()), code=code))
+
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, self._told_to_end, number)
-
-    def _told_to_end(self, number: int) -> None:
-        self.leave(busy=bool(self.runs.ours()), code=128 + number)
-        # a terminal that takes nothing would hold the goodbye for ever
-        last = threading.Timer(GOODBYE_SECONDS, os._exit, (128 + number,))
-        last.daemon = True
-        last.start()
+                signal.signal(number, told_to_end)
 
     def action_suspend_process(self) -> None:
         """Stop the app as a shell's job; where there is no shell nobody could bring it back."""

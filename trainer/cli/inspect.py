@@ -11,11 +11,14 @@ from trainer.cli.options import (
     DataOption,
     JsonOption,
     RunsDirOption,
+    TrustNetOption,
     data_dir,
     runs_dir,
 )
 from trainer.cli.output import Column, clean, out, table, warn
+from trainer.origin import check_owner
 from trainer.rundir import find
+from trainer.submit import read_config
 
 if TYPE_CHECKING:
     from trainer.inspection import Inspection
@@ -49,6 +52,7 @@ def inspect(
     data: DataOption = None,
     directory: DataDirOption = None,
     runs: RunsDirOption = None,
+    trust_net: TrustNetOption = False,
 ) -> None:
     """Look into a run's net: probabilities, nearest training images, receptive fields.
 
@@ -57,6 +61,8 @@ def inspect(
     if json:
         out.alone()
     found = find(runs_dir(runs), run)
+    if not trust_net:
+        check_owner(read_config(found))
     from trainer.inspection import open_inspection
 
     inspection = open_inspection(

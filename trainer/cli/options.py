@@ -32,6 +32,12 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+TrustNetOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-net", help="Run the code of a run's net although its file is another user's."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 AlertOption = Annotated[
     str | None,

@@ -23,6 +23,7 @@ from trainer.cli.options import (
     OnEndOption,
     RunsDirOption,
     StallOption,
+    TrustNetOption,
     data_dir,
     runs_dir,
 )
@@ -99,6 +100,7 @@ def train(
             "--resume", metavar="RUN", help="Go on with a run that stopped, failed or crashed."
         ),
     ] = None,
+    trust_net: TrustNetOption = False,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -162,7 +164,7 @@ def train(
         if world is not None and world.restarts:
             config = read_config(run)
         else:
-            config = resubmit(run, processes=processes, data=data)
+            config = resubmit(run, processes=processes, data=data, trust_net=trust_net)
     elif preset is None:
         raise ConfigError("what to train? give a preset ('cifar-tui presets' lists them) or a file")
     else:

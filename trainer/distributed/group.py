@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore
 from trainer.distributed.meeting import meet
 from trainer.distributed.world import World, share
 from trainer.errors import first_line
+from trainer.processes import lives
 
 TIMEOUT = "CIFAR_TUI_DISTRIBUTED_TIMEOUT"
 SECONDS = 600
@@ -141,7 +142,7 @@ class Group:
         if self.world.orphaned:
             return self.world.orphaned
         for rank, process in self._beside.items():
-            if process is None or _gone(process):
+            if process is None or not lives(process):
                 pid = self.members[rank].pid
                 return f"rank {rank} of {self.size} (process {pid}) was killed or has ended"
         return ""
@@ -197,15 +198,6 @@ def _process(pid: int) -> psutil.Process | None:
         return psutil.Process(pid)
     except psutil.NoSuchProcess:
         return None
-
-
-def _gone(process: psutil.Process) -> bool:
-    try:  # is_running: not another process that was given the number since
-        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
 
 
 def _timeout() -> float:

@@ -23,7 +23,7 @@ from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError
-from trainer.processes import child_environment
+from trainer.processes import child_environment, lives
 from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog, Tail, open_regular
@@ -81,7 +81,11 @@ def launch(
     if heard.ended is None:
         _end(run, heard, control, problem or _why(run, code, written), job.on_end)
         heard.take(tail)
-    elif not heard.began and heard.ended.error and _stamp(run.path / "traceback.txt") == traceback:
+    elif (
+        heard.ended.error
+        and not (heard.began or heard.lost)
+        and _stamp(run.path / "traceback.txt") == traceback
+    ):
         raise RunError(heard.ended.error)
     assert heard.ended is not None
     return heard.ended
@@ -116,6 +120,8 @@ class _Heard:
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
         self.began = False
+        self.lost = False
+        """Whether a rank was."""
         self.ended: events.RunEnded | None = None
 
     def take(self, tail: Tail) -> None:
@@ -125,6 +131,8 @@ class _Heard:
             for envelope in found:
                 event = envelope.event
                 self.began = self.began or isinstance(event, events.RunStarted)
+                lost = isinstance(event, events.Notice) and event.code == "rank-lost"
+                self.lost = self.lost or lost
                 if isinstance(event, events.RunEnded):
                     self.ended = event
                 elif isinstance(event, events.RunStarted):
@@ -195,14 +203,8 @@ def _end_ranks(job: str) -> None:
                 process.kill()
                 left.append(process)
     until = time.monotonic() + KILL_SECONDS
-    while any(map(_lives, left)) and time.monotonic() < until:
+    while any(map(lives, left)) and time.monotonic() < until:
         time.sleep(0.01)
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def _end(run: RunDir, heard: _Heard, control: Control, reason: str, on_end: str) -> None:
