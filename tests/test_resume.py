@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training_helpers import TINY_NET, binary_folder, tiny_run
+from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer import control, events
 from trainer.control import Control
@@ -33,13 +33,6 @@ from tui.widgets.key_line import KeyLine
 
 def folded(run: RunDir) -> RunState:
     return Follower(run).catch_up()
-
-
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
 
 
 def stopped_run(folder: Path, data: Path) -> RunDir:

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run
+from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events, predictions
 from trainer.analysis.mistakes import Moment
 from trainer.data import sources
@@ -112,14 +112,6 @@ def make_app(runs_dir: Path, data: str = "synthetic") -> CifarApp:
         worker_command=fake_worker(),
         worker_log=runs_dir.parent / "worker.log",
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if holds():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 async def open_mistakes(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed_helpers import forks
-from tests.training_helpers import binary_folder, tiny_run
+from tests.training_helpers import binary_folder, tiny_run, wait
 from trainer import checkpoint, control
 from trainer import worker as program
 from trainer.follower import Follower
@@ -74,13 +73,6 @@ def worker(tmp_path: Path) -> Iterator[Forked]:
 def queue(worker: Forked, run: RunDir) -> None:
     worker.stdin.write(json.dumps({"run": str(run.path)}).encode() + b"\n")
     worker.stdin.flush()
-
-
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
 
 
 def watch(run: RunDir) -> Callable[[str], bool]:

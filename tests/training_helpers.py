@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,11 @@ def binary_folder(folder: Path, train: int = 100, test: int = 30) -> Path:
         write(f"data_batch_{batch}.bin", train // 5)
     write("test_batch.bin", test)
     return folder
+
+
+def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Until something holds, which another process brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)

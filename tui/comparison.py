@@ -10,9 +10,9 @@ from typing import Any
 from trainer import config as settings
 from trainer.errors import ConfigError
 from trainer.follower import Follower
+from trainer.words import axes
 from tui import formatting
 from tui.formatting import DASH
-from tui.widgets.layer_table import axes
 from tui.widgets.run_table import data_of, model_of, name_of, time_of
 
 

@@ -9,10 +9,10 @@ from rich.text import Text
 from trainer.events import LayerRow
 from trainer.follower import Follower
 from trainer.protocol import Inspect, Inspected
+from trainer.words import axes
 from tui import overlay
 from tui.evaluations import Evaluation
 from tui.formatting import clean
-from tui.widgets import layer_table
 
 LIVE = ("training", "paused")
 
@@ -164,7 +164,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
 def _field(answer: Inspected) -> Text:
     if answer.field_size is None:
         return Text("the theoretical one is not known")
-    text = Text(layer_table.axes(answer.field_size, square=True))
+    text = Text(axes(answer.field_size, square=True))
     if overlay.is_clipped(answer.field_size, answer.field_box):
         text.append(", clipped at the image's edge")
     return text
@@ -176,5 +176,5 @@ def _effective(answer: Inspected) -> Text:
     if answer.effective_box is None:
         return Text("no pixel changes this layer")
     top, bottom, left, right = answer.effective_box
-    size = layer_table.axes((bottom - top + 1, right - left + 1), square=True)
+    size = axes((bottom - top + 1, right - left + 1), square=True)
     return Text(f"{size} holds 95 % of the gradient")

@@ -9,8 +9,9 @@ import typer
 from rich.text import Text
 
 from trainer.cli.options import JsonOption
-from trainer.cli.output import DASH, Column, axes, count, out, percent, table
+from trainer.cli.output import DASH, Column, count, out, percent, table
 from trainer.errors import ConfigError
+from trainer.words import UNKNOWN, axes, yes
 
 if TYPE_CHECKING:
     from model.summary import Summary
@@ -31,8 +32,6 @@ COLUMNS = (
     Column("jump", keep=1),
     Column("RF", right=True),
 )
-
-UNKNOWN = "unknown"
 
 
 class Norm(StrEnum):
@@ -136,10 +135,6 @@ def _totals(summary: Summary) -> list[str]:
         f"receptive field {field} before global pooling, not clipped to the image",
         f"depthwise separable {separable}, dilated {summary.dilated}, "
         f"strided 3x3 {summary.strided3x3}, max pooling {summary.max_pools}",
-        f"global average pooling {_yes(summary.global_average_pooling)}, "
-        f"FC after pooling {_yes(summary.fc_after_pooling)}",
+        f"global average pooling {yes(summary.global_average_pooling)}, "
+        f"FC after pooling {yes(summary.fc_after_pooling)}",
     ]
-
-
-def _yes(value: bool | None) -> str:
-    return UNKNOWN if value is None else "yes" if value else "no"

@@ -287,13 +287,6 @@ def count(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
-def axes(value: tuple[int, int] | None) -> str:
-    """(height, width) as one number when both are equal, else as height x width."""
-    if value is None:
-        return ""
-    return str(value[0]) if value[0] == value[1] else f"{value[0]}×{value[1]}"  # noqa: RUF001
-
-
 def duration(seconds: float | None) -> str:
     """``41 s``, ``3:07``, ``1:02:09``."""
     if seconds is None or not math.isfinite(seconds):

@@ -15,7 +15,6 @@ from trainer.cli.options import JsonOption, RunsDirOption, runs_dir
 from trainer.cli.output import (
     DASH,
     Column,
-    axes,
     clean,
     count,
     duration,
@@ -31,6 +30,7 @@ from trainer.follower import Follower
 from trainer.rundir import find, scan
 from trainer.runlog import Tail
 from trainer.runstate import EpochRow, RunState
+from trainer.words import axes
 
 RUN_COLUMNS = (
     Column("run", flexible=True),

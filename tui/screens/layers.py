@@ -10,6 +10,7 @@ from textual.widgets import DataTable, Static
 from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
 from trainer.follower import Follower
+from trainer.words import axes
 from tui import formatting
 from tui.alive import Alive
 from tui.formatting import clean
@@ -145,7 +146,7 @@ class LayersScreen(StoreScreen):
         text.append(f" {net.parameters:,} parameters", style="bold")
         if net.trainable_parameters != net.parameters:
             text.append(f" ({net.trainable_parameters:,} trainable)")
-        field = layer_table.axes(net.receptive_field) if net.receptive_field else "unknown"
+        field = axes(net.receptive_field) if net.receptive_field else "unknown"
         macs = "unknown" if net.macs is None else formatting.compact(net.macs)
         separable = "unknown" if net.depthwise_separable is None else net.depthwise_separable
         text.append(f" · {macs} MACs · receptive field {field} before pooling")
@@ -244,9 +245,9 @@ def _about(layer: LayerRow) -> str:
     """All that the table has no room for."""
     words = [clean(layer.type, 40)]
     if layer.kernel is not None:
-        words.append(f"{layer_table.axes(layer.kernel, square=True)}")
+        words.append(f"{axes(layer.kernel, square=True)}")
         words += [
-            f"{name} {layer_table.axes(value)}"
+            f"{name} {axes(value)}"
             for name, value in (
                 ("stride", layer.stride),
                 ("padding", layer.padding),

@@ -14,6 +14,7 @@ from textual.widgets import DataTable
 
 from model.coverage import layer_skips
 from trainer.events import LayerRow
+from trainer.words import axes
 from tui import formatting
 from tui.alive import TREND, Alive
 from tui.formatting import DASH, clean
@@ -107,15 +108,6 @@ def rows_of(
 
 def _least_last(value: float | None) -> float:
     return -value if value is not None else math.inf
-
-
-def axes(value: tuple[int, int] | None, *, square: bool = False) -> str:
-    """(height, width) as one number when both are equal, else as height x width."""
-    if value is None:
-        return ""
-    if value[0] == value[1] and not square:
-        return f"{value[0]:,}"
-    return f"{value[0]:,}×{value[1]:,}"  # noqa: RUF001
 
 
 def shape(value: tuple[int, ...]) -> str:

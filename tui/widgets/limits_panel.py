@@ -14,8 +14,8 @@ from trainer.config import LimitSettings
 from trainer.errors import ConfigError
 from trainer.events import ModelDescribed
 from trainer.runstate import RunState
+from trainer.words import axes, yes
 from tui import formatting
-from tui.widgets.layer_table import axes
 
 NARROW = 118
 
@@ -72,22 +72,18 @@ def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> li
         has_pool = net.global_average_pooling if followed else None
         met_pool = has_pool if limits.global_average_pooling else True
         required = "required" if limits.global_average_pooling else "optional"
-        found.append(Check("global average pooling", "GAP", required, _yes(has_pool), met_pool))
+        found.append(Check("global average pooling", "GAP", required, yes(has_pool), met_pool))
     if limits.no_fc_after_pooling is not None:
         has_fc = net.fc_after_pooling if followed else None
         met_fc = (None if has_fc is None else not has_fc) if limits.no_fc_after_pooling else True
         required = "forbidden" if limits.no_fc_after_pooling else "allowed"
-        found.append(Check("FC after pooling", "FC after GAP", required, _yes(has_fc), met_fc))
+        found.append(Check("FC after pooling", "FC after GAP", required, yes(has_fc), met_fc))
     if limits.target_accuracy is not None:
         met_target = None if best is None else best >= limits.target_accuracy
         required = f"≥ {formatting.percent(limits.target_accuracy, 1)}"
         actual = formatting.percent(best)
         found.append(Check("best test accuracy", "best test", required, actual, met_target))
     return found
-
-
-def _yes(value: bool | None) -> str:
-    return "unknown" if value is None else "yes" if value else "no"
 
 
 class LimitsPanel(Static):
