@@ -9,7 +9,6 @@ RUNS/20261123-143005-dws-late-3f9c/
 
 from __future__ import annotations
 
-import calendar
 import fcntl
 import os
 import re
@@ -269,6 +268,8 @@ def _stamp(runs_dir: Path) -> str:
     Local time goes back an hour in autumn. Earlier versions took it, so there may be runs that are
     hours ahead; what is further ahead was named by a clock that was wrong.
     """
+    import calendar  # nor for this
+
     stamp, ahead = (time.strftime(STAMP, time.gmtime(time.time() + s)) for s in (0, AHEAD_SECONDS))
     try:
         newest = max((run.id[: len(stamp)] for run in scan(runs_dir)), default="")
