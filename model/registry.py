@@ -108,6 +108,18 @@ def split(spec: str) -> tuple[str, str]:
     return file, name
 
 
+def look_up(spec: str) -> str:
+    """The file that a model's name means; empty for a built-in net.
+
+    Raises:
+        ModelError: there is no such built-in net, or no class of the file is named.
+    """
+    if is_file(spec):
+        return split(spec)[0]
+    describe(spec)
+    return ""
+
+
 def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
     """Run two square images through a net in eval mode; state, modes and RNG stay as they were.
 

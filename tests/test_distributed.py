@@ -539,7 +539,7 @@ def test_the_command_of_on_end_is_started_after_a_stop_before_training(
     asked = Control()
     asked.request("stop")
     called: list[str] = []
-    monkeypatch.setattr(session, "start_on_end", lambda command, *_, **__: called.append(command))
+    monkeypatch.setattr(session, "call", lambda command, *_, **__: called.append(command))
     gathered = SimpleNamespace(dismiss=lambda: None)
     monkeypatch.setattr(session, "_gather", lambda *_: gathered)
     for world in (None, World(0, 2, 0, 2)):

@@ -13,6 +13,7 @@ import threading
 from trainer import alerts, events
 from trainer.errors import UserError
 from trainer.rundir import RunDir
+from trainer.runlog import RunLog
 
 LOG = "on-end.log"
 
@@ -51,6 +52,21 @@ def start(
     # nobody waits for it; this process may train other runs for days, and keeps no zombie
     threading.Thread(target=process.wait, name="on-end", daemon=True).start()
     return ""
+
+
+def call(
+    command: str,
+    run: RunDir,
+    log: RunLog,
+    ended: events.RunEnded,
+    *,
+    name: str = "",
+    epochs: int = 0,
+) -> None:
+    """As ``start``; a command that cannot be started is a notice after the end."""
+    problem = start(command, run, ended, name=name, epochs=epochs)
+    if problem:
+        log.emit(events.Notice(level="warning", code="on-end", message=problem))
 
 
 def environment(

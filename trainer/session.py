@@ -23,7 +23,7 @@ from trainer.control import Control
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
-from trainer.on_end import start as start_on_end
+from trainer.on_end import call
 from trainer.origin import check_origin
 from trainer.protocol import Job
 from trainer.rundir import RunDir
@@ -195,9 +195,7 @@ def _call(
     name, epochs = "", 0
     if training is not None:
         name, epochs = training.config.name or training.config.preset, training.at.epoch - 1
-    problem = start_on_end(command, run, ended, name=name or run.id, epochs=epochs)
-    if problem:
-        log.emit(events.Notice(level="warning", code="on-end", message=problem))
+    call(command, run, log, ended, name=name or run.id, epochs=epochs)
 
 
 def prepare(

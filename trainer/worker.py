@@ -26,7 +26,7 @@ from trainer import events, heap
 from trainer.control import Control
 from trainer.errors import RunError, UserError
 from trainer.inspector_process import InspectorProcess
-from trainer.on_end import start as start_on_end
+from trainer.on_end import call
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Job, State
 from trainer.rundir import RunDir
@@ -71,9 +71,7 @@ class Held:
             ended = events.RunEnded(state=state, error=error)
             log.emit(ended)
             if state == "failed":  # nobody took it out of the queue: its user wants to know
-                problem = start_on_end(self.job.on_end, self.run, ended, name=self.run.id)
-                if problem:
-                    log.emit(events.Notice(level="warning", code="on-end", message=problem))
+                call(self.job.on_end, self.run, log, ended, name=self.run.id)
             log.close()
 
 

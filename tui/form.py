@@ -93,12 +93,11 @@ def build(preset: str, texts: Mapping[str, str]) -> tuple[RunConfig | None, dict
 def _check(config: RunConfig, field: Field, text: str) -> None:
     """What the types of the settings cannot know: whether model and data exist."""
     if field.key == "model":
-        name = config.model.name
         try:
-            file = registry.split(name)[0] if registry.is_file(name) else registry.describe(name)
+            file = registry.look_up(config.model.name)
         except registry.ModelError as error:
             raise ConfigError(str(error)) from None
-        if registry.is_file(name) and not is_file(path := expanded(file)):
+        if file and not is_file(path := expanded(file)):
             raise ConfigError(f"no such file: {path}")
     elif field.key == "data" and config.data not in BUILT_IN:
         if not text:

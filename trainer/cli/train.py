@@ -251,9 +251,8 @@ def check(config: RunConfig, data_directory: Path | None) -> None:
     """
     from model import registry
 
-    look = registry.split if registry.is_file(config.model.name) else registry.describe
     try:
-        look(config.model.name)
+        registry.look_up(config.model.name)
     except registry.ModelError as error:
         raise ConfigError(str(error)) from None
     found = _check_data(config.data, data_directory)

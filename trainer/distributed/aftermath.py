@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer import events
 from trainer.follower import Follower
-from trainer.on_end import start as start_on_end
+from trainer.on_end import call
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 
@@ -33,6 +33,4 @@ def end_from_log(
     )
     log.emit(ended)
     name = state.queued.name if state.queued is not None else run.id
-    problem = start_on_end(on_end, run, ended, name=name, epochs=len(state.epochs))
-    if problem:
-        log.emit(events.Notice(level="warning", code="on-end", message=problem))
+    call(on_end, run, log, ended, name=name, epochs=len(state.epochs))
