@@ -8,6 +8,7 @@ import random
 from array import array
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,21 +231,21 @@ def test_what_others_made_up_is_refused(run: RunDir) -> None:
         *({"queued_at": at} for at in (math.nan, math.inf)),
         {"elapsed": math.inf},
         {"notices": [(math.nan, events.Notice(level="info", code="x", message="x"))]},
-        *({"epochs": [folded.replace(row, epoch=epoch)]} for epoch in (-5, 2**62)),
+        *({"epochs": [msgspec.structs.replace(row, epoch=epoch)]} for epoch in (-5, 2**62)),
         {"epochs": [row, row]},
-        {"epochs": [folded.replace(row, elapsed=math.nan)]},
-        {"epochs": [folded.replace(row, train_loss=1e308)]},
-        {"epochs": [folded.replace(row, test_accuracy=7.0)]},
+        {"epochs": [msgspec.structs.replace(row, elapsed=math.nan)]},
+        {"epochs": [msgspec.structs.replace(row, train_loss=1e308)]},
+        {"epochs": [msgspec.structs.replace(row, test_accuracy=7.0)]},
     ]
     for changed in made_up:
-        state = folded.replace(found.state, **{"best": None, "_rows": {}, **changed})
+        state = msgspec.structs.replace(found.state, **{"best": None, "_rows": {}, **changed})
         data = folded.msgspec.msgpack.encode(
             folded.msgspec.structs.replace(found, best=None, state=state), enc_hook=folded._plain
         )
         run.folded.write_bytes(folded._sum(data) + data)
         assert folded.load(run) is None, changed
     gaps = Steps((1, *(c.tobytes() for c in (whole, one, one, nan, nan, nan))))
-    state = folded.replace(found.state, best=None, _rows={}, steps=gaps)
+    state = msgspec.structs.replace(found.state, best=None, _rows={}, steps=gaps)
     data = folded.msgspec.msgpack.encode(
         folded.msgspec.structs.replace(found, state=state), enc_hook=folded._plain
     )

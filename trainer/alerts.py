@@ -7,8 +7,6 @@ Never from a run's settings: a preset of others must not start a command here.
 from __future__ import annotations
 
 import os
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -112,6 +110,8 @@ def split(command: str) -> list[str]:
     Raises:
         ConfigError: a quote is open.
     """
+    import shlex  # not for the first paint
+
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -121,8 +121,7 @@ def split(command: str) -> list[str]:
     return words
 
 
-@dataclass(frozen=True)
-class Alert:
+class Alert(msgspec.Struct, frozen=True):
     """Something to call the user for."""
 
     kind: Kind
@@ -130,8 +129,7 @@ class Alert:
     """One line without the run's name; parts of it come from the log."""
 
 
-@dataclass(frozen=True)
-class _Known:
+class _Known(msgspec.Struct, frozen=True):
     ended: bool
     stalled: bool
     nan_at: float

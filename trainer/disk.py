@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 PATIENCE = 0.25
 """Seconds that a caller waits at most, and only when nothing else is being written."""
@@ -17,11 +18,10 @@ PATIENCE = 0.25
 Job = Callable[[], None]
 
 
-@dataclass
-class _Task:
+class _Task(msgspec.Struct):
     job: Job
     key: str
-    done: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = msgspec.field(default_factory=threading.Event)
     error: BaseException | None = None
 
 

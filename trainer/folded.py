@@ -14,7 +14,6 @@ import hashlib
 import os
 import sys
 from collections import deque
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def save(run: RunDir, state: RunState, *, size: int, damaged: int) -> bool:
             changed=changed,
             damaged=damaged,
             best=None if state.best is None else state.best.epoch,
-            state=replace(state, best=None, _rows={}),
+            state=msgspec.structs.replace(state, best=None, _rows={}),
         )
         data = msgspec.msgpack.encode(found, enc_hook=_plain)
         with whole_file(run.folded, synced=False) as file:

@@ -15,9 +15,9 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import platformdirs
 
 from trainer.errors import RunError
@@ -42,8 +42,7 @@ def default_runs_dir() -> Path:
     return home(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
 
 
-@dataclass(frozen=True)
-class RunDir:
+class RunDir(msgspec.Struct, frozen=True):
     """Paths of one run. Making one reads and writes nothing."""
 
     path: Path

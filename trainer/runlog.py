@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -340,8 +339,7 @@ def file_of(log: Path) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_size
 
 
-@dataclass
-class Tail:
+class Tail(msgspec.Struct):
     """Reader: gives the new envelopes at each call, whatever happens to the file."""
 
     path: Path
@@ -356,8 +354,8 @@ class Tail:
     _skipping: bool = False
     """In a line that is too long to be one of ours."""
     _inode: int = 0
-    _rest: bytes = field(default=b"", repr=False)
-    _mark: bytes = field(default=b"", repr=False)
+    _rest: bytes = b""
+    _mark: bytes = b""
     """The last bytes read: when they are others now, the file was edited."""
 
     def read(self, limit: int = 8 << 20) -> list[Envelope]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,8 +36,7 @@ LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
 
-@dataclass(slots=True)
-class EpochRow:
+class EpochRow(msgspec.Struct):
     """One line of the epoch table; ``None`` where nothing was measured (yet)."""
 
     epoch: Whole
@@ -55,8 +53,7 @@ class EpochRow:
     """Seconds of training since the run's start, over all attempts, at the end of the row."""
 
 
-@dataclass
-class RunState:
+class RunState(msgspec.Struct):
     """Everything a screen shows of a run."""
 
     run: str = ""
@@ -69,16 +66,16 @@ class RunState:
     started: events.RunStarted | None = None
     started_at: Seconds = 0.0
     described: events.ModelDescribed | None = None
-    epochs: list[EpochRow] = field(default_factory=list)
-    steps: Steps = field(default_factory=Steps)
-    evals: list[events.EvalEnded] = field(default_factory=list)
+    epochs: list[EpochRow] = []
+    steps: Steps = msgspec.field(default_factory=Steps)
+    evals: list[events.EvalEnded] = []
     """Only the newest of each variant may have its confusion matrix; the log has them all."""
-    predictions: list[events.PredictionsSaved] = field(default_factory=list)
-    checkpoints: dict[str, events.CheckpointSaved] = field(default_factory=dict)
-    notices: list[tuple[Seconds, events.Notice]] = field(default_factory=list)
+    predictions: list[events.PredictionsSaved] = []
+    checkpoints: dict[str, events.CheckpointSaved] = {}
+    notices: list[tuple[Seconds, events.Notice]] = []
     progress: events.Progress | None = None
     ranks: events.Ranks | None = None
-    layer_stats: deque[events.LayerStats] = field(
+    layer_stats: deque[events.LayerStats] = msgspec.field(
         default_factory=lambda: deque(maxlen=LAYER_STATS_KEPT)
     )
     paused: bool = False
@@ -110,7 +107,7 @@ class RunState:
     _best_unknown: bool = False
     _furthest: Last = -1
     """The largest step of anything that a resume may drop."""
-    _rows: dict[int, EpochRow] = field(default_factory=dict, repr=False)
+    _rows: dict[int, EpochRow] = {}
 
     def apply(self, envelope: Envelope) -> None:
         """Fold one envelope. Repeated ones are ignored, gaps counted."""

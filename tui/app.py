@@ -44,9 +44,10 @@ from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 
 POLL_SECONDS = 0.2
-SHARED_POLLS = 2
-"""While a run trains on this machine's processor, so many times as long: what is painted is taken
-from the run, and a thread of it that waits makes the others wait."""
+CALM_POLLS = 2
+"""So many times as long while nothing trains, waits or is paused, and while a run trains on this
+machine's processor: what is painted is taken from it, and a thread of it that waits makes the
+others wait."""
 SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
 BREATH_SECONDS = 0.001
@@ -146,6 +147,8 @@ class CifarApp(App[None]):
         """Runs that keys can stop, as they were when the key line was last made."""
         self._reading = False
         self._poller: Timer | None = None
+        self._calm = True
+        """Whether polls are far apart."""
         self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
@@ -227,10 +230,11 @@ class CifarApp(App[None]):
         self.set_timer(WORKER_DELAY, self.worker.start)
 
     def _set_pace(self) -> None:
-        """Poll as often as the terminal takes it, beside a run on this processor less often."""
+        """Poll as often as the terminal takes it, and no more often than there is a use for."""
         if self._poller is not None:
             self._poller.stop()
-        pace = self.terminal.polls * (SHARED_POLLS if self.shares_processor else 1)
+        self._calm = self.shares_processor or not self._active
+        pace = self.terminal.polls * (CALM_POLLS if self._calm else 1)
         self._poller = self.set_interval(POLL_SECONDS * pace, self._poll_when_through)
 
     def _preload(self) -> None:
@@ -303,11 +307,10 @@ class CifarApp(App[None]):
         self._read = Changes()
         if changes.runs:
             heard = (self.store.get(run) for run in changes.runs)
-            shares = any(run is not None and _shares_processor(run) for run in heard)
-            if shares != self.shares_processor:
-                self.shares_processor = shares
-                self._set_pace()
+            self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
         self._take(changes)
+        if self._calm != (self.shares_processor or not self._active):
+            self._set_pace()
         if self.store.unfinished and not self._reading:
             self._reading = True
             self.run_worker(self._read_on(), group="reading", description="read what is long")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
 
 
-@dataclass(frozen=True)
-class DataStatus:
+class DataStatus(msgspec.Struct, frozen=True):
     """What was found."""
 
     ready: bool

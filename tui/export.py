@@ -8,10 +8,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import asdict
 
 from trainer.analysis.export import inert
 from trainer.errors import RunError
@@ -79,7 +81,7 @@ def prepare(runs: Sequence[Follower], colours: Sequence[str]) -> Export:
     ]
     files: dict[str, str | bytes] = {
         "summary.csv": _csv([comparison.figures(run) for run in ordered], []),
-        "epochs.csv": _csv(_epochs(ordered), ["run", *(f.name for f in fields(EpochRow))]),
+        "epochs.csv": _csv(_epochs(ordered), ["run", *EpochRow.__struct_fields__]),
         "runs.json": json.dumps(everything, indent=1, ensure_ascii=False) + "\n",
     }
     for split in ("train", "test"):

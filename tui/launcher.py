@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -28,8 +27,7 @@ LOG_LIMIT = 1 << 20
 EXIT_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class WorkerInfo:
+class WorkerInfo(msgspec.Struct, frozen=True):
     """What is known of the trainer."""
 
     phase: str = "off"
@@ -259,7 +257,7 @@ class Launcher:
             self._given.discard(Path(state.run).name)
             self._tell(info, f"the trainer refused a run: {clean(state.error, 200)}")
         elif state.state == "failed":
-            info = replace(info, phase="failed", error=state.error)
+            info = msgspec.structs.replace(info, phase="failed", error=state.error)
             self._tell(info, clean(state.error, 200))
         elif state.state == "ready":
             self._tell(
@@ -269,7 +267,7 @@ class Launcher:
             )
         elif state.state in ("loading", "training", "idle"):
             phase = "ready" if state.state == "idle" else state.state
-            self._tell(replace(info, phase=phase))
+            self._tell(msgspec.structs.replace(info, phase=phase))
 
     def _await_end(self, process: subprocess.Popen[bytes], *, tries: int) -> None:
         """Its output has ended; the exit status follows at once or a little later."""

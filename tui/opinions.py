@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from trainer.paths import expanded
 
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from trainer.analysis.review import Review
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(msgspec.Struct, frozen=True):
     """What the files say of one set of test images, and what is wrong with them."""
 
     people: People | None = None

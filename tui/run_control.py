@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import sys
@@ -377,4 +376,6 @@ def data_value(source: str) -> str:
 
 def _toml(text: str) -> str:
     """A string as TOML, whatever is in it."""
+    import json  # not for the first paint
+
     return json.dumps(text, ensure_ascii=False)

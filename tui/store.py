@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from trainer.errors import RunError
 from trainer.follower import Follower
@@ -34,15 +35,14 @@ SETTLED_SECONDS = 2.0
 ACTIVE: tuple[Status, ...] = ("training", "paused", "queued")
 
 
-@dataclass
-class Changes:
+class Changes(msgspec.Struct):
     """What a poll found."""
 
     listing: bool = False
     """Runs have appeared or gone."""
-    runs: set[str] = field(default_factory=set)
+    runs: set[str] = msgspec.field(default_factory=set)
     """Runs whose state, status or mark changed."""
-    transitions: dict[str, tuple[Status, Status]] = field(default_factory=dict)
+    transitions: dict[str, tuple[Status, Status]] = {}
     """Runs whose status changed while it was watched: from, to."""
     news: bool = True
     """Whether there is more than progress within an epoch, which is nearly all that ever comes."""

@@ -19,7 +19,7 @@ import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from textual import constants, events
 from textual._xterm_parser import XTermParser
@@ -27,10 +27,12 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
 from tui.terminal.characters import TABLE
-from tui.terminal.difference import Difference
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic
+
+if TYPE_CHECKING:
+    from tui.terminal.difference import Difference
 
 ANSWER_SECONDS = 2.0
 """How long leaving waits for the answer to the last question."""
@@ -79,9 +81,11 @@ class Output:
         self._traffic = traffic
         self._ascii = settings.ascii
         self._thin = Thin()
-        self._difference = (
-            Difference(palette=True, erase=settings.erases) if settings.low_bandwidth else None
-        )
+        self._difference: Difference | None = None
+        if settings.low_bandwidth:
+            from tui.terminal.difference import Difference  # not for the first paint without it
+
+            self._difference = Difference(palette=True, erase=settings.erases)
         self._resized = False
         self.gone = False
         """Whether the terminal takes nothing any more."""

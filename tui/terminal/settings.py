@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 ASCII_TERMINALS = ("linux", "vt100", "vt102", "vt220", "ansi", "cons25")
 """Their fonts have no Braille and few of the boxes."""
@@ -12,8 +13,7 @@ LOW_RATE = 960.0
 """Bytes a second of 9,600 baud: eight bits, a start and a stop bit."""
 
 
-@dataclass(frozen=True)
-class TerminalSettings:
+class TerminalSettings(msgspec.Struct, frozen=True):
     """How much may be drawn, and of which characters."""
 
     ascii: bool = False

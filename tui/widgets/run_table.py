@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
 from rich.text import Text
 from textual.binding import Binding
 from textual.message import Message
@@ -21,8 +21,7 @@ Sort = tuple[str, bool]
 """Column and whether it is reversed."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A column: its key, title, width in cells, and the least width of the table to show it."""
 
     key: str
