@@ -21,9 +21,10 @@ from trainer.follower import Follower
 from trainer.runlog import RunLog
 from trainer.runstate import NOTICES_KEPT
 from tui import datasource, device_stats
-from tui.app import CALM_POLLS, POLL_SECONDS, CifarApp
+from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
+from tui.pace import CALM_POLLS, POLL_SECONDS
 from tui.screens import charts
 from tui.screens.charts import REPAINT_SECONDS, SHARED_PACE, SHARED_PART
 from tui.screens.dashboard import DashboardScreen
@@ -261,8 +262,7 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
         async with dashboard(tmp_path / "runs") as (app, pilot):
             assert app.shares_processor == (host == "" and device == "cpu")
             slower = CALM_POLLS if app.shares_processor else 1
-            assert app._poller is not None
-            assert app._poller._interval == pytest.approx(POLL_SECONDS * slower)
+            assert app.pace.seconds == pytest.approx(POLL_SECONDS * slower)
             append(run, progress(3, 2))  # and still looks
             await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
 
@@ -270,14 +270,13 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
 async def test_logs_are_looked_at_less_often_while_nothing_goes_on(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", epochs=10, done=2)
     async with dashboard(tmp_path / "runs") as (app, pilot):
-        assert app._poller is not None
-        assert app._poller._interval == pytest.approx(POLL_SECONDS * CALM_POLLS)
+        assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
         with held(run):  # resumed by another process
             append(run, started(host="elsewhere"), progress(3, 1))
             await until(pilot, lambda: app.store.current.status == "training")  # type: ignore[union-attr]
-            assert app._poller._interval == pytest.approx(POLL_SECONDS)
+            assert app.pace.seconds == pytest.approx(POLL_SECONDS)
         await until(pilot, lambda: app.store.current.status == "crashed")  # type: ignore[union-attr]
-        assert app._poller._interval == pytest.approx(POLL_SECONDS * CALM_POLLS)
+        assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
 
 
 async def test_progress_alone_moves_the_line_and_asks_nothing_else(

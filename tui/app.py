@@ -21,17 +21,17 @@ from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.signal import Signal
-from textual.timer import Timer
 
 from trainer.alerts import AlertSettings
 from trainer.follower import Follower
 from trainer.runstate import Status
-from tui import collector, formatting, themes
+from tui import collector, directory_watch, formatting, themes
 from tui.caller import Caller
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
+from tui.pace import Pace
 from tui.quick_filter import QuickFilters
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
@@ -43,11 +43,6 @@ from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 
-POLL_SECONDS = 0.2
-CALM_POLLS = 2
-"""So many times as long while nothing trains, waits or is paused, and while a run trains on this
-machine's processor: what is painted is taken from it, and a thread of it that waits makes the
-others wait."""
 SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
 BREATH_SECONDS = 0.001
@@ -146,9 +141,7 @@ class CifarApp(App[None]):
         self._active: list[str] = []
         """Runs that keys can stop, as they were when the key line was last made."""
         self._reading = False
-        self._poller: Timer | None = None
-        self._calm = True
-        """Whether polls are far apart."""
+        self.pace = Pace(self, self._poll_when_through)
         self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
@@ -169,6 +162,11 @@ class CifarApp(App[None]):
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, in less time."""
         return self._quick_filters.of(super().get_line_filters())
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether any run trains, waits or is paused, as of the last poll."""
+        return bool(self._active)
 
     # ---- what screens ask -------------------------------------------------------------------
 
@@ -213,7 +211,7 @@ class CifarApp(App[None]):
         self.poll()
         if self._told:
             self.notify(self._told, severity="warning", markup=False)
-        self._set_pace()
+        self.pace.begin()
         if self.device or not len(self.store):
             self.expect_run()
         self.set_timer(PRELOAD_DELAY, self._preload)
@@ -229,14 +227,6 @@ class CifarApp(App[None]):
         """
         self.set_timer(WORKER_DELAY, self.worker.start)
 
-    def _set_pace(self) -> None:
-        """Poll as often as the terminal takes it, and no more often than there is a use for."""
-        if self._poller is not None:
-            self._poller.stop()
-        self._calm = self.shares_processor or not self._active
-        pace = self.terminal.polls * (CALM_POLLS if self._calm else 1)
-        self._poller = self.set_interval(POLL_SECONDS * pace, self._poll_when_through)
-
     def _preload(self) -> None:
         """Import on a thread what the other screens need, so that their first key need not wait."""
         if self._reading:  # what is read is looked at
@@ -249,6 +239,7 @@ class CifarApp(App[None]):
             for name in self.SCREENS:
                 import_module(f"tui.screens.{name}")
             textual_plotext.plot.Plot()
+            directory_watch.prepare()
             with suppress(RuntimeError):  # the app was left meanwhile
                 self.call_from_thread(self._prepare)
 
@@ -309,8 +300,7 @@ class CifarApp(App[None]):
             heard = (self.store.get(run) for run in changes.runs)
             self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
         self._take(changes)
-        if self._calm != (self.shares_processor or not self._active):
-            self._set_pace()
+        self.pace.looked(found=bool(changes) or self.store.unfinished)
         if self.store.unfinished and not self._reading:
             self._reading = True
             self.run_worker(self._read_on(), group="reading", description="read what is long")
@@ -418,6 +408,12 @@ class CifarApp(App[None]):
         """Write what moves no cursor and draws nothing, between two paints."""
         if sequence and self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
+
+    async def on_event(self, event: events.Event) -> None:
+        """A key, or the mouse: what it asks for may be on disk."""
+        if isinstance(event, events.InputEvent):
+            self.pace.stir()
+        await super().on_event(event)
 
     def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""
@@ -567,6 +563,7 @@ class CifarApp(App[None]):
 
     def on_unmount(self) -> None:
         """However the app ends: the trainer is told, its runs are not killed."""
+        self.pace.end()
         self.worker.close(busy=bool(self.runs.ours()))
 
 

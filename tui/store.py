@@ -79,6 +79,8 @@ class Store:
         self._unread: set[str] = set()
         """Runs whose logs are longer than a poll could read."""
         self._touched: set[str] = set()
+        self._hinted: set[str] = set()
+        """Runs to be looked at though they rest."""
         self._whole: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Follower]:
@@ -122,6 +124,11 @@ class Store:
         self._touched.update(self.view.marked)
         self.view.clear()
 
+    def look_at(self, runs: Collection[str]) -> None:
+        """Something of these has changed, or of the directory: the next poll looks at them."""
+        self._hinted.update(runs)
+        self._scanned = 0.0
+
     def expect(self, run: str) -> None:
         """This app gave the run to its worker, which will lock it soon: until then it is queued."""
         self._expected.add(run)
@@ -149,6 +156,7 @@ class Store:
             if count and time.monotonic() >= end:
                 self.unfinished = True
                 break
+            self._hinted.discard(follower.run.id)
             self._checked.pop(follower.run.id, None)  # to the end of those that were looked at
             self._checked[follower.run.id] = began
             known, told = _shown(follower), _told(follower)
@@ -229,6 +237,7 @@ class Store:
         for gone in self.followers.keys() - found.keys():
             del self.followers[gone]
             self._checked.pop(gone, None)
+            self._hinted.discard(gone)
             self._status.pop(gone, None)
             self._going.discard(gone)
             self._unread.discard(gone)
@@ -245,7 +254,10 @@ class Store:
         partial = (run for run in self.view.marked if self._partial(run))
         shown = {run for run in (*chosen, *partial) if run in self._checked}
         wanted = (
-            self._going | self._unread | {run for run in self._expected if run in self._checked}
+            self._going
+            | self._unread
+            | (self._hinted & self.followers.keys())
+            | {run for run in self._expected if run in self._checked}
         )
         for run in shown - wanted:
             if self._rested(run, now) or self.followers[run].behind():

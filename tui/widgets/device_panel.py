@@ -15,6 +15,8 @@ from tui.widgets.lines import Lines
 from tui.widgets.progress_line import bar
 
 if TYPE_CHECKING:
+    from textual.timer import Timer
+
     from tui.app import CifarApp
 
 SECONDS = 2.0
@@ -38,13 +40,14 @@ class DevicePanel(Lines):
         self._run: Follower | None = None
         self._shown: tuple[object, ...] = ()
         self._rested = False
+        self._timer: Timer | None = None
         self.readings = 0
         """How often figures were asked for."""
 
     def on_mount(self) -> None:
         """Look now and then whether there is something to read."""
         app = cast("CifarApp", self.app)
-        self.set_interval(SECONDS * app.terminal.device, self._tick)
+        self._timer = self.set_interval(SECONDS * app.terminal.device, self._tick, pause=True)
 
     def show(self, run: Follower) -> None:
         """Show the device of a run; nothing happens when nothing of it has changed."""
@@ -57,6 +60,8 @@ class DevicePanel(Lines):
         self._shown = key
         before = self._run
         self._run = run
+        if self._timer is not None:
+            (self._timer.resume if run.status in RUNNING else self._timer.pause)()
         if before is not run:
             self._sample = None
             self._rested = True
