@@ -152,6 +152,7 @@ def test_a_device_that_is_not_here_leaves_no_run(tmp_path: Path, data: Path, net
 def test_out_of_memory_and_not_a_number_fail_with_their_reason(
     train: Train, tmp_path: Path, data: Path, net: Path
 ) -> None:
+    known: set[str] = set()
     for arguments, reason in (
         (small(data, f"{net}:OutOfMemory"), "out of memory: lower the batch size"),
         (small(data, f"{net}:Tiny", "--lr", "1e30"), "the loss is not a number in epoch 1"),
@@ -159,7 +160,9 @@ def test_out_of_memory_and_not_a_number_fail_with_their_reason(
         code, _, err = train(*arguments)
         assert code == 1
         assert err.count(reason) == 1
-        state = Follower(scan(tmp_path / "runs")[0]).catch_up()
+        (run,) = (run for run in scan(tmp_path / "runs") if run.id not in known)
+        known.add(run.id)
+        state = Follower(run).catch_up()
         assert state.ended is not None
         assert state.ended.state == "failed"
         assert reason in (state.ended.error or "")

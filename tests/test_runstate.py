@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def fold(envelopes: Iterable[Envelope]) -> RunState:
 
 def plain(state: RunState) -> dict[str, Any]:
     """Everything in a state, comparable: nan equals nan."""
-    values = asdict(state)
+    values = msgspec.structs.asdict(state)
     steps = values.pop("steps")
     values["steps"] = {name: list(map(repr, getattr(steps, name))) for name in COLUMNS}
     return values
