@@ -12,6 +12,8 @@ import unicodedata
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from trainer import words
+
 DASH = "–"  # noqa: RUF001
 NAME_CHARACTERS = 80
 
@@ -84,10 +86,8 @@ def compact(value: float | None) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share of 1 as per cent: ``87.31 %``."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    return f"{100 * value:.{digits}f} %"
+    """A share of 1 as per cent: ``87.31 %``; a dash for none."""
+    return DASH if value is None or not math.isfinite(value) else words.percent(value, digits)
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
@@ -125,6 +125,14 @@ def duration(seconds: float | None, *, tenths: bool = True) -> str:
     if whole < 86_400:
         return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def clock(seconds: float) -> str:
+    """A place on an axis of time: a duration, but to the minute beyond a day: ``1 d 2:05``."""
+    if not 86_400 <= seconds < math.inf:
+        return duration(seconds, tenths=False)
+    minutes = int(seconds) // 60
+    return f"{minutes // 1440} d {minutes % 1440 // 60}:{minutes % 60:02d}"
 
 
 def brief(seconds: int) -> str:

@@ -24,6 +24,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from trainer import words
+
 DASH = "–"  # noqa: RUF001
 GAP = "  "
 PLAIN: Any = {"highlight": False, "markup": False, "emoji": False}
@@ -273,8 +275,8 @@ def _terminal_width() -> int | None:
 
 
 def percent(value: float | None) -> str:
-    """A share of 1 as per cent with two digits."""
-    return DASH if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
+    """A share of 1 as per cent with two digits, a dash for none."""
+    return DASH if value is None or not math.isfinite(value) else words.percent(value)
 
 
 def number(value: float | None, form: str = ".4f") -> str:

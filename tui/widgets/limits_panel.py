@@ -80,7 +80,7 @@ def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> li
         found.append(Check("FC after pooling", "FC after GAP", required, yes(has_fc), met_fc))
     if limits.target_accuracy is not None:
         met_target = None if best is None else best >= limits.target_accuracy
-        required = f"≥ {formatting.percent(limits.target_accuracy, 1)}"
+        required = f"≥ {formatting.percent(limits.target_accuracy)}"
         actual = formatting.percent(best)
         found.append(Check("best test accuracy", "best test", required, actual, met_target))
     return found

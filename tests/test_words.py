@@ -1,0 +1,46 @@
+"""How shares are written, on the screens and by the commands."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from trainer.cli import output
+from trainer.config import LimitSettings
+from trainer.events import ModelDescribed
+from tui import formatting
+from tui.widgets.limits_panel import checks
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "words"),
+    [
+        (0.87312, 2, "87.31 %"),
+        (1.0, 2, "100.00 %"),
+        (0.0, 2, "0.00 %"),
+        (49_999 / 50_000, 2, ">99.99 %"),
+        (0.9999, 2, "99.99 %"),
+        (1 / 50_000, 2, "<0.01 %"),
+        (0.9996, 1, ">99.9 %"),
+        (0.0004, 1, "<0.1 %"),
+        (0.997, 0, ">99 %"),
+        (0.004, 0, "<1 %"),
+    ],
+)
+def test_one_mistake_is_not_none(share: float, digits: int, words: str) -> None:
+    assert formatting.percent(share, digits) == words
+    assert len(words) <= len(formatting.percent(1.0, digits)), "it fits where all of it does"
+    if digits == 2:
+        assert output.percent(share) == words
+
+
+@pytest.mark.parametrize("share", [None, math.nan, math.inf])
+def test_no_share_is_a_dash(share: float | None) -> None:
+    assert formatting.percent(share) == output.percent(share) == formatting.DASH
+
+
+def test_a_target_that_is_missed_by_little_reads_as_more() -> None:
+    net = ModelDescribed(layers=(), parameters=1, trainable_parameters=1, macs=1)
+    check = checks(LimitSettings(target_accuracy=0.8755), net, 0.8752)[-1]
+    assert (check.met, check.actual, check.required) == (False, "87.52 %", "≥ 87.55 %")
