@@ -15,6 +15,7 @@ from trainer.runstate import RunState
 from tui import curves, figure
 from tui.curves import Points
 from tui.figure import Curve, Plan
+from tui.widgets.curve_chart import place, position
 
 NUMBERS = st.floats(-1e3, 1e3) | st.just(math.nan)
 
@@ -328,14 +329,51 @@ def test_labels_are_the_numbers_where_they_stand(low: float, high: float, parts:
 
 
 def test_long_runs_have_steps_that_differ() -> None:
-    for limits in ((0.0, 1_250_000.0), (110_000.0, 111_000.0), (0.0, 90_000.0)):
+    for limits in (
+        (0.0, 1_250_000.0),
+        (110_000.0, 111_000.0),
+        (0.0, 90_000.0),
+        (2_000_000.0, 2_000_020.0),
+        (12_345_000.0, 12_345_700.0),
+    ):
         shown = plan(Curve("a", line(1.0), "#ff0000"), axis="step", x_limits=limits)
         found = figure._x_ticks(shown, 6)
         assert len({name for _, name in found}) == len(found)
         for tick, name in found:
             units = {"k": 1e3, "M": 1e6}
             size = units.get(name[-1], 1.0)
-            assert float(name.rstrip("kM")) * size == pytest.approx(tick)
+            assert float(name.rstrip("kM")) * size == pytest.approx(tick, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "parts", "least"),
+    [(0.9341, 0.9342, 4, 2), (0.93, 0.94, 5, 5), (0.9995, 1.0, 5, 2), (0.0, 1.0, 4, 5)],
+)
+def test_labels_of_accuracies_are_the_numbers_where_they_stand(
+    low: float, high: float, parts: int, least: int
+) -> None:
+    shown = plan(Curve("test", line(low, high), "#ff0000"), quantity="accuracy", zoomed=True)
+    found = figure._y_ticks(shown, (low, high), parts)
+    assert len([name for _, name in found if name.strip()]) >= least
+    step = found[1][0] - found[0][0]
+    for tick, name in found:
+        assert len(name) == figure.LABEL_WIDTH
+        if name.strip():
+            assert float(name.rstrip("%")) == pytest.approx(100 * tick, abs=step), name
+
+
+def test_times_beyond_a_day_have_labels_that_differ() -> None:
+    shown = plan(Curve("a", line(1.0), "#ff0000"), axis="time", x_limits=(88_000.0, 95_200.0))
+    names = [name for _, name in figure._x_ticks(shown, 6)]
+    assert names == ["1 d 0:30", "1 d 1:00", "1 d 1:30", "1 d 2:00"]
+
+
+def test_places_under_the_cursor_are_told_apart() -> None:
+    assert position(12_345.0, "epoch") == "epoch 12,345"
+    assert position(2_000_005.0, "step") == "step 2,000,005"
+    assert position(59.0, "time") == "59 s"
+    assert [position(t, "time") for t in (90_000.0, 92_000.0)] == ["1 d 1:00", "1 d 1:33"]
+    assert place(2.25, "epoch") == "2.2"
 
 
 def test_a_constant_accuracy_is_not_above_one() -> None:

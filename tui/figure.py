@@ -130,14 +130,14 @@ def _x_ticks(plan: Plan, parts: int) -> tuple[tuple[float, str], ...]:
 
 
 def _whole(number: float) -> str:
-    """A round whole number: 950, 25000, 112.5k, 1.25M."""
+    """A whole number with all its digits: 950, 25000, 112.5k, 1.25M, 2.000005M."""
     if number < 1e5:
         return f"{number:.0f}"
-    return f"{number / 1e3:g}k" if number < 1e6 else f"{number / 1e6:g}M"
+    return f"{number / 1e3:g}k" if number < 1e6 else f"{number / 1e6:.15g}M"
 
 
 def _clock(seconds: float) -> str:
-    return "0" if seconds == 0 else formatting.duration(seconds, tenths=False)
+    return "0" if seconds == 0 else formatting.clock(seconds)
 
 
 def _y_ticks(plan: Plan, y: tuple[float, float], parts: int) -> tuple[tuple[float, str], ...]:
@@ -149,10 +149,23 @@ def _y_ticks(plan: Plan, y: tuple[float, float], parts: int) -> tuple[tuple[floa
     found = curves.ticks(*y, parts)
     step = found[1] - found[0] if len(found) > 1 else y[1] - y[0]
     if plan.quantity == "accuracy":
-        digits = max(0, -math.floor(math.log10(100 * step) + 1e-9))
-        digits = digits if round(100 * step, digits) == round(100 * step, 6) else digits + 1
-        return tuple((t, f"{100 * t:.{min(digits, 2)}f}%".rjust(LABEL_WIDTH)) for t in found)
+        return tuple((t, _percent(100 * t, 100 * step).rjust(LABEL_WIDTH)) for t in found)
     return tuple((t, _label(t, step).rjust(LABEL_WIDTH)) for t in found)
+
+
+def _digits(step: float) -> int:
+    """Digits behind the point that multiples of a round step have, of all labels alike."""
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return digits + (abs(float(f"{step:.{digits}f}") - step) > step / 100)  # 2.5: one more
+
+
+def _percent(number: float, step: float) -> str:
+    """The same as per cent: with fewer digits where all of them do not fit but some tell it."""
+    for digits in range(_digits(step), -1, -1):
+        words = f"{number:.{digits}f}"
+        if len(words) < LABEL_WIDTH and abs(float(words) - number) <= step / 100:
+            return f"{words}%"
+    return ""
 
 
 def _label(number: float, step: float) -> str:
@@ -161,9 +174,7 @@ def _label(number: float, step: float) -> str:
     """
     if abs(number) < step / 2:
         return "0"
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    if abs(float(f"{step:.{digits}f}") - step) > step / 100:
-        digits += 1  # 2.5: of all labels alike
+    digits = _digits(step)
     plain = f"{number:.{digits}f}"
     if len(plain) <= LABEL_WIDTH and abs(number) < 1e6:
         return plain

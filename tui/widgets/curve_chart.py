@@ -116,8 +116,8 @@ class CurveChart(Lines):
             if hit is None:
                 continue
             words = value(hit[1], plan, brief=bool(curve.mark))
-            if plan.axis == "epoch" and abs(hit[0] - x) > _HALF["epoch"]:
-                words += f" ({hit[0]:.4g})"  # of another epoch, the nearest with a value
+            if abs(hit[0] - x) > self._near(plan):
+                words += f" ({place(hit[0], plan.axis)})"  # where the nearest value is
             name = curve.mark or curve.label
             if not curve.mark and self.size.width < SHORT_NAMES:
                 name = name.split()[0]
@@ -127,6 +127,12 @@ class CurveChart(Lines):
                     break
             text.append(f"  {name} ", style=curve.colour)
             text.append(words, style=f"bold {foreground}")
+
+    def _near(self, plan: Plan) -> float:
+        """So far from the cursor a value is still of its place: half an epoch, or a column."""
+        low, high = plan.x_limits
+        column = (high - low) / max(1, self.size.width - GUTTER - 1)
+        return _HALF["epoch"] if plan.axis == "epoch" else column
 
     # ---- the cursor -------------------------------------------------------------------------
 
@@ -180,6 +186,11 @@ def value(number: float, plan: Plan, *, brief: bool) -> str:
 
 def position(x: float, axis: Axis) -> str:
     """A place on the x axis in words."""
+    return place(x, axis) if axis == "time" else f"{axis} {place(x, axis)}"
+
+
+def place(x: float, axis: Axis) -> str:
+    """The same without the axis's name; within an epoch, as the learning rate has it, in tenths."""
     if axis == "time":
-        return formatting.duration(x, tenths=False)
-    return f"step {x:,.0f}" if axis == "step" else f"epoch {x:.4g}"
+        return formatting.clock(x)
+    return f"{x:,.0f}" if axis == "step" or x == round(x) else f"{x:,.1f}"
