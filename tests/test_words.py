@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from tests import sample_log
 from trainer.cli import output
 from trainer.config import LimitSettings
-from trainer.events import ModelDescribed
 from tui import formatting
 from tui.widgets.limits_panel import checks
 
@@ -41,6 +41,6 @@ def test_no_share_is_a_dash(share: float | None) -> None:
 
 
 def test_a_target_that_is_missed_by_little_reads_as_more() -> None:
-    net = ModelDescribed(layers=(), parameters=1, trainable_parameters=1, macs=1)
-    check = checks(LimitSettings(target_accuracy=0.8755), net, 0.8752)[-1]
+    limits = LimitSettings(target_accuracy=0.8755)
+    check = checks(limits, sample_log.described(), 0.8752)[-1]
     assert (check.met, check.actual, check.required) == (False, "87.52 %", "≥ 87.55 %")
