@@ -182,6 +182,31 @@ def test_a_poll_out_of_time_says_so_and_goes_on(long: RunDir, tmp_path: Path) ->
     assert chosen.state == Follower(runs[-1]).catch_up()
 
 
+def test_a_run_is_read_to_its_end_when_another_is_chosen_or_it_is_marked_alone(
+    long: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "CHUNK_BYTES", 4096)
+    runs = [copy(long, tmp_path, number=i) for i in range(3)]
+    store = Store(tmp_path)
+    store.poll(now=True, budget=10)
+    left, marked = store.followers[runs[0].id], store.followers[runs[1].id]
+    store.toggle_mark(marked.run.id)
+    store.selected = left.run.id
+    polls = [store.poll(budget=0) for _ in range(4)]
+    assert not any(poll.transitions for poll in polls)
+    assert left.halfway
+    column = next(column for column in run_table.COLUMNS if column.key == "state")
+    cell = run_table._cell(column, left, store, {"warning": "red"}, set(), True, 0.0)
+    assert cell.plain == "… reading"
+    assert marked.reading
+    store.selected = runs[2].id
+    for _ in range(10 * long.log.stat().st_size // 4096):
+        store.poll(budget=0)
+    for run in (left, marked):
+        assert not run.reading
+        assert run.state == Follower(run.run).catch_up()
+
+
 def test_curves_of_runs_that_were_left_are_forgotten(
     long: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

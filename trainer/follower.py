@@ -28,6 +28,8 @@ class Follower:
         self.state = RunState()
         self._tail = Tail(run.log)
         self._glanced: tuple[int, int] | None = None
+        self._unread = True
+        """Whether the last look did not come to the end of the log, or there was none yet."""
         self._kept = 0
         """Bytes of the log whose fold is kept beside it, as far as is known."""
         self._pulse = Pulse(stall_steps)
@@ -65,6 +67,19 @@ class Follower:
         """Whether there was only a glance at the log: no curves."""
         return self._glanced is not None
 
+    @property
+    def reading(self) -> bool:
+        """Whether the state is not yet what the whole log comes to: figures of it would be false.
+
+        That a run has gone on since the last look does not count.
+        """
+        return self.partial or self._unread
+
+    @property
+    def halfway(self) -> bool:
+        """Whether the state is of the log's beginning alone; what a glance tells is true."""
+        return self._unread and not self.partial
+
     def glance(self) -> bool:
         """Know the run by the ends of its log alone, if they tell enough; whether they did.
 
@@ -97,8 +112,11 @@ class Follower:
             self.state.apply_all(new)
             changed = changed or bool(new)
             if self._tail.offset - before < wanted:
+                self._unread = False
                 break
             limit -= wanted
+        else:
+            self._unread = self._tail.behind()
         told = self.status, self.stalled
         self.status = self._status()
         # at each poll: what it heard last and when it looked last belong together

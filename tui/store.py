@@ -208,11 +208,10 @@ class Store:
         elif follower.status != "queued":
             self._expected.discard(run)
         before = self._status.get(run)
-        if before is None and follower.behind() and not follower.partial:
+        (self._unread.add if follower.halfway else self._unread.discard)(run)
+        if before is None and follower.halfway:
             # still being read for the first time: what it was before is not known
-            self._unread.add(run)
             return True
-        self._unread.discard(run)
         self._status[run] = follower.status
         (self._going.add if follower.status in ACTIVE else self._going.discard)(run)
         if before is None or before == follower.status:
@@ -293,14 +292,15 @@ def _stamp(directory: Path) -> tuple[int, int] | None:
     return (stat.st_ino, stat.st_mtime_ns) if settled else None
 
 
-def _shown(follower: Follower) -> tuple[int, int, int | None]:
+def _shown(follower: Follower) -> tuple[object, ...]:
     """What a repaint depends on."""
-    return id(follower.state), follower.state.revision, follower.stalled
+    return id(follower.state), follower.state.revision, follower.stalled, follower.reading
 
 
 def _told(follower: Follower) -> tuple[object, ...]:
     """The same, but for the progress."""
-    return id(follower.state), follower.state.news, follower.stalled, follower.damaged
+    state = follower.state
+    return id(state), state.news, follower.stalled, follower.damaged, follower.reading
 
 
 def _made(follower: Follower) -> float:

@@ -22,12 +22,13 @@ from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
     from trainer.follower import Follower
-    from tui.export import Export
 
 NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
+READING = "logs are still being read: the figures are of what has been read"
 OTHER_DATA = "these runs have other test images: their accuracies do not compare"
 NAME_WIDTH = 28
+WAIT_SECONDS = 0.05
 MARKS = 4
 """Cells before a name: the best, the mark."""
 
@@ -138,11 +139,12 @@ class CompareScreen(ChartScreen):
         for i in columns:
             head.append(_cell(comparison.COLUMNS[i], comparison.COLUMNS[i].title))
         lines = [head]
+        comparable, reading = comparison.comparable(runs), any(run.reading for run in runs)
+        certain = len(runs) > 1 and comparable and not reading
+        starred = certain and ordered[0].state.best is not None
         for run in ordered:
-            best = (
-                "★" if run is ordered[0] and run.state.best is not None and len(runs) > 1 else " "
-            )
-            line = Text(f"{best}", style=colours["success"], no_wrap=True, end="")
+            best = "★" if starred and run is ordered[0] else " "
+            line = Text(best, style=colours["success"], no_wrap=True, end="")
             line.append(f" {self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
             name = set_cell_size(formatting.shorten(name_of(run), name_width - 1), name_width)
             line.append(name, style=colours["foreground"])
@@ -153,8 +155,9 @@ class CompareScreen(ChartScreen):
                 style = colours["warning" if warn else "foreground"]
                 line.append(_cell(column, cells[i]), style=style)
             lines.append(line)
-        if not comparison.comparable(runs):
-            lines.append(Text(f"    {OTHER_DATA}", style=colours["warning"], no_wrap=True, end=""))
+        for words, holds in ((READING, reading), (OTHER_DATA, not comparable)):
+            if holds:
+                lines.append(Text(f"    {words}", style=colours["warning"], no_wrap=True, end=""))
         lines += self._differences(ordered, name_width)
         if len(runs) < 2:
             lines.append(Text(f"    {HINT}", style=colours["primary"], no_wrap=True, end=""))
@@ -193,16 +196,22 @@ class CompareScreen(ChartScreen):
 
     def action_export(self) -> None:
         """Write everything shown into a new folder of the runs directory."""
+        if self.runs_shown():
+            self.run_worker(self._export(), group="export", description="export the shown runs")
+
+    async def _export(self) -> None:
+        """The shown runs once their logs are read; the store reads on whatever is shown."""
         from tui.export import prepare
 
-        runs = self.runs_shown()
-        if runs:
-            # on the dark ground that the graphs always have
-            colours = [themes.colour_in(themes.DARK, self.store.slot(run.run.id)) for run in runs]
-            work = self._export(prepare(runs, colours))
-            self.run_worker(work, group="export", description="export the shown runs")
-
-    async def _export(self, export: Export) -> None:
+        if any(run.reading for run in self.runs_shown()):
+            self.cifar.tell("the export waits until the logs are read")
+        while any(run.reading for run in self.runs_shown()):
+            await asyncio.sleep(WAIT_SECONDS)
+        if not (runs := self.runs_shown()):
+            return
+        # on the dark ground that the graphs always have
+        colours = [themes.colour_in(themes.DARK, self.store.slot(run.run.id)) for run in runs]
+        export = prepare(runs, colours)
         try:
             folder = await asyncio.to_thread(export.write, self.store.runs_dir)
         except UserError as error:

@@ -31,7 +31,7 @@ class RunHeader(Lines):
         waits = state.progress is None
         # the last notice itself, not how many: only the newest are kept
         told = (tuple(state.notices[-1:]), id(state.ended), run.problem, run.damaged, last, waits)
-        look = (run.status, run.stalled, stopping, colour, mark, width, self.app.theme)
+        look = (run.status, run.stalled, run.reading, stopping, colour, mark, width, self.app.theme)
         if (key := (run.run.id, *known, *told, *look)) == self._key:
             return
         self._key = key
@@ -61,6 +61,8 @@ def title(
     text.append("  ")
     said = themes.state_text(run.status, colours, stopping=stopping, stalled=run.stalled)
     text.append_text(said)
+    if run.reading:
+        text.append("  reading…", style=colours["warning"])
     text.append("  ")
     kind = state.started.data_kind if state.started is not None else ""
     data = "synthetic data, not CIFAR-10" if data_of(run) == "synthetic" else f"{data_of(run)}"

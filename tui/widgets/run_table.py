@@ -230,7 +230,7 @@ class RunTable(FixedTable):
         """The row of a run; as it was made before when nothing that it tells has changed."""
         shown, state = run.run.id, run.state
         told = (
-            *(id(state), state.revision, run.status, run.stalled, run.problem),
+            *(id(state), state.revision, run.status, run.stalled, run.problem, run.halfway),
             *(store.slot(shown), shown in stopping),
         )
         made = self._made.get(shown)
@@ -312,6 +312,8 @@ def _cell(
             return Text("✗ damaged", style=colours["error"])
         if column.key == "name":
             return formatting.safe(run.problem, NAME_MAX, colours["error"])
+    if column.key == "state" and run.halfway:  # what the other columns have is not all
+        return formatting.safe("… reading", style=colours["warning"])
     if column.key == "state":
         is_stopping = run.run.id in stopping and run.status in ACTIVE
         return themes.state_text(
