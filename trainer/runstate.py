@@ -74,6 +74,8 @@ class RunState(msgspec.Struct):
     checkpoints: dict[str, events.CheckpointSaved] = {}
     notices: list[tuple[Seconds, events.Notice]] = []
     progress: events.Progress | None = None
+    memory: Whole | None = None
+    """As progress told it last: evaluations do not tell it."""
     ranks: events.Ranks | None = None
     layer_stats: deque[events.LayerStats] = msgspec.field(
         default_factory=lambda: deque(maxlen=LAYER_STATS_KEPT)
@@ -152,19 +154,18 @@ class RunState(msgspec.Struct):
                 at += 1
                 continue
             many = envelopes[at:end]
-            self.steps.extend(
-                [envelope.event for envelope in many],  # type: ignore[misc]  # all Progress
-                [self._base + envelope.elapsed for envelope in many],
-            )
+            points: list[events.Progress] = [e.event for e in many]  # type: ignore[misc]
+            self.steps.extend(points, [self._base + envelope.elapsed for envelope in many])
             last = many[-1]
-            assert type(last.event) is events.Progress
-            self.news += not _goes_on(self.progress, last.event)
-            self.seq, self.progress = last.seq, last.event
+            self.news += not _goes_on(self.progress, points[-1])
+            self.seq, self.progress = last.seq, points[-1]
+            told = (point.memory for point in reversed(points))
+            self.memory = next((memory for memory in told if memory is not None), self.memory)
             self.alive_at, self.alive_seq = last.time, last.seq
             self.elapsed = self._base + last.elapsed
             self.revision += end - at
             self.points += end - at
-            self._furthest = max(self._furthest, max(e.event.step for e in many))  # type: ignore[union-attr]
+            self._furthest = max(self._furthest, max(point.step for point in points))
             at = end
         self._settle()
 
@@ -273,7 +274,8 @@ def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> Non
     state.queued, state.asked_at, state.waiting = event, envelope.time, True
     state.queued_at = state.queued_at or envelope.time
     if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
-        state.ended, state.progress, state.paused = None, None, False
+        state.ended, state.paused = None, False
+        state.progress = state.memory = None
         _go_on_from(state, envelope)
 
 
@@ -281,7 +283,7 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
     if state.started is not None or event.resumed_step is not None:
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
-    state.progress = state.ranks = None
+    state.progress = state.ranks = state.memory = None
     state.started_at = state.started_at or envelope.time
 
 
@@ -330,6 +332,7 @@ def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
     state.news += not _goes_on(state.progress, event)
     state.progress = event
+    state.memory = state.memory if event.memory is None else event.memory
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
         state.points += 1

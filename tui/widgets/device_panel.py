@@ -52,7 +52,7 @@ class DevicePanel(Lines):
     def show(self, run: Follower) -> None:
         """Show the device of a run; nothing happens when nothing of it has changed."""
         state = run.state
-        memory = formatting.size(state.progress.memory) if state.progress is not None else ""
+        memory = formatting.size(state.memory)
         log = (run.status, state.attempt, id(state.started), id(state.ranks))
         key = (id(run), *log, memory, self.app.theme)
         if key == self._shown:
@@ -154,12 +154,12 @@ def _of(used: int, total: int) -> str:
 def _facts(run: Follower, colours: dict[str, str], *, named: bool) -> list[Text]:
     """What the log tells of the run's machine."""
     state = run.state
-    begun, now = state.started, state.progress
+    begun = state.started
     if begun is None:
         return []
     lines = []
-    if now is not None and now.memory is not None:
-        lines.append(_line("this run", formatting.size(now.memory), colours))
+    if state.memory is not None:
+        lines.append(_line("this run", formatting.size(state.memory), colours))
     if not named:
         lines.insert(0, Text(formatting.clean(begun.device, 60), style="bold", end=""))
     if begun.ranks:

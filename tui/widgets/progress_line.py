@@ -135,11 +135,12 @@ def where(state: RunState) -> tuple[int, float]:
 
 
 def finished(state: RunState) -> float:
-    """The share of all planned steps that is done."""
+    """The share of all planned steps that is done; a run that stopped early has not done all."""
     total = state.total_steps
-    if total is None:
+    if total is None or state.queued is None:
         return 0.0
-    if state.ended is not None and state.ended.state == "completed":
+    completed = state.ended is not None and state.ended.state == "completed"
+    if completed and where(state)[0] >= state.queued.epochs:
         return 1.0
     steps = [row.step for row in state.epochs[-1:]]
     if state.progress is not None:
