@@ -415,7 +415,7 @@ async def test_stopping_a_queued_run_leaves_the_running_one(tmp_path: Path) -> N
         second = next(f for f in app.store if f is not first)
         await until(pilot, lambda: second.run.is_locked())
         await pilot.press("home" if table(app).order[0] == second.run.id else "end")
-        assert app.runs.target() is second
+        await until(pilot, lambda: app.runs.target() is second)
         await pilot.press("x", "x")
         app.runs.stop(first)
         await until(pilot, lambda: second.status == first.status == "stopped")
