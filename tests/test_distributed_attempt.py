@@ -165,6 +165,25 @@ def test_a_restart_before_anything_was_submitted_trains(
     assert f"run {run.id} had ended (completed) before torchrun started the ranks anew" in line
 
 
+@pytest.mark.parametrize("restarts", [2, 3])
+def test_an_attempt_that_is_started_anew_is_not_told_as_the_runs_end(
+    start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    restarts: int,
+) -> None:
+    def lose(run: RunDir, *_: Any, **__: Any) -> events.RunEnded:
+        return events.RunEnded(state="failed", error="rank 1 of 2 is gone")
+
+    monkeypatch.setattr(session, "train_run", lose)
+    assert start(world("1", restarts), "quick", "--data", "synthetic") == 1
+    said = capsys.readouterr()
+    last = restarts == 3
+    assert ("failed on synthetic" in said.out) == last
+    assert ("incomplete" in said.err) == last
+
+
 def test_a_torchrun_is_known_by_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def agent(**said: str) -> str:
         ranks = dict.fromkeys(("RANK", "LOCAL_RANK"), "0")

@@ -195,7 +195,9 @@ def train(
     ended = attend(
         run, Control(run), view, place, resume=again, new=new, settings=calls, world=world
     )
-    if not json:
+    # only an attempt is over when ranks were lost: a notice has told it, torchrun starts them anew
+    anew = world is not None and world.restarts_left and ended_before(run) is None
+    if not json and not (anew and ended.state == "failed"):
         _conclude(run, ended, config.data)
     if world is not None:  # a run that was stopped is not to be started anew
         leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])
