@@ -28,7 +28,6 @@ from trainer import checkpoint, events, session
 from trainer import config as settings
 from trainer.control import Control
 from trainer.distributed import launch, rank, watch
-from trainer.distributed.attempt import submit_once
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group, Member, _place
 from trainer.distributed.lead import EXIT_FAILED, Lead
@@ -308,33 +307,16 @@ def test_what_torchrun_says() -> None:
         "LOCAL_WORLD_SIZE": "2",
         "TORCHELASTIC_RESTART_COUNT": "1",
         "TORCHELASTIC_MAX_RESTARTS": "3",
+        "TORCHELASTIC_ERROR_FILE": "/tmp/ranks/attempt_1/1/error.json",
     }
     assert from_environment({}) is None
     assert from_environment({"RANK": "0", "WORLD_SIZE": "2"}) is None, "not torchrun's"
     world = from_environment(said)
-    assert world == World(3, 4, 1, 2, 1, 3, "job-7")
+    assert world == World(3, 4, 1, 2, 1, 3, "job-7", "/tmp/ranks")
     assert world.restarts_left == 2
     for wrong in ({"RANK": "x"}, {"RANK": "4"}, {"LOCAL_RANK": "2"}, {"WORLD_SIZE": "0"}):
         with pytest.raises(ConfigError, match="start with torchrun"):
             from_environment({**said, **wrong})
-
-
-def test_a_restart_finds_the_run_of_its_launch(tmp_path: Path) -> None:
-    config = catalog.load("quick", [])
-    other = catalog.load("quick", ["train.seed=5"])
-    began = World(0, 2, 0, 2, 0, 3, "a")
-    first, found = submit_once(config, tmp_path, began)
-    assert not found
-    submit_once(other, tmp_path, began)
-    submit_once(config, tmp_path, World(0, 2, 0, 2, 0, 3, "b"))
-    assert submit_once(config, tmp_path, World(0, 2, 0, 2, 1, 3, "a")) == (first, True)
-    # of two nodes not all count
-    assert submit_once(config, tmp_path, World(0, 2, 0, 1, 0, 3, "a")) == (first, True)
-    with first.locked():
-        again, found = submit_once(config, tmp_path, World(0, 2, 0, 1, 0, 3, "a"))
-    assert (again != first, found) == (True, False), "it is being trained"
-    again, found = submit_once(config, tmp_path, began)
-    assert (again != first, found) == (True, False), "no restart"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,22 @@ def resubmit(
     return config
 
 
+def queue_again(run: RunDir, config: RunConfig) -> None:
+    """Queue a run that was begun with other settings and has no end, checkpoint or not.
+
+    Raises:
+        RunError: it is being trained, or cannot be written.
+    """
+    text = settings.to_toml(config)
+    with run.locked():
+        try:
+            with whole_file(run.config) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise RunError(f"cannot write {run.config}: {error.strerror}") from None
+        _queue(run, config, text)
+
+
 def read_config(run: RunDir) -> RunConfig:
     """The configuration in a run's folder.
 

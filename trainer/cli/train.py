@@ -31,7 +31,7 @@ from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.attempt import submit_once
+from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.lead import ended as ended_before
 from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
@@ -150,6 +150,7 @@ def train(
     given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
     calls = alerts.load(alert, stall_steps, on_end)
+    found = False  # whether torchrun has started anew what trains it already
     if resume is not None:
         fixed = [value for key, value in asked.items() if key != "data" and value is not None]
         if preset is not None or settings or fixed:
@@ -157,14 +158,17 @@ def train(
                 "--resume goes on with a run's own settings: give no others with it but --data, "
                 "where its data lie by now, and --processes"
             )
-        run = find(runs_dir(directory), resume)
         if data is not None:
             data = anchored_data(data)
             _check_data(data, place)
-        if world is not None and world.restarts:
-            config = read_config(run)
+        if world is None:
+            run = find(runs_dir(directory), resume)
+            resubmit(run, processes=processes, data=data, trust_net=trust_net)
         else:
-            config = resubmit(run, processes=processes, data=data, trust_net=trust_net)
+            run, found = resubmit_once(
+                resume, runs_dir(directory), world, data=data, trust_net=trust_net
+            )
+        config = read_config(run)
     elif preset is None:
         raise ConfigError("what to train? give a preset ('cifar-tui presets' lists them) or a file")
     else:
@@ -176,16 +180,14 @@ def train(
             run = submit(config, runs_dir(directory))
         else:
             run, found = submit_once(config, runs_dir(directory), world)
-            if found:
-                world = replace(world, restarts=max(1, world.restarts))
     if detached:
         _leave(run, place, new=resume is None, json=json, on_end=calls.on_end)
         return
-    again = resume is not None and run.has_checkpoint("last")
-    if world is not None and world.restarts:
+    if world is not None and found:
         if (before := ended_before(run)) is not None:
-            leave(dismiss(world, failed=before.state == "failed"))
-        again = run.has_checkpoint("last")
+            leave(dismiss(world, run, before))
+        world = replace(world, restarts=max(1, world.restarts))
+    again = (found or resume is not None) and run.has_checkpoint("last")
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     out.lend()
@@ -193,7 +195,9 @@ def train(
     ended = attend(
         run, Control(run), view, place, resume=again, new=new, settings=calls, world=world
     )
-    if not json:
+    # only an attempt is over when ranks were lost: a notice has told it, torchrun starts them anew
+    anew = world is not None and world.restarts_left and ended_before(run) is None
+    if not json and not (anew and ended.state == "failed"):
         _conclude(run, ended, config.data)
     if world is not None:  # a run that was stopped is not to be started anew
         leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])

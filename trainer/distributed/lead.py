@@ -117,10 +117,10 @@ def tell_loss(log: RunLog, world: World, reason: str) -> None:
 def _restarted(world: World, run: RunDir) -> str:
     state = Follower(run).catch_up()
     known = [n.message for _, n in state.notices[-3:] if n.code == "rank-lost"]
-    why = "" if known else ": rank 0 was killed or ended without a word"
+    why = "" if known else ": a rank was killed or ended without a word"
+    ranks = f"all {world.size} ranks" if world.size > 1 else "one rank"
     return (
-        f"torchrun has started all {world.size} ranks anew "
-        f"(restart {world.restarts} of {world.max_restarts}){why}"
+        f"torchrun has started {ranks} anew (restart {world.restarts} of {world.max_restarts}){why}"
     )
 
 

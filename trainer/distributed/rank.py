@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainer import config as settings
-from trainer import heap
+from trainer import events, heap
 from trainer.control import Control
 from trainer.distributed import lead
 from trainer.distributed.silent_log import SilentLog
@@ -70,7 +70,7 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
     if world.restarts:
         resume = run.has_checkpoint("last")
         if (ended := lead.ended(run)) is not None:
-            return dismiss(world, failed=ended.state == "failed")
+            return dismiss(world, run, ended)
     try:
         ended = train_locked(
             run, control, data_dir=data_dir, resume=resume, on_end=job.on_end, world=world
@@ -80,14 +80,20 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
     return FAILED if ended.state == "failed" else COMPLETED
 
 
-def dismiss(world: World, *, failed: bool) -> int:
+def dismiss(world: World, run: RunDir, ended: events.RunEnded) -> int:
     """The run had ended before torchrun started the ranks anew: they end too."""
     from trainer.distributed.group import Group
 
+    print(
+        f"cifar-tui: run {run.id} had ended ({ended.state}) before torchrun started the ranks "
+        "anew: they train nothing",
+        file=sys.stderr,
+        flush=True,
+    )
     group = Group(world)
     group.tell(b"")
     group.close()
-    return FAILED if failed else COMPLETED
+    return FAILED if ended.state == "failed" else COMPLETED
 
 
 def follow(world: World) -> int:

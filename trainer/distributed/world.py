@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trainer.errors import ConfigError
 
@@ -22,7 +24,9 @@ class World:
     """How often the elastic agent has started all ranks anew."""
     max_restarts: int = 0
     launch: str = ""
-    """The same for all attempts of one launch, as far as torchrun tells launches apart."""
+    """The name that torchrun was given, or its address: another launch may have the same."""
+    agent: str = ""
+    """The same for all attempts that one process of torchrun starts, and for no others."""
     parent: int = field(default_factory=os.getppid, compare=False)
     """The process of torchrun, which has started this one."""
 
@@ -64,6 +68,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> World | No
             restarts=int(given.get("TORCHELASTIC_RESTART_COUNT", "0")),
             max_restarts=int(given.get("TORCHELASTIC_MAX_RESTARTS", "0")),
             launch=launch,
+            agent=_agent(given),
         )
     except (KeyError, ValueError) as error:
         raise ConfigError(
@@ -76,6 +81,17 @@ def from_environment(environment: Mapping[str, str] | None = None) -> World | No
             f"{world.local_rank} of {world.local_size}: start with torchrun"
         )
     return world
+
+
+def _agent(given: Mapping[str, str]) -> str:
+    if file := given.get("TORCHELASTIC_ERROR_FILE"):
+        # in a folder that each torchrun makes anew: FOLDER/attempt_0/RANK/error.json
+        return str(Path(file).parent.parent.parent)
+    import psutil
+
+    with suppress(psutil.Error):  # it keeps no files
+        return f"{os.getppid()} {psutil.Process(os.getppid()).create_time()}"
+    return ""
 
 
 def share(count: int, rank: int, size: int) -> slice:
