@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class Position:
     best_epoch: int = 0
     evals_without_best: int = 0
     evaluated: int = 0
-    """The last epoch whose evaluation was counted: one that was stopped is done again."""
+    """The last epoch whose plain evaluation was counted: one that was stopped is done again."""
     final_accuracy: float = -1.0
     """Of the last evaluation; below 0 where the net's output was not a number."""
     epoch_seconds: float = 0.0
@@ -545,11 +545,10 @@ class Training:
         raise TrainingFailed(message)
 
     def _evaluate_epoch(self, epoch: int) -> None:
-        result = self._evaluate(self.net, epoch, "plain")
-        accuracy = -1.0 if result is None else result.correct / max(1, result.images)
-        self.at.final_accuracy = accuracy
-        if self.at.evaluated != epoch:
-            self.at.evaluated = epoch
+        if self.at.evaluated != epoch:  # else an earlier attempt has, whose result stands
+            result = self._evaluate(self.net, epoch, "plain")
+            accuracy = -1.0 if result is None else result.correct / max(1, result.images)
+            self.at.final_accuracy, self.at.evaluated = accuracy, epoch
             self._count_evaluation(epoch, accuracy)
         if self.ema is not None:
             self._evaluate(self.ema, epoch, "ema")
@@ -558,7 +557,8 @@ class Training:
         if accuracy > self.at.best_accuracy:
             self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
             self.at.evals_without_best = 0
-            self.save_checkpoint("best")
+            # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
+            self.save_checkpoint("last", "best")
         else:
             self.at.evals_without_best += 1
 
@@ -631,23 +631,30 @@ class Training:
         )
         self.files.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
 
-    def save_checkpoint(self, role: str) -> None:
-        """Save ``last`` or ``best``; a failure is a notice, training goes on. Rank 0 writes.
+    def save_checkpoint(self, *roles: Literal["last", "best"]) -> None:
+        """Save ``last`` or, in this order, ``last`` and ``best`` of the same moment. Rank 0 writes.
 
-        A slow disk is not waited for: ``settle`` does that.
+        A failure is a notice, training goes on. A slow disk is not waited for; ``settle`` does.
         """
         state = self.state_dict()
         if self.group is not None and not self.group.first:
             return
-        path = self.run.checkpoint(role)
         packed = checkpoint.pack(state)
-        saved = events.CheckpointSaved(
-            role="best" if role == "best" else "last",
-            epoch=self.at.epoch,
-            step=self.at.step,
-            path=str(path.relative_to(self.run.path)),
-        )
-        self.files.put("checkpoint", lambda: checkpoint.write(packed, path), saved, key=path.name)
+        for role in roles:
+            path = self.run.checkpoint(role)
+            saved = events.CheckpointSaved(
+                role=role,
+                epoch=self.at.epoch,
+                step=self.at.step,
+                path=str(path.relative_to(self.run.path)),
+            )
+            # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
+            self.files.put(
+                "checkpoint",
+                partial(checkpoint.write, packed, path),
+                saved,
+                key=" ".join((*roles, path.name)),
+            )
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""

@@ -298,6 +298,7 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     state._rows = {row.epoch: row for row in state.epochs}
     state.evals = [e for e in state.evals if e.step <= step]
     state.predictions = [p for p in state.predictions if p.step <= step]
+    state.checkpoints = {role: c for role, c in state.checkpoints.items() if c.step <= step}
     while state.layer_stats and state.layer_stats[-1].step > step:
         state.layer_stats.pop()
     _go_on_from(state, envelope)
