@@ -348,6 +348,42 @@ def test_eta_counts_the_evaluations_that_are_still_due(every: int) -> None:
         assert state.eta() == pytest.approx(7 - epoch + known * len(left)), epoch
 
 
+def test_eta_counts_evaluations_of_averaged_weights_and_of_the_end() -> None:
+    """Four epochs of a second, evaluated every second one: 10 s, averaged 20 s, six views 60 s."""
+    config = "[train]\nema = 0.9\n[evaluate]\nevery = 2\ntta = 'flip+shift'\n"
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=4, config=config)
+    started = msgspec.structs.replace(
+        sample_log.started(), steps_per_epoch=1, batch_size=10, total_steps=4
+    )
+    state = fold(numbered(queued, started))
+    left = []
+
+    def add(event: events.AnyEvent) -> None:
+        state.apply(envelope(state.seq + 1, event))
+        eta = state.eta()
+        assert eta is not None
+        left.append(round(eta))
+
+    def evaluated(epoch: int, variant: events.Variant, seconds: float) -> None:
+        made = sample_log.eval_ended(epoch, 0.5, variant)
+        add(msgspec.structs.replace(made, step=epoch, seconds=seconds))
+
+    for epoch in range(1, 5):
+        state.apply(envelope(state.seq + 1, sample_log.progress(epoch, 1)))
+        assert state.progress is not None
+        state.progress = msgspec.structs.replace(state.progress, step=epoch)
+        ended = msgspec.structs.replace(
+            sample_log.epoch_ended(epoch), step=epoch, images_per_second=10.0
+        )
+        add(ended)
+        if epoch % 2 == 0:
+            evaluated(epoch, "plain", 10.0)
+            evaluated(epoch, "ema", 20.0)
+    evaluated(4, "tta", 60.0)
+    # nothing is known before the first one; of the averaged weights it is as long at first
+    assert left == [3, 2, 2 + 10 + 20 + 60, 2 + 30 + 60, 1 + 30 + 60, 30 + 60, 20 + 60, 60, 0]
+
+
 def test_eta_right_after_a_resume_counts_what_is_left() -> None:
     whole = sample_log.whole()
     state = fold(whole[: len(sample_log.first_attempt()) + 1])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,8 +30,10 @@ MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 MESSAGE_KEPT = 4000
 _VARIANTS = 3
 """Evaluations at one step, at most."""
-_TESTED = 1000
-"""Rows among which the last evaluations are looked for."""
+_TESTED = 16
+"""Evaluations among which the last ones of each variant are looked for."""
+_VIEWS = {"flip": 2, "flip+shift": 6}
+"""Passes over the test split, by ``evaluate.tta``."""
 LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
@@ -51,6 +53,8 @@ class EpochRow(msgspec.Struct):
     test_seconds: Seconds | None = None
     elapsed: Seconds = 0.0
     """Seconds of training since the run's start, over all attempts, at the end of the row."""
+    train_images: Whole = 0
+    """Of which training loss and accuracy are; 0: not told (earlier versions)."""
 
 
 class RunState(msgspec.Struct):
@@ -211,6 +215,11 @@ class RunState(msgspec.Struct):
         """The newest evaluation of a variant."""
         return next((e for e in reversed(self.evals) if e.variant == variant), None)
 
+    def left_easy_out(self, row: EpochRow) -> bool:
+        """Whether training loss and accuracy of an epoch are of the hardest images only."""
+        whole = self.started.steps_per_epoch * self.started.batch_size if self.started else 0
+        return 0 < row.train_images < whole
+
     @property
     def attempt_seconds(self) -> float:
         """Seconds of the last attempt, pauses not counted."""
@@ -240,31 +249,60 @@ class RunState(msgspec.Struct):
         steps = self.total_steps or 0
         done = now.step if now is not None else self.started.resumed_step or 0
         images = max(0, steps - done) * self.started.batch_size
-        tested = [row for row in self.epochs[-_TESTED:] if row.test_seconds is not None]
-        tests = _mean([row.test_seconds for row in tested[-3:]]) or 0.0
-        return images / speed + self._evaluations_left(tested) * tests
+        return images / speed + self._evaluation_seconds_left()
 
-    def _evaluations_left(self, tested: Sequence[EpochRow]) -> int:
-        """Plain evaluations that are still due: every so many epochs, and after the last."""
+    def _evaluation_seconds_left(self) -> float:
+        """Of the evaluations that are still due, as long as those before, or by their passes."""
         assert self.queued is not None
-        every, epochs = _evaluated_every(self.queued.config), self.queued.epochs
-        done = tested[-1].epoch if tested else 0
+        settings = _evaluation(self.queued.config)
+        last = self.evals[-_TESTED:]
+        plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:]) or 0.0
+        left = self._evaluations_left(settings.every, "plain") * plain
+        if settings.ema:
+            ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
+            left += self._evaluations_left(settings.every, "ema") * (plain if ema is None else ema)
+        if settings.views and not any(e.variant == "tta" for e in last[-_VARIANTS:]):
+            left += settings.views * plain
+        return left
+
+    def _evaluations_left(self, every: int, variant: events.Variant) -> int:
+        """Evaluations that are still due: every so many epochs, and after the last."""
+        assert self.queued is not None
+        epochs, last = self.queued.epochs, self.latest_eval(variant)
+        done = last.epoch if last is not None else 0
         if done >= epochs:
             return 0
         return epochs // every - done // every + (epochs % every > 0)
 
 
+class _Evaluation(NamedTuple):
+    """What a run's settings say of its evaluations."""
+
+    every: int = 1
+    """Epochs from one to the next."""
+    ema: bool = False
+    """Whether there is one of the averaged weights after each."""
+    views: int = 0
+    """Passes of the test-time augmentation at the end; 0: there is none."""
+
+
 @lru_cache(64)
-def _evaluated_every(config: str) -> int:
-    """Epochs from one evaluation to the next, of a run's settings; 1 where they do not tell."""
+def _evaluation(config: str) -> _Evaluation:
+    """Of settings as TOML; what they do not tell is as it is by default."""
     import tomllib
 
     with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
-        return max(1, int(tomllib.loads(config).get("evaluate", {}).get("every", 1)))
-    return 1
+        found = tomllib.loads(config)
+        asked = found.get("evaluate", {})
+        return _Evaluation(
+            every=max(1, int(asked.get("every", 1))),
+            ema=float(found.get("train", {}).get("ema", 0)) > 0,
+            views=_VIEWS.get(asked.get("tta"), 0),
+        )
+    return _Evaluation()
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
@@ -348,6 +386,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
     row = state.row(event.epoch, event.step)
     row.lr, row.train_loss, row.train_accuracy = event.lr, event.loss, event.accuracy
     row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
+    row.train_images = event.images
     row.elapsed = state.elapsed
     state.points += 1
     state.figures += 1
