@@ -102,6 +102,8 @@ def test_a_run_tells_how_many_images_its_figures_are_of(
     assert len(told) == 1
     assert f"{ended[2].images} hardest images" in told[0]
     state = Follower(run).catch_up()
+    assert [row.train_images for row in state.epochs] == [e.images for e in ended]
+    assert [state.left_easy_out(row) for row in state.epochs] == [False, False, True, True]
     assert state.total_steps == state.epochs[-1].step == sum(e.images for e in ended) // size
     assert "losses" in checkpoint.load(run.checkpoint("last"))["examples"]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
 OTHER_DATA = "these runs have other test images: their accuracies do not compare"
+HARDEST = "hard: training accuracy of the hardest images only (train.skip_easy)"
 NAME_WIDTH = 28
 MARKS = 4
 """Cells before a name: the best, the mark."""
@@ -131,7 +132,7 @@ class CompareScreen(ChartScreen):
         colours, width = self.cifar.colours(), self.app.size.width
         ordered = comparison.best_first(runs)
         name_width = min(NAME_WIDTH, max(12, width // 6))
-        columns = comparison.fitting(width - name_width - 5)
+        columns = comparison.fitting(width - name_width - 5, runs)
         head = Text(
             f"{'':{MARKS}}{'run':<{name_width}}", style=f"bold {colours['secondary']}", end=""
         )
@@ -155,6 +156,8 @@ class CompareScreen(ChartScreen):
             lines.append(line)
         if not comparison.comparable(runs):
             lines.append(Text(f"    {OTHER_DATA}", style=colours["warning"], no_wrap=True, end=""))
+        if any(map(comparison.last_left_easy_out, runs)):
+            lines.append(Text(f"    {HARDEST}", style=colours["secondary"], no_wrap=True, end=""))
         lines += self._differences(ordered, name_width)
         if len(runs) < 2:
             lines.append(Text(f"    {HINT}", style=colours["primary"], no_wrap=True, end=""))
