@@ -299,8 +299,24 @@ def test_the_command_gets_the_result_once_an_attempt(tmp_path: Path) -> None:
     assert found["CIFAR_TUI_STATUS"] == "completed"
     assert float(found["CIFAR_TUI_BEST_ACCURACY"]) == ended.best_accuracy
     assert (found["CIFAR_TUI_EPOCHS"], found["CIFAR_TUI_ERROR"]) == ("1", "")
-    train_run(run, Control(run), resume=True, on_end=command(tmp_path))
-    assert len(output(run, 2)) == 2
+    before = Follower(run).catch_up().elapsed
+    ended = train_run(run, Control(run), resume=True, on_end=command(tmp_path))
+    _, (found, _, _) = output(run, 2)  # type: ignore[misc]
+    assert float(found["CIFAR_TUI_SECONDS"]) >= before + ended.seconds - 0.01, "of all attempts"
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_an_epoch_that_was_stopped_in_its_test_was_trained(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    asked = Control(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded):
+            asked.request("stop")
+
+    assert train_run(run, asked, listener=listen, on_end=command(tmp_path)).state == "stopped"
+    ((found, _, _),) = output(run)  # type: ignore[misc]
+    assert (found["CIFAR_TUI_EPOCHS"], found["CIFAR_TUI_BEST_EPOCH"]) == ("1", "")
 
 
 @pytest.mark.usefixtures("tiny_data")

@@ -162,6 +162,12 @@ class Training:
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
 
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that were trained to their end, over all attempts; the last may be untested."""
+        at = self.at
+        return at.epoch - 1 + (at.batch >= self.examples.steps(at.epoch))
+
     def autocast(self) -> torch.autocast:
         """Context in which the net runs in the run's precision."""
         return torch.autocast(

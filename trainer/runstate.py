@@ -52,7 +52,7 @@ class EpochRow(msgspec.Struct):
     test_accuracy: Share | None = None
     test_seconds: Seconds | None = None
     elapsed: Seconds = 0.0
-    """Seconds of training since the run's start, over all attempts, at the end of the row."""
+    """The run's seconds, over all attempts, at the end of the row."""
     train_images: Whole = 0
     """Of which training loss and accuracy are; 0: not told (earlier versions)."""
 
@@ -90,7 +90,8 @@ class RunState(msgspec.Struct):
     missing: Whole = 0
     """Events that the sequence numbers say are not in the log."""
     elapsed: Seconds = 0.0
-    """Seconds of training over all attempts."""
+    """Seconds of all attempts: loading, training, evaluating; without pauses, and without what a
+    resume has dropped."""
     alive_at: Seconds = 0.0
     """Wall clock of the last event that is more than a notice"""
     alive_seq: Last = -1
@@ -105,9 +106,11 @@ class RunState(msgspec.Struct):
     news: Whole = 0
     """Grows with every change but progress within a phase and what is measured meanwhile."""
     _base: Seconds = 0.0
-    """What is added to the time of an attempt,"""
+    """What is added to the time of an attempt: that of those before,"""
     _pauses: Seconds = 0.0
     """without the pauses in it."""
+    _saved: tuple[Last, Seconds] = (-1, 0.0)
+    """Step and time of the newest checkpoint ``last``."""
     _best_unknown: bool = False
     _furthest: Last = -1
     """The largest step of anything that a resume may drop."""
@@ -130,7 +133,7 @@ class RunState(msgspec.Struct):
         self.run = self.run or envelope.run
         if envelope.attempt != self.attempt:
             self.attempt, self.waiting = envelope.attempt, False
-            self._base, self._pauses = _trained(self), 0.0
+            self._base, self._pauses = self.elapsed, 0.0
         # a checkpoint or a notice within a pause: that is no time of training
         if not self.paused or type(envelope.event) is events.Progress:
             self.elapsed = self._base + envelope.elapsed
@@ -312,7 +315,7 @@ def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> Non
     state.queued_at = state.queued_at or envelope.time
     if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
         state.ended, state.progress, state.paused = None, None, False
-        _go_on_from(state, envelope)
+        state._base = state.elapsed - envelope.elapsed  # it may have been killed in a pause
 
 
 def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> None:
@@ -326,7 +329,6 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
 def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     """Drop what an earlier attempt did past the step that was resumed from."""
     if state._furthest <= step:  # nothing to drop; a log may say a million times that it resumes
-        _go_on_from(state, envelope)
         state.points += 1
         state.figures += 1
         return
@@ -339,22 +341,18 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     state.checkpoints = {role: c for role, c in state.checkpoints.items() if c.step <= step}
     while state.layer_stats and state.layer_stats[-1].step > step:
         state.layer_stats.pop()
-    _go_on_from(state, envelope)
+    state._base = _time_at(state, step)
+    state.elapsed = state._base + envelope.elapsed
     state._best_unknown = True
     state.points += 1
     state.figures += 1
 
 
-def _go_on_from(state: RunState, envelope: Envelope) -> None:
-    """Let the time of training go on where the curves end."""
-    state.elapsed = _trained(state)
-    state._base = state.elapsed - envelope.elapsed
-
-
-def _trained(state: RunState) -> float:
-    """Seconds of training until the end of the curves."""
-    last = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
-    return max(last, default=0.0)
+def _time_at(state: RunState, step: int) -> float:
+    """The run's seconds when the checkpoint of this step was saved, or where the curves end."""
+    saved, then = state._saved
+    known = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
+    return max(known, default=0.0) if saved != step else max([then, *known])
 
 
 def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed) -> None:
@@ -439,6 +437,8 @@ def _predictions(state: RunState, envelope: Envelope, event: events.PredictionsS
 
 def _checkpoint(state: RunState, envelope: Envelope, event: events.CheckpointSaved) -> None:
     state.checkpoints[event.role] = event
+    if event.role == "last":
+        state._saved = event.step, state.elapsed
 
 
 def _paused(state: RunState, envelope: Envelope, event: events.Paused) -> None:

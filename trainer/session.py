@@ -194,7 +194,7 @@ def _call(
     """Start the user's command; a wrong one is a notice after the end."""
     name, epochs = "", 0
     if training is not None:
-        name, epochs = training.config.name or training.config.preset, training.at.epoch - 1
+        name, epochs = training.config.name or training.config.preset, training.epochs_done
     call(command, run, log, ended, name=name or run.id, epochs=epochs)
 
 
