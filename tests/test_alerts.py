@@ -83,6 +83,17 @@ def test_nothing_is_a_stall_before_the_first_step_in_a_pause_or_on_a_full_disk()
     assert stall.limit(folded(resumed)) is None, "it loads its data"
 
 
+def test_a_step_that_compiles_takes_its_time() -> None:
+    compiled = events.Notice(level="info", code="compile", message="")
+    one_by_one = folded(compiled)
+    assert stall.limit(one_by_one) == stall.COMPILING > 300
+    at_once = folded(compiled)
+    one_by_one.apply(envelope(11, progress(9), 80.0))
+    at_once.apply_all([envelope(11, progress(9), 80.0), envelope(12, progress(10), 80.25)])
+    assert stall.limit(one_by_one) == stall.limit(at_once) == 30.0
+    assert stall.limit(folded(compiled, events.RunEnded(state="stopped"))) is None
+
+
 def test_the_pulse_goes_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     clock.now, clock.elapsed = 1010.0, 500.0

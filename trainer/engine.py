@@ -143,7 +143,9 @@ class Training:
             self.uncompiled = self.together.wrap(self.net, self.summary)
         self.forward: Forward = self.uncompiled
         if train.compile:
-            self.forward = Compiled(self.uncompiled, self.device, self._tell_of_compiling)
+            self.forward = Compiled(
+                self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling
+            )
         first = self.group is None or self.group.first
         self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
         self.scaler = torch.amp.GradScaler(
@@ -187,12 +189,6 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if isinstance(self.forward, Compiled) and not self.forward.lacks:
-            self._notice(
-                "info",
-                "compile",
-                "the net is compiled: the first step of each size of images takes up to a minute",
-            )
         if self.at.epoch <= train.epochs:
             self._record_or_tell()
         while self.at.epoch <= train.epochs:
@@ -358,8 +354,13 @@ class Training:
             return False, f"training takes longer than it need: {error}"
         return True, ""
 
-    def _tell_of_compiling(self, problem: str) -> None:
+    def _not_compiled(self, problem: str) -> None:
         self._notice("warning", "not-compiled", problem)
+
+    def _tell_of_compiling(self, size: torch.Size) -> None:
+        pixels = f"{size[-2]}x{size[-1]}"
+        message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
+        self._notice("info", "compile", message)
 
     def _tell_of_skipping(self, images: int) -> None:
         self._notice(

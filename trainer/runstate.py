@@ -78,6 +78,8 @@ class RunState(msgspec.Struct):
     checkpoints: dict[str, events.CheckpointSaved] = {}
     notices: list[tuple[Seconds, events.Notice]] = []
     progress: events.Progress | None = None
+    compiling: bool = False
+    """Whether its step under way is one that compiles the net."""
     ranks: events.Ranks | None = None
     layer_stats: deque[events.LayerStats] = msgspec.field(
         default_factory=lambda: deque(maxlen=LAYER_STATS_KEPT)
@@ -166,7 +168,7 @@ class RunState(msgspec.Struct):
             last = many[-1]
             assert type(last.event) is events.Progress
             self.news += not _goes_on(self.progress, last.event)
-            self.seq, self.progress = last.seq, last.event
+            self.seq, self.progress, self.compiling = last.seq, last.event, False
             self.alive_at, self.alive_seq = last.time, last.seq
             self.elapsed = self._base + last.elapsed
             self.revision += end - at
@@ -323,6 +325,7 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
     state.progress = state.ranks = None
+    state.compiling = False
     state.started_at = state.started_at or envelope.time
 
 
@@ -366,7 +369,7 @@ def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
 
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
     state.news += not _goes_on(state.progress, event)
-    state.progress = event
+    state.progress, state.compiling = event, False
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
         state.points += 1
@@ -458,6 +461,7 @@ def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
         event = msgspec.structs.replace(
             event, message=event.message[:MESSAGE_KEPT], code=event.code[:MESSAGE_KEPT]
         )
+    state.compiling |= event.code == "compile"
     state.notices.append((envelope.time, event))
     del state.notices[:-NOTICES_KEPT]
 
