@@ -90,6 +90,7 @@ class PlainView:
                 self._open = event.epoch
                 self._finish_epoch()
             else:
+                self._finish_epoch()  # whose plain evaluation an earlier attempt has made
                 self.line(
                     f"epoch {event.epoch}: test accuracy ({event.variant}) "
                     f"{percent(event.accuracy)} on {self.data}"
