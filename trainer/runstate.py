@@ -134,8 +134,9 @@ class RunState(msgspec.Struct):
         self.seq = envelope.seq
         self.run = self.run or envelope.run
         if envelope.attempt != self.attempt:
+            # before the first attempt it was but queued
+            self._base, self._pauses = self.elapsed if self.attempt else 0.0, 0.0
             self.attempt, self.waiting = envelope.attempt, False
-            self._base, self._pauses = self.elapsed, 0.0
         # a checkpoint or a notice within a pause: that is no time of training
         if not self.paused or type(envelope.event) is events.Progress:
             self.elapsed = self._base + envelope.elapsed
