@@ -83,6 +83,17 @@ def test_nothing_is_a_stall_before_the_first_step_in_a_pause_or_on_a_full_disk()
     assert stall.limit(folded(resumed)) is None, "it loads its data"
 
 
+def test_a_step_that_compiles_takes_its_time() -> None:
+    compiled = events.Notice(level="info", code="compile", message="")
+    one_by_one = folded(compiled)
+    assert stall.limit(one_by_one) == stall.COMPILING > 300
+    at_once = folded(compiled)
+    one_by_one.apply(envelope(11, progress(9), 80.0))
+    at_once.apply_all([envelope(11, progress(9), 80.0), envelope(12, progress(10), 80.25)])
+    assert stall.limit(one_by_one) == stall.limit(at_once) == 30.0
+    assert stall.limit(folded(compiled, events.RunEnded(state="stopped"))) is None
+
+
 def test_the_pulse_goes_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     clock.now, clock.elapsed = 1010.0, 500.0
@@ -299,8 +310,24 @@ def test_the_command_gets_the_result_once_an_attempt(tmp_path: Path) -> None:
     assert found["CIFAR_TUI_STATUS"] == "completed"
     assert float(found["CIFAR_TUI_BEST_ACCURACY"]) == ended.best_accuracy
     assert (found["CIFAR_TUI_EPOCHS"], found["CIFAR_TUI_ERROR"]) == ("1", "")
-    train_run(run, Control(run), resume=True, on_end=command(tmp_path))
-    assert len(output(run, 2)) == 2
+    before = Follower(run).catch_up().elapsed
+    ended = train_run(run, Control(run), resume=True, on_end=command(tmp_path))
+    _, (found, _, _) = output(run, 2)  # type: ignore[misc]
+    assert float(found["CIFAR_TUI_SECONDS"]) >= before + ended.seconds - 0.01, "of all attempts"
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_an_epoch_that_was_stopped_in_its_test_was_trained(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    asked = Control(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded):
+            asked.request("stop")
+
+    assert train_run(run, asked, listener=listen, on_end=command(tmp_path)).state == "stopped"
+    ((found, _, _),) = output(run)  # type: ignore[misc]
+    assert (found["CIFAR_TUI_EPOCHS"], found["CIFAR_TUI_BEST_EPOCH"]) == ("1", "")
 
 
 @pytest.mark.usefixtures("tiny_data")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests import fake_session
@@ -99,6 +100,35 @@ def test_an_epoch_without_evaluation_has_its_line_too(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3"]
     assert "test accuracy" not in lines[0]
+
+
+def test_an_epoch_of_the_hardest_images_is_told_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their training loss and accuracy do not compare with those of all images."""
+    from tests import sample_log
+    from trainer.cli.progress import PlainView
+    from trainer.cli.runs import epoch_table
+
+    whole, few = (
+        msgspec.structs.replace(sample_log.epoch_ended(epoch), images=images)
+        for epoch, images in ((1, 32), (2, 16))
+    )
+    view = PlainView()
+    parts = [
+        sample_log.queued(),
+        sample_log.started(),
+        whole,
+        few,
+        events.RunEnded(state="stopped"),
+    ]
+    view.show(sample_log.envelope(i, e) for i, e in enumerate(parts))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 1, "the last one that was open"
+    assert "(train: the 16 hardest images)" in lines[0]
+    table = [line.plain for line in epoch_table(view.state)]
+    assert ["hard " in line for line in table[1:3]] == [False, True]
+    assert table[3] == "hard: of the 16 hardest images only"
 
 
 def test_json_is_the_log_and_nothing_else(cli: Cli, tmp_path: Path) -> None:

@@ -54,6 +54,27 @@ def test_a_net_that_cannot_be_compiled_is_trained_as_it_is(monkeypatch: pytest.M
     assert told == ["training without torch.compile: cannot do this"]
 
 
+def test_each_size_of_images_is_told_of_before_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes a minute in which nothing else is told."""
+    told: list[str] = []
+
+    def compiled(forward: Any, **how: Any) -> Any:
+        def call(images: Tensor) -> Tensor:
+            told.append("computed")
+            return images
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
+    forward = Compiled(nn.Identity(), CPU, pytest.fail, lambda size: told.append(str(size[-1])))
+    for side in (24, 24, 32):
+        forward(torch.zeros(2, 3, side, side))
+    assert told == ["24", "computed", "computed", "32", "computed"]
+
+
 def test_a_python_without_it_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(forward: Any, **how: Any) -> Any:
         raise RuntimeError("torch.compile is not supported on Python 3.99+")

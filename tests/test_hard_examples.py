@@ -53,6 +53,31 @@ def test_an_image_never_seen_comes_first_and_one_left_out_comes_back() -> None:
     assert sorted(hard.order(2, resumed=False).tolist()) == [0, 1]
 
 
+def test_images_without_a_loss_are_drawn_where_not_all_are_trained_on() -> None:
+    """The first ones of a set that is sorted by class are of half the classes."""
+    found = []
+    for seed in (0, 0, 1):
+        settings = TrainSettings(
+            epochs=3, batch_size=10, skip_easy=0.5, skip_easy_from=0.0, seed=seed
+        )
+        hard = HardExamples(100, settings, CPU)
+        first = hard.order(1, resumed=False)
+        assert len({image // 10 for image in first.tolist()}) > 7
+        hard.note(first, torch.zeros(50, 2), torch.zeros(50, dtype=torch.int64))
+        second = hard.order(2, resumed=False)
+        assert sorted([*first.tolist(), *second.tolist()]) == list(range(100))
+        found.append(first.tolist())
+    assert found[0] == found[1] != found[2]
+
+
+def test_where_all_without_a_loss_are_trained_on_the_order_is_that_of_earlier_versions() -> None:
+    hard = examples(skip_easy_from=0.0)
+    assert hard.losses is not None
+    hard.losses.copy_(torch.tensor([0, 2, torch.inf, 0, 2, torch.inf, 1, 1, 0, torch.inf]))
+    earlier = hard.losses.argsort(descending=True, stable=True)
+    assert torch.equal(hard.order(2, resumed=False), earlier[hard.shuffle(2)])
+
+
 def test_an_order_in_use_is_kept_and_restored() -> None:
     hard = examples(skip_easy_from=0.0)
     assert hard.losses is not None
@@ -102,6 +127,8 @@ def test_a_run_tells_how_many_images_its_figures_are_of(
     assert len(told) == 1
     assert f"{ended[2].images} hardest images" in told[0]
     state = Follower(run).catch_up()
+    assert [row.train_images for row in state.epochs] == [e.images for e in ended]
+    assert [state.left_easy_out(row) for row in state.epochs] == [False, False, True, True]
     assert state.total_steps == state.epochs[-1].step == sum(e.images for e in ended) // size
     assert "losses" in checkpoint.load(run.checkpoint("last"))["examples"]
 

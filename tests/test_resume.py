@@ -158,7 +158,7 @@ def test_a_resumed_run_waits_trains_and_can_be_taken_out_of_the_queue(tmp_path: 
     assert state.status(locked=True) == "queued"
     assert state.status(locked=False) == "crashed"
     assert state.queued_at == before.queued_at < state.asked_at
-    assert state.elapsed == pytest.approx(before.epochs[-1].elapsed)
+    assert state.elapsed == pytest.approx(before.elapsed, abs=0.5), "waiting is no time"
     asked = Control(run)
     asked.request("stop")
     assert train_run(run, asked, resume=True).state == "stopped"

@@ -261,6 +261,12 @@ def test_weeks_on_a_full_disk_keep_what_matters(
     assert log.waiting < 45
     disk.room = 1 << 20
     log.close()
+    found = read(run)
+    lost = found[-1].seq + 1 - len(found)
+    assert lost > 0
+    told = [e.event.message for e in found if getattr(e.event, "code", "") == "disk-writable"]
+    assert len(told) == 1
+    assert told[0].endswith(f"; {lost} points of progress are not in the log")
     kept = [e.event.message for e in read(run) if isinstance(e.event, events.Notice)]
     assert [m for m in kept if m.startswith("kept")] == [f"kept {i}" for i in range(0, 100, 10)]
 

@@ -211,14 +211,57 @@ def test_the_seconds_of_an_attempt_that_took_long_to_begin() -> None:
             envelope(4, events.Notice(level="info", code="preparing", message=""), attempt=2),
         ]
     )
-    assert (state.elapsed, state.attempt_seconds) == (5.0, 0.0)
+    assert (state.elapsed, state.attempt_seconds) == (7.0, 0.0)
     state.apply(envelope(5, sample_log.started(4), attempt=2, elapsed=60.0))
-    assert (state.elapsed, state.attempt_seconds) == (5.0, 60.0)
+    assert (state.elapsed, state.attempt_seconds) == (67.0, 60.0)
     state.apply(envelope(6, sample_log.progress(2, 1), attempt=2, elapsed=61.0))
-    assert (state.elapsed, state.attempt_seconds) == (6.0, 61.0)
+    assert (state.elapsed, state.attempt_seconds) == (68.0, 61.0)
     notice = events.Notice(level="info", code="preparing", message="")
     state.apply(envelope(7, notice, attempt=3, elapsed=0.0))
-    assert (state.elapsed, state.attempt_seconds) == (6.0, 0.0)
+    assert (state.elapsed, state.attempt_seconds) == (68.0, 0.0)
+
+
+def test_the_time_goes_back_only_with_what_a_resume_drops() -> None:
+    """An attempt counts from its loading to its end, whatever it ended in."""
+    saved = events.CheckpointSaved(role="last", epoch=1, step=4, path="checkpoints/last.pt")
+    testing = events.Progress(phase="test", epoch=1, step=4, done=1, total=3)
+    first = [
+        envelope(0, sample_log.queued(), attempt=0),
+        envelope(1, sample_log.started(), elapsed=2.0),
+        envelope(2, sample_log.progress(1, 4), elapsed=5.0),
+        envelope(3, testing, elapsed=8.0),
+        envelope(4, saved, elapsed=9.0),
+    ]
+    again = sample_log.started(4)
+    whole = fold([*first, envelope(5, events.RunEnded(state="stopped"), elapsed=9.5)])
+    times = [whole.elapsed]
+    for i, (event, elapsed) in enumerate(((again, 3.0), (testing, 4.0)), start=6):
+        whole.apply(envelope(i, event, attempt=2, elapsed=elapsed))
+        times.append(whole.elapsed)
+    assert times == [9.5, 12.5, 13.5]
+    dropping = fold([*first, envelope(5, sample_log.progress(2, 1), elapsed=90.0)])
+    assert dropping.elapsed == 90.0
+    dropping.apply(envelope(6, again, attempt=2, elapsed=3.0))
+    assert dropping.elapsed == 9.0 + 3.0, "the time of the checkpoint"
+    assert dropping.attempt_seconds == 3.0
+    unknown = [one for one in first if one.event is not saved]
+    lost = fold([*unknown, envelope(5, sample_log.progress(2, 1), elapsed=90.0)])
+    lost.apply(envelope(6, again, attempt=2, elapsed=3.0))
+    assert lost.elapsed == 5.0 + 3.0, "the end of the curves"
+
+
+def test_the_pause_in_which_a_trainer_was_killed_is_none_of_its_time() -> None:
+    state = fold(
+        [
+            envelope(0, sample_log.queued(), attempt=0),
+            envelope(1, sample_log.started(), elapsed=2.0),
+            envelope(2, events.Paused(step=1), elapsed=5.0),
+            envelope(3, checkpoint(1, 1), elapsed=60.0),
+            envelope(4, sample_log.queued(), elapsed=61.0),
+            envelope(5, events.Notice(level="info", code="x", message=""), elapsed=61.5),
+        ]
+    )
+    assert state.elapsed == pytest.approx(5.5)
 
 
 def test_an_evaluation_that_is_done_again_takes_the_place_of_the_first() -> None:
@@ -346,6 +389,42 @@ def test_eta_counts_the_evaluations_that_are_still_due(every: int) -> None:
         left = [e for e in due if e > epoch]
         known = 100.0 if any(e <= epoch for e in due) else 0.0
         assert state.eta() == pytest.approx(7 - epoch + known * len(left)), epoch
+
+
+def test_eta_counts_evaluations_of_averaged_weights_and_of_the_end() -> None:
+    """Four epochs of a second, evaluated every second one: 10 s, averaged 20 s, six views 60 s."""
+    config = "[train]\nema = 0.9\n[evaluate]\nevery = 2\ntta = 'flip+shift'\n"
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=4, config=config)
+    started = msgspec.structs.replace(
+        sample_log.started(), steps_per_epoch=1, batch_size=10, total_steps=4
+    )
+    state = fold(numbered(queued, started))
+    left = []
+
+    def add(event: events.AnyEvent) -> None:
+        state.apply(envelope(state.seq + 1, event))
+        eta = state.eta()
+        assert eta is not None
+        left.append(round(eta))
+
+    def evaluated(epoch: int, variant: events.Variant, seconds: float) -> None:
+        made = sample_log.eval_ended(epoch, 0.5, variant)
+        add(msgspec.structs.replace(made, step=epoch, seconds=seconds))
+
+    for epoch in range(1, 5):
+        state.apply(envelope(state.seq + 1, sample_log.progress(epoch, 1)))
+        assert state.progress is not None
+        state.progress = msgspec.structs.replace(state.progress, step=epoch)
+        ended = msgspec.structs.replace(
+            sample_log.epoch_ended(epoch), step=epoch, images_per_second=10.0
+        )
+        add(ended)
+        if epoch % 2 == 0:
+            evaluated(epoch, "plain", 10.0)
+            evaluated(epoch, "ema", 20.0)
+    evaluated(4, "tta", 60.0)
+    # nothing is known before the first one; of the averaged weights it is as long at first
+    assert left == [3, 2, 2 + 10 + 20 + 60, 2 + 30 + 60, 1 + 30 + 60, 30 + 60, 20 + 60, 60, 0]
 
 
 def test_eta_right_after_a_resume_counts_what_is_left() -> None:

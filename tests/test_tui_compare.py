@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
+from tests import sample_log
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
 from tests.tui_helpers import append, fake_worker, held, make_run, progress
 from trainer import events
@@ -192,6 +193,29 @@ def test_columns_fit(width: int) -> None:
     assert {"data", "best test acc", "epoch"} <= {c.title for c in columns}
 
 
+def test_what_only_some_runs_have_is_there_where_one_has_it(tmp_path: Path) -> None:
+    """Averaged weights, test-time augmentation, epochs of the hardest images."""
+    bare, full = (followed(make_run(tmp_path, seed=s, epochs=4, created=60 * s)) for s in (1, 2))
+    done = full.state.epochs[-1]
+    assert full.state.started is not None
+    for seq, variant in enumerate(("ema", "tta"), start=full.state.seq + 1):
+        made = sample_log.eval_ended(done.epoch, 5 / 6, variant)  # type: ignore[arg-type]
+        full.state.apply(sample_log.envelope(seq, made))
+    done.train_images = full.state.started.batch_size
+    titles = [
+        [comparison.COLUMNS[i].title for i in comparison.fitting(300, r)]
+        for r in ([bare], [bare, full])
+    ]
+    assert set(titles[1]) - set(titles[0]) == {"EMA test acc", "TTA test acc"}
+    cells = dict(zip((c.title for c in comparison.COLUMNS), comparison.cells(full), strict=True))
+    assert cells["EMA test acc"] == cells["TTA test acc"] == "83.33 %"
+    assert cells["last train acc"].startswith("hard ")
+    found = comparison.figures(full)
+    assert found["ema_test_accuracy"] == found["tta_test_accuracy"] == 5 / 6
+    assert found["last_train_images"] == done.train_images
+    assert comparison.figures(bare)["ema_test_accuracy"] is None
+
+
 # ---- export -----------------------------------------------------------------------------------
 
 
@@ -299,11 +323,11 @@ def test_a_time_is_the_same_on_all_screens(tmp_path: Path) -> None:
     follower = followed(run)
     assert follower.state.elapsed == 47.6
     assert run_table.WORDS["time"](follower) == "48 s"
-    assert comparison.cells(follower)[12] == "48 s"
+    assert comparison.cells(follower)[-2] == "48 s"
     assert progress_line._times(follower)[0] == "elapsed 48 s"
     follower.status, follower.state.ended = "training", None
     assert run_table.WORDS["time"](follower) == "47 s"
-    assert comparison.cells(follower)[12] == "47 s"
+    assert comparison.cells(follower)[-2] == "47 s"
     assert progress_line._times(follower)[0] == "elapsed 47 s"
 
 

@@ -558,6 +558,23 @@ async def test_hundreds_of_epochs_make_only_the_lines_in_view(
         assert 0 < len(made) <= 20
 
 
+def test_epochs_of_the_hardest_images_are_told_apart() -> None:
+    from trainer.runstate import EpochRow
+    from tui.themes import DARK
+    from tui.widgets import epoch_table
+
+    colours = {"secondary": DARK.secondary or "", "foreground": "white", "primary": DARK.primary}
+    columns = epoch_table.fitting(200)
+    row = EpochRow(9, 90, train_accuracy=0.9013, train_images=24_000)
+    made = [
+        epoch_table._row(row, columns, colours, best=False, hard=h).plain for h in (True, False)
+    ]
+    assert ["hard 90.13 %" in line for line in made] == [True, False]
+    assert len(made[0]) == len(made[1])
+    head = epoch_table._titles(columns, colours, 0, 20, 9, row.train_images).plain
+    assert head.endswith("hard: the 24,000 hardest images")
+
+
 # ---- device -----------------------------------------------------------------------------------
 
 

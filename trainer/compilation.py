@@ -28,13 +28,19 @@ class Compiled:
         forward: the net, or what wraps it.
         device: where the net is.
         on_problem: told once, in one line, why training goes on uncompiled.
+        on_size: told of each new size of images, before the step that compiles for it.
     """
 
     def __init__(
-        self, forward: Forward, device: torch.device, on_problem: Callable[[str], None]
+        self,
+        forward: Forward,
+        device: torch.device,
+        on_problem: Callable[[str], None],
+        on_size: Callable[[torch.Size], None] = lambda size: None,
     ) -> None:
-        self._uncompiled, self._on_problem = forward, on_problem
+        self._uncompiled, self._on_problem, self._on_size = forward, on_problem, on_size
         self._forward: Forward | None = None
+        self._sizes: set[torch.Size] = set()
         self.lacks = _lacks(device)
         """What is known beforehand to be missing; empty: nothing."""
 
@@ -54,6 +60,9 @@ class Compiled:
             return self._forward(images)
         from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
 
+        if images.shape not in self._sizes:
+            self._sizes.add(images.shape)
+            self._on_size(images.shape)
         try:
             return self._forward(images)
         except TorchDynamoException as error:

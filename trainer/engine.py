@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class Position:
     best_epoch: int = 0
     evals_without_best: int = 0
     evaluated: int = 0
-    """The last epoch whose evaluation was counted: one that was stopped is done again."""
+    """The last epoch whose plain evaluation was counted: one that was stopped is done again."""
     final_accuracy: float = -1.0
     """Of the last evaluation; below 0 where the net's output was not a number."""
     epoch_seconds: float = 0.0
@@ -143,7 +143,9 @@ class Training:
             self.uncompiled = self.together.wrap(self.net, self.summary)
         self.forward: Forward = self.uncompiled
         if train.compile:
-            self.forward = Compiled(self.uncompiled, self.device, self._tell_of_compiling)
+            self.forward = Compiled(
+                self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling
+            )
         first = self.group is None or self.group.first
         self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
         self.scaler = torch.amp.GradScaler(
@@ -161,6 +163,12 @@ class Training:
         self._paused_seconds = 0.0
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that were trained to their end, over all attempts; the last may be untested."""
+        at = self.at
+        return at.epoch - 1 + (at.batch >= self.examples.steps(at.epoch))
 
     def autocast(self) -> torch.autocast:
         """Context in which the net runs in the run's precision."""
@@ -181,12 +189,6 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if isinstance(self.forward, Compiled) and not self.forward.lacks:
-            self._notice(
-                "info",
-                "compile",
-                "the net is compiled: the first step of each size of images takes up to a minute",
-            )
         if self.at.epoch <= train.epochs:
             self._record_or_tell()
         while self.at.epoch <= train.epochs:
@@ -352,8 +354,13 @@ class Training:
             return False, f"training takes longer than it need: {error}"
         return True, ""
 
-    def _tell_of_compiling(self, problem: str) -> None:
+    def _not_compiled(self, problem: str) -> None:
         self._notice("warning", "not-compiled", problem)
+
+    def _tell_of_compiling(self, size: torch.Size) -> None:
+        pixels = f"{size[-2]}x{size[-1]}"
+        message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
+        self._notice("info", "compile", message)
 
     def _tell_of_skipping(self, images: int) -> None:
         self._notice(
@@ -545,11 +552,10 @@ class Training:
         raise TrainingFailed(message)
 
     def _evaluate_epoch(self, epoch: int) -> None:
-        result = self._evaluate(self.net, epoch, "plain")
-        accuracy = -1.0 if result is None else result.correct / max(1, result.images)
-        self.at.final_accuracy = accuracy
-        if self.at.evaluated != epoch:
-            self.at.evaluated = epoch
+        if self.at.evaluated != epoch:  # else an earlier attempt has, whose result stands
+            result = self._evaluate(self.net, epoch, "plain")
+            accuracy = -1.0 if result is None else result.correct / max(1, result.images)
+            self.at.final_accuracy, self.at.evaluated = accuracy, epoch
             self._count_evaluation(epoch, accuracy)
         if self.ema is not None:
             self._evaluate(self.ema, epoch, "ema")
@@ -558,7 +564,8 @@ class Training:
         if accuracy > self.at.best_accuracy:
             self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
             self.at.evals_without_best = 0
-            self.save_checkpoint("best")
+            # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
+            self.save_checkpoint("last", "best")
         else:
             self.at.evals_without_best += 1
 
@@ -631,23 +638,30 @@ class Training:
         )
         self.files.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
 
-    def save_checkpoint(self, role: str) -> None:
-        """Save ``last`` or ``best``; a failure is a notice, training goes on. Rank 0 writes.
+    def save_checkpoint(self, *roles: Literal["last", "best"]) -> None:
+        """Save ``last`` or, in this order, ``last`` and ``best`` of the same moment. Rank 0 writes.
 
-        A slow disk is not waited for: ``settle`` does that.
+        A failure is a notice, training goes on. A slow disk is not waited for; ``settle`` does.
         """
         state = self.state_dict()
         if self.group is not None and not self.group.first:
             return
-        path = self.run.checkpoint(role)
         packed = checkpoint.pack(state)
-        saved = events.CheckpointSaved(
-            role="best" if role == "best" else "last",
-            epoch=self.at.epoch,
-            step=self.at.step,
-            path=str(path.relative_to(self.run.path)),
-        )
-        self.files.put("checkpoint", lambda: checkpoint.write(packed, path), saved, key=path.name)
+        for role in roles:
+            path = self.run.checkpoint(role)
+            saved = events.CheckpointSaved(
+                role=role,
+                epoch=self.at.epoch,
+                step=self.at.step,
+                path=str(path.relative_to(self.run.path)),
+            )
+            # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
+            self.files.put(
+                "checkpoint",
+                partial(checkpoint.write, packed, path),
+                saved,
+                key=" ".join((*roles, path.name)),
+            )
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""

@@ -37,6 +37,8 @@ class HardExamples:
         """float32 [N]: each image's cross-entropy when it was last trained on; None: not needed."""
         if late:
             self.losses = torch.full((images,), torch.inf, device=device)
+            self._unseen = send(_shuffled(images, 0, settings.seed), device)
+            """Rank of each image among those without a loss."""
         self._order: Tensor | None = None
         self._shuffle: tuple[int, Tensor] | None = None
 
@@ -58,9 +60,17 @@ class HardExamples:
         if self.losses is None or epoch < self.first:
             return self.shuffle(epoch)
         if self._order is None or not resumed:
-            hardest = self.losses.argsort(descending=True, stable=True)
-            self._order = hardest[self.shuffle(epoch)]
+            self._order = self._hardest(self.losses)[self.shuffle(epoch)]
         return self._order
+
+    def _hardest(self, losses: Tensor) -> Tensor:
+        """All images, int64 [N], those of the largest losses first; none waits for the device."""
+        unknown = losses.isinf()
+        # where not all of them are trained on: the first of a sorted set are of a few classes
+        too_many = unknown.sum() > self._few * self._settings.batch_size
+        places = torch.arange(self._images, device=self._device)
+        mixed = torch.where(unknown & too_many, self._unseen, places).argsort(stable=True)
+        return mixed[losses[mixed].argsort(descending=True, stable=True)]
 
     def shuffle(self, epoch: int) -> Tensor:
         """Places among an epoch's images, int64 [images]; can be asked for before it begins."""

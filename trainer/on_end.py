@@ -10,10 +10,14 @@ import os
 import subprocess
 import threading
 
+import msgspec
+
 from trainer import alerts, events
 from trainer.errors import UserError
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
+from trainer.runstate import RunState
 
 LOG = "on-end.log"
 
@@ -26,7 +30,7 @@ def start(
     Args:
         command: split as a shell would, nothing else of a shell is done. Empty: nothing is started.
         run: its folder; named in the environment.
-        ended: how it ended.
+        ended: how it ended; with the seconds of all attempts.
         name: the run's name.
         epochs: epochs that were trained to their end, over all attempts.
     """
@@ -64,15 +68,25 @@ def call(
     epochs: int = 0,
 ) -> None:
     """As ``start``; a command that cannot be started is a notice after the end."""
+    if command and log.attempt > 1:
+        state = Follower(run).catch_up()
+        ended = msgspec.structs.replace(ended, seconds=seconds_of(state, ended))
     problem = start(command, run, ended, name=name, epochs=epochs)
     if problem:
         log.emit(events.Notice(level="warning", code="on-end", message=problem))
 
 
+def seconds_of(state: RunState, ended: events.RunEnded) -> float:
+    """A run's seconds over all attempts; of its last events some may not be on disk yet."""
+    if state.attempt <= 1:
+        return ended.seconds
+    return max(state.elapsed, state.elapsed - state.attempt_seconds + ended.seconds)
+
+
 def environment(
     run: RunDir, ended: events.RunEnded, name: str = "", epochs: int = 0
 ) -> dict[str, str]:
-    """The result in environment variables; empty where there is none."""
+    """The result in environment variables, over all attempts; empty where there is none."""
     values = {
         "CIFAR_TUI_RUN": run.id,
         "CIFAR_TUI_RUN_DIR": str(run.path.absolute()),

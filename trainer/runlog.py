@@ -73,6 +73,8 @@ class RunLog:
         self._pending: list[bytes] = []
         self._untold: list[Envelope] = []
         self._full_since: float | None = None
+        self._left_out = 0
+        """Events of progress that were not kept while the disk took none."""
         self._retry_at = 0.0
         self._last = Stamp(0, 0.0, 0.0)
         try:
@@ -102,7 +104,9 @@ class RunLog:
     def emit(self, event: Event) -> None:
         """Stamp an event, put it on disk, then tell the listener, on the log's thread."""
         if isinstance(event, events.Progress) and self._disk.waiting > PENDING_LIMIT:
-            return  # the disk has hung for hours: only what matters is kept in memory
+            # the disk has hung for hours: only what matters is kept in memory
+            self._left_out += 1
+            return
         self._disk.do(partial(self._store, event, self._stamp()))
 
     def close(self) -> None:
@@ -209,12 +213,18 @@ class RunLog:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return
         self._full_since = None
-        waited = time.monotonic() - since
+        waited, left_out = time.monotonic() - since, self._left_out
+        self._left_out = 0
+        rest = (
+            f"{left_out:,} points of progress are not in the log"
+            if left_out
+            else "the log is complete"
+        )
         self._append(
             events.Notice(
                 level="info",
                 code="disk-writable",
-                message=f"the disk takes data again after {waited:.0f} s; the log is complete",
+                message=f"the disk takes data again after {waited:.0f} s; {rest}",
             ),
             self._stamp(),
         )
@@ -270,7 +280,9 @@ class RunLog:
         """Weeks on a full disk must not eat the memory: thin out progress, keep the rest."""
         if len(self._pending) > PENDING_LIMIT:
             older, newer = self._pending[: PENDING_LIMIT // 2], self._pending[PENDING_LIMIT // 2 :]
-            self._pending = [x for x in older if b'"kind":"Progress"' not in x] + newer
+            kept = [x for x in older if b'"kind":"Progress"' not in x]
+            self._left_out += len(older) - len(kept)
+            self._pending = kept + newer
 
 
 def _occupy(path: Path, size: int) -> bool:

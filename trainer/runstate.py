@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,8 +30,10 @@ MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 MESSAGE_KEPT = 4000
 _VARIANTS = 3
 """Evaluations at one step, at most."""
-_TESTED = 1000
-"""Rows among which the last evaluations are looked for."""
+_TESTED = 16
+"""Evaluations among which the last ones of each variant are looked for."""
+_VIEWS = {"flip": 2, "flip+shift": 6}
+"""Passes over the test split, by ``evaluate.tta``."""
 LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
@@ -50,7 +52,9 @@ class EpochRow(msgspec.Struct):
     test_accuracy: Share | None = None
     test_seconds: Seconds | None = None
     elapsed: Seconds = 0.0
-    """Seconds of training since the run's start, over all attempts, at the end of the row."""
+    """The run's seconds, over all attempts, at the end of the row."""
+    train_images: Whole = 0
+    """Of which training loss and accuracy are; 0: not told (earlier versions)."""
 
 
 class RunState(msgspec.Struct):
@@ -76,6 +80,8 @@ class RunState(msgspec.Struct):
     progress: events.Progress | None = None
     memory: Whole | None = None
     """As progress told it last: evaluations do not tell it."""
+    compiling: bool = False
+    """Whether its step under way is one that compiles the net."""
     ranks: events.Ranks | None = None
     layer_stats: deque[events.LayerStats] = msgspec.field(
         default_factory=lambda: deque(maxlen=LAYER_STATS_KEPT)
@@ -88,7 +94,8 @@ class RunState(msgspec.Struct):
     missing: Whole = 0
     """Events that the sequence numbers say are not in the log."""
     elapsed: Seconds = 0.0
-    """Seconds of training over all attempts."""
+    """Seconds of all attempts: loading, training, evaluating; without pauses, and without what a
+    resume has dropped."""
     alive_at: Seconds = 0.0
     """Wall clock of the last event that is more than a notice"""
     alive_seq: Last = -1
@@ -103,9 +110,11 @@ class RunState(msgspec.Struct):
     news: Whole = 0
     """Grows with every change but progress within a phase and what is measured meanwhile."""
     _base: Seconds = 0.0
-    """What is added to the time of an attempt,"""
+    """What is added to the time of an attempt: that of those before,"""
     _pauses: Seconds = 0.0
     """without the pauses in it."""
+    _saved: tuple[Last, Seconds] = (-1, 0.0)
+    """Step and time of the newest checkpoint ``last``."""
     _best_unknown: bool = False
     _furthest: Last = -1
     """The largest step of anything that a resume may drop."""
@@ -127,8 +136,9 @@ class RunState(msgspec.Struct):
         self.seq = envelope.seq
         self.run = self.run or envelope.run
         if envelope.attempt != self.attempt:
+            # before the first attempt it was but queued
+            self._base, self._pauses = self.elapsed if self.attempt else 0.0, 0.0
             self.attempt, self.waiting = envelope.attempt, False
-            self._base, self._pauses = _trained(self), 0.0
         # a checkpoint or a notice within a pause: that is no time of training
         if not self.paused or type(envelope.event) is events.Progress:
             self.elapsed = self._base + envelope.elapsed
@@ -158,7 +168,7 @@ class RunState(msgspec.Struct):
             self.steps.extend(points, [self._base + envelope.elapsed for envelope in many])
             last = many[-1]
             self.news += not _goes_on(self.progress, points[-1])
-            self.seq, self.progress = last.seq, points[-1]
+            self.seq, self.progress, self.compiling = last.seq, points[-1], False
             told = (point.memory for point in reversed(points))
             self.memory = next((memory for memory in told if memory is not None), self.memory)
             self.alive_at, self.alive_seq = last.time, last.seq
@@ -212,6 +222,11 @@ class RunState(msgspec.Struct):
         """The newest evaluation of a variant."""
         return next((e for e in reversed(self.evals) if e.variant == variant), None)
 
+    def left_easy_out(self, row: EpochRow) -> bool:
+        """Whether training loss and accuracy of an epoch are of the hardest images only."""
+        whole = self.started.steps_per_epoch * self.started.batch_size if self.started else 0
+        return 0 < row.train_images < whole
+
     @property
     def attempt_seconds(self) -> float:
         """Seconds of the last attempt, pauses not counted."""
@@ -241,31 +256,60 @@ class RunState(msgspec.Struct):
         steps = self.total_steps or 0
         done = now.step if now is not None else self.started.resumed_step or 0
         images = max(0, steps - done) * self.started.batch_size
-        tested = [row for row in self.epochs[-_TESTED:] if row.test_seconds is not None]
-        tests = _mean([row.test_seconds for row in tested[-3:]]) or 0.0
-        return images / speed + self._evaluations_left(tested) * tests
+        return images / speed + self._evaluation_seconds_left()
 
-    def _evaluations_left(self, tested: Sequence[EpochRow]) -> int:
-        """Plain evaluations that are still due: every so many epochs, and after the last."""
+    def _evaluation_seconds_left(self) -> float:
+        """Of the evaluations that are still due, as long as those before, or by their passes."""
         assert self.queued is not None
-        every, epochs = _evaluated_every(self.queued.config), self.queued.epochs
-        done = tested[-1].epoch if tested else 0
+        settings = _evaluation(self.queued.config)
+        last = self.evals[-_TESTED:]
+        plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:]) or 0.0
+        left = self._evaluations_left(settings.every, "plain") * plain
+        if settings.ema:
+            ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
+            left += self._evaluations_left(settings.every, "ema") * (plain if ema is None else ema)
+        if settings.views and not any(e.variant == "tta" for e in last[-_VARIANTS:]):
+            left += settings.views * plain
+        return left
+
+    def _evaluations_left(self, every: int, variant: events.Variant) -> int:
+        """Evaluations that are still due: every so many epochs, and after the last."""
+        assert self.queued is not None
+        epochs, last = self.queued.epochs, self.latest_eval(variant)
+        done = last.epoch if last is not None else 0
         if done >= epochs:
             return 0
         return epochs // every - done // every + (epochs % every > 0)
 
 
+class _Evaluation(NamedTuple):
+    """What a run's settings say of its evaluations."""
+
+    every: int = 1
+    """Epochs from one to the next."""
+    ema: bool = False
+    """Whether there is one of the averaged weights after each."""
+    views: int = 0
+    """Passes of the test-time augmentation at the end; 0: there is none."""
+
+
 @lru_cache(64)
-def _evaluated_every(config: str) -> int:
-    """Epochs from one evaluation to the next, of a run's settings; 1 where they do not tell."""
+def _evaluation(config: str) -> _Evaluation:
+    """Of settings as TOML; what they do not tell is as it is by default."""
     import tomllib
 
     with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
-        return max(1, int(tomllib.loads(config).get("evaluate", {}).get("every", 1)))
-    return 1
+        found = tomllib.loads(config)
+        asked = found.get("evaluate", {})
+        return _Evaluation(
+            every=max(1, int(asked.get("every", 1))),
+            ema=float(found.get("train", {}).get("ema", 0)) > 0,
+            views=_VIEWS.get(asked.get("tta"), 0),
+        )
+    return _Evaluation()
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
@@ -276,7 +320,7 @@ def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> Non
     if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
         state.ended, state.paused = None, False
         state.progress = state.memory = None
-        _go_on_from(state, envelope)
+        state._base = state.elapsed - envelope.elapsed  # it may have been killed in a pause
 
 
 def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> None:
@@ -284,13 +328,13 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
     state.progress = state.ranks = state.memory = None
+    state.compiling = False
     state.started_at = state.started_at or envelope.time
 
 
 def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     """Drop what an earlier attempt did past the step that was resumed from."""
     if state._furthest <= step:  # nothing to drop; a log may say a million times that it resumes
-        _go_on_from(state, envelope)
         state.points += 1
         state.figures += 1
         return
@@ -300,24 +344,21 @@ def _rewind(state: RunState, step: int, envelope: Envelope) -> None:
     state._rows = {row.epoch: row for row in state.epochs}
     state.evals = [e for e in state.evals if e.step <= step]
     state.predictions = [p for p in state.predictions if p.step <= step]
+    state.checkpoints = {role: c for role, c in state.checkpoints.items() if c.step <= step}
     while state.layer_stats and state.layer_stats[-1].step > step:
         state.layer_stats.pop()
-    _go_on_from(state, envelope)
+    state._base = _time_at(state, step)
+    state.elapsed = state._base + envelope.elapsed
     state._best_unknown = True
     state.points += 1
     state.figures += 1
 
 
-def _go_on_from(state: RunState, envelope: Envelope) -> None:
-    """Let the time of training go on where the curves end."""
-    state.elapsed = _trained(state)
-    state._base = state.elapsed - envelope.elapsed
-
-
-def _trained(state: RunState) -> float:
-    """Seconds of training until the end of the curves."""
-    last = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
-    return max(last, default=0.0)
+def _time_at(state: RunState, step: int) -> float:
+    """The run's seconds when the checkpoint of this step was saved, or where the curves end."""
+    saved, then = state._saved
+    known = [r.elapsed for r in state.epochs[-1:]] + list(state.steps.elapsed[-1:])
+    return max(known, default=0.0) if saved != step else max([then, *known])
 
 
 def _described(state: RunState, envelope: Envelope, event: events.ModelDescribed) -> None:
@@ -331,7 +372,7 @@ def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
 
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
     state.news += not _goes_on(state.progress, event)
-    state.progress = event
+    state.progress, state.compiling = event, False
     state.memory = state.memory if event.memory is None else event.memory
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
@@ -350,6 +391,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
     row = state.row(event.epoch, event.step)
     row.lr, row.train_loss, row.train_accuracy = event.lr, event.loss, event.accuracy
     row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
+    row.train_images = event.images
     row.elapsed = state.elapsed
     state.points += 1
     state.figures += 1
@@ -402,6 +444,8 @@ def _predictions(state: RunState, envelope: Envelope, event: events.PredictionsS
 
 def _checkpoint(state: RunState, envelope: Envelope, event: events.CheckpointSaved) -> None:
     state.checkpoints[event.role] = event
+    if event.role == "last":
+        state._saved = event.step, state.elapsed
 
 
 def _paused(state: RunState, envelope: Envelope, event: events.Paused) -> None:
@@ -421,6 +465,7 @@ def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
         event = msgspec.structs.replace(
             event, message=event.message[:MESSAGE_KEPT], code=event.code[:MESSAGE_KEPT]
         )
+    state.compiling |= event.code == "compile"
     state.notices.append((envelope.time, event))
     del state.notices[:-NOTICES_KEPT]
 

@@ -194,7 +194,7 @@ def _call(
     """Start the user's command; a wrong one is a notice after the end."""
     name, epochs = "", 0
     if training is not None:
-        name, epochs = training.config.name or training.config.preset, training.at.epoch - 1
+        name, epochs = training.config.name or training.config.preset, training.epochs_done
     call(command, run, log, ended, name=name or run.id, epochs=epochs)
 
 
@@ -218,8 +218,8 @@ def prepare(
     from model import registry
     from model.fast import Fast
     from model.summary import summarize
+    from trainer import best_checkpoint, host_random, own_net
     from trainer import device as devices
-    from trainer import host_random, own_net
     from trainer.data import sources
     from trainer.engine import Training, settings_layout
 
@@ -284,6 +284,8 @@ def prepare(
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     _announce(training, resumed=state is not None)
+    if group is None or group.first:
+        best_checkpoint.settle(run, log, training.at)
     if otherwise:
         log.emit(events.Notice(level="warning", code="net-fallback", message=otherwise))
     return training

@@ -17,6 +17,8 @@ STEPS = 20
 """A run without a step for so many times its median step has stalled, but not before"""
 SHORTEST = 30.0
 """seconds: a data set on a network, an evaluation, a busy machine."""
+COMPILING = 900.0
+"""seconds: a step for which the net is compiled, with little else to tell of it."""
 POINTS = 33
 """Points of training that the usual step is measured on."""
 
@@ -38,7 +40,9 @@ def limit(state: RunState, steps: int = STEPS) -> float | None:
     if state.progress is None or state.paused or state.ended is not None or _unwritten(state):
         return None
     step = median_step(state)
-    return None if step is None else max(SHORTEST, steps * step)
+    if step is None:
+        return None
+    return max(COMPILING if state.compiling else SHORTEST, steps * step)
 
 
 def _unwritten(state: RunState) -> bool:

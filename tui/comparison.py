@@ -9,7 +9,9 @@ from typing import Any
 
 from trainer import config as settings
 from trainer.errors import ConfigError
+from trainer.events import Variant
 from trainer.follower import Follower
+from trainer.runstate import EpochRow, RunState
 from trainer.words import axes
 from tui import formatting
 from tui.formatting import DASH
@@ -38,17 +40,25 @@ COLUMNS = (
     Column("MACs", 8, 4),
     Column("best test acc", 15, 0),
     Column("epoch", 7, 0),
+    Column("EMA test acc", 14, 1),
+    Column("TTA test acc", 14, 1),
     Column("last train acc", 16, 1),
     Column("time", 10, 0),
     Column("images/s", 10, 2),
 )
+OTHERS: dict[str, Variant] = {"EMA test acc": "ema", "TTA test acc": "tta"}
+"""Columns that are there only where a run has such an evaluation."""
 IGNORED = ("name", "preset", "description", "limits")
 
 
-def fitting(width: int) -> tuple[int, ...]:
-    """Indices of the columns for a width."""
+def fitting(width: int, runs: Sequence[Follower] = ()) -> tuple[int, ...]:
+    """Indices of the columns for a width, of those that these runs have."""
+    made = {
+        variant for run in runs for variant in OTHERS.values() if run.state.latest_eval(variant)
+    }
+    had = [i for i, c in enumerate(COLUMNS) if c.title not in OTHERS or OTHERS[c.title] in made]
     for least in (5, 4, 3, 2, 1):
-        found = tuple(i for i, column in enumerate(COLUMNS) if column.rank < least)
+        found = tuple(i for i in had if COLUMNS[i].rank < least)
         if sum(COLUMNS[i].width for i in found) <= width:
             break
     return found
@@ -69,10 +79,11 @@ def figures(run: Follower) -> dict[str, Any]:
     """The results of a run for export; every accuracy names its split."""
     state = run.state
     best = state.best
-    last = next((row for row in reversed(state.epochs) if row.train_accuracy is not None), None)
+    last = _last_trained(state)
     described, started = state.described, state.started
     field = described.receptive_field if described is not None else None
     flat = _flat(run)
+    ema, tta = state.latest_eval("ema"), state.latest_eval("tta")
     return {
         "run": run.run.id,
         "name": name_of(run),
@@ -87,7 +98,10 @@ def figures(run: Follower) -> dict[str, Any]:
         "best_test_accuracy": best.test_accuracy if best is not None else None,
         "best_epoch": best.epoch if best is not None else None,
         "test_loss_at_best": best.test_loss if best is not None else None,
+        "ema_test_accuracy": ema.accuracy if ema is not None else None,
+        "tta_test_accuracy": tta.accuracy if tta is not None else None,
         "last_train_accuracy": last.train_accuracy if last is not None else None,
+        "last_train_images": (last.train_images or None) if last is not None else None,
         "last_images_per_second": last.images_per_second if last is not None else None,
         "epochs": len(state.epochs),
         "seconds": state.elapsed,
@@ -104,9 +118,20 @@ def _field(field: tuple[int, int] | None) -> int | str | None:
     return field[0] if field[0] == field[1] else axes(field)
 
 
+def last_left_easy_out(run: Follower) -> bool:
+    """Whether a run's last training accuracy is of the hardest images only."""
+    last = _last_trained(run.state)
+    return last is not None and run.state.left_easy_out(last)
+
+
+def _last_trained(state: RunState) -> EpochRow | None:
+    return next((row for row in reversed(state.epochs) if row.train_accuracy is not None), None)
+
+
 def cells(run: Follower) -> tuple[str, ...]:
     """The table's cells, in the order of ``COLUMNS``."""
     found = figures(run)
+    hard = "hard " if last_left_easy_out(run) else ""
     return (
         found["preset"] or DASH,
         formatting.clean(found["model"].rpartition("/")[2]) or DASH,
@@ -119,7 +144,9 @@ def cells(run: Follower) -> tuple[str, ...]:
         formatting.compact(found["macs"]),
         formatting.percent(found["best_test_accuracy"]),
         str(found["best_epoch"] or DASH),
-        formatting.percent(found["last_train_accuracy"]),
+        formatting.percent(found["ema_test_accuracy"]),
+        formatting.percent(found["tta_test_accuracy"]),
+        hard + formatting.percent(found["last_train_accuracy"]),
         time_of(run),
         formatting.compact(found["last_images_per_second"]),
     )

@@ -62,8 +62,8 @@ OnEndOption = Annotated[
     typer.Option(
         "--on-end",
         metavar="CMD",
-        help="Start a command when the run has ended; CIFAR_TUI_* tell it how. No shell; its "
-        "output goes to on-end.log in the run's folder.",
+        help="Start a command when the run has ended; CIFAR_TUI_* tell it how, over all attempts. "
+        "No shell; its output goes to on-end.log in the run's folder.",
         show_default=False,
     ),
 ]

@@ -90,6 +90,7 @@ class PlainView:
                 self._open = event.epoch
                 self._finish_epoch()
             else:
+                self._finish_epoch()  # whose plain evaluation an earlier attempt has made
                 self.line(
                     f"epoch {event.epoch}: test accuracy ({event.variant}) "
                     f"{percent(event.accuracy)} on {self.data}"
@@ -134,6 +135,7 @@ class PlainView:
             f"lr {number(row.lr, '.4g')}",
             f"train loss {number(row.train_loss)}",
             f"train accuracy {percent(row.train_accuracy)}",
+            *self._left_out(row),
         ]
         if row.test_accuracy is not None:
             parts += [
@@ -144,6 +146,11 @@ class PlainView:
         if row is self.state.best:
             parts.append("best")
         self.line("  ".join(parts))
+
+    def _left_out(self, row: EpochRow) -> list[str]:
+        """Of which images training loss and accuracy are, where it is not all of them."""
+        some = self.state.left_easy_out(row)
+        return [f"(train: the {row.train_images:,} hardest images)"] if some else []
 
     def line(self, text: str) -> None:
         """Write a line to standard output."""
@@ -202,7 +209,8 @@ class TerminalView(PlainView):
         epochs = self.state.queued.epochs if self.state.queued else "?"
         text = f"{f'{row.epoch}/{epochs}':>9}" + "".join(f"{cell:>12}" for cell in cells)
         best = row is self.state.best
-        self.line(text + ("  *" if best else ""), "green" if best else "")
+        more = (*(["*"] if best else []), *self._left_out(row))
+        self.line("  ".join((text, *more)), "green" if best else "")
 
     def line(self, text: str, style: str = "") -> None:
         """Write a line above the bar."""

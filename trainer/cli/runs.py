@@ -243,15 +243,18 @@ def _settings(folded: RunState) -> list[str | Text]:
 
 def epoch_table(folded: RunState) -> list[Text]:
     """The epochs of a run as the lines of a table."""
-    return table(EPOCH_COLUMNS, [_epoch(row, row is folded.best) for row in folded.epochs])
+    hard = [row for row in folded.epochs if folded.left_easy_out(row)]
+    rows = [_epoch(row, row is folded.best, row in hard) for row in folded.epochs]
+    note = [Text(f"hard: of the {hard[0].train_images:,} hardest images only")] if hard else []
+    return table(EPOCH_COLUMNS, rows) + note
 
 
-def _epoch(row: EpochRow, best: bool) -> tuple[str, ...]:
+def _epoch(row: EpochRow, best: bool, hard: bool) -> tuple[str, ...]:
     return (
         str(row.epoch),
         number(row.lr, ".4g"),
         number(row.train_loss),
-        percent(row.train_accuracy),
+        ("hard " if hard else "") + percent(row.train_accuracy),
         number(row.test_loss),
         percent(row.test_accuracy),
         "best" if best else "",

@@ -37,6 +37,7 @@ from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.follower import Follower
+from trainer.on_end import seconds_of
 from trainer.paths import expanded
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
@@ -283,9 +284,10 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
     best = ""
     if ended.best_accuracy is not None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
-    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(ended.seconds)}", f"run {run.path}")
     follower = Follower(run)
     state = follower.catch_up()
+    seconds = seconds_of(state, ended)
+    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}", f"run {run.path}")
     if follower.problem:
         warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
     elif state.missing or state.ended is None:

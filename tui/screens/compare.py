@@ -27,6 +27,7 @@ NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
 READING = "logs are still being read: the figures are of what has been read"
 OTHER_DATA = "these runs have other test images: their accuracies do not compare"
+HARDEST = "hard: training accuracy of the hardest images only (train.skip_easy)"
 NAME_WIDTH = 28
 WAIT_SECONDS = 0.05
 MARKS = 4
@@ -132,7 +133,7 @@ class CompareScreen(ChartScreen):
         colours, width = self.cifar.colours(), self.app.size.width
         ordered = comparison.best_first(runs)
         name_width = min(NAME_WIDTH, max(12, width // 6))
-        columns = comparison.fitting(width - name_width - 5)
+        columns = comparison.fitting(width - name_width - 5, runs)
         head = Text(
             f"{'':{MARKS}}{'run':<{name_width}}", style=f"bold {colours['secondary']}", end=""
         )
@@ -158,6 +159,8 @@ class CompareScreen(ChartScreen):
         for words, holds in ((READING, reading), (OTHER_DATA, not comparable)):
             if holds:
                 lines.append(Text(f"    {words}", style=colours["warning"], no_wrap=True, end=""))
+        if any(map(comparison.last_left_easy_out, runs)):
+            lines.append(Text(f"    {HARDEST}", style=colours["secondary"], no_wrap=True, end=""))
         lines += self._differences(ordered, name_width)
         if len(runs) < 2:
             lines.append(Text(f"    {HINT}", style=colours["primary"], no_wrap=True, end=""))

@@ -81,12 +81,15 @@ class EpochTable(Lines, can_focus=True):
             self._first = None
         first = last if self._first is None else self._first
         columns = fitting(self.size.width - 3)
-        lines = [_titles(columns, colours, first, room, total)]
+        shown = state.epochs[first : first + room]
+        hard = max((row.train_images for row in shown if state.left_easy_out(row)), default=0)
+        lines = [_titles(columns, colours, first, room, total, hard)]
         for index in range(first, min(first + room, total)):
             if index < len(state.epochs):
                 row = state.epochs[index]
                 best = state.best is not None and row.epoch == state.best.epoch
-                lines.append(_row(row, columns, colours, best=best))
+                some = state.left_easy_out(row)
+                lines.append(_row(row, columns, colours, best=best, hard=some))
             else:
                 lines.append(_evaluation(extra[index - len(state.epochs)], columns, colours))
         for line in lines:
@@ -138,21 +141,35 @@ def fitting(width: int) -> tuple[int, ...]:
 
 
 def _titles(
-    columns: tuple[int, ...], colours: dict[str, str], first: int, room: int, total: int
+    columns: tuple[int, ...],
+    colours: dict[str, str],
+    first: int,
+    room: int,
+    total: int,
+    hard: int,
 ) -> Text:
     titles = "".join(f"{COLUMNS[i][0]:>{COLUMNS[i][1]}}" for i in columns)
     text = Text(titles, style=f"bold {colours['secondary']}", no_wrap=True, end="")
     if first + room < total:
         text.append(f"   ↓ {total - first - room} more", style=colours["primary"])
+    if hard:
+        text.append(f"   hard: the {hard:,} hardest images", style=colours["secondary"])
     return text
 
 
-def _row(row: EpochRow, columns: tuple[int, ...], colours: dict[str, str], *, best: bool) -> Text:
+def _row(
+    row: EpochRow,
+    columns: tuple[int, ...],
+    colours: dict[str, str],
+    *,
+    best: bool,
+    hard: bool,
+) -> Text:
     cells = (
         str(row.epoch),
         formatting.rate(row.lr),
         formatting.decimal(row.train_loss),
-        formatting.percent(row.train_accuracy),
+        ("hard " if hard else "") + formatting.percent(row.train_accuracy),
         formatting.decimal(row.test_loss),
         formatting.percent(row.test_accuracy),
         formatting.duration(row.train_seconds),
