@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import sys
@@ -120,6 +121,29 @@ async def test_a_run_that_is_elsewhere_is_looked_at(told: Told) -> None:
         pytest.skip("there is no second file system")
     (told.directory / "away").symlink_to(SECOND_DISK)
     assert not any(told.on("one", "away") for _ in range(3))
+
+
+async def test_many_runs_are_watched_a_few_at_a_time(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_watch, "AT_ONCE", 1)
+    assert [told.on("one", "two") for _ in range(3)] == [False, False, True]
+    for name in ("one", "two"):
+        (told.directory / name / "lock").touch()
+        assert await told.news() == {name}
+
+
+async def test_a_directory_that_cannot_be_reached_is_no_error(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path, **options: object) -> os.stat_result:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "stat", stale)
+        broken.setattr(Path, "stat", stale)
+        assert not any(told.on("one") for _ in range(3))
+    assert [told.on("one") for _ in range(2)] == [False, True]
 
 
 async def test_too_many_runs_are_looked_at(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,3 +263,18 @@ def test_the_benchmark_makes_runs_as_the_trainer_does(tmp_path: Path) -> None:
     assert run.damaged == 0
     assert state.ended is not None
     assert state.ended.best_epoch == (state.best.epoch if state.best else 0)
+
+
+def test_a_run_that_is_removed_did_not_crash(long: RunDir, tmp_path: Path) -> None:
+    runs = [copy(long, tmp_path, number=i) for i in range(2)]
+    store = Store(tmp_path)
+    store.poll(now=True, budget=10)
+    removed = store.followers[runs[0].id]
+    before = cells(removed)
+    runs[0].log.unlink()
+    store.look_at({runs[0].id})
+    assert not store.poll(now=True, budget=10).transitions
+    assert cells(removed) == before  # what was known stays until the folder is gone
+    runs[0].path.rmdir()
+    store.poll(now=True, budget=10)
+    assert runs[0].id not in store.followers

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tui_helpers import append, held, make_run, progress, run_config
 from trainer import events
+from trainer.rundir import RunDir
 from trainer.submit import submit
 from tui import themes
 from tui.store import Store
@@ -69,6 +70,25 @@ def test_what_a_run_was_before_the_app_looked_is_no_transition(tmp_path: Path) -
     make_run(tmp_path, end="failed", error="x")
     store = Store(tmp_path)
     assert not store.poll(now=True).transitions
+
+
+@pytest.mark.parametrize("step", [400, 10**9])
+def test_a_run_that_is_copied_in_has_not_just_ended(tmp_path: Path, step: int) -> None:
+    source = make_run(tmp_path / "elsewhere", done=2).log.read_bytes()
+    make_run(tmp_path / "runs", seed=1)
+    store = loaded(tmp_path / "runs")
+    copy = RunDir(tmp_path / "runs" / "20251124-120000-quick-0000")
+    copy.path.mkdir()
+    found = [store.poll(now=True, budget=10)]
+    for begin in range(0, len(source), step):
+        with copy.log.open("ab") as log:
+            log.write(source[begin : begin + step])
+        store.look_at({copy.id})
+        found.append(store.poll(now=True, budget=10))
+    assert not any(poll.transitions for poll in found)
+    follower = store.get(copy.id)
+    assert follower is not None
+    assert follower.status == "completed"
 
 
 def test_a_lost_trainer_is_a_crash(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ class Follower:
         Not ``whole``: a glance that is still true is enough.
         """
         if self._glanced is not None:
-            if not whole and self._glanced == file_of(self.run.log):
-                return False
+            file = file_of(self.run.log)
+            if file is None or (not whole and self._glanced == file):
+                return False  # what was known of a log that is gone is not forgotten, either
             self._glanced, self.state = None, RunState()
         changed = not self._tail.offset and self._remember()
         while limit > 0:

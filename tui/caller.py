@@ -31,6 +31,8 @@ class Caller:
             ended = follower is None or follower.status in ENDED
             if follower is None or (ended and run not in self._watchers) or follower.behind():
                 continue
+            if follower.state.seq < 0:  # a folder that is being made, copied or removed
+                continue
             watcher = self._watchers.setdefault(run, Watcher())
             found = watcher.look(follower.state, follower.status, follower.stalled)
             if ended:

@@ -9,6 +9,7 @@ looks as often as ever.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -22,6 +23,8 @@ OURS = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs")
 )
 """File systems that only this machine writes to."""
+AT_ONCE = 200
+"""Folders that one call begins to watch, in some 7 ms: a key may come."""
 MOST = 4096
 """Folders that are watched at most: the kernel keeps a kilobyte for each, and has a limit."""
 
@@ -38,21 +41,25 @@ class DirectoryWatch:
         self._heard = heard
         self._inotify: Inotify | None = None
         self._runs: set[str] = set()
+        self._left: list[str] = []
+        """Of these, those that are not watched yet."""
         self._in_vain: set[str] | None = None
         """Runs that could not be watched; of others it is tried again."""
 
     def on(self, directory: Path, runs: Iterable[str]) -> bool:
         """Whether every change of these is told from now on; what was before has to be looked at.
 
-        The first call, and one with other runs, begins to watch: it gives ``False``.
+        The first call, and one with other runs, begins to watch: it gives ``False``, as do the next
+        ones as long as there are more.
         """
         wanted = set(runs)
-        if self._inotify is not None and wanted == self._runs:
+        if self._inotify is not None and wanted == self._runs and not self._left:
             return True
-        if wanted != self._in_vain and directory.is_dir():
-            self.off()
-            self._in_vain = None
-            if not self._begin(directory, wanted):
+        if wanted != self._in_vain and os.path.isdir(directory):  # noqa: PTH112  # never raises
+            if self._inotify is None or wanted != self._runs:
+                self.off()
+                self._in_vain, self._runs, self._left = None, wanted, sorted(wanted)
+            if not self._begin(directory):
                 self.off()
                 self._in_vain = wanted
         return False
@@ -64,10 +71,11 @@ class DirectoryWatch:
                 asyncio.get_running_loop().remove_reader(self._inotify.fd)
             self._inotify.close()
             self._inotify = None
-        self._runs = set()
+        self._runs, self._left = set(), []
 
-    def _begin(self, directory: Path, runs: set[str]) -> bool:
-        if sys.platform != "linux" or len(runs) > MOST:
+    def _begin(self, directory: Path) -> bool:
+        """Watch the directory and the next of its runs; whether that can be done."""
+        if sys.platform != "linux" or len(self._runs) > MOST:
             return False
         from asyncinotify import Inotify, Mask
 
@@ -75,20 +83,21 @@ class DirectoryWatch:
         listing = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.ATTRIB
         try:
             device = directory.stat().st_dev
-            if file_system(directory) not in OURS:
-                return False
-            self._inotify = Inotify(sync_timeout=0)
-            self._inotify.add_watch(directory, listing | gone | Mask.ONLYDIR)
-            for run in runs:
+            if self._inotify is None:
+                if file_system(directory) not in OURS:
+                    return False
+                self._inotify = Inotify(sync_timeout=0)
+                self._inotify.add_watch(directory, listing | gone | Mask.ONLYDIR)
+                asyncio.get_running_loop().add_reader(self._inotify.fd, self._read)
+            now, self._left = self._left[:AT_ONCE], self._left[AT_ONCE:]
+            for run in now:
                 if (directory / run).stat().st_dev != device:
                     return False  # a link to, or a mount of, another file system
                 self._inotify.add_watch(
                     directory / run, listing | Mask.MODIFY | gone | Mask.ONLYDIR
                 )
-            asyncio.get_running_loop().add_reader(self._inotify.fd, self._read)
         except (OSError, NotImplementedError):
             return False
-        self._runs = runs
         return True
 
     def _read(self) -> None:

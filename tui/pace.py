@@ -20,6 +20,8 @@ machine's processor: what is painted is taken from it, and a thread of it that w
 others wait."""
 REST_SECONDS = 2.0
 """While nothing goes on and the kernel would tell of any change: this is for what it misses."""
+GATHER_SECONDS = 0.1
+"""From the first word of the kernel to the look: what belongs together has come by then."""
 STIR_SECONDS = 3.0
 """Rest begins so long after the last key and the last change."""
 
@@ -91,4 +93,4 @@ class Pace:
         rested = self.seconds > self._awake()
         self.stir()
         if rested:
-            self._look()
+            self._app.set_timer(GATHER_SECONDS, self._look)

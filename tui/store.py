@@ -43,7 +43,7 @@ class Changes(msgspec.Struct):
     runs: set[str] = msgspec.field(default_factory=set)
     """Runs whose state, status or mark changed."""
     transitions: dict[str, tuple[Status, Status]] = {}
-    """Runs whose status changed while it was watched: from, to."""
+    """Runs that began or ceased to go on while they were watched: their status, from and to."""
     news: bool = True
     """Whether there is more than progress within an epoch, which is nearly all that ever comes."""
 
@@ -76,6 +76,8 @@ class Store:
         self._status: dict[str, Status] = {}
         self._going: set[str] = set()
         """Runs that train, wait or are paused."""
+        self._empty: set[str] = set()
+        """Runs without a line in their log, as far as is known: being made, copied or removed."""
         self._unread: set[str] = set()
         """Runs whose logs are longer than a poll could read."""
         self._touched: set[str] = set()
@@ -208,6 +210,8 @@ class Store:
         elif follower.status != "queued":
             self._expected.discard(run)
         before = self._status.get(run)
+        unknown = run in self._empty or state.seq < 0
+        (self._empty.add if state.seq < 0 else self._empty.discard)(run)
         (self._unread.add if follower.halfway else self._unread.discard)(run)
         if before is None and follower.halfway:
             # still being read for the first time: what it was before is not known
@@ -216,7 +220,9 @@ class Store:
         (self._going.add if follower.status in ACTIVE else self._going.discard)(run)
         if before is None or before == follower.status:
             return before is None
-        changes.transitions[run] = (before, follower.status)
+        # a run that is copied into the directory, or removed from it, does not end meanwhile
+        if not unknown and {before, follower.status} & set(ACTIVE):
+            changes.transitions[run] = (before, follower.status)
         return True
 
     def _scan(self, changes: Changes) -> None:
@@ -238,6 +244,7 @@ class Store:
             self._checked.pop(gone, None)
             self._hinted.discard(gone)
             self._status.pop(gone, None)
+            self._empty.discard(gone)
             self._going.discard(gone)
             self._unread.discard(gone)
             changes.listing = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -72,6 +73,7 @@ class RunsScreen(StoreScreen):
         self.query_one("#filter", Input).display = False
         self.query_one("#welcome", Static).display = False
         self.query_one(RunTable).focus()
+        self.set_interval(AGES_SECONDS, self._age)
 
     # ---- painting ---------------------------------------------------------------------------
 
@@ -95,6 +97,12 @@ class RunsScreen(StoreScreen):
         self._show_status()
         self._show_welcome()
         self._show_details()
+
+    def _age(self) -> None:
+        """Nothing may have happened for a long time."""
+        if self.is_active:
+            self._aged = -math.inf
+            self.show(Changes())
 
     def on_resize(self) -> None:
         """Other columns may fit."""
