@@ -90,6 +90,11 @@ class RunLog:
         _occupy(self._last_reserve, LAST_RESERVE_BYTES)
 
     @property
+    def run(self) -> RunDir:
+        """Whose log it is."""
+        return self._run
+
+    @property
     def waiting(self) -> int:
         """Events that are not on disk yet because the disk is full or slow."""
         return len(self._pending) + self._disk.waiting
