@@ -19,12 +19,16 @@ from trainer import alerts, calls, events, on_end, session, stall
 from trainer.alerts import AlertSettings, Watcher
 from trainer.cli import caller
 from trainer.control import Control
-from trainer.errors import ConfigError
+from trainer.data.dataset import Dataset
+from trainer.errors import ConfigError, DataError
 from trainer.events import Envelope
 from trainer.follower import Follower
+from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runstate import RunState
 from trainer.session import train_run
+from trainer.submit import resubmit
+from trainer.worker import Held
 
 KITTY = {"TERM": "xterm-kitty"}
 
@@ -341,6 +345,46 @@ def test_the_command_is_started_for_failed_runs_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         train_run(refused, Control(refused), on_end=command(tmp_path))
     assert len(output(refused)) == 1
+
+
+@pytest.mark.parametrize("before", ["data", "start", "queue"])
+def test_what_earlier_attempts_came_to_is_told_where_the_next_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+    run = tiny_run(tmp_path, "train.epochs=3", "name='it'")
+    asked = Control(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EvalEnded):
+            asked.request("stop")
+
+    first = train_run(run, asked, listener=listen)
+    assert first.best_accuracy is not None
+    resubmit(run)
+    if before == "data":
+        monkeypatch.setattr("trainer.data.sources.load", lose)
+        with pytest.raises(DataError):
+            train_run(run, Control(run), resume=True, on_end=command(tmp_path))
+    elif before == "start":
+        asked = Control(run)
+        asked.request("stop")
+        train_run(run, asked, resume=True, on_end=command(tmp_path))
+    else:
+        Held(Job(run=str(run.path), on_end=command(tmp_path))).end("torch cannot be loaded")
+    ended = Follower(run).catch_up().ended
+    assert ended is not None
+    assert (ended.best_accuracy, ended.best_epoch) == (first.best_accuracy, first.best_epoch)
+    assert ended.final_accuracy == first.final_accuracy
+    assert ended.state == ("stopped" if before == "start" else "failed")
+    ((found, _, _),) = output(run)  # type: ignore[misc]
+    assert (found["CIFAR_TUI_NAME"], found["CIFAR_TUI_EPOCHS"]) == ("it", "1")
+    assert float(found["CIFAR_TUI_BEST_ACCURACY"]) == first.best_accuracy
+
+
+def lose(*_: object, **__: object) -> Dataset:
+    raise DataError("the data are not there")
 
 
 @pytest.mark.parametrize("wrong", ["no-such-program-here x", "/", "'open quote"])

@@ -245,6 +245,24 @@ def test_the_end_is_in_the_log_of_a_disk_that_stays_full(
     assert not list(run.path.glob(".reserve*"))
 
 
+@pytest.mark.parametrize("length", [20, 5000])
+def test_the_end_is_kept_for_sure_and_not_the_notice_after_it(
+    tmp_path: Path, full_disk: Callable[[RunDir], None], length: int
+) -> None:
+    run = create(tmp_path, "x")
+    log = RunLog(run)
+    log.begin_attempt()
+    log.emit(sample_log.started())
+    full_disk(run)
+    for event in sample_log.epoch_events(1, 0.5):
+        log.emit(event)
+    ended = events.RunEnded(state="completed", best_accuracy=0.5, best_epoch=1)
+    log.emit(ended)
+    log.emit(events.Notice(level="warning", code="on-end", message="x" * length))
+    log.close()
+    assert Follower(run).catch_up().ended == ended
+
+
 def test_a_checkpoint_that_does_not_fit_says_so_in_the_systems_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,34 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
     torch.save({"format": 99}, path)
     with pytest.raises(RunError, match="format"):
         checkpoint.load(path)
+
+
+def test_a_flipped_bit_is_damage() -> None:
+    state = {"net": {"w": torch.randn(100)}, "position": {"step": 7}}
+    whole = bytes(checkpoint.pack(state))
+    assert torch.equal(checkpoint.unpack(whole, "last.pt")["net"]["w"], state["net"]["w"])
+    places = state["net"]["w"].numpy().tobytes(), b"position", b"step"
+    for at in (whole.index(place) for place in places):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1
+        with pytest.raises(RunError, match="damaged"):
+            checkpoint.unpack(bytes(flipped), "last.pt")
+
+
+@pytest.mark.parametrize("bomb", ["compressed", "twice"])
+def test_an_archive_that_unpacks_to_more_than_it_has_is_not_unpacked(
+    monkeypatch: pytest.MonkeyPatch, bomb: str
+) -> None:
+    whole = BytesIO(checkpoint.pack({"a": 1}))
+    with zipfile.ZipFile(whole, "a") as archive:
+        way = zipfile.ZIP_DEFLATED if bomb == "compressed" else zipfile.ZIP_STORED
+        archive.writestr("archive/data/0", bytes(1 << 16), way)
+        if bomb == "twice":
+            archive.filelist += [archive.filelist[-1]] * 9
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("unpacked"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(RunError, match="damaged"):
+        checkpoint.unpack(whole.getvalue(), "last.pt")
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(

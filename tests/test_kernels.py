@@ -227,6 +227,19 @@ def test_pooling_keeps_what_is_not_a_number() -> None:
         assert y.isnan().flatten().nonzero().tolist() == [[5]]
 
 
+@needs_compiler
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("kind", ["batch", "layer", "pool", "fork"])
+def test_a_second_derivative_is_an_error(kind: str, power: int) -> None:
+    """Rather than none; even where the first one is taken of a sum, whose gradient is constant."""
+    layer = fused(nn.MaxPool2d(2) if kind == "pool" else norm(16, kind.replace("fork", "batch")))
+    x = some(4, 16, 8, 8)
+    y = torch.cat(fork(layer, x)) if kind == "fork" else layer(x)
+    first = torch.autograd.grad((y.float() ** power).sum(), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.float().square().sum().backward()
+
+
 def test_only_pooling_of_2x2_is_exchanged() -> None:
     pools = [nn.MaxPool2d(3), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, padding=1), nn.AvgPool2d(2)]
     pools += [nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, return_indices=True)]

@@ -17,7 +17,7 @@ from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer import control, events
 from trainer.control import Control
-from trainer.errors import DataError, RunError
+from trainer.errors import ConfigError, DataError, RunError
 from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
@@ -146,6 +146,31 @@ def test_a_run_that_never_began_is_queued_to_begin(tmp_path: Path, end: str | No
     resubmit(run)
     assert folded(run).status(locked=True) == "queued"
     assert not run.checkpoint("last").exists()
+
+
+def test_a_run_that_never_began_does_not_begin_as_another(tmp_path: Path) -> None:
+    """What is left of a file that was cut short may be settings, too."""
+    run = submit(catalog.load("fast", ["data='synthetic'", "train.seed=5"]), tmp_path)
+    whole = run.config.read_bytes()
+    for end in (0, whole.index(b"data"), whole.index(b"[train]"), len(whole) - 20):
+        run.config.write_bytes(whole[: whole.rfind(b"\n", 0, end) + 1])
+        with pytest.raises(ConfigError, match="changed after the run was queued"):
+            resubmit(run)
+    run.config.write_bytes(whole)
+    assert resubmit(run, data="cifar10").data == "cifar10"
+    assert resubmit(run).data == "cifar10"
+
+
+def test_settings_are_on_disk_before_the_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.whole_file.os.fsync", full)
+    with pytest.raises(RunError, match="free some space"):
+        submit(catalog.load("quick", []), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_run_waits_trains_and_can_be_taken_out_of_the_queue(tmp_path: Path) -> None:

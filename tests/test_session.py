@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -189,6 +190,89 @@ def test_a_checkpoint_can_be_asked_for_while_paused(tmp_path: Path, every_step: 
     assert train_run(run, asked, listener=listener).state == "completed"
     paused = order.index("Paused")
     assert order[paused : paused + 3] == ["Paused", "CheckpointSaved", "Resumed"]
+
+
+def test_an_evaluation_waits_while_paused_and_does_not_count_it(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1")
+    asked = Control(run)
+    order: list[tuple[str, float]] = []
+
+    def listener(envelope: Envelope) -> None:
+        name = type(envelope.event).__name__
+        order.append((name, envelope.elapsed))
+        if name == "EpochEnded":  # the last
+            asked.request("pause")
+        elif name == "Paused":
+            asked.request("checkpoint")
+        elif name == "CheckpointSaved":
+            asked.request("resume")
+
+    ended = train_run(run, asked, listener=listener)
+    assert ended.state == "completed"
+    names = [name for name, _ in order if name != "Progress"]
+    at = names.index("EpochEnded")
+    assert names[at + 1 : at + 5] == ["Paused", "CheckpointSaved", "Resumed", "EvalEnded"]
+    log = [e.event for e in Follower(run)._tail.read()]
+    (resumed,) = (e for e in log if isinstance(e, events.Resumed))
+    (evaluated,) = (e for e in log if isinstance(e, events.EvalEnded))
+    elapsed = dict(order)
+    between = elapsed["EvalEnded"] - elapsed["EpochEnded"]
+    assert resumed.seconds >= 0.1
+    assert resumed.seconds + evaluated.seconds <= between + 0.05
+    assert resumed.seconds + ended.seconds <= elapsed["RunEnded"] + 0.05
+
+
+def test_a_stop_ends_a_pause_in_an_evaluation(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1", "evaluate.batch_size=100")
+    asked = Control(run)
+
+    def listener(envelope: Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded):
+            asked.request("pause")
+        elif isinstance(envelope.event, events.Paused):
+            asked.request("stop")
+
+    assert train_run(run, asked, listener=listener).state == "stopped"
+    assert "EvalEnded" not in kinds(run), "its only batch comes after the pause"
+
+
+@pytest.mark.parametrize(("after", "epoch"), [("EpochEnded", 2), ("plain", 2), ("ema", 3)])
+def test_a_checkpoint_within_an_evaluation_is_resumed_exactly(
+    tmp_path: Path, every_step: None, after: str, epoch: int
+) -> None:
+    options = ("train.ema=0.9", "evaluate.tta='flip'")
+    whole, run = (tiny_run(tmp_path, *options) for _ in range(2))
+    asked = Control(whole)
+    seen: set[str] = set()
+    kept: list[bytes] = []
+
+    def listener(envelope: Envelope) -> None:
+        event = envelope.event
+        if getattr(event, "epoch", 0) == 2:
+            seen.update((type(event).__name__, getattr(event, "variant", "")))
+        tests = isinstance(event, events.Progress) and event.phase == "test"
+        if tests and after in seen and "asked" not in seen:
+            seen.add("asked")
+            asked.request("checkpoint")
+        saved = isinstance(event, events.CheckpointSaved) and event.role == "last"
+        if saved and "asked" in seen and not kept:
+            kept.append(whole.checkpoint("last").read_bytes())
+
+    train_run(whole, asked, listener=listener)
+    run.checkpoint("last").parent.mkdir()
+    run.checkpoint("last").write_bytes(kept[0])
+    assert checkpoint.load(run.checkpoint("last"))["position"]["epoch"] == epoch
+    assert train_run(run, Control(run), resume=True).state == "completed"
+    states = [checkpoint.load(r.checkpoint("last")) for r in (whole, run)]
+    for part in ("net", "ema"):
+        for name, tensor in states[0][part].items():
+            assert torch.equal(tensor, states[1][part][name]), name
+    for key in states[0]["position"]:
+        assert states[0]["position"][key] == states[1]["position"][key], key
+    once, twice = ({e.variant: e for e in Follower(r).catch_up().evals} for r in (whole, run))
+    assert sorted(twice) == (["tta"] if epoch == 3 else ["ema", "plain", "tta"])
+    for variant, again in twice.items():
+        assert msgspec.structs.replace(again, seconds=once[variant].seconds) == once[variant]
 
 
 def test_stop_before_the_start_trains_nothing(tmp_path: Path) -> None:

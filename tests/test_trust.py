@@ -255,8 +255,9 @@ def names(run: RunDir, net: Path) -> Path:
     """Let the run name another net, which leaves a trace when it is run; the trace."""
     trap = run.path.parent.parent / "ran"
     net.write_text(f"open({str(trap)!r}, 'w')\n{TINY_NET}")
-    text = run.config.read_text()
-    run.config.write_text(re.sub(r'name = ".*:Tiny"', f'name = "{net}:Tiny"', text))
+    before = read_config(run).model.name
+    for file in (run.config, run.log):
+        file.write_text(file.read_text().replace(before, f"{net}:Tiny"))
     return trap
 
 

@@ -534,7 +534,7 @@ async def test_a_run_that_ends_while_the_question_is_asked_is_not_stopping(tmp_p
         await pilot.press("x")
         await until(pilot, lambda: cells(app, run.id)["state"] == "✓ completed")
         assert not app.runs.stopping
-        assert not run.control.read_bytes()
+        assert not run.control.read_bytes().strip()
 
 
 # ---- data -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def read(path: Path, *, limit: int | None = None) -> bytes:
 def unpack(packed: bytes, name: str) -> dict[str, Any]:
     """The state in a checkpoint's bytes; raises as ``load``."""
     try:
+        _check_sums(packed)
         state = torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise RunError(f"the checkpoint {name} holds more than weights and is not opened") from None
@@ -90,3 +92,19 @@ def unpack(packed: bytes, name: str) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"the checkpoint {name} is of a format this version does not know")
     return state
+
+
+def _check_sums(packed: bytes) -> None:
+    """Compare what lies in an archive with its checksums: torch writes them and reads past them.
+
+    Raises:
+        zipfile.BadZipFile: a bit is another one, or the archive is none that torch writes.
+    """
+    with zipfile.ZipFile(BytesIO(packed)) as archive:
+        entries = archive.infolist()
+        # neither compressed nor twice: nothing in the bytes takes longer than their own length
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > len(packed):
+            raise zipfile.BadZipFile
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile

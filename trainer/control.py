@@ -1,11 +1,12 @@
 """Commands to a training run: flags in this process, or the control file from any other.
 
 Torch-free. The control file is append only, one JSON object a line, readable and writable by its
-owner alone.
+owner alone. Blank lines and lines that are none of ours are skipped.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -34,7 +35,10 @@ def send(run: RunDir, command: Command) -> None:
     try:
         handle = os.open(run.control, SEND_FLAGS, 0o600)
         try:
-            os.write(handle, msgspec.json.encode(_Line(command)) + b"\n")
+            # a blank line first: what another could write only in part ends there
+            line = b"\n" + msgspec.json.encode(_Line(command)) + b"\n"
+            if os.write(handle, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
     except OSError as error:

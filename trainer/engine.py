@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -458,30 +458,43 @@ class Training:
         small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
         return small.to(images.dtype)
 
-    def _obey_control(self, began: float) -> None:
-        if self.control.stopping():
-            self._keep_epoch_seconds(began)
-            raise StopTraining
+    def _obey_control(self, began: float | None) -> None:
+        """Save, wait and stop, as asked.
+
+        A checkpoint within an evaluation holds the position before it, as after a stop there:
+        whoever resumes evaluates again.
+
+        Args:
+            began: when this epoch's training began; ``None``: it has ended.
+
+        Raises:
+            StopTraining: the user asked for it.
+        """
         self._save_if_asked(began)
         if self.control.paused():
             self._wait_while_paused(began)
+        if self.control.stopping():
+            self._keep_epoch_seconds(began)
+            raise StopTraining
 
-    def _save_if_asked(self, began: float) -> None:
+    def _save_if_asked(self, began: float | None) -> None:
         if self.control.take_checkpoint_request():
             earlier = self.at.epoch_seconds
             self._keep_epoch_seconds(began)
             self.save_checkpoint("last")
             self.at.epoch_seconds = earlier
 
-    def _keep_epoch_seconds(self, began: float) -> None:
-        self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
+    def _keep_epoch_seconds(self, began: float | None) -> None:
+        if began is not None:
+            self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
 
-    def _wait_while_paused(self, epoch_began: float) -> None:
+    def _wait_while_paused(self, epoch_began: float | None) -> None:
         devices.synchronize(self.device)
         self.log.emit(events.Paused(step=self.at.step))
         began = time.monotonic()
         while self.control.paused():
-            self._save_if_asked(epoch_began + time.monotonic() - began)
+            so_far = time.monotonic() - began
+            self._save_if_asked(None if epoch_began is None else epoch_began + so_far)
             self.control.wait(0.1)
         seconds = time.monotonic() - began
         self._paused_seconds += seconds
@@ -578,6 +591,7 @@ class Training:
         self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
     ) -> Evaluation | None:
         """Evaluate and record it; ``None``, and a notice, where the net gives no numbers."""
+        paused = self.paused_seconds
         result = evaluate(
             net,
             self.test,
@@ -588,6 +602,8 @@ class Training:
             on_batch=partial(self._on_test_batch, epoch),
             group=self.group,
         )
+        paused = self.paused_seconds - paused
+        result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
             self._notice("warning", "not-a-number", self._no_numbers(epoch, variant))
@@ -606,8 +622,7 @@ class Training:
     def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:
             self.together.exchange(self.meter)
-        if self.control.stopping():
-            raise StopTraining
+        self._obey_control(None)
         now = time.monotonic()
         if now - self._progress_at < PROGRESS_SECONDS:
             return

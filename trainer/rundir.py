@@ -29,6 +29,8 @@ STAMP = "%Y%m%d-%H%M%S"
 AHEAD_SECONDS = 15 * 3600
 """More than the time zones are apart from UTC."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
+CONTROL_ROOM = b" " * 255 + b"\n"
+"""More than file systems keep beside a file's name: a block of the disk is taken for it."""
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
     *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
@@ -198,12 +200,18 @@ class RunDir(msgspec.Struct, frozen=True):
 
     def _own_control(self) -> None:
         """Have a control file that is ours: in a folder of many whoever is the first to send a
-        command would make it, for nobody but himself to read and write.
+        command would make it, for nobody but himself to read and write. It begins with a blank
+        line, so that there is room for commands in its block when the disk is full.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _ in range(2):
             try:
-                os.close(os.open(self.control, flags, 0o600))
+                handle = os.open(self.control, flags, 0o600)
+                try:
+                    if not os.fstat(handle).st_size:
+                        os.write(handle, CONTROL_ROOM)
+                finally:
+                    os.close(handle)
                 return
             except PermissionError:  # one of another user: he has no say here
                 with suppress(OSError):

@@ -92,6 +92,11 @@ class RunLog:
         _occupy(self._last_reserve, LAST_RESERVE_BYTES)
 
     @property
+    def run(self) -> RunDir:
+        """Whose log it is."""
+        return self._run
+
+    @property
     def waiting(self) -> int:
         """Events that are not on disk yet because the disk is full or slow."""
         return len(self._pending) + self._disk.waiting
@@ -182,16 +187,22 @@ class RunLog:
         return _occupy(self._reserve, RESERVE_BYTES)
 
     def _write_the_most(self) -> None:
-        """The end on a full disk: what fits without the progress, then the last event for sure.
+        """The end on a full disk: what fits without the progress, then how the run ended for sure.
 
-        Readers see by the sequence numbers that something is missing.
+        What comes after that, a command that could not be started, is written if it fits. Readers
+        see by the sequence numbers that something is missing.
         """
-        *lines, last = self._pending
-        self._pending = [x for x in lines if b'"kind":"Progress"' not in x]
-        with suppress(OSError):
-            self._write_pending()
-        self._pending = [last]
+        lines = self._pending
+        ends = [i for i, line in enumerate(lines) if b'"kind":"RunEnded"' in line]
+        at = ends[-1] if ends else len(lines) - 1
+        self._write([x for x in lines[:at] if b'"kind":"Progress"' not in x])
         self._last_reserve.unlink(missing_ok=True)
+        self._write(lines[at : at + 1])
+        self._write(lines[at + 1 :])
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Of these lines, in place of those that wait, what fits."""
+        self._pending = lines
         with suppress(OSError):
             self._write_pending()
 

@@ -20,6 +20,7 @@ from trainer import config as settings
 from trainer import events, heap, schedule
 from trainer.config import RunConfig
 from trainer.control import Control
+from trainer.distributed.aftermath import last_event, name_of
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
@@ -192,9 +193,11 @@ def _call(
     command: str, run: RunDir, log: RunLog, ended: events.RunEnded, training: Training | None
 ) -> None:
     """Start the user's command; a wrong one is a notice after the end."""
-    name, epochs = "", 0
     if training is not None:
         name, epochs = training.config.name or training.config.preset, training.epochs_done
+    else:  # of earlier attempts
+        state = Follower(run).catch_up()
+        name, epochs = name_of(run, state), len(state.epochs)
     call(command, run, log, ended, name=name or run.id, epochs=epochs)
 
 
@@ -425,16 +428,20 @@ def _end(
 ) -> events.RunEnded:
     if lead is not None:
         lead.settled()
-    if training is not None:
-        training.settle()
-    at = training.at if training is not None else None
-    evaluated = at is not None and at.best_epoch > 0
+    if training is None:
+        earlier = Follower(log.run).catch_up()
+        event = last_event(earlier, state, error, seconds=time.monotonic() - began)
+        log.emit(event)
+        return event
+    training.settle()
+    at = training.at
+    evaluated = at.best_epoch > 0
     event = events.RunEnded(
         state=state,
-        best_accuracy=at.best_accuracy if at is not None and evaluated else None,
-        best_epoch=at.best_epoch if at is not None and evaluated else None,
-        final_accuracy=at.final_accuracy if at is not None and at.final_accuracy >= 0 else None,
-        seconds=time.monotonic() - began - (training.paused_seconds if training else 0.0),
+        best_accuracy=at.best_accuracy if evaluated else None,
+        best_epoch=at.best_epoch if evaluated else None,
+        final_accuracy=at.final_accuracy if at.final_accuracy >= 0 else None,
+        seconds=time.monotonic() - began - training.paused_seconds,
         error=error,
     )
     log.emit(event)

@@ -10,7 +10,7 @@ import msgspec
 from trainer import config as settings
 from trainer import control
 from trainer.config import RunConfig
-from trainer.errors import RunError
+from trainer.errors import ConfigError, RunError
 from trainer.events import RunQueued
 from trainer.follower import Follower
 from trainer.origin import check_owner
@@ -32,7 +32,8 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     run = create(runs_dir, config.preset or config.model.name.rpartition(":")[2])
     text = settings.to_toml(config)
     try:
-        run.config.write_text(text, "utf-8")
+        with whole_file(run.config) as file:
+            file.write(text.encode())
     except OSError as error:
         run.discard()
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
@@ -61,7 +62,7 @@ def resubmit(
 
     Raises:
         RunError: it is completed, being trained, without a checkpoint, or cannot be written.
-        ConfigError: its ``config.toml`` is not one.
+        ConfigError: its ``config.toml`` is not one, or that of another run.
     """
     config = read_config(run)
     if not trust_net:
@@ -78,6 +79,8 @@ def resubmit(
                 f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
                 f"'cifar-tui train {shlex.quote(str(run.config))}'"
             )
+        if not begun:
+            _check_as_queued(config, follower.state.queued)
         try:
             control.clear(run)
             train = config.train
@@ -109,6 +112,16 @@ def queue_again(run: RunDir, config: RunConfig) -> None:
         except OSError as error:
             raise RunError(f"cannot write {run.config}: {error.strerror}") from None
         _queue(run, config, text)
+
+
+def _check_as_queued(config: RunConfig, queued: RunQueued | None) -> None:
+    """Without a checkpoint the log alone tells whether a ``config.toml`` is whole: the rest of one
+    that was cut short would be another run, by defaults.
+    """
+    if queued is None or not queued.config:
+        return
+    if settings.from_toml(queued.config, origin="run log") != config:
+        raise ConfigError("config.toml was changed after the run was queued: start a new run")
 
 
 def read_config(run: RunDir) -> RunConfig:

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import msgspec
 
-from trainer import events, heap
+from trainer import heap
 from trainer.control import Control
+from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError, UserError
 from trainer.inspector_process import InspectorProcess
-from trainer.on_end import call
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Job, State
 from trainer.rundir import RunDir
@@ -64,14 +64,13 @@ class Held:
         device.give_memory_back()
         heap.give_memory_back()
 
-    def end(self, state: events.EndState, error: str | None = None) -> None:
-        """End it before it began."""
+    def end(self, error: str = "") -> None:
+        """End it before it began: as failed where there is an error, else as stopped."""
         with self._lock, suppress(RunError):
             log = RunLog(self.run)
-            ended = events.RunEnded(state=state, error=error)
-            log.emit(ended)
-            if state == "failed":  # nobody took it out of the queue: its user wants to know
-                call(self.job.on_end, self.run, log, ended, name=self.run.id)
+            # who took it out of the queue himself need not be told
+            on_end = self.job.on_end if error else ""
+            end_from_log(self.run, log, error, began=False, on_end=on_end)
             log.close()
 
 
@@ -146,13 +145,13 @@ class Worker:
         for held in list(self._waiting):
             if self._stopping or held.control.stopping():
                 self._waiting.remove(held)
-                held.end("stopped")
+                held.end()
 
     def fail_all(self, reason: str) -> None:
         """Nothing can be trained: the queued runs say why."""
         with self._changed:
             for held in self._waiting:
-                held.end("failed", reason)
+                held.end(reason)
             self._waiting.clear()
 
 

@@ -7,6 +7,7 @@ from trainer.follower import Follower
 from trainer.on_end import call
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
+from trainer.runstate import RunState
 
 
 def end_from_log(
@@ -22,15 +23,31 @@ def end_from_log(
         on_end: a command.
     """
     state = Follower(run).catch_up()
-    tested = [row for row in state.epochs if row.test_accuracy is not None]
-    ended = events.RunEnded(
-        state="failed" if error else "stopped",
-        error=error or None,
-        best_accuracy=state.best.test_accuracy if state.best is not None else None,
-        best_epoch=state.best.epoch if state.best is not None else None,
-        final_accuracy=tested[-1].test_accuracy if tested else None,
+    ended = last_event(
+        state,
+        "failed" if error else "stopped",
+        error or None,
         seconds=state.attempt_seconds if began else 0.0,
     )
     log.emit(ended)
-    name = state.queued.name if state.queued is not None else run.id
-    call(on_end, run, log, ended, name=name, epochs=len(state.epochs))
+    call(on_end, run, log, ended, name=name_of(run, state), epochs=len(state.epochs))
+
+
+def last_event(
+    state: RunState, end: events.EndState, error: str | None, *, seconds: float
+) -> events.RunEnded:
+    """A run's last event with the results that its log knows, those of earlier attempts, too."""
+    tested = [row for row in state.epochs if row.test_accuracy is not None]
+    return events.RunEnded(
+        state=end,
+        error=error,
+        best_accuracy=state.best.test_accuracy if state.best is not None else None,
+        best_epoch=state.best.epoch if state.best is not None else None,
+        final_accuracy=tested[-1].test_accuracy if tested else None,
+        seconds=seconds,
+    )
+
+
+def name_of(run: RunDir, state: RunState) -> str:
+    """A run's name, of what its log knows."""
+    return state.queued.name if state.queued is not None else run.id

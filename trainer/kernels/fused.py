@@ -3,14 +3,19 @@
 Layers keep their parameters and names; only their class is exchanged. torch's own layers go over
 their tensors several times, and its max pooling writes an index of eight bytes per number: on two
 cores with AMX a step of ``dws-normal`` spent half of its time there, one of ``fast`` 40 %.
+
+Their gradients cannot be differentiated once more: that is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from model.fast import BIAS_SCALE, ShiftNorm
 from trainer.kernels.build import at, library
@@ -162,6 +167,22 @@ def _exchanged(layer: nn.Module) -> type[nn.Module]:
     return EXCHANGED.get(type(layer), type(layer))
 
 
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward that raises where its gradients are differentiated.
+
+    torch's own decorator lets them pass as constants where those that come in are.
+    """
+    checked = once_differentiable(backward)
+
+    @wraps(backward)
+    def once(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            gradients = tuple(gradient.detach().requires_grad_() for gradient in gradients)
+        return checked(ctx, *gradients)
+
+    return once
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -193,6 +214,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
         gradient = _like(gradients[0], x)
@@ -222,6 +244,7 @@ class _Fork(torch.autograd.Function):
         return x.view_as(x), x.view_as(x)
 
     @staticmethod
+    @_once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         first, second = (_like(g, gradients[0]) for g in gradients)
         total = torch.empty_like(first)
@@ -243,6 +266,7 @@ class _Pool(torch.autograd.Function):
         return y
 
     @staticmethod
+    @_once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         gradient, of_x = _like(gradients[0], x), torch.empty_like(x)
