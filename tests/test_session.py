@@ -270,7 +270,9 @@ def test_a_checkpoint_within_an_evaluation_is_resumed_exactly(
     for key in states[0]["position"]:
         assert states[0]["position"][key] == states[1]["position"][key], key
     once, twice = ({e.variant: e for e in Follower(r).catch_up().evals} for r in (whole, run))
-    assert sorted(twice) == (["tta"] if epoch == 3 else ["ema", "plain", "tta"])
+    # a plain evaluation that was counted stands
+    left = {"EpochEnded": ["ema", "plain", "tta"], "plain": ["ema", "tta"], "ema": ["tta"]}
+    assert sorted(twice) == left[after]
     for variant, again in twice.items():
         assert msgspec.structs.replace(again, seconds=once[variant].seconds) == once[variant]
 
