@@ -571,8 +571,14 @@ def test_epochs_of_the_hardest_images_are_told_apart() -> None:
     ]
     assert ["hard 90.13 %" in line for line in made] == [True, False]
     assert len(made[0]) == len(made[1])
-    head = epoch_table._titles(columns, colours, 0, 20, 9, row.train_images).plain
-    assert head.endswith("hard: the 24,000 hardest images")
+    for width, said in (
+        (200, "hard: the 24,000 hardest images"),
+        (115, "hard: 24,000"),
+        (98, "/s"),
+    ):
+        head = epoch_table._titles(columns, colours, 0, 20, 9, row.train_images, width).plain
+        assert head.endswith(said)
+        assert len(head) <= width
 
 
 # ---- device -----------------------------------------------------------------------------------

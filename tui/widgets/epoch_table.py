@@ -83,7 +83,7 @@ class EpochTable(Lines, can_focus=True):
         columns = fitting(self.size.width - 3)
         shown = state.epochs[first : first + room]
         hard = max((row.train_images for row in shown if state.left_easy_out(row)), default=0)
-        lines = [_titles(columns, colours, first, room, total, hard)]
+        lines = [_titles(columns, colours, first, room, total, hard, self.size.width)]
         for index in range(first, min(first + room, total)):
             if index < len(state.epochs):
                 row = state.epochs[index]
@@ -147,13 +147,15 @@ def _titles(
     room: int,
     total: int,
     hard: int,
+    width: int,
 ) -> Text:
     titles = "".join(f"{COLUMNS[i][0]:>{COLUMNS[i][1]}}" for i in columns)
     text = Text(titles, style=f"bold {colours['secondary']}", no_wrap=True, end="")
     if first + room < total:
         text.append(f"   ↓ {total - first - room} more", style=colours["primary"])
-    if hard:
-        text.append(f"   hard: the {hard:,} hardest images", style=colours["secondary"])
+    said = (f"   hard: the {hard:,} hardest images", f"   hard: {hard:,}") if hard else ()
+    fits = (words for words in said if text.cell_len + len(words) <= width)
+    text.append(next(fits, ""), style=colours["secondary"])
     return text
 
 
