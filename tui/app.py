@@ -145,6 +145,8 @@ class CifarApp(App[None]):
         self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
+        self.leaving = False
+        """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
         self.graphics = graphics
         self._told = told
@@ -412,6 +414,8 @@ class CifarApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """A key, or the mouse: what it asks for may be on disk."""
         if isinstance(event, events.InputEvent):
+            if self.leaving:
+                return
             self.pace.stir()
         await super().on_event(event)
 
@@ -433,6 +437,8 @@ class CifarApp(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that can do nothing now are neither shown nor run."""
+        if self.leaving:
+            return False
         if self.screen_stack and isinstance(self.screen, TooSmall):
             return action == "quit"
         if action in ("stop", "pause", "checkpoint"):
@@ -534,6 +540,7 @@ class CifarApp(App[None]):
 
     def leave(self, *, busy: bool, code: int = 0) -> None:
         """Close the app; a busy trainer goes on without it."""
+        self.leaving = True
         self.worker.close(busy=busy)
         self.exit(return_code=code)
 
