@@ -51,7 +51,9 @@ class Dialog(Modal[str | None]):
             yield from self.content()
 
     def say(self, text: str, *, error: bool = False) -> None:
-        """Replace the text below the title."""
+        """Replace the text below the title, as long as there is one."""
+        if not self.stands:
+            return
         line = self.query_one("#text", Static)
         line.update(text)
         line.set_class(error, "error")

@@ -123,6 +123,8 @@ class NewRun(Modal[RunConfig | None]):
         self._check()
 
     def _check(self) -> None:
+        if not self.stands:
+            return
         texts = self.texts()
         self._config, wrong = form.build(self.preset, texts)
         lacking = self.cifar.worker.info.lacks(texts["device"].strip())
@@ -194,6 +196,8 @@ class NewRun(Modal[RunConfig | None]):
 
     async def _start(self, config: RunConfig) -> None:
         status = await asyncio.to_thread(datasource.look, config.data)
+        if not self.stands:
+            return
         if not status.ready:
             self._say("data", status.line, error=True)
             self.query_one("#data", Input).focus()
