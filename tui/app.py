@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -21,6 +22,8 @@ from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.signal import Signal
+from textual.widget import Widget
+from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
 from trainer.follower import Follower
@@ -145,6 +148,10 @@ class CifarApp(App[None]):
         self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
+        self._given: weakref.WeakKeyDictionary[events.Key, Widget | None] = (
+            weakref.WeakKeyDictionary()
+        )
+        """Which widget got a key that is still on its way."""
         self.leaving = False
         """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
@@ -417,7 +424,24 @@ class CifarApp(App[None]):
             if self.leaving:
                 return
             self.pace.stir()
+        if isinstance(event, events.Key) and self._goes_to_field(event):
+            return
         await super().on_event(event)
+
+    def _goes_to_field(self, event: events.Key) -> bool:
+        """Whether a key was given to a field that was opened by a key of the same read.
+
+        Such a key was sent to the widget that had the focus then, and would be run as a command.
+        """
+        to = self.focused
+        if event.is_forwarded and isinstance(to, Input) and self._given.get(event) is not to:
+            again = events.Key(event.key, event.character)  # the one that has come up has stopped
+            self._given[again] = to
+            to._forward_event(again)
+            return True
+        if not event.is_forwarded:
+            self._given[event] = to
+        return False
 
     def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""

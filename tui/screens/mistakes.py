@@ -340,7 +340,7 @@ class MistakesScreen(MistakesKeys):
         """Type what to show."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed in the same read is for it
 
     def action_clear(self) -> None:
         """Show all mistakes again."""

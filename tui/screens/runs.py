@@ -240,7 +240,7 @@ class RunsScreen(StoreScreen):
         """Type what to show."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed in the same read is for it
 
     def action_clear_filter(self) -> None:
         """Show all runs again."""
