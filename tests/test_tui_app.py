@@ -266,6 +266,25 @@ async def test_deleting_asks_and_moves_the_folder_to_the_trash(tmp_path: Path) -
         assert table(app).chosen == runs[0].id
 
 
+async def test_an_end_that_is_read_while_another_run_is_deleted_is_told(tmp_path: Path) -> None:
+    live = make_run(tmp_path / "runs", name="live", done=2, end=None, created=60)
+    old = make_run(tmp_path / "runs", name="old")
+    app = make_app(tmp_path / "runs")
+    with held(live):
+        async with app.run_test(size=SMALL) as pilot:
+            await until(pilot, lambda: table(app).order == (live.id, old.id))
+            await pilot.press("down", "d")
+            question = app.screen
+            assert isinstance(question, Choice)
+            ended = events.RunEnded(
+                state="completed", best_accuracy=0.5, best_epoch=2, final_accuracy=0.5, seconds=3
+            )
+            append(live, ended)
+            question.answered("delete")  # before the next poll
+            await until(pilot, lambda: table(app).order == (live.id,))
+            await until(pilot, lambda: "live is done" in told(app))
+
+
 async def test_a_running_run_is_not_deleted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", end=None, done=1)
     app = make_app(tmp_path / "runs")

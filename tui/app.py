@@ -296,9 +296,9 @@ class CifarApp(App[None]):
         if not rests:
             self.poll()
 
-    def poll(self) -> None:
-        """Fold what is new and let the visible screen repaint it."""
-        changes = self.store.poll(budget=SLICE_SECONDS)
+    def poll(self, *, now: bool = False) -> None:
+        """Fold what is new and let the visible screen repaint it; ``now``: list the runs anew."""
+        changes = self.store.poll(budget=SLICE_SECONDS, now=now)
         # what was read in slices is not all progress
         changes.news |= bool(self._read)
         changes.listing |= self._read.listing

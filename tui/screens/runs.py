@@ -297,8 +297,7 @@ class RunsScreen(StoreScreen):
         self.store.view.forget(run.run.id)
         order = [other for other in self.query_one(RunTable).order if other != run.run.id]
         self.store.selected = order[min(row, len(order) - 1)] if order else None
-        self.store.poll(now=True)
-        self._repaint()
+        self.cifar.poll(now=True)
 
 
 def _writable(runs_dir: Path) -> bool:
