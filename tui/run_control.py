@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
 from trainer.follower import Follower
-from trainer.paths import expanded
 from tui import datasource, formatting
-from tui.datasource import DataStatus
+from tui.datasource import DataStatus, data_value
 from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from tui.screens.dialogs import Quit
 
 DEFAULT_DATA = "cifar10"
-BUILT_IN = ("cifar10", "cifar100", "synthetic")
 
 
 class RunControl:
@@ -48,7 +46,7 @@ class RunControl:
 
     @data.setter
     def data(self, source: str) -> None:
-        self._data = source
+        self._data = data_value(source)
         self._app.repaint()
         self._app.run_worker(self.look_for_data(), group="data", description="look for the data")
 
@@ -367,11 +365,6 @@ def _epoch(run: Follower) -> str:
     planned = run.state.queued.epochs if run.state.queued else 0
     now = run.state.progress.epoch if run.state.progress else len(run.state.epochs)
     return f"{now}/{planned}"
-
-
-def data_value(source: str) -> str:
-    """A data source as it goes into a configuration: folders absolute, names as they are."""
-    return source if source in BUILT_IN else str(expanded(source).absolute())
 
 
 def _toml(text: str) -> str:

@@ -14,9 +14,9 @@ from textual.widgets import Button, Input, Select, Static
 from model import registry
 from trainer.config import RunConfig
 from tui import datasource, form
+from tui.datasource import BUILT_IN
 from tui.form import BY_KEY, FIELDS, Field
 from tui.formatting import clean
-from tui.run_control import BUILT_IN
 from tui.screens.modal import Modal
 from tui.widgets.run_details import summary
 
