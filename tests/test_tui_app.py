@@ -22,6 +22,7 @@ from tui import datasource, store
 from tui import form as form_of
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.launcher import Launcher
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.dialogs import Choice, DataSource, Help, Quit
 from tui.screens.download import Download
@@ -924,6 +925,54 @@ async def test_quitting_works_in_a_tiny_terminal_with_a_run_going(tmp_path: Path
         await until(pilot, lambda: isinstance(app.screen, TooSmall))
         await pilot.press("q")
         assert isinstance(app.screen, Quit)
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_quitting_works_when_the_terminal_shrinks_over_the_question(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        await pilot.press("q")
+        question = app.screen
+        assert isinstance(question, Quit)
+        await pilot.resize_terminal(40, 10)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("q")
+        assert app.screen is question
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_the_question_at_quitting_names_the_runs_that_go_on_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_run(tmp_path / "runs", name="first", end=None, done=2)
+    second = make_run(tmp_path / "runs", name="second", end=None, done=2, created=60)
+    monkeypatch.setattr(Launcher, "given", frozenset({first.id, second.id}))
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        with held(second):
+            with held(first):
+                await until(pilot, lambda: len(app.store.active()) == 2)
+                await pilot.press("q")
+                assert "Not ended: first (training), second (training)" in texts(app)
+                ended = events.RunEnded(
+                    state="completed",
+                    best_accuracy=0.5,
+                    best_epoch=2,
+                    final_accuracy=0.5,
+                    seconds=3,
+                )
+                append(first, ended)
+                await until(pilot, lambda: "Not ended: second (training)" in texts(app))
+            append(second, ended)
+            await until(pilot, lambda: "all runs have ended" in texts(app))
         await pilot.press("s")
         await until(pilot, lambda: not app.is_running)
 

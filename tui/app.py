@@ -212,7 +212,7 @@ class CifarApp(App[None]):
         if not self.is_headless:
             self._hear_signals()
         self.push_screen("runs")
-        self._check_room(self.size)
+        self.check_room()
         self.call_after_refresh(self._after_first_paint)
 
     def _after_first_paint(self) -> None:
@@ -447,10 +447,11 @@ class CifarApp(App[None]):
         """One clear line instead of a broken layout."""
         if isinstance(self._driver, TerminalDriver):
             self._driver.output.resized()
-        self._check_room(event.size)
+        self.check_room(event.size)
 
-    def _check_room(self, size: Size) -> None:
-        stack = self.screen_stack
+    def check_room(self, size: Size | None = None) -> None:
+        """Say that the terminal is too small, if it is; ``size``: the one that it gets now."""
+        size, stack = size or self.size, self.screen_stack
         if not any(isinstance(screen, StoreScreen) for screen in stack):
             return
         small = size.width < MIN_WIDTH or size.height < MIN_HEIGHT

@@ -12,6 +12,7 @@ from trainer.errors import UserError
 from trainer.follower import Follower
 from tui import datasource, formatting
 from tui.datasource import DataStatus, data_value
+from tui.screens.too_small import TooSmall
 from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
@@ -329,6 +330,8 @@ class RunControl:
         from tui.screens.dialogs import Quit
 
         if self._quitting is not None:
+            if isinstance(self._app.screen, TooSmall):  # it lies over the question
+                self._app.screen.dismiss()
             return
         runs = self.ours()
         if not runs:
@@ -344,21 +347,31 @@ class RunControl:
             self._quitting = None
             if answer == "leave":
                 self._app.leave(busy=True)
+            else:
+                self._app.call_later(self._app.check_room)
 
-        self._quitting = Quit([f"{_name(run)} ({run.status})" for run in runs], stop)
+        self._quitting = Quit(_listed(runs), stop)
         self._app.push_screen(self._quitting, answered)
 
     def polled(self, changes: Changes) -> None:
         """Forget who has ended; leave when the last run that was waited for has."""
         if self.stopping:
             self.stopping &= {run.run.id for run in self._app.store.active()}
-        if self._quitting is not None and self._quitting.stopping and not self.ours():
+        if self._quitting is None:
+            return
+        if self._quitting.stopping and not self.ours():
             self._app.leave(busy=False)
+        else:
+            self._quitting.show_runs(_listed(self.ours()))
 
 
 def _name(run: Follower) -> str:
     queued = run.state.queued
     return formatting.clean(queued.name if queued else run.run.id, 40)
+
+
+def _listed(runs: list[Follower]) -> list[str]:
+    return [f"{_name(run)} ({run.status})" for run in runs]
 
 
 def _epoch(run: Follower) -> str:
