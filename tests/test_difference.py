@@ -402,6 +402,20 @@ async def test_damaged_predictions(tmp_path: Path, synthetic: TestData, damage: 
         await until(pilot, lambda: len(groups(screen)) == len(difference.GROUPS))
 
 
+async def test_an_evaluation_that_is_read_when_the_screen_is_left(
+    tmp_path: Path, synthetic: TestData
+) -> None:
+    runs = two_runs(tmp_path, synthetic)
+    app = make_app(tmp_path)
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await open_runs(pilot, app, *runs)
+        await pilot.press("escape")
+        await until(pilot, lambda: not screen.query("*"))
+        screen._loaded()
+        screen.on_resize()
+        assert isinstance(app.screen, CompareScreen)
+
+
 def test_words_of_the_test(synthetic: TestData) -> None:
     one = some(synthetic, 1)
     assert "nothing to weigh" in difference.verdict(model_diff.compare(one, one))

@@ -12,8 +12,9 @@ from tests.tui_helpers import fake_worker, held, make_run, until
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
-from tui.screens.dialogs import Choice, Help, Quit
-from tui.screens.download import Download
+from tui.screens.dialogs import Choice, DataSource, Help, Quit
+from tui.screens.download import Download, Line
+from tui.screens.new_run import NewRun
 from tui.screens.runs import RunsScreen
 from tui.screens.too_small import TooSmall
 
@@ -132,3 +133,32 @@ async def test_a_dialog_over_the_word_that_it_is_too_small(tmp_path: Path) -> No
             assert app.screen is shown, "not closed in the place of what lies under it"
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+
+
+async def test_what_arrives_after_the_answer_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(tmp_path, *waits_for(tmp_path / "never"))
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("F")
+        source = app.screen
+        assert isinstance(source, DataSource)
+        await pilot.press("escape", "D")
+        download = app.screen
+        assert isinstance(download, Download)
+        await pilot.press("escape", "n")
+        form = app.screen
+        assert isinstance(form, NewRun)
+        await until(pilot, lambda: form._config is not None)
+        config = form._config
+        assert config is not None
+        await pilot.press("escape")
+        for closed in (source, download, form):
+            await until(pilot, lambda closed=closed: not closed.query("*"))  # type: ignore[misc]
+        missing = DataStatus(ready=False, line="not there")
+        monkeypatch.setattr(datasource, "look", lambda source: missing)
+        await source._take("/nowhere")
+        download._heard(Line(downloaded=1, total=2))
+        form._check()
+        await form._start(config)
+        assert isinstance(app.screen, RunsScreen)

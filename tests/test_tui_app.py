@@ -22,6 +22,7 @@ from tui import datasource, store
 from tui import form as form_of
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.launcher import Launcher
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.dialogs import Choice, DataSource, Help, Quit
 from tui.screens.download import Download
@@ -264,6 +265,25 @@ async def test_deleting_asks_and_moves_the_folder_to_the_trash(tmp_path: Path) -
         assert (tmp_path / "runs" / ".trash" / runs[1].id / "events.jsonl").exists()
         assert table(app).order == (runs[2].id, runs[0].id)
         assert table(app).chosen == runs[0].id
+
+
+async def test_an_end_that_is_read_while_another_run_is_deleted_is_told(tmp_path: Path) -> None:
+    live = make_run(tmp_path / "runs", name="live", done=2, end=None, created=60)
+    old = make_run(tmp_path / "runs", name="old")
+    app = make_app(tmp_path / "runs")
+    with held(live):
+        async with app.run_test(size=SMALL) as pilot:
+            await until(pilot, lambda: table(app).order == (live.id, old.id))
+            await pilot.press("down", "d")
+            question = app.screen
+            assert isinstance(question, Choice)
+            ended = events.RunEnded(
+                state="completed", best_accuracy=0.5, best_epoch=2, final_accuracy=0.5, seconds=3
+            )
+            append(live, ended)
+            question.answered("delete")  # before the next poll
+            await until(pilot, lambda: table(app).order == (live.id,))
+            await until(pilot, lambda: "live is done" in told(app))
 
 
 async def test_a_running_run_is_not_deleted(tmp_path: Path) -> None:
@@ -905,6 +925,54 @@ async def test_quitting_works_in_a_tiny_terminal_with_a_run_going(tmp_path: Path
         await until(pilot, lambda: isinstance(app.screen, TooSmall))
         await pilot.press("q")
         assert isinstance(app.screen, Quit)
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_quitting_works_when_the_terminal_shrinks_over_the_question(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        await pilot.press("q")
+        question = app.screen
+        assert isinstance(question, Quit)
+        await pilot.resize_terminal(40, 10)
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("q")
+        assert app.screen is question
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, TooSmall))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_the_question_at_quitting_names_the_runs_that_go_on_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_run(tmp_path / "runs", name="first", end=None, done=2)
+    second = make_run(tmp_path / "runs", name="second", end=None, done=2, created=60)
+    monkeypatch.setattr(Launcher, "given", frozenset({first.id, second.id}))
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        with held(second):
+            with held(first):
+                await until(pilot, lambda: len(app.store.active()) == 2)
+                await pilot.press("q")
+                assert "Not ended: first (training), second (training)" in texts(app)
+                ended = events.RunEnded(
+                    state="completed",
+                    best_accuracy=0.5,
+                    best_epoch=2,
+                    final_accuracy=0.5,
+                    seconds=3,
+                )
+                append(first, ended)
+                await until(pilot, lambda: "Not ended: second (training)" in texts(app))
+            append(second, ended)
+            await until(pilot, lambda: "all runs have ended" in texts(app))
         await pilot.press("s")
         await until(pilot, lambda: not app.is_running)
 

@@ -7,10 +7,12 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tui.__main__ import quick_options
+from tui import app, collector
+from tui.__main__ import open_app, quick_options
 from tui.datasource import look
 
 
@@ -108,3 +110,44 @@ def test_what_data_is_there_is_one_line_without_command_line_advice(
     assert not nowhere.ready
     assert "nowhere" in nowhere.line
     assert "\n" not in nowhere.line
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app opens here, and leaves the process as it is."""
+    for name in ("stdin", "stdout"):
+        monkeypatch.setattr(sys, name, SimpleNamespace(isatty=lambda: True, write=len))
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    monkeypatch.setattr(collector, "begin", lambda: None)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TEXTUAL_FPS", "60")
+
+
+@pytest.mark.parametrize("data", ["cifar10", "photos"])
+def test_folders_hold_when_the_working_directory_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    opened: list[tuple[Path, str]] = []
+
+    def made(runs: Path, *, data: str, **options: object) -> SimpleNamespace:
+        opened.append((runs, data))
+        return SimpleNamespace(run=lambda: None, return_code=0)
+
+    monkeypatch.setattr(app, "CifarApp", made)
+    on_a_terminal(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert open_app("runs", data) == 0
+    there = data if data == "cifar10" else str(tmp_path / data)
+    assert opened == [(tmp_path / "runs", there)]
+
+
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    on_a_terminal(monkeypatch)
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert open_app("runs") == 2
+    monkeypatch.chdir(tmp_path)
+    assert "the working directory is gone" in capsys.readouterr().err

@@ -291,3 +291,13 @@ def test_frames_stay_inside_and_maps_of_another_size_are_left_out() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 63, 8, 11)
     assert not drawn[2, 1:63, 9:11].any()
     assert overlay.lit(picture, b"short") is picture
+
+
+async def test_a_history_that_is_read_when_the_image_is_closed(run: RunDir, tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        shown = await enlarged(pilot, app)
+        await pilot.press("escape")
+        await until(pilot, lambda: not shown.query("*"))
+        await shown._read_history("plain")
+        assert isinstance(app.screen, MistakesScreen)

@@ -98,6 +98,7 @@ def open_app(
     from trainer.errors import ConfigError
     from trainer.paths import expanded, is_dir
     from trainer.rundir import default_runs_dir
+    from tui.datasource import data_value
 
     if device is not None:
         from trainer.config import DEVICE  # not for the first paint without it: 5 ms
@@ -107,12 +108,16 @@ def open_app(
     human = human or os.environ.get("CIFAR_TUI_HUMAN")
     review = review or os.environ.get("CIFAR_TUI_REVIEW")
     try:
-        directory = expanded(runs_dir) if runs_dir else default_runs_dir()
-        for said in filter(None, (human, review, data)):
+        # absolute: the working directory can be deleted under the app
+        directory = (expanded(runs_dir) if runs_dir else default_runs_dir()).absolute()
+        for said in filter(None, (human, review)):
             expanded(said)
+        data = data_value(data) if data else None
         there, is_directory = os.path.lexists(directory), is_dir(directory)
     except ConfigError as error:
         return _refuse(str(error))
+    except FileNotFoundError:
+        return _refuse("the working directory is gone: change to another, or write whole paths")
     if there and not is_directory:
         return _refuse(f"{directory} is no directory: choose one with --runs-dir")
     if there and not os.access(directory, os.R_OK | os.X_OK):

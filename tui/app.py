@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -21,6 +22,8 @@ from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.signal import Signal
+from textual.widget import Widget
+from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
 from trainer.follower import Follower
@@ -145,6 +148,12 @@ class CifarApp(App[None]):
         self.shares_processor = False
         """Whether a run that trains on this machine's processor was the last that was heard of."""
         self._unmade: list[str] = []
+        self._given: weakref.WeakKeyDictionary[events.Key, Widget | None] = (
+            weakref.WeakKeyDictionary()
+        )
+        """Which widget got a key that is still on its way."""
+        self.leaving = False
+        """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
         self.graphics = graphics
         self._told = told
@@ -203,7 +212,7 @@ class CifarApp(App[None]):
         if not self.is_headless:
             self._hear_signals()
         self.push_screen("runs")
-        self._check_room(self.size)
+        self.check_room()
         self.call_after_refresh(self._after_first_paint)
 
     def _after_first_paint(self) -> None:
@@ -287,9 +296,9 @@ class CifarApp(App[None]):
         if not rests:
             self.poll()
 
-    def poll(self) -> None:
-        """Fold what is new and let the visible screen repaint it."""
-        changes = self.store.poll(budget=SLICE_SECONDS)
+    def poll(self, *, now: bool = False) -> None:
+        """Fold what is new and let the visible screen repaint it; ``now``: list the runs anew."""
+        changes = self.store.poll(budget=SLICE_SECONDS, now=now)
         # what was read in slices is not all progress
         changes.news |= bool(self._read)
         changes.listing |= self._read.listing
@@ -412,17 +421,37 @@ class CifarApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """A key, or the mouse: what it asks for may be on disk."""
         if isinstance(event, events.InputEvent):
+            if self.leaving:
+                return
             self.pace.stir()
+        if isinstance(event, events.Key) and self._goes_to_field(event):
+            return
         await super().on_event(event)
+
+    def _goes_to_field(self, event: events.Key) -> bool:
+        """Whether a key was given to a field that was opened by a key of the same read.
+
+        Such a key was sent to the widget that had the focus then, and would be run as a command.
+        """
+        to = self.focused
+        if event.is_forwarded and isinstance(to, Input) and self._given.get(event) is not to:
+            again = events.Key(event.key, event.character)  # the one that has come up has stopped
+            self._given[again] = to
+            to._forward_event(again)
+            return True
+        if not event.is_forwarded:
+            self._given[event] = to
+        return False
 
     def on_resize(self, event: events.Resize) -> None:
         """One clear line instead of a broken layout."""
         if isinstance(self._driver, TerminalDriver):
             self._driver.output.resized()
-        self._check_room(event.size)
+        self.check_room(event.size)
 
-    def _check_room(self, size: Size) -> None:
-        stack = self.screen_stack
+    def check_room(self, size: Size | None = None) -> None:
+        """Say that the terminal is too small, if it is; ``size``: the one that it gets now."""
+        size, stack = size or self.size, self.screen_stack
         if not any(isinstance(screen, StoreScreen) for screen in stack):
             return
         small = size.width < MIN_WIDTH or size.height < MIN_HEIGHT
@@ -433,6 +462,8 @@ class CifarApp(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that can do nothing now are neither shown nor run."""
+        if self.leaving:
+            return False
         if self.screen_stack and isinstance(self.screen, TooSmall):
             return action == "quit"
         if action in ("stop", "pause", "checkpoint"):
@@ -534,6 +565,7 @@ class CifarApp(App[None]):
 
     def leave(self, *, busy: bool, code: int = 0) -> None:
         """Close the app; a busy trainer goes on without it."""
+        self.leaving = True
         self.worker.close(busy=busy)
         self.exit(return_code=code)
 

@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError, UserError
 from trainer.paths import expanded, is_dir, is_file
 from trainer.presets import catalog
-from tui.run_control import BUILT_IN, data_value
+from tui.datasource import BUILT_IN, data_value
 
 ORIGIN = "form"
 NORMS = ("batch", "layer", "group")

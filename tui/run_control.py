@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
 from trainer.follower import Follower
-from trainer.paths import expanded
 from tui import datasource, formatting
-from tui.datasource import DataStatus
+from tui.datasource import DataStatus, data_value
+from tui.screens.too_small import TooSmall
 from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tui.screens.dialogs import Quit
 
 DEFAULT_DATA = "cifar10"
-BUILT_IN = ("cifar10", "cifar100", "synthetic")
 
 
 class RunControl:
@@ -48,7 +47,7 @@ class RunControl:
 
     @data.setter
     def data(self, source: str) -> None:
-        self._data = source
+        self._data = data_value(source)
         self._app.repaint()
         self._app.run_worker(self.look_for_data(), group="data", description="look for the data")
 
@@ -331,6 +330,8 @@ class RunControl:
         from tui.screens.dialogs import Quit
 
         if self._quitting is not None:
+            if isinstance(self._app.screen, TooSmall):  # it lies over the question
+                self._app.screen.dismiss()
             return
         runs = self.ours()
         if not runs:
@@ -346,16 +347,22 @@ class RunControl:
             self._quitting = None
             if answer == "leave":
                 self._app.leave(busy=True)
+            else:
+                self._app.call_later(self._app.check_room)
 
-        self._quitting = Quit([f"{_name(run)} ({run.status})" for run in runs], stop)
+        self._quitting = Quit(_listed(runs), stop)
         self._app.push_screen(self._quitting, answered)
 
     def polled(self, changes: Changes) -> None:
         """Forget who has ended; leave when the last run that was waited for has."""
         if self.stopping:
             self.stopping &= {run.run.id for run in self._app.store.active()}
-        if self._quitting is not None and self._quitting.stopping and not self.ours():
+        if self._quitting is None:
+            return
+        if self._quitting.stopping and not self.ours():
             self._app.leave(busy=False)
+        else:
+            self._quitting.show_runs(_listed(self.ours()))
 
 
 def _name(run: Follower) -> str:
@@ -363,15 +370,14 @@ def _name(run: Follower) -> str:
     return formatting.clean(queued.name if queued else run.run.id, 40)
 
 
+def _listed(runs: list[Follower]) -> list[str]:
+    return [f"{_name(run)} ({run.status})" for run in runs]
+
+
 def _epoch(run: Follower) -> str:
     planned = run.state.queued.epochs if run.state.queued else 0
     now = run.state.progress.epoch if run.state.progress else len(run.state.epochs)
     return f"{now}/{planned}"
-
-
-def data_value(source: str) -> str:
-    """A data source as it goes into a configuration: folders absolute, names as they are."""
-    return source if source in BUILT_IN else str(expanded(source).absolute())
 
 
 def _toml(text: str) -> str:

@@ -52,6 +52,16 @@ class StoreScreen(Screen[None]):
         """The runs."""
         return self.cifar.store
 
+    @property
+    def stands(self) -> bool:
+        """Whether it can show something: it is made, and not about to be taken away.
+
+        What is on it is taken away first, while it counts as mounted and its workers go on.
+        """
+        if not (self.is_mounted and self.is_attached):
+            return False
+        return self in self.app.screen_stack or self.app.is_screen_installed(self)
+
     def body(self) -> ComposeResult:
         """The screen's own widgets, between the header and the key line."""
         yield from ()

@@ -100,7 +100,7 @@ class CompareScreen(ChartScreen):
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed of the shown runs."""
-        if not self.is_mounted:
+        if not self.stands:
             return
         runs = self.runs_shown()
         if self.has_class("-no-run") == bool(runs):

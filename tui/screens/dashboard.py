@@ -59,7 +59,7 @@ class DashboardScreen(ChartScreen):
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed of the chosen run and of the marked ones."""
-        if not self.is_mounted:
+        if not self.stands:
             return
         run = self.store.current
         if run is not None and not changes.news:

@@ -51,7 +51,9 @@ class Dialog(Modal[str | None]):
             yield from self.content()
 
     def say(self, text: str, *, error: bool = False) -> None:
-        """Replace the text below the title."""
+        """Replace the text below the title, as long as there is one."""
+        if not self.stands:
+            return
         line = self.query_one("#text", Static)
         line.update(text)
         line.set_class(error, "error")
@@ -116,18 +118,24 @@ class Quit(Choice):
     """A run is going: what becomes of it. Stays open while it stops."""
 
     def __init__(self, runs: Sequence[str], stop: Callable[[], None]) -> None:
-        some = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
         super().__init__(
             "Quit while a run is going?",
-            f"Not ended: {some}",
+            _not_ended(runs),
             (
                 ("s", "stop", "Stop and quit (the checkpoint is kept)"),
                 ("l", "leave", "Leave training, quit the app alone"),
                 ("c", "cancel", "Cancel"),
             ),
         )
+        self._runs = tuple(runs)
         self._stop = stop
         self.stopping = False
+
+    def show_runs(self, runs: Sequence[str]) -> None:
+        """Another has ended, or goes on, behind the question."""
+        if self.is_mounted and not self.stopping and tuple(runs) != self._runs:
+            self._runs = tuple(runs)
+            self.say(_not_ended(runs))
 
     def answered(self, answer: str) -> None:
         """Stopping takes until the next step: say so and wait, the other two close."""
@@ -139,6 +147,14 @@ class Quit(Choice):
             self.stopping = True
             self.say("stopping… the app closes when the checkpoint is saved")
             self._stop()
+
+
+def _not_ended(runs: Sequence[str]) -> str:
+    if not runs:
+        return "all runs have ended meanwhile"
+    return f"Not ended: {', '.join(runs[:3])}" + (
+        f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+    )
 
 
 class Help(Modal[None]):

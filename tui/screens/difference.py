@@ -128,7 +128,7 @@ class DifferenceScreen(StoreScreen):
 
     def on_resize(self) -> None:
         """All at once, or in turns."""
-        if self.is_mounted:
+        if self.stands:
             self._lay_out()
 
     def _lay_out(self) -> None:
@@ -148,7 +148,7 @@ class DifferenceScreen(StoreScreen):
     def show(self, changes: Changes) -> None:
         """Read what is new of the sides; what was chosen stays, the newest is followed."""
         shown = {side.run for side in self.sides}
-        if not (self.is_mounted and self.is_active):  # nothing changes behind a dialog
+        if not (self.stands and self.is_active):  # nothing changes behind a dialog
             return
         if not (changes.listing or shown & changes.runs):
             return
@@ -162,7 +162,7 @@ class DifferenceScreen(StoreScreen):
 
     def _loaded(self) -> None:
         """A loader has something new."""
-        if not self.is_mounted:
+        if not self.stands:
             return
         first, second = (loader.evaluation for loader in self.loaders)
         if (first, second) != self.difference.sides:

@@ -101,7 +101,7 @@ class Download(Dialog):
     def _heard(self, line: Line) -> None:
         if line.error:
             self.problem = without_advice(line.error)
-        if line.downloaded is None:
+        if line.downloaded is None or not self.stands:
             return
         if not line.total:
             self.say(f"{size(line.downloaded)} so far")
@@ -126,7 +126,7 @@ class Download(Dialog):
 
     def _fail(self, problem: str) -> None:
         self.problem = problem
-        if self.is_attached:
+        if self.stands:
             self.say(clean(problem, 300), error=True)
             self.query_one("#note", Static).update(
                 "S trains on the synthetic set instead · F chooses a folder · escape closes"

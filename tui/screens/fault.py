@@ -66,7 +66,7 @@ class FaultScreen(Modal[Group | None]):
 
     def follow(self) -> None:
         """Another evaluation is shown below: show that one."""
-        if self.is_mounted:
+        if self.is_mounted and self.stands:
             self._fill()
 
     def _fill(self) -> None:

@@ -185,7 +185,9 @@ class ImageScreen(Modal[None]):
 
     def _paint(self) -> None:
         found, index = self._loader.evaluation, self._grid.chosen
-        if found is None or index is None or index >= len(found.images) or not self.is_mounted:
+        if not (self.is_mounted and self.stands):
+            return
+        if found is None or index is None or index >= len(found.images):
             return
         self._inside.want(self._run, found, index, cast("CifarApp", self.app).data)
         scale = self._scale()

@@ -66,7 +66,7 @@ class LayersScreen(StoreScreen):
 
     def show(self, changes: Changes) -> None:
         """Repaint when the chosen run is another one, or was described."""
-        if self.is_mounted and (changes.listing or self.store.selected in changes.runs):
+        if self.stands and (changes.listing or self.store.selected in changes.runs):
             self._repaint()
 
     def _repaint(self) -> None:

@@ -159,7 +159,7 @@ class MistakesScreen(MistakesKeys):
 
         Nothing changes behind a dialog, which may be about an image of this page.
         """
-        if not (self.is_mounted and self.is_active):
+        if not (self.stands and self.is_active):
             return
         if not (changes.listing or self.store.selected in changes.runs):
             return
@@ -178,7 +178,7 @@ class MistakesScreen(MistakesKeys):
 
     def _loaded(self) -> None:
         """The loader has something new."""
-        if self.is_mounted:
+        if self.stands:
             self._apply()
             self._show_state()
             if isinstance(self.app.screen, FaultScreen):
@@ -340,7 +340,7 @@ class MistakesScreen(MistakesKeys):
         """Type what to show."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed in the same read is for it
 
     def action_clear(self) -> None:
         """Show all mistakes again."""

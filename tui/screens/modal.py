@@ -17,6 +17,14 @@ class Modal(ModalScreen[ScreenResultType]):
 
     _answer: tuple[ScreenResultType | None] | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Whether it still shows what arrives: not once it has its answer, or the app is left.
+
+        What is on it is taken away first, while it counts as mounted and its workers go on.
+        """
+        return self._answer is None and self.is_attached
+
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close with an answer."""
         if self._answer is not None:

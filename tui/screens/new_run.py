@@ -14,9 +14,9 @@ from textual.widgets import Button, Input, Select, Static
 from model import registry
 from trainer.config import RunConfig
 from tui import datasource, form
+from tui.datasource import BUILT_IN
 from tui.form import BY_KEY, FIELDS, Field
 from tui.formatting import clean
-from tui.run_control import BUILT_IN
 from tui.screens.modal import Modal
 from tui.widgets.run_details import summary
 
@@ -123,6 +123,8 @@ class NewRun(Modal[RunConfig | None]):
         self._check()
 
     def _check(self) -> None:
+        if not self.stands:
+            return
         texts = self.texts()
         self._config, wrong = form.build(self.preset, texts)
         lacking = self.cifar.worker.info.lacks(texts["device"].strip())
@@ -194,6 +196,8 @@ class NewRun(Modal[RunConfig | None]):
 
     async def _start(self, config: RunConfig) -> None:
         status = await asyncio.to_thread(datasource.look, config.data)
+        if not self.stands:
+            return
         if not status.ready:
             self._say("data", status.line, error=True)
             self.query_one("#data", Input).focus()

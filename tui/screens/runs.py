@@ -248,7 +248,7 @@ class RunsScreen(StoreScreen):
         """Type what to show."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed in the same read is for it
 
     def action_clear_filter(self) -> None:
         """Show all runs again."""
@@ -305,8 +305,7 @@ class RunsScreen(StoreScreen):
         self.store.view.forget(run.run.id)
         order = [other for other in self.query_one(RunTable).order if other != run.run.id]
         self.store.selected = order[min(row, len(order) - 1)] if order else None
-        self.store.poll(now=True)
-        self._repaint()
+        self.cifar.poll(now=True)
 
 
 def _writable(runs_dir: Path) -> bool:

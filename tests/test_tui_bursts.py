@@ -1,0 +1,92 @@
+"""Keys that come in one read: each means what it would mean if it came alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual import events
+from textual.widgets import Input
+
+from tests.tui_helpers import fake_worker, make_run, until
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+from tui.screens.mistakes import MistakesScreen
+from tui.screens.runs import RunsScreen
+
+SMALL = (80, 24)
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+
+
+def make_app(folder: Path) -> CifarApp:
+    return CifarApp(folder / "runs", worker_command=fake_worker(), worker_log=folder / "worker.log")
+
+
+def burst(app: CifarApp, *keys: str) -> None:
+    """Keys as one read of the terminal gives them: all before the first one is answered."""
+    names = {"/": "slash"}
+    for key in keys:
+        app.post_message(events.Key(names.get(key, key), key if len(key) == 1 else None))
+
+
+@pytest.mark.parametrize("key", ["n", "P", "d", "ctrl+p", "s", "S", "r", "4"])
+async def test_keys_after_quit_are_for_nobody(tmp_path: Path, key: str) -> None:
+    run = make_run(tmp_path / "runs", end="stopped", done=2)
+    before = run.log.read_bytes()
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        burst(app, "q", key)
+        await until(pilot, lambda: app._closed)
+    assert app.return_code == 0
+    assert [folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()] == [run.id]
+    assert run.log.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["state", "dd", "S", "q"])
+async def test_what_is_typed_with_the_slash_is_in_the_filter(tmp_path: Path, line: str) -> None:
+    make_run(tmp_path / "runs", end="stopped", done=2)
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        burst(app, "/", *line)
+        field = app.screen.query_one("#filter", Input)
+        await until(pilot, lambda: field.value == line)
+        await pilot.pause()
+        assert isinstance(app.screen, RunsScreen)
+        assert field.has_focus
+        await pilot.press("x", "escape")
+        assert field.value == ""
+        assert len(app.store) == 1
+
+
+async def test_a_filter_that_is_typed_and_taken_in_one_read(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", end="stopped", done=2)
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        burst(app, "/", *"stopped", "enter")
+        field = app.screen.query_one("#filter", Input)
+        await until(pilot, lambda: not field.has_focus and field.value)
+        assert field.value == "stopped"
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_what_is_typed_with_the_slash_is_in_the_filter_of_mistakes(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", with_predictions=True)
+    app = make_app(tmp_path)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("4")
+        screen = app.screen
+        assert isinstance(screen, MistakesScreen)
+        await until(pilot, lambda: screen.loader.evaluation is not None)
+        burst(app, "/", *"dog")
+        field = screen.query_one("#filter", Input)
+        await until(pilot, lambda: field.value == "dog")
+        assert app.screen is screen
