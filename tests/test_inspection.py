@@ -19,7 +19,7 @@ from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, features, inspection, predictions
 from trainer.cli import main
 from trainer.control import Control
-from trainer.errors import UserError
+from trainer.errors import DataError, UserError
 from trainer.inspection import Inspection, NotTrusted, open_inspection
 from trainer.rundir import RunDir
 from trainer.session import train_run
@@ -112,6 +112,25 @@ def test_features_are_kept_and_belong_to_their_weights(
     assert not other.has_features
     with pytest.raises(UserError, match="not computed yet"):
         other.nearest(3)
+
+
+def test_training_images_of_others_are_not_looked_at(tmp_path: Path) -> None:
+    """They say how the net's input is normalised, and which images are near."""
+    data, true = binary_folder(tmp_path / "data"), binary_folder(tmp_path / "true")
+    run = tiny_run(tmp_path, f"data='{data}'", "train.precision=fp32", "train.epochs=1")
+    assert train_run(run, Control(run)).state == "completed"
+    before = opened(run).probabilities(5)
+    batch = data / "cifar-10-batches-bin" / "data_batch_1.bin"
+    batch.write_bytes(
+        bytes(value // 4 if i % 3073 else value for i, value in enumerate(batch.read_bytes()))
+    )
+    with pytest.raises(DataError, match="the training images are not those") as refused:
+        opened(run)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(DataError, match="the training images are not those"):
+        open_inspection(run, data=str(tmp_path / "none"), device="cpu", trusted=True)
+    found = open_inspection(run, "last", data=str(true), device="cpu", trusted=True)
+    assert torch.equal(found.probabilities(5), before)
 
 
 @pytest.mark.parametrize("damage", ["cut", "pickle", "other shape", "not finite"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,28 @@ def test_pictures_that_cannot_be(images: Mistakes, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot write"):
         grid_png.save(picture, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_replaces_files_only(images: Mistakes, tmp_path: Path) -> None:
+    picture = grid_png.draw(images, images.index, data_helpers.some_images(3), ("a", "b"))
+    pipe, to_pipe, loop = (tmp_path / name for name in ("pipe", "to-pipe", "loop"))
+    os.mkfifo(pipe)
+    to_pipe.symlink_to(pipe)
+    loop.symlink_to(loop)
+    for path in (pipe, to_pipe):
+        with pytest.raises(ConfigError, match="it is no regular file"):
+            grid_png.save(picture, path)
+    with pytest.raises(ConfigError, match="cannot write"):
+        grid_png.save(picture, loop)
+    assert pipe.is_fifo()
+    assert to_pipe.is_symlink()
+    assert loop.is_symlink()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link = tmp_path / "link.png"
+    link.symlink_to(Path("folder", "grid.png"))
+    for _ in ("it is not there yet", "it is"):
+        grid_png.save(picture, link)
+        assert link.is_symlink()
+        assert [path.name for path in folder.iterdir()] == ["grid.png"]
+        assert (folder / "grid.png").read_bytes() == grid_png.encoded(picture)

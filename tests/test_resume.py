@@ -96,9 +96,17 @@ def test_a_run_goes_on_with_the_same_data_from_where_they_lie_by_now(tmp_path: P
     assert (gone.returncode, gone.stderr.count("\n")) == (2, 1)
     assert "does not exist" in gone.stderr
     other = binary_folder(tmp_path / "other", test=20)
-    resubmit(run, data=str(other))
+    before = run.config.read_bytes(), run.log.read_bytes()
     with pytest.raises(DataError, match="give the same one with --data"):
-        train_run(run, Control(run), resume=True)
+        resubmit(run, data=str(other))
+    dark = binary_folder(tmp_path / "dark")
+    batch = dark / "cifar-10-batches-bin" / "data_batch_1.bin"
+    batch.write_bytes(bytes(3073) + batch.read_bytes()[3073:])
+    refused = cifar_tui(tmp_path / "a", "train", "--resume", run.id, "--data", str(dark))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "the training images are not those that the run was trained on" in refused.stderr
+    assert (run.config.read_bytes(), run.log.read_bytes()) == before, "the run is as it was"
+    assert folded(run).status(locked=False) == "stopped"
     done = subprocess.run(
         command("train", "--resume", run.id, "--data", "by-now"),
         env=environment(tmp_path / "a"),

@@ -23,12 +23,11 @@ from model.effective_receptive_field import EffectiveField, effective_receptive_
 from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
 from model.summary import summarize
-from trainer import checkpoint, features
+from trainer import checkpoint, features, same_data
 from trainer import device as devices
 from trainer.analysis import pictures
 from trainer.augment import Augment
 from trainer.config import AugmentSettings, RunConfig
-from trainer.data import sources
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.features import TrainingFeatures
@@ -278,13 +277,22 @@ def _dataset(
     if not isinstance(fingerprint, str):
         raise RunError("the checkpoint does not say which data set it was trained on")
     places = pictures.candidates(Follower(run).catch_up(), data)
-    source, test = pictures.load(places, fingerprint, data_dir=data_dir)
-    size = test.test.images.nbytes
-    _check_memory(7 * size)  # the training images five times, while they are read
-    dataset = sources.load(source, data_dir=data_dir)
-    if dataset.fingerprint != fingerprint:
-        raise DataError("the data set has changed while it was read: try again")
-    return dataset.limited(config.train_limit) if config.train_limit else dataset
+    differs: DataError | None = None
+    while True:
+        try:
+            source, test = pictures.load(places, fingerprint, data_dir=data_dir)
+        except DataError as error:
+            raise differs or error from None
+        size = test.test.images.nbytes
+        _check_memory(7 * size)  # the training images five times, while they are read
+        try:
+            dataset = same_data.load(source, config, data_dir=data_dir)
+            same_data.check(state, dataset)
+        except DataError as error:
+            differs = differs or error
+            places = places[places.index(source) + 1 :]
+        else:
+            return dataset
 
 
 def _net(config: RunConfig, dataset: Dataset, state: dict[str, Any], role: str) -> nn.Module:

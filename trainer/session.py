@@ -221,9 +221,8 @@ def prepare(
     from model import registry
     from model.fast import Fast
     from model.summary import summarize
-    from trainer import best_checkpoint, host_random, own_net
+    from trainer import best_checkpoint, host_random, own_net, same_data
     from trainer import device as devices
-    from trainer.data import sources
     from trainer.engine import Training, settings_layout
 
     check_origin(run, config)
@@ -237,7 +236,7 @@ def prepare(
     elif device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are those of the current one
     precision = devices.precision(config.train.precision, device)
-    dataset = _limited(sources.load(config.data, data_dir=data_dir), config)
+    dataset = same_data.load(config.data, config, data_dir=data_dir)
     if len(dataset.classes) > events.CLASSES:
         raise DataError(
             f"the data set has {len(dataset.classes)} classes, at most {events.CLASSES}"
@@ -325,10 +324,6 @@ def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:
     return checkpoint.unpack(group.tell(packed), path.name)
 
 
-def _limited(dataset: Dataset, config: RunConfig) -> Dataset:
-    return dataset.limited(config.train_limit) if config.train_limit else dataset
-
-
 def _fit_to_data(net: Fast, dataset: Dataset, seed: int) -> None:
     """Let a net look at normalised training images before the first step."""
     import torch
@@ -341,15 +336,9 @@ def _fit_to_data(net: Fast, dataset: Dataset, seed: int) -> None:
 
 
 def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -> None:
-    if state.get("fingerprint") != dataset.fingerprint:
-        raise DataError(
-            "the data set is not the one the run was trained on: give the same one with --data"
-        )
-    if state.get("train_sample", dataset.train_sample) != dataset.train_sample:
-        raise DataError(
-            "the training images are not those that the run was trained on: put them back, or "
-            "start a new run"
-        )
+    from trainer import same_data
+
+    same_data.check(state, dataset)
     # compared as settings, not as text: a later version may have more of them
     if _comparable(settings.from_toml(str(state.get("config")), origin="checkpoint")) != (
         _comparable(config)

@@ -46,6 +46,7 @@ def resubmit(
     *,
     processes: int | None = None,
     data: str | None = None,
+    data_dir: Path | None = None,
     trust_net: bool = False,
 ) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
@@ -54,8 +55,15 @@ def resubmit(
     only where the checkpoint is there.
 
     What was asked of the earlier attempt is forgotten: its stop must not stop the next one. It may
-    be trained by another number of processes than before, and its data may lie elsewhere by now;
-    that they are the same is found out when they are loaded.
+    be trained by another number of processes than before, and its data may lie elsewhere by now:
+    others than those of the checkpoint would take its place for good, and leave the run as it is.
+
+    Args:
+        run: its folder.
+        processes: that train it; by default as before.
+        data: where its data lie; by default as before, and then they are compared by who trains.
+        data_dir: where downloaded sets lie.
+        trust_net: whether a net that others can change may be run.
 
     Returns:
         What it is trained with.
@@ -63,6 +71,7 @@ def resubmit(
     Raises:
         RunError: it is completed, being trained, without a checkpoint, or cannot be written.
         ConfigError: its ``config.toml`` is not one, or that of another run.
+        DataError: ``data`` cannot be read, or are others.
     """
     config = read_config(run)
     if not trust_net:
@@ -81,6 +90,8 @@ def resubmit(
             )
         if not begun:
             _check_as_queued(config, follower.state.queued)
+        if data and run.has_checkpoint("last"):
+            _check_data(run, config, data, data_dir)
         try:
             control.clear(run)
             train = config.train
@@ -122,6 +133,13 @@ def _check_as_queued(config: RunConfig, queued: RunQueued | None) -> None:
         return
     if settings.from_toml(queued.config, origin="run log") != config:
         raise ConfigError("config.toml was changed after the run was queued: start a new run")
+
+
+def _check_data(run: RunDir, config: RunConfig, data: str, data_dir: Path | None) -> None:
+    from trainer import checkpoint, same_data  # torch is loaded only here
+
+    state = checkpoint.load(run.checkpoint("last"))
+    same_data.check(state, same_data.load(data, config, data_dir=data_dir))
 
 
 def read_config(run: RunDir) -> RunConfig:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -84,18 +86,22 @@ def encoded(picture: Image.Image) -> bytes:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all.
+    """Write a PNG whole or not at all; through a link, which stays.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or a device or a pipe has its name.
     """
     if not path.name or path.is_dir():
         raise ConfigError(f"cannot write {path}: it is no name for a file")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):  # a device would be replaced by the picture
+                raise ConfigError(f"cannot write {path}: it is no regular file")
+        target = Path(os.path.realpath(path))
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             partial.write_bytes(encoded(picture))
-            partial.replace(path)
+            partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:

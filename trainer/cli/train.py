@@ -164,10 +164,13 @@ def train(
             _check_data(data, place)
         if world is None:
             run = find(runs_dir(directory), resume)
-            resubmit(run, processes=processes, data=data, trust_net=trust_net)
+            resubmit(run, processes=processes, data=data, data_dir=place, trust_net=trust_net)
         else:
             run, found = resubmit_once(
-                resume, runs_dir(directory), world, data=data, trust_net=trust_net
+                *(resume, runs_dir(directory), world),
+                data=data,
+                data_dir=place,
+                trust_net=trust_net,
             )
         config = read_config(run)
     elif preset is None:

@@ -53,7 +53,13 @@ def submit_once(config: RunConfig, runs_dir: Path, world: World) -> tuple[RunDir
 
 
 def resubmit_once(
-    query: str, runs_dir: Path, world: World, *, data: str | None, trust_net: bool
+    query: str,
+    runs_dir: Path,
+    world: World,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    trust_net: bool = False,
 ) -> tuple[RunDir, bool]:
     """Queue a run to go on, or find the one that this launch had queued before a restart.
 
@@ -62,6 +68,7 @@ def resubmit_once(
         runs_dir: where it lies.
         world: says how many processes train.
         data: as of ``resubmit``.
+        data_dir: as of ``resubmit``.
         trust_net: as of ``resubmit``.
 
     Returns:
@@ -70,13 +77,14 @@ def resubmit_once(
     Raises:
         RunError: there is none, or it cannot go on.
         ConfigError: its ``config.toml`` is not one.
+        DataError: as of ``resubmit``.
     """
     run = _begun(runs_dir, world, lambda run: query == "last" or query in run.id)
     if run is not None:
         _go_on(run, world)
         return run, True
     run = find(runs_dir, query)
-    resubmit(run, processes=world.size, data=data, trust_net=trust_net)
+    resubmit(run, processes=world.size, data=data, data_dir=data_dir, trust_net=trust_net)
     # behind the log's entry: who dies in between leaves a run that is queued once more
     _sign(run, world)
     return run, False
