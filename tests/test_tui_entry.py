@@ -73,6 +73,8 @@ def test_a_dumb_terminal_is_told_what_to_do_instead() -> None:
     [
         (("--runs-dir", __file__), "is no directory: choose one with --runs-dir"),
         (("--device", "tpu"), "--device must be auto, cpu"),
+        (("--runs-dir", ""), "--runs-dir is empty"),
+        (("--data", ""), "--data is empty"),
     ],
 )
 def test_bad_options_are_one_line(arguments: tuple[str, ...], problem: str) -> None:

@@ -25,6 +25,19 @@ def expanded(path: str | Path) -> Path:
         raise ConfigError(f"there is no home directory for {path}: write the whole path") from None
 
 
+def absolute(path: str | Path) -> Path:
+    """As ``expanded``, and from the root on: a net's code may change the working directory.
+
+    Raises:
+        ConfigError: nobody has that name, the path is no text, or the working directory is gone.
+    """
+    found = expanded(path)
+    try:
+        return found.absolute()
+    except OSError as error:
+        raise ConfigError(f"the working directory cannot be told: {error.strerror}") from None
+
+
 def home(path: str) -> Path:
     """As ``expanded``, but a path in the home of nobody stays as it is."""
     try:

@@ -96,7 +96,7 @@ def open_app(
     sys.setswitchinterval(SWITCH_SECONDS)
     from trainer import alerts
     from trainer.errors import ConfigError
-    from trainer.paths import expanded, is_dir
+    from trainer.paths import absolute, expanded, is_dir
     from trainer.rundir import default_runs_dir
 
     if device is not None:
@@ -104,11 +104,14 @@ def open_app(
 
         if not DEVICE.fullmatch(device):
             return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+    for option, value in (("--runs-dir", runs_dir), ("--data", data)):
+        if value == "":
+            return _refuse(f"{option} is empty")
     human = human or os.environ.get("CIFAR_TUI_HUMAN")
     review = review or os.environ.get("CIFAR_TUI_REVIEW")
     try:
-        directory = expanded(runs_dir) if runs_dir else default_runs_dir()
-        for said in filter(None, (human, review, data)):
+        directory = absolute(runs_dir) if runs_dir else default_runs_dir()
+        for said in filter(None, (human, review, data, os.environ.get("CIFAR_TUI_DATA"))):
             expanded(said)
         there, is_directory = os.path.lexists(directory), is_dir(directory)
     except ConfigError as error:
