@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -517,3 +518,17 @@ def test_an_empty_option_is_no_current_directory(
     assert (code, err.count("\n")) == (2, 1)
     assert f"'{option}': it is empty" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_detached_run_prints_finds_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setattr(train, "detach", lambda run, **_: 7)
+    where = ("--runs-dir", tmp_path / "some where") if named else ()
+    code, text, _ = cli("quick", "--detach", *where)
+    assert code == 0
+    watch, look = (shlex.split(line.partition(": ")[2]) for line in text.splitlines()[1:])
+    assert watch == ["cifar-tui", *map(str, where)]
+    assert look[1] == "show"
+    assert main.run(look[1:]) == 0
