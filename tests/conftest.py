@@ -40,5 +40,6 @@ def nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
                 environment.delenv(name)
         for kind in ("CONFIG", "DATA", "STATE", "CACHE"):
             environment.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+        (home / "config.toml").touch()
         environment.setenv("CIFAR_TUI_CONFIG", str(home / "config.toml"))
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -176,6 +177,7 @@ def test_a_first_evaluation_is_no_new_best_and_a_finished_run_no_news() -> None:
 @pytest.fixture(autouse=True)
 def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "user.toml"
+    path.touch()
     monkeypatch.setenv("CIFAR_TUI_CONFIG", str(path))
     return path
 
@@ -424,3 +426,19 @@ def test_a_configuration_folder_that_is_not_ours_is_none(
     monkeypatch.setenv("CIFAR_TUI_CONFIG", str(tmp_path / "named.toml"))
     with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
         alerts.load()
+
+
+def test_a_configuration_that_was_named_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CIFAR_TUI_CONFIG", "~/c.toml")
+    with pytest.raises(ConfigError, match=r"CIFAR_TUI_CONFIG: there is no file .*/c\.toml"):
+        alerts.load()
+    (tmp_path / "c.toml").write_text("alerts.on_end = 'true'")
+    assert alerts.load().on_end == "true"
+    monkeypatch.setenv("CIFAR_TUI_CONFIG", "~no-such-user-here/c.toml")
+    with pytest.raises(ConfigError, match="no home directory"):
+        alerts.load()
+    monkeypatch.setenv("CIFAR_TUI_CONFIG", os.devnull)
+    assert alerts.load().on_end == ""

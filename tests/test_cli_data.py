@@ -177,6 +177,8 @@ def test_preview_without_colours_is_ascii(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert code == 0
     assert text.isascii()
     assert "++++" in text
+    code, text, err = cli("data", "--data", "synthetic", "--preview", "--json")
+    assert (code, text, err.count("\n")) == (2, "", 1)
     code, _, err = cli("data", "--data", "synthetic", "--preview", "--preset", "quik")
     assert code == 2
     assert "did you mean" in err

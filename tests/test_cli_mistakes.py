@@ -360,3 +360,15 @@ def test_data_that_is_gone_or_differs(cli: Cli, run: RunDir, tmp_path: Path, fol
     assert "no paths: the images of this run are not here" in err
     assert {row["path"] for row in csv.DictReader(text.splitlines())} == {""}
     assert not target.exists()
+
+
+def test_an_accuracy_is_without_a_rounding_error(cli: Cli, run: RunDir) -> None:
+    made = Predictions(
+        probabilities=np.eye(3, dtype=np.float16)[[0] * 9 + [1] * 41],
+        labels=np.zeros(50, np.int64),
+        split="test",
+        fingerprint="0" * 64,
+        epoch=3,
+    )
+    predictions.save(made, run.predictions(3, "plain"))
+    assert json.loads(cli("last", "--json")[1])["accuracy"] == 0.18

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -492,3 +493,42 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
 def test_no_color(tmp_path: Path) -> None:
     _, text = in_a_terminal(tmp_path, "complete", NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3\d", text)
+
+
+def test_a_net_that_changes_the_working_directory_loses_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(*arguments: Any, **options: Any) -> Any:
+        os.chdir("/")
+        return fake_session.train_run(*arguments, **options)
+
+    monkeypatch.setattr(session, "train_run", elsewhere)
+    assert cli("quick", "--data", "synthetic", "--runs-dir", "here")[0] == 0
+    assert only(tmp_path / "here").state.ended is not None
+
+
+@pytest.mark.parametrize("option", ["--runs-dir", "--data-dir", "--data"])
+def test_an_empty_option_is_no_current_directory(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("quick", option, "")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"'{option}': it is empty" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_detached_run_prints_finds_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setattr(train, "detach", lambda run, **_: 7)
+    where = ("--runs-dir", tmp_path / "some where") if named else ()
+    code, text, _ = cli("quick", "--detach", *where)
+    assert code == 0
+    watch, look = (shlex.split(line.partition(": ")[2]) for line in text.splitlines()[1:])
+    assert watch == ["cifar-tui", *map(str, where)]
+    assert look[1] == "show"
+    assert main.run(look[1:]) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -244,8 +245,11 @@ def test_read_file(tmp_path: Path) -> None:
         config.read_file(path)
     with pytest.raises(ConfigError, match="No such file"):
         config.read_file(tmp_path / "missing.toml")
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="it is no file"):
         config.read_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe.toml")  # nobody writes to it
+    with pytest.raises(ConfigError, match="it is no file"):
+        config.read_file(tmp_path / "pipe.toml")
 
 
 @pytest.mark.parametrize(

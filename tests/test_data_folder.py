@@ -167,7 +167,9 @@ def test_a_hostile_path_cannot_drive_the_terminal(tmp_path: Path) -> None:
 
 def test_a_data_directory_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR_TUI_DATA", "~no-such-user-here/data")
-    assert "is not in ~no-such-user-here/data" in sources.available("cifar10").message
+    found = sources.available("cifar10")
+    assert not found.ready
+    assert "CIFAR_TUI_DATA: there is no home directory for ~no-such-user-here" in found.message
 
 
 def test_unreadable_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,14 @@ def test_as_many_images_are_left_out_as_asked_for() -> None:
     assert [hard.steps(epoch) for epoch in (1, 2)] == [50, 10]
 
 
+@pytest.mark.parametrize("skip_easy", [0.0, 0.3])
+@pytest.mark.parametrize("start", [0.0, 0.4, 1.0])
+def test_the_steps_of_all_epochs_are_those_of_each(skip_easy: float, start: float) -> None:
+    some = examples(skip_easy=skip_easy, skip_easy_from=start, epochs=7)
+    assert some.total() == sum(some.steps(epoch) for epoch in range(1, 8))
+    assert examples(skip_easy=skip_easy, epochs=10**15).total() > 10**15 // 2  # at once
+
+
 def test_an_order_of_a_version_that_left_out_more_goes_on_with_the_hardest_others() -> None:
     hard = examples(skip_easy=0.2, skip_easy_from=0.0)
     losses, order = torch.arange(10.0), torch.tensor([9, 0, 8, 7, 5, 6])

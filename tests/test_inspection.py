@@ -17,7 +17,8 @@ from model import penultimate, registry
 from model.grad_cam import NoGradient
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, features, inspection, predictions
-from trainer.cli import main
+from trainer.cli import inspect, main
+from trainer.cli.inspect import distinct
 from trainer.control import Control
 from trainer.errors import DataError, UserError
 from trainer.inspection import Inspection, NotTrusted, open_inspection
@@ -281,3 +282,26 @@ def test_the_command_line_prints_it(
     ):
         assert main.run(["inspect", *wrong, *where]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_classes_of_one_name_are_told_apart(
+    trained: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert distinct(["x", "y", "x", "x (2)", "x"]) == ["x", "y", "x (3)", "x (2)", "x (4)"]
+    found = opened(trained)
+    labels = found.dataset.test.labels.copy()
+    labels[5] = found.probabilities(5).argmin()
+    test = replace(found.dataset.test, labels=labels)
+    found = replace(found, dataset=replace(found.dataset, classes=("x",) * 10, test=test))
+    monkeypatch.setattr(inspection, "open_inspection", lambda *_, **__: found)
+    monkeypatch.setattr(inspect, "MOST_CLASSES", 3)
+    where = ("--runs-dir", str(trained.path.parent), "--top", "0")
+    assert main.run(["inspect", "last", "5", "--json", *where]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["probabilities"]) == 10
+    assert main.run(["inspect", "last", "5", *where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (actual,) = (line for line in lines if line.endswith("actual"))
+    (predicted,) = (line for line in lines if line.endswith("predicted"))
+    assert actual.split("  ")[0].strip() == answer["actual"]
+    assert predicted.split("  ")[0].strip() == answer["predicted"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from trainer import config as settings
 from trainer import rundir
-from trainer.errors import RunError
+from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
 from trainer.rundir import ID, RunDir, create, find, scan, slug
 from trainer.submit import submit
@@ -231,6 +231,12 @@ def test_ordinary_paths_are_found(tmp_path: Path) -> None:
 def test_default_runs_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path))
     assert rundir.default_runs_dir() == tmp_path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_TUI_RUNS", "here")
+    assert rundir.default_runs_dir() == tmp_path / "here"
+    monkeypatch.setenv("CIFAR_TUI_RUNS", "~no-such-user-here/runs")
+    with pytest.raises(ConfigError, match="no home directory for ~no-such-user-here"):
+        rundir.default_runs_dir()
     monkeypatch.delenv("CIFAR_TUI_RUNS")
     assert rundir.default_runs_dir().name == "runs"
 

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from trainer.cli import main
 from tui import app, collector
 from tui.__main__ import open_app, quick_options
+from tui.command_line import run_with_app
 from tui.datasource import look
 
 
@@ -75,6 +77,8 @@ def test_a_dumb_terminal_is_told_what_to_do_instead() -> None:
     [
         (("--runs-dir", __file__), "is no directory: choose one with --runs-dir"),
         (("--device", "tpu"), "--device must be auto, cpu"),
+        (("--runs-dir", ""), "--runs-dir is empty"),
+        (("--data", ""), "--data is empty"),
     ],
 )
 def test_bad_options_are_one_line(arguments: tuple[str, ...], problem: str) -> None:
@@ -95,6 +99,30 @@ def test_a_runs_directory_before_the_command_is_the_commands_too(tmp_path: Path)
     code, out, err = tui("--runs-dir", str(tmp_path), "runs", "--json")
     assert code == 0, err
     assert out.strip() in ("", "[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("--data synthetic train quick", "put --data behind the command"),
+        ("--device nonsense train quick", "put --device behind the command"),
+        ("--human x.npy mistakes last", "put --human behind the command"),
+        ("--ascii runs", "--ascii is the app's: 'cifar-tui runs' does not have it"),
+        ("--runs-dir= runs", "'--runs-dir': it is empty"),
+    ],
+)
+def test_no_option_before_a_command_is_dropped(
+    arguments: str,
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cifar-tui", *arguments.split()])
+    monkeypatch.setattr(main.app, "registered_callback", None)  # given back afterwards
+    assert run_with_app(lambda *_, **__: 0) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert problem in told.err
 
 
 def test_what_data_is_there_is_one_line_without_command_line_advice(

@@ -15,6 +15,7 @@ import platformdirs
 from msgspec import Meta
 
 from trainer.errors import ConfigError
+from trainer.paths import expanded
 from trainer.runstate import RunState, Status
 from trainer.stall import STEPS
 
@@ -39,9 +40,15 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def user_file() -> Path:
-    """``CIFAR_TUI_CONFIG``, or ``config.toml`` in the user's configuration directory."""
+    """``CIFAR_TUI_CONFIG``, or ``config.toml`` in the user's configuration directory.
+
+    Raises:
+        ConfigError: the variable names the home of nobody.
+    """
     named = os.environ.get("CIFAR_TUI_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir("cifar-tui")) / "config.toml"
+    if named:
+        return expanded(named)
+    return Path(platformdirs.user_config_dir("cifar-tui")) / "config.toml"
 
 
 def load(
@@ -81,12 +88,16 @@ def load(
 
 
 def _is_there(path: Path) -> bool:
+    named = bool(os.environ.get("CIFAR_TUI_CONFIG"))
     try:
-        return path.is_file()
+        found = path.is_file()
     except OSError as error:
-        if os.environ.get("CIFAR_TUI_CONFIG"):
+        if named:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         return False  # a home that is not this user's, as in containers
+    if named and not found and path != Path(os.devnull):
+        raise ConfigError(f"CIFAR_TUI_CONFIG: there is no file {path}")
+    return found
 
 
 def kinds(text: str) -> tuple[Kind, ...]:

@@ -17,6 +17,7 @@ import tomli_w
 from msgspec import Meta
 
 from trainer.errors import ConfigError
+from trainer.runlog import open_regular
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Rate = Annotated[float, Meta(gt=0, le=1e38)]  # above is infinity in fp32
@@ -316,10 +317,12 @@ def read_file(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is no TOML.
     """
     try:
-        return parse_toml(path.read_text("utf-8"), origin=path.name)
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}") from None
+    return parse_toml(text, origin=path.name)
 
 
 def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class HardExamples:
 
     def total(self) -> int:
         """Optimizer steps of the whole run."""
-        return sum(self.steps(epoch) for epoch in range(1, self._settings.epochs + 1))
+        epochs = self._settings.epochs
+        late = epochs - self.first + 1
+        return self._few * late + self._all * (epochs - late)
 
     def order(self, epoch: int, *, resumed: bool) -> Tensor:
         """The images of an epoch, int64 [steps · batch size or more].

@@ -25,6 +25,20 @@ def expanded(path: str | Path) -> Path:
         raise ConfigError(f"there is no home directory for {path}: write the whole path") from None
 
 
+def absolute(path: str | Path) -> Path:
+    """As ``expanded``, and from the root on: a net's code may change the working directory.
+
+    Raises:
+        ConfigError: nobody has that name, the path is no text, or the working directory is gone.
+    """
+    found = expanded(path)
+    try:
+        return found.absolute()
+    except OSError:
+        line = "the working directory is gone: change to another, or write whole paths"
+        raise ConfigError(line) from None
+
+
 def home(path: str) -> Path:
     """As ``expanded``, but a path in the home of nobody stays as it is."""
     try:

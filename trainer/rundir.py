@@ -21,7 +21,7 @@ import msgspec
 import platformdirs
 
 from trainer.errors import RunError
-from trainer.paths import home
+from trainer.paths import absolute
 
 LATELY_SECONDS = 600
 """A log that was written to so lately is that of a living run, where nothing else tells."""
@@ -39,9 +39,13 @@ OWN_FILES = (
 
 
 def default_runs_dir() -> Path:
-    """``CIFAR_TUI_RUNS``, or ``runs`` in the user's data directory."""
+    """``CIFAR_TUI_RUNS``, or ``runs`` in the user's data directory; an absolute path.
+
+    Raises:
+        ConfigError: the variable names the home of nobody.
+    """
     named = os.environ.get("CIFAR_TUI_RUNS")
-    return home(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
+    return absolute(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
 
 
 class RunDir(msgspec.Struct, frozen=True):

@@ -96,7 +96,7 @@ def open_app(
     sys.setswitchinterval(SWITCH_SECONDS)
     from trainer import alerts
     from trainer.errors import ConfigError
-    from trainer.paths import expanded, is_dir
+    from trainer.paths import absolute, expanded, is_dir
     from trainer.rundir import default_runs_dir
     from tui.datasource import data_value
 
@@ -105,19 +105,20 @@ def open_app(
 
         if not DEVICE.fullmatch(device):
             return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+    for option, value in (("--runs-dir", runs_dir), ("--data", data)):
+        if value == "":
+            return _refuse(f"{option} is empty")
     human = human or os.environ.get("CIFAR_TUI_HUMAN")
     review = review or os.environ.get("CIFAR_TUI_REVIEW")
     try:
         # absolute: the working directory can be deleted under the app
-        directory = (expanded(runs_dir) if runs_dir else default_runs_dir()).absolute()
-        for said in filter(None, (human, review)):
+        directory = absolute(runs_dir) if runs_dir else default_runs_dir()
+        for said in filter(None, (human, review, os.environ.get("CIFAR_TUI_DATA"))):
             expanded(said)
         data = data_value(data) if data else None
         there, is_directory = os.path.lexists(directory), is_dir(directory)
     except ConfigError as error:
         return _refuse(str(error))
-    except FileNotFoundError:
-        return _refuse("the working directory is gone: change to another, or write whole paths")
     if there and not is_directory:
         return _refuse(f"{directory} is no directory: choose one with --runs-dir")
     if there and not os.access(directory, os.R_OK | os.X_OK):

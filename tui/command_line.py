@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trainer.cli.main import VersionOption, app, run
-from trainer.cli.options import AlertOption, OnEndOption
+from trainer.cli.options import AlertOption, OnEndOption, not_empty
+from trainer.errors import ConfigError
 
 OpenApp = Callable[..., int]
 
@@ -20,11 +20,14 @@ def run_with_app(open_app: OpenApp) -> int:
     def open_or_pass(
         context: typer.Context,
         runs_dir: Annotated[
-            str | None, typer.Option("--runs-dir", metavar="DIR", help="Where the runs lie.")
+            str | None,
+            typer.Option("--runs-dir", parser=not_empty, metavar="DIR", help="Where the runs lie."),
         ] = None,
         data: Annotated[
             str | None,
-            typer.Option(metavar="DATA", help="cifar10, cifar100, synthetic, or a folder."),
+            typer.Option(
+                parser=not_empty, metavar="DATA", help="cifar10, cifar100, synthetic, or a folder."
+            ),
         ] = None,
         device: Annotated[
             str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
@@ -71,10 +74,9 @@ def run_with_app(open_app: OpenApp) -> int:
         version: VersionOption = False,
     ) -> None:
         """Train CIFAR-10 classifiers in the terminal. Without a command: open the app."""
-        if runs_dir:
-            # a command after it means the same directory
-            os.environ["CIFAR_TUI_RUNS"] = runs_dir
-        if context.invoked_subcommand is None:
+        if context.invoked_subcommand is not None:
+            _hand_on(context, context.invoked_subcommand, runs_dir)
+        else:
             status = open_app(
                 runs_dir,
                 data,
@@ -93,3 +95,22 @@ def run_with_app(open_app: OpenApp) -> int:
 
     app.callback(invoke_without_command=True, no_args_is_help=False)(open_or_pass)
     return run(command=app)
+
+
+def _hand_on(context: typer.Context, name: str, runs_dir: str | None) -> None:
+    """Give a command the runs directory before it.
+
+    Raises:
+        ConfigError: there are other options before it, which it would not get.
+    """
+    group: Any = context.command
+    options = {option: p for p in group.get_command(context, name).params for option in p.opts}
+    for given in context.command.params:
+        option = given.opts[0]
+        if option == "--runs-dir" or context.params.get(given.name or "") in (None, False):
+            continue
+        if option in options:
+            raise ConfigError(f"put {option} behind the command: cifar-tui {name} … {option}")
+        raise ConfigError(f"{option} is the app's: 'cifar-tui {name}' does not have it")
+    if runs_dir is not None and "--runs-dir" in options:
+        context.default_map = {name: {options["--runs-dir"].name: runs_dir}}

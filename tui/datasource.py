@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trainer.paths import expanded
+from trainer.paths import absolute
 
 BUILT_IN = ("cifar10", "cifar100", "synthetic")
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
@@ -38,7 +38,7 @@ def look(source: str) -> DataStatus:
 
 def data_value(source: str) -> str:
     """A data source as it goes into a configuration: folders absolute, names as they are."""
-    return source if source in BUILT_IN else str(expanded(source).absolute())
+    return source if source in BUILT_IN else str(absolute(source))
 
 
 def without_advice(line: str) -> str:

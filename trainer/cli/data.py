@@ -16,7 +16,7 @@ from rich.text import Text
 
 from trainer.cli.options import DataDirOption, DataOption, JsonOption, data_dir
 from trainer.cli.output import PLAIN, Column, clean, count, out, size, table, warn
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,8 @@ def data(
     data_directory: DataDirOption = None,
 ) -> None:
     """Say what images there are: counts, checksums, mean and std."""
+    if json and preview:
+        raise ConfigError("--preview is for people: leave out --preview or --json")
     source, place = data or "cifar10", data_dir(data_directory)
     try:
         if download:

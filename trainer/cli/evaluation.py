@@ -56,7 +56,7 @@ class Evaluation:
     @property
     def accuracy(self) -> float | None:
         """Share of the images that are right; ``None`` without images."""
-        return 1 - float(self.images.wrong.mean()) if len(self.images) else None
+        return float(self.images.right.mean()) if len(self.images) else None
 
     @property
     def heading(self) -> str:

@@ -21,7 +21,12 @@ from trainer.rundir import find
 from trainer.submit import read_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainer.inspection import Inspection
+
+MOST_CLASSES = 10
+"""Rows of the table of probabilities; the actual class has one in any case."""
 
 
 def inspect(
@@ -82,7 +87,7 @@ def inspect(
 
 def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[str, Any]:
     """All of it, as JSON has it."""
-    classes, field = inspection.dataset.classes, inspection.receptive_field(layer)
+    classes, field = distinct(inspection.dataset.classes), inspection.receptive_field(layer)
     probabilities = inspection.probabilities(index)
     predicted = int(probabilities.argmax())
     cam = inspection.grad_cam(index, layer, predicted)
@@ -113,6 +118,18 @@ def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[st
     }
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of classes that tell them apart: ``x``, ``x (2)`` where two are named ``x``."""
+    found: list[str] = []
+    for name in names:
+        one, number = name, 1
+        while one in found or (number > 1 and one in names):
+            number += 1
+            one = f"{name} ({number})"
+        found.append(one)
+    return found
+
+
 def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
     lines: list[Any] = [
         f"test image {answer['index']}: {clean(answer['actual'])}, "
@@ -121,6 +138,7 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
         "",
     ]
     ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    lower = [item for item in ranked[MOST_CLASSES:] if item[0] == answer["actual"]]
     rows = [
         (
             clean(name),
@@ -128,7 +146,7 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
             "actual" * (name == answer["actual"]),
             "predicted" * (name == answer["predicted"]),
         )
-        for name, value in ranked[:10]
+        for name, value in ranked[:MOST_CLASSES] + lower
     ]
     lines += table(
         (Column("class", flexible=True), Column("p", right=True), Column(""), Column("")), rows

@@ -7,17 +7,32 @@ from typing import Annotated
 
 import typer
 
-from trainer.paths import expanded
+from trainer.paths import absolute
 from trainer.rundir import default_runs_dir
+
+
+def not_empty(text: str) -> str:
+    """What an option was given; an unset variable is no "here" for what is made there."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(not_empty(text))
+
 
 RunsDirOption = Annotated[
     Path | None,
-    typer.Option("--runs-dir", metavar="DIR", help="Where the runs lie.", show_default=False),
+    typer.Option(
+        "--runs-dir", parser=_path, metavar="DIR", help="Where the runs lie.", show_default=False
+    ),
 ]
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
+        parser=_path,
         metavar="DIR",
         help="Where downloaded data sets lie.",
         show_default=False,
@@ -27,6 +42,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
+        parser=not_empty,
         metavar="DATA",
         help="cifar10, cifar100, synthetic, or a folder.",
         show_default=False,
@@ -70,10 +86,10 @@ OnEndOption = Annotated[
 
 
 def runs_dir(given: Path | None) -> Path:
-    """The runs directory that an option names, or the usual one."""
-    return expanded(given) if given is not None else default_runs_dir()
+    """The runs directory that an option names, or the usual one; an absolute path."""
+    return absolute(given) if given is not None else default_runs_dir()
 
 
 def data_dir(given: Path | None) -> Path | None:
-    """The data directory that an option names."""
-    return expanded(given) if given is not None else None
+    """The data directory that an option names; an absolute path."""
+    return absolute(given) if given is not None else None

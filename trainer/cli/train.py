@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -185,7 +186,8 @@ def train(
         else:
             run, found = submit_once(config, runs_dir(directory), world)
     if detached:
-        _leave(run, place, new=resume is None, json=json, on_end=calls.on_end)
+        where = None if directory is None else run.path.parent
+        _leave(run, place, where, new=resume is None, json=json, on_end=calls.on_end)
         return
     if world is not None and found:
         if (before := ended_before(run)) is not None:
@@ -208,8 +210,16 @@ def train(
     raise typer.Exit(EXIT_CODES[ended.state])
 
 
-def _leave(run: RunDir, data_directory: Path | None, *, new: bool, json: bool, on_end: str) -> None:
-    """Let another process train the run, and say how to find it."""
+def _leave(
+    run: RunDir,
+    data_directory: Path | None,
+    directory: Path | None,
+    *,
+    new: bool,
+    json: bool,
+    on_end: str,
+) -> None:
+    """Let another process train the run, and say how to find it in a directory that was named."""
     try:
         again = not new and run.has_checkpoint("last")
         pid = detach(run, data_dir=data_directory, resume=again, on_end=on_end)
@@ -220,10 +230,11 @@ def _leave(run: RunDir, data_directory: Path | None, *, new: bool, json: bool, o
     if json:
         out.json({"run": run.id, "folder": str(run.path), "pid": pid})
     else:
+        there = "" if directory is None else f" --runs-dir {shlex.quote(clean(directory, 4096))}"
         out.lines(
             f"run {run.id} trains in process {pid}",
-            "watch it: cifar-tui",
-            f"look at it: cifar-tui show {run.id}",
+            f"watch it: cifar-tui{there}",
+            f"look at it: cifar-tui show {run.id}{there}",
         )
 
 

@@ -12,8 +12,8 @@ import platformdirs
 
 from trainer.data import binary, image_folder, python_layout, synthetic
 from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap, printable
-from trainer.errors import DataError
-from trainer.paths import home
+from trainer.errors import ConfigError, DataError
+from trainer.paths import absolute, home
 
 DATA_DIR_VARIABLE = "CIFAR_TUI_DATA"
 SYNTHETIC_SOURCE = "drawn shapes and textures, no photographs"
@@ -114,9 +114,18 @@ class Place:
 
 
 def default_data_dir() -> Path:
-    """Where downloads go: ``CIFAR_TUI_DATA`` or the user's data directory."""
+    """Where downloads go: ``CIFAR_TUI_DATA`` or the user's data directory; an absolute path.
+
+    Raises:
+        DataError: the variable names the home of nobody.
+    """
     given = os.environ.get(DATA_DIR_VARIABLE)
-    return home(given) if given else platformdirs.user_data_path("cifar-tui") / "data"
+    if not given:
+        return platformdirs.user_data_path("cifar-tui") / "data"
+    try:
+        return absolute(given)
+    except ConfigError as error:
+        raise DataError(f"{DATA_DIR_VARIABLE}: {error}") from None
 
 
 def load(source: str, *, data_dir: Path | None = None) -> Dataset:
