@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -214,3 +215,36 @@ def test_pixels_of_other_ranges_do_not_become_black(tmp_path: Path) -> None:
     Image.new("F", (32, 32), 0.7).save(place)
     with pytest.raises(DataError, match="has fractions for pixels"):
         sources.load_test(str(tmp_path))
+
+
+def test_images_behind_links_belong_to_the_class(tmp_path: Path) -> None:
+    folder = image_folders(tmp_path / "set")
+    plain = sources.load(str(folder))
+    cats = folder / "train" / "cat"
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(more / "z.png")
+    (cats / "more").symlink_to(more)
+    (cats / "circle").symlink_to(cats)
+    (cats / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    linked = sources.load(str(folder))
+    assert len(linked.train.labels) == len(plain.train.labels) + 1
+    assert linked.notices == ("train: 1 files are no images and were left out",)
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folders(tmp_path)
+    locked = folder / "train" / "cat" / "locked"
+    locked.mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:  # root reads everything
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot read .*locked: Permission denied"):
+        sources.load(str(folder))

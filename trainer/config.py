@@ -24,7 +24,7 @@ Rate = Annotated[float, Meta(gt=0, le=1e38)]  # above is infinity in fp32
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
 NAME_LIMIT = 80
 DEEPEST = 20
 """Tables in tables in tables of a file: no setting lies deeper than three."""

@@ -85,12 +85,8 @@ def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
     labels: list[int] = []
     others = 0
     for label, name in enumerate(classes):
-        inside = [
-            path
-            for path in (split / name).rglob("*")
-            if path.is_file() and not _hidden(path.relative_to(split / name))
-        ]
-        found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES)
+        inside = list(_inside(split / name))
+        found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
         others += len(inside) - len(found)
         if not found:
             raise DataError(f"class {name} has no images in {split / name}: add some or remove it")
@@ -99,9 +95,26 @@ def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
     return files, labels, others
 
 
-def _hidden(path: Path) -> bool:
-    """Whether a file, or a folder that it lies in, is hidden: copies of editors and notebooks."""
-    return any(part.startswith(".") for part in path.parts)
+def _inside(folder: Path) -> Iterator[Path]:
+    """All files of a class, also in folders below and behind links, but none that is hidden or in a
+    hidden folder: copies of editors and notebooks.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}")
+
+    seen = set()
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        where = os.stat(here)  # noqa: PTH116
+        if (where.st_dev, where.st_ino) in seen:  # links can lead in circles
+            folders.clear()
+            continue
+        seen.add((where.st_dev, where.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def _read(split: Path, classes: tuple[str, ...]) -> tuple[Images, Labels, tuple[str, ...]]:
