@@ -15,6 +15,7 @@ from trainer.data.inspect import DataReport, inspect
 
 def test_numbers_of_a_folder(tmp_path: Path) -> None:
     folder = binary_folder(tmp_path)
+    (folder / "notes.txt").write_text("not of the set")
     report = inspect(str(tmp_path))
     dataset = sources.load(str(tmp_path))
     assert (report.train_images, report.test_images) == (40, 10)

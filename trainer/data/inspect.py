@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,13 @@ import numpy as np
 
 from trainer.data import sources
 from trainer.data.dataset import Channels, Dataset, Kind, clean, overlap, printable
+from trainer.errors import DataError
+
+OF_A_LAYOUT = re.compile(
+    r"(data_batch_\d+|test_batch|train|test)(\.bin)?|meta|batches\.meta(\.txt)?"
+    r"|(fine|coarse)_label_names\.txt"
+)
+"""Names of files in CIFAR's own layouts, binary and python."""
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +72,11 @@ def inspect(source: str, *, data_dir: Path | None = None) -> DataReport:
 
 
 def describe(dataset: Dataset, path: Path | None = None) -> DataReport:
-    """Describe a loaded data set; ``path`` is where its files lie."""
+    """Describe a loaded data set; ``path`` is where its files lie.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
     classes = len(dataset.classes)
     train, test = (
         np.bincount(split.labels, minlength=classes).tolist()
@@ -92,10 +104,15 @@ def describe(dataset: Dataset, path: Path | None = None) -> DataReport:
 
 def _files(path: Path) -> tuple[FileRow, ...]:
     rows = []
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
-        rows.append(
-            FileRow(name=clean(file.name), bytes=file.stat().st_size, md5=digest.hexdigest())
-        )
+    try:
+        for file in sorted(path.iterdir()):
+            if not (OF_A_LAYOUT.fullmatch(file.name) and file.is_file()):
+                continue
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
+            rows.append(
+                FileRow(name=clean(file.name), bytes=file.stat().st_size, md5=digest.hexdigest())
+            )
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     return tuple(rows)
