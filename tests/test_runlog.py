@@ -271,39 +271,31 @@ def test_weeks_on_a_full_disk_keep_what_matters(
     assert [m for m in kept if m.startswith("kept")] == [f"kept {i}" for i in range(0, 100, 10)]
 
 
-def test_a_real_small_disk(tmp_path: Path) -> None:
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        run = RunDir(tmp_path / sample_log.RUN)
-        run.path.mkdir()
-        log = RunLog(run)
-        log.emit(sample_log.queued())
-        filler = tmp_path / "filler"
-        with pytest.raises(OSError, match="No space"):
-            filler.write_bytes(b"x" * (1 << 20))
-        for i in range(300):
-            log.emit(notice(f"event {i} " + "x" * 300))
-        during = read(run)
-        assert run.log.read_bytes().endswith(b"\n")
-        assert any(getattr(e.event, "code", "") == "disk-full" for e in during)
-        assert log.waiting
-        filler.unlink()
-        log.emit(events.RunEnded(state="completed"))
-        log.close()
-        found = read(run)
-        assert [e.seq for e in found] == list(range(len(found)))
-        assert isinstance(found[-1].event, events.RunEnded)
-        numbered = [e for e in found if getattr(e.event, "code", "") == "test"]
-        assert len(numbered) == 300
-        codes = [getattr(e.event, "code", "") for e in found]
-        assert codes.count("disk-full") == codes.count("disk-writable") == 1
-        assert not (run.path / ".reserve").exists()
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)
+def test_a_real_small_disk(small_disk: Path) -> None:
+    run = RunDir(small_disk / sample_log.RUN)
+    run.path.mkdir()
+    log = RunLog(run)
+    log.emit(sample_log.queued())
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        filler.write_bytes(b"x" * (1 << 20))
+    for i in range(300):
+        log.emit(notice(f"event {i} " + "x" * 300))
+    during = read(run)
+    assert run.log.read_bytes().endswith(b"\n")
+    assert any(getattr(e.event, "code", "") == "disk-full" for e in during)
+    assert log.waiting
+    filler.unlink()
+    log.emit(events.RunEnded(state="completed"))
+    log.close()
+    found = read(run)
+    assert [e.seq for e in found] == list(range(len(found)))
+    assert isinstance(found[-1].event, events.RunEnded)
+    numbered = [e for e in found if getattr(e.event, "code", "") == "test"]
+    assert len(numbered) == 300
+    codes = [getattr(e.event, "code", "") for e in found]
+    assert codes.count("disk-full") == codes.count("disk-writable") == 1
+    assert not (run.path / ".reserve").exists()
 
 
 # the reader

@@ -32,8 +32,7 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     run = create(runs_dir, config.preset or config.model.name.rpartition(":")[2])
     text = settings.to_toml(config)
     try:
-        with whole_file(run.config) as file:
-            file.write(text.encode())
+        _write(run, text)
     except OSError as error:
         run.discard()
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
@@ -101,8 +100,7 @@ def resubmit(
             if other != config:
                 config = other
                 settings.check(config, origin=run.id)
-                with whole_file(run.config) as file:
-                    file.write(settings.to_toml(config).encode())
+                _write(run, settings.to_toml(config))
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
         _queue(run, config, settings.to_toml(config))
@@ -118,11 +116,15 @@ def queue_again(run: RunDir, config: RunConfig) -> None:
     text = settings.to_toml(config)
     with run.locked():
         try:
-            with whole_file(run.config) as file:
-                file.write(text.encode())
+            _write(run, text)
         except OSError as error:
             raise RunError(f"cannot write {run.config}: {error.strerror}") from None
         _queue(run, config, text)
+
+
+def _write(run: RunDir, text: str) -> None:
+    with whole_file(run.config) as file:
+        file.write(text.encode())
 
 
 def _check_as_queued(config: RunConfig, queued: RunQueued | None) -> None:

@@ -243,10 +243,13 @@ def _settings(folded: RunState) -> list[str | Text]:
 
 def epoch_table(folded: RunState) -> list[Text]:
     """The epochs of a run as the lines of a table."""
-    hard = [row for row in folded.epochs if folded.left_easy_out(row)]
-    rows = [_epoch(row, row is folded.best, row in hard) for row in folded.epochs]
-    note = [Text(f"hard: of the {hard[0].train_images:,} hardest images only")] if hard else []
-    return table(EPOCH_COLUMNS, rows) + note
+    hard = [folded.left_easy_out(row) for row in folded.epochs]
+    told = zip(folded.epochs, hard, strict=True)
+    lines = table(EPOCH_COLUMNS, [_epoch(row, row is folded.best, some) for row, some in told])
+    if any(hard):
+        images = folded.epochs[hard.index(True)].train_images
+        lines.append(Text(f"hard: of the {images:,} hardest images only"))
+    return lines
 
 
 def _epoch(row: EpochRow, best: bool, hard: bool) -> tuple[str, ...]:
