@@ -240,7 +240,7 @@ def _seen_fields(seen: Seen | str | None) -> dict[str, Any]:
         return {"reason": "does not depend on the image"}
     if isinstance(seen, str):
         return {"reason": seen}
-    rows, cols = seen.axes
+    rows, cols = seen.settled().axes
     apart = rows.near is not None and cols.near is not None
     return {
         "jump": (rows.jump, cols.jump) if apart else None,

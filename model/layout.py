@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from model.receptive_field import Axis, Underivable
 
+POOLINGS = ("average", "max")
+
 Factor = tuple[int, int | None]
 Dim = tuple[Factor, ...]
 
@@ -33,7 +35,7 @@ class Seen:
     @property
     def pooled(self) -> bool:
         """Whether no position is left: everything has been seen by everyone."""
-        return all(axis.near is None for axis in self.axes)
+        return all(axis.mixed for axis in self.axes)
 
     def axes_in(self, dim: int) -> list[int]:
         """Axes that run along a dimension."""
@@ -52,22 +54,47 @@ class Seen:
         return self.layout[dim][0][1]
 
     def with_axis(self, which: int, axis: Axis) -> Seen:
-        """One axis replaced."""
+        """One axis replaced; what had mixed its positions has not if they are apart again."""
         rows, cols = self.axes
-        return replace(self, axes=(axis, cols) if which == 0 else (rows, axis))
+        axes = (axis, cols) if which == 0 else (rows, axis)
+        head = self.head if any(each.mixed for each in axes) else ""
+        return replace(self, axes=axes, head=head)
 
     def collapse(self, dims: Sequence[int], how: str) -> Seen:
         """All positions along some dimensions are mixed; the dimensions stay."""
         seen = self
+        if dims and how in POOLINGS and how not in self.head.split("+"):
+            for axis in (0, 1):  # this is the global pooling, not the one before
+                seen = seen.with_axis(axis, replace(seen.axes[axis], shut=None))
         for dim in dims:
             for size, which in self.layout[dim]:
                 if which is not None and seen.axes[which].near is not None:
-                    seen = seen.with_axis(which, seen.axes[which].collapse(size))
-                    if how not in seen.head.split("+"):
-                        seen = replace(seen, head=f"{seen.head}+{how}" if seen.head else how)
+                    seen = seen._mixed_by(which, seen.axes[which].collapse(size), how)
             sizes = tuple((size, None) for size, _ in self.layout[dim])
             seen = replace(seen, layout=(*seen.layout[:dim], sizes, *seen.layout[dim + 1 :]))
         return seen
+
+    def shut(self, before: Seen, how: str) -> Seen:
+        """After a pooling whose window held all positions that were there before: global pooling,
+        unless another window slides over the one position left.
+        """
+        seen = self
+        for which, (old, new) in enumerate(zip(before.axes, self.axes, strict=True)):
+            held = [size for dim in before.layout for size, axis in dim if axis == which]
+            if not old.mixed and held:
+                seen = seen._mixed_by(which, replace(new, shut=old.collapse(held[0])), how)
+        return seen
+
+    def settled(self) -> Seen:
+        """Where no window follows: what may have been global pooling was."""
+        rows, cols = (axis.shut or axis for axis in self.axes)
+        return replace(self, axes=(rows, cols))
+
+    def _mixed_by(self, which: int, axis: Axis, how: str) -> Seen:
+        head = self.head.split("+") if self.head else []
+        if not self.axes[which].mixed and how not in head:
+            head.append(how)
+        return replace(self.with_axis(which, axis), head="+".join(head))
 
     def mixed(self) -> Seen:
         """After a layer that mixes the channels of what is already pooled: an FC."""
@@ -96,8 +123,12 @@ class Seen:
         Raises:
             Underivable: rows or columns are split.
         """
-        if (*shape,) == tuple(math.prod(s for s, _ in dim) for dim in self.layout):
+        sizes = [math.prod(s for s, _ in dim) for dim in self.layout]
+        if [*shape] == sizes:
             return self
+        if shape and sizes and shape[-1] == sizes[-1]:  # rows and columns stay in their places
+            rest = replace(self, layout=self.layout[:-1]).reshaped(shape[:-1])
+            return replace(rest, layout=(*rest.layout, self.layout[-1]))
         seen = self
         for dim in range(len(self.layout)):  # an axis of one position has no place of its own
             if any(size == 1 and a is not None for size, a in self.layout[dim]):
@@ -167,7 +198,8 @@ def join(parts: Sequence[Seen], shape: Sequence[int], along: int | None = None) 
     heads = {p.head for p in open_}
     head = heads.pop() if len(heads) == 1 else "+".join(sorted({h for h in heads if h}))
     depthwise = open_[0].depthwise if len(open_) == 1 else None
-    return Seen(tuple(layout), axes, head, depthwise)
+    # nor does one of features pooled along one axis
+    return Seen(tuple(layout), axes, head if any(a.mixed for a in axes) else "", depthwise)
 
 
 def _broadcast(part: Seen, shape: Sequence[int], along: int | None) -> Seen:

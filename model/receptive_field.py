@@ -39,6 +39,14 @@ class Axis:
     far: tuple[int, int] | None = None
     before: int = 1
     """Extent just before global pooling, where there was one."""
+    shut: Axis | None = None
+    """What it comes to if the last pooling was a global one, because its window held all positions:
+    that is so unless another window slides over the one position left."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether no two positions of it are apart any more."""
+        return self.near is None or self.shut is not None
 
     @property
     def extent(self) -> int:
@@ -51,12 +59,15 @@ class Axis:
             return self
         lo = self.near[0] - self.jump * padding
         hi = self.near[1] + self.jump * (dilation * (kernel - 1) - padding)
-        return replace(self, near=(lo, hi), jump=self.jump * stride)
+        shut = self.shut if kernel == 1 else None
+        return replace(self, near=(lo, hi), jump=self.jump * stride, shut=shut)
 
     def collapse(self, size: int) -> Axis:
         """After something that mixes all ``size`` positions: global pooling, a linear layer."""
         if self.near is None:
             return self
+        if self.shut is not None:
+            return self.shut
         whole = (self.near[0], self.near[1] + self.jump * (size - 1))
         return Axis(None, 0, _hull(self.far, whole), self.extent)
 
@@ -69,11 +80,15 @@ class Axis:
         far = _hull(self.far, other.far)
         before = max(self.before, other.before)
         if self.near is None or other.near is None:
-            one = other if self.near is None else self
-            return Axis(one.near, one.jump, far, before)
+            one, rest = (other, self) if self.near is None else (self, other)
+            shut = one.shut.join(rest) if one.shut else None
+            return Axis(one.near, one.jump, far, before, shut)
         if self.jump != other.jump:
+            if self.shut or other.shut:
+                return (self.shut or self).join(other.shut or other)
             raise Underivable(f"paths of jump {self.jump} and {other.jump} are joined")
-        return Axis(_hull(self.near, other.near), self.jump, far, before)
+        shut = self.shut.join(other.shut) if self.shut and other.shut else None
+        return Axis(_hull(self.near, other.near), self.jump, far, before, shut)
 
 
 def _hull(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -162,7 +162,7 @@ def follow(call: Call) -> list[Seen]:
     if name in _REDUCTIONS:
         return _reduce(call)
     if all(part.pooled for part in call.parts):  # no positions left to lose: the union will do
-        pooled = [replace(p, layout=(), depthwise=None) for p in call.parts]
+        pooled = [replace(p.settled(), layout=(), depthwise=None) for p in call.parts]
         union = join(pooled, ())
         return [replace(union, layout=plain(o.shape)) for o in call.outputs]
     raise Underivable(f"no rule for {name}")
@@ -195,8 +195,10 @@ def _tuple(value: Any, n: int) -> tuple[int, ...]:
 def _convolution(call: Call) -> list[Seen]:
     seen, spec = call.only, window(call)
     assert spec is not None
-    if call.bound["transposed"] and not seen.pooled:
-        raise Underivable("transposed convolution")
+    if call.bound["transposed"]:
+        if not seen.pooled:
+            raise Underivable("transposed convolution")
+        seen = seen.collapse(range(2, len(seen.layout)), "linear")
     return [_slide(seen.collapse([1], "linear").mixed(), spec, call.shape)]
 
 
@@ -216,19 +218,23 @@ def _pool(call: Call) -> list[Seen]:
     assert spec is not None
     sizes = call.size(call.args[0])[-len(spec.kernel) :]
     whole = all(k >= n for k, n in zip(spec.kernel, sizes, strict=True)) and max(sizes) > 1
+    after = _slide(seen, spec, call.shape)
     if whole and math.prod(call.shape[-len(sizes) :]) == 1:  # global pooling by its size
-        dims = range(len(call.shape) - len(sizes), len(call.shape))
-        return [seen.collapse(dims, _POOLS[call.name]).sized(call.shape)] * len(call.outputs)
-    return [_slide(seen, spec, call.shape)] * len(call.outputs)
+        after = after.shut(seen, _POOLS[call.name])
+    return [after] * len(call.outputs)
 
 
 def _adaptive(call: Call) -> list[Seen]:
     seen, shape = call.only, call.shape
     before = call.size(call.args[0])
-    for dim in (len(shape) - 2, len(shape) - 1):
+    last = (len(shape) - 2, len(shape) - 1)
+    seen = seen.collapse([dim for dim in last if shape[dim] == 1], _ADAPTIVE[call.name])
+    for dim in last:
         n, m = before[dim], shape[dim]
         if m == 1:
-            seen = seen.collapse([dim], _ADAPTIVE[call.name])
+            continue
+        if n == 1:
+            seen = seen.collapse([dim], "broadcast")
         elif n % m:
             raise Underivable(f"adaptive pooling of {n} positions to {m}")
         elif (which := seen.single(dim, "pooling")) is not None:
@@ -265,7 +271,7 @@ def _matmul(call: Call) -> list[Seen]:
     a, b = call.of(left), call.of(right)
     if len(call.seen) > 1 or (a is None and b is None):
         if all(part.pooled for part in call.parts):
-            union = join([replace(p, layout=()) for p in call.parts], ())
+            union = join([replace(p.settled(), layout=()) for p in call.parts], ())
             return [replace(union, layout=plain(call.shape), depthwise=None)]
         raise Underivable(f"{title(call)} of two tensors that both depend on the image")
     if a is not None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from model.inspection import first_device, untouched
 from model.layers import BATCH, Layer, Recorder, added, dilated
-from model.layout import Seen, image
+from model.layout import POOLINGS, Seen, image
 from model.operator_call import Window
 from model.receptive_field import Axis
 from model.registry import ModelError, reason
@@ -104,7 +104,7 @@ def _totals(
         reason, head = end, None
     elif end is not None:
         head = end.head.split("+") if end.pooled else []
-        rows, cols = end.axes
+        rows, cols = end.settled().axes
         before = _before(rows), _before(cols)
         if rows.far is not None and cols.far is not None:
             unclipped = rows.extent, cols.extent
@@ -132,7 +132,7 @@ def _totals(
 
 
 def _linear_after_pooling(head: list[str]) -> bool:
-    pools = [at for at, name in enumerate(head) if name in ("average", "max")]
+    pools = [at for at, name in enumerate(head) if name in POOLINGS]
     return bool(pools) and "linear" in head[pools[0] :]
 
 

@@ -277,6 +277,55 @@ def test_other_heads_are_not_called_average_pooling() -> None:
     assert late.fc_after_pooling
 
 
+def halved(*rest: nn.Module) -> nn.Sequential:
+    """Five times a convolution and max pooling, which leave one position: it sees 94 pixels."""
+    pairs = [(conv(8 if i else 3), nn.MaxPool2d(2)) for i in range(5)]
+    return nn.Sequential(*(layer for pair in pairs for layer in pair), *rest)
+
+
+def shuffled(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+SINGLE = {
+    # 2 pixels of jump 16 are pooled: 94 - 16 before
+    "flattened": ([nn.Flatten(), nn.Linear(8, 10)], 78, False, True),
+    "averaged": ([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)], 94, True, True),
+    "axis by axis": ([Functional(lambda m, x: x.mean(3).mean(2))], 94, True, False),
+    "1x1 before": ([conv(8, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 94, True, False),
+    "convolved": ([conv(8, 10), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 158, True, False),
+    "padded": ([nn.ZeroPad2d(1), nn.Conv2d(8, 10, 3), nn.Flatten()], 158, False, False),
+    "shuffled": (
+        [Functional(lambda m, x: shuffled(m.a(x)).mean((2, 3)), a=conv(8, 8))],
+        158,
+        True,
+        False,
+    ),
+    "spread": ([nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(392, 10)], 78, False, True),
+}
+
+
+@pytest.mark.parametrize(("rest", "field", "average", "fc"), SINGLE.values(), ids=SINGLE)
+def test_pooling_that_leaves_one_position_is_global_if_no_window_follows(
+    rest: list[nn.Module], field: int, average: bool, fc: bool
+) -> None:
+    s = summarize(halved(*rest))
+    assert s.receptive_field == (field, field)
+    assert s.receptive_field_global == (32, 32)
+    assert (s.global_average_pooling, s.fc_after_pooling) == (average, fc)
+
+
+def test_two_global_poolings_of_different_strides_are_joined() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.c(F.avg_pool2d(m.a(x), 32) + F.max_pool2d(m.b(x), 16)).flatten(1)
+
+    s = summarize(Functional(body, a=conv(), b=conv(stride=2), c=conv(8, 10, 1)))
+    assert s.receptive_field == (3, 3)
+    assert s.receptive_field_unclipped == (34, 34)
+    assert s.fc_after_pooling
+
+
 UNFOLLOWED = {
     "transposed": nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1),
     "upsampled": nn.Upsample(scale_factor=2),
@@ -313,6 +362,18 @@ def test_squeeze_and_excitation_is_no_global_pooling() -> None:
     assert not s.global_average_pooling
     assert rows(s)["b"].jump == (2, 2)
     assert s.receptive_field == (34, 34)  # the gate sees all: 3 + 31 positions
+
+
+def test_gates_pooled_along_one_axis_are_no_global_pooling() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        gates = m.rows(y.mean(3, keepdim=True)), m.columns(y.mean(2, keepdim=True))
+        return m.fc((y * gates[0].sigmoid() * gates[1].sigmoid()).flatten(1))
+
+    gates = {"rows": conv(8, 8, 1), "columns": conv(8, 8, 1)}
+    s = summarize(Functional(body, a=conv(), **gates, fc=nn.Linear(8 * 1024, 10)))
+    assert not s.global_average_pooling
+    assert not s.fc_after_pooling
 
 
 def test_a_gate_between_depthwise_and_pointwise_does_not_part_them() -> None:
