@@ -144,7 +144,7 @@ class Column:
 
 COLUMNS = (
     Column("path", "path", 0, right=False),
-    Column("type", "type", 13, 3, right=False),
+    Column("type", "type", 12, 3, right=False),
     Column("kernel", "kernel", 6),
     Column("stride", "stride", 6),
     Column("padding", "padding", 7, 14),
