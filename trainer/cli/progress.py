@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trainer import events
 from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, visible, warn
+from trainer.eta import eta
 from trainer.events import Envelope
 from trainer.runstate import EpochRow, RunState
 
@@ -238,9 +239,9 @@ class TerminalView(PlainView):
             text = f"testing {now.done}/{now.total}"
         if now.images_per_second:
             text += f"  {now.images_per_second:,.0f} img/s"
-        eta = folded.eta()
-        if eta is not None:
-            text += f"  ETA {duration(eta)}"
+        left = eta(folded)
+        if left is not None:
+            text += f"  ETA {duration(left)}"
         self._bar.update(
             self._task,
             total=total,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual.strip import Strip
 
+from trainer.eta import eta
 from trainer.follower import Follower
 from trainer.runstate import RunState
 from tui import formatting
@@ -116,7 +117,7 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
 def _times(run: Follower) -> list[str]:
     state = run.state
     words = [f"elapsed {time_of(run)}"]
-    left = state.eta() if run.status in ("training", "paused") else None
+    left = eta(state) if run.status in ("training", "paused") else None
     if left is not None:
         words.append(f"left {formatting.duration(left, tenths=False)}")
     if state.best is not None:
