@@ -9,8 +9,10 @@ from tests import sample_log
 from tests.sample_log import envelope
 from tests.test_runstate import fold, numbered
 from trainer import events
+from trainer.config import TrainSettings
 from trainer.eta import eta
 from trainer.runstate import RunState
+from trainer.schedule import side
 
 
 def test_eta_counts_down_over_the_whole_run() -> None:
@@ -102,3 +104,58 @@ def test_eta_right_after_a_resume_counts_what_is_left() -> None:
     state = fold(whole[: len(sample_log.first_attempt()) + 1])
     assert state.progress is None
     assert eta(state) == pytest.approx(4 * 8 / 16 + 0.5)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_images_that_grow_take_longer(told: bool) -> None:
+    """Ten epochs of twelve steps, then two that leave out half: a whole image takes a second."""
+    config = """[train]
+low_resolution = 16
+low_resolution_share = 0.5
+"""
+    each = [12] * 10 + [6] * 2
+    total = sum(each) if told else 12 * 12
+    each = each if told else [12] * 12
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=12, config=config)
+    started = msgspec.structs.replace(
+        sample_log.started(), steps_per_epoch=12, batch_size=10, total_steps=total if told else 0
+    )
+    state = fold(numbered(queued, started))
+    settings = TrainSettings(low_resolution=16, low_resolution_share=0.5)
+    seconds = [10 * (side(settings, step, total) / 32) ** 2 for step in range(total)]
+    done = 0
+    for epoch, steps in enumerate(each, start=1):
+        took = sum(seconds[done : done + steps])
+        rate = 10 / seconds[done]
+        for step in (done + 1, done + steps):
+            point = msgspec.structs.replace(
+                sample_log.progress(epoch, 1), epoch=epoch, step=step, images_per_second=rate
+            )
+            state.apply(envelope(state.seq + 1, point))
+            assert eta(state) == pytest.approx(sum(seconds[step:]), rel=0.02), (epoch, step)
+        done += steps
+        ended = msgspec.structs.replace(
+            sample_log.epoch_ended(epoch),
+            step=done,
+            seconds=took,
+            images_per_second=10 * steps / took,
+            images=10 * steps if told else 0,
+        )
+        state.apply(envelope(state.seq + 1, ended))
+        assert eta(state) == pytest.approx(sum(seconds[done:]), rel=0.02), epoch
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "low_resolution = 99",
+        "low_resolution = 'x'",
+        "low_resolution = 16\nlow_resolution_share = nan",
+    ],
+)
+def test_settings_that_make_no_sense_shrink_nothing(settings: str) -> None:
+    parts = sample_log.whole()[:8]
+    expected = eta(fold(parts))
+    queued = msgspec.structs.replace(sample_log.queued(), config=f"[train]\n{settings}\n")
+    parts[0] = msgspec.structs.replace(parts[0], event=queued)
+    assert eta(fold(parts)) == expected

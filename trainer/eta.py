@@ -5,13 +5,19 @@ Apart from the fold: what was kept of it is true of that very code only, see ``f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from trainer import events
-from trainer.runstate import VARIANTS, RunState
+from trainer.runstate import VARIANTS, EpochRow, RunState
+
+if TYPE_CHECKING:
+    from trainer.config import TrainSettings
 
 _TESTED = 16
 """Evaluations among which the last ones of each variant are looked for."""
@@ -23,30 +29,50 @@ def eta(state: RunState) -> float | None:
     """Seconds until the whole run ends: training and evaluation timed apart."""
     if state.ended is not None or state.queued is None or state.started is None:
         return None
-    speed = _mean([r.images_per_second for r in state.epochs[-3:]])
+    size, steps = state.started.batch_size, state.total_steps or 0
+    cost = partial(_cost, _plan(state.queued.config), steps)
+    speed = _mean([_whole_speed(state, row, cost) for row in state.epochs[-3:]])
     now = state.progress
     if now is not None and now.phase == "train" and now.images_per_second:
-        speed = speed or now.images_per_second
+        at = max(1, now.step)
+        speed = speed or now.images_per_second * (cost(at) - cost(at - 1))
     if not speed:
         return None
-    steps = state.total_steps or 0
     done = now.step if now is not None else state.started.resumed_step or 0
-    images = max(0, steps - done) * state.started.batch_size
-    return images / speed + _evaluation_seconds_left(state)
+    return max(0.0, cost(steps) - cost(done)) * size / speed + _evaluation_seconds_left(state)
+
+
+def _cost(plan: _Plan, total: int, steps: int) -> float:
+    """Of the run's first so many steps, in steps on whole images."""
+    if plan.shrinking is None:
+        return steps
+    from trainer import schedule  # not for the first paint of other runs
+
+    return schedule.whole_steps(plan.shrinking, min(steps, total), total)
+
+
+def _whole_speed(state: RunState, row: EpochRow, cost: Callable[[int], float]) -> float | None:
+    """Images a second in an epoch, as if they had been whole ones of the same cost."""
+    assert state.started is not None
+    if row.images_per_second is None:
+        return None
+    steps = row.train_images // max(1, state.started.batch_size) or state.started.steps_per_epoch
+    steps = max(1, min(steps, row.step))
+    return row.images_per_second * (cost(row.step) - cost(row.step - steps)) / steps
 
 
 def _evaluation_seconds_left(state: RunState) -> float:
     """Of the evaluations that are still due, as long as those before, or by their passes."""
     assert state.queued is not None
-    settings = _evaluation(state.queued.config)
+    plan = _plan(state.queued.config)
     last = state.evals[-_TESTED:]
     plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:]) or 0.0
-    left = _evaluations_left(state, settings.every, "plain") * plain
-    if settings.ema:
+    left = _evaluations_left(state, plan.every, "plain") * plain
+    if plan.ema:
         ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
-        left += _evaluations_left(state, settings.every, "ema") * (plain if ema is None else ema)
-    if settings.views and not any(e.variant == "tta" for e in last[-VARIANTS:]):
-        left += settings.views * plain
+        left += _evaluations_left(state, plan.every, "ema") * (plain if ema is None else ema)
+    if plan.views and not any(e.variant == "tta" for e in last[-VARIANTS:]):
+        left += plan.views * plain
     return left
 
 
@@ -60,31 +86,47 @@ def _evaluations_left(state: RunState, every: int, variant: events.Variant) -> i
     return epochs // every - done // every + (epochs % every > 0)
 
 
-class _Evaluation(NamedTuple):
-    """What a run's settings say of its evaluations."""
+class _Plan(NamedTuple):
+    """What a run's settings say of its course."""
 
     every: int = 1
-    """Epochs from one to the next."""
+    """Epochs from one evaluation to the next."""
     ema: bool = False
     """Whether there is one of the averaged weights after each."""
     views: int = 0
     """Passes of the test-time augmentation at the end; 0: there is none."""
+    shrinking: TrainSettings | None = None
+    """Where images start; ``None``: they have their own size from the first step on."""
 
 
 @lru_cache(64)
-def _evaluation(config: str) -> _Evaluation:
+def _plan(config: str) -> _Plan:
     """Of settings as TOML; what they do not tell is as it is by default."""
     import tomllib
 
     with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
         found = tomllib.loads(config)
-        asked = found.get("evaluate", {})
-        return _Evaluation(
+        asked, train = found.get("evaluate", {}), found.get("train", {})
+        return _Plan(
             every=max(1, int(asked.get("every", 1))),
-            ema=float(found.get("train", {}).get("ema", 0)) > 0,
+            ema=float(train.get("ema", 0)) > 0,
             views=_VIEWS.get(asked.get("tta"), 0),
+            shrinking=_shrinking(train),
         )
-    return _Evaluation()
+    return _Plan()
+
+
+def _shrinking(train: dict[str, object]) -> TrainSettings | None:
+    names = ("low_resolution", "low_resolution_share")
+    asked = {name: train[name] for name in names if name in train}
+    if not asked.get("low_resolution"):
+        return None
+    from trainer.config import TrainSettings
+
+    with suppress(msgspec.ValidationError):
+        found = msgspec.convert(asked, TrainSettings)
+        return found if math.isfinite(found.low_resolution_share) else None
+    return None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
