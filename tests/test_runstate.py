@@ -344,6 +344,19 @@ def test_status() -> None:
     assert resumed.status(locked=False) == "crashed"
 
 
+@pytest.mark.parametrize(
+    ("images", "hardest", "marked"),
+    [(32, None, False), (24, None, True), (0, None, False), (32, True, True), (24, False, False)],
+)
+def test_whose_figures_are_of_the_hardest_images(
+    images: int, hardest: bool | None, marked: bool
+) -> None:
+    """Where a log does not tell, those of fewer images than an epoch of four batches of eight."""
+    ended = msgspec.structs.replace(sample_log.epoch_ended(1), images=images, hardest=hardest)
+    state = fold(numbered(sample_log.queued(), sample_log.started(), ended))
+    assert state.left_easy_out(state.epochs[0]) == marked
+
+
 def test_revision_grows_with_every_change() -> None:
     state = RunState()
     for i, one in enumerate(sample_log.whole(), start=1):

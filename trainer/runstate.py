@@ -49,6 +49,8 @@ class EpochRow(msgspec.Struct):
     """The run's seconds, over all attempts, at the end of the row."""
     train_images: Whole = 0
     """Of which training loss and accuracy are; 0: not told (earlier versions)."""
+    hardest: bool | None = None
+    """Whether those were the hardest ones; None: not told (earlier versions)."""
 
 
 class RunState(msgspec.Struct):
@@ -218,6 +220,8 @@ class RunState(msgspec.Struct):
 
     def left_easy_out(self, row: EpochRow) -> bool:
         """Whether training loss and accuracy of an epoch are of the hardest images only."""
+        if row.hardest is not None:
+            return row.hardest
         whole = self.started.steps_per_epoch * self.started.batch_size if self.started else 0
         return 0 < row.train_images < whole
 
@@ -315,7 +319,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
     row = state.row(event.epoch, event.step)
     row.lr, row.train_loss, row.train_accuracy = event.lr, event.loss, event.accuracy
     row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
-    row.train_images = event.images
+    row.train_images, row.hardest = event.images, event.hardest
     row.elapsed = state.elapsed
     state.points += 1
     state.figures += 1
