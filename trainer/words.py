@@ -26,6 +26,11 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{words} %"
 
 
+def trained(figure: str, *, hardest: bool) -> str:
+    """A training figure, marked where it is of the hardest images only."""
+    return f"hard {figure}" if hardest else figure
+
+
 def yes(value: bool | None) -> str:
     """An answer, where there is one."""
     return UNKNOWN if value is None else "yes" if value else "no"

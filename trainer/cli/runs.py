@@ -30,7 +30,7 @@ from trainer.follower import Follower
 from trainer.rundir import find, scan
 from trainer.runlog import Tail
 from trainer.runstate import EpochRow, RunState
-from trainer.words import axes
+from trainer.words import axes, trained
 
 RUN_COLUMNS = (
     Column("run", flexible=True),
@@ -257,7 +257,7 @@ def _epoch(row: EpochRow, best: bool, hard: bool) -> tuple[str, ...]:
         str(row.epoch),
         number(row.lr, ".4g"),
         number(row.train_loss),
-        ("hard " if hard else "") + percent(row.train_accuracy),
+        trained(percent(row.train_accuracy), hardest=hard),
         number(row.test_loss),
         percent(row.test_accuracy),
         "best" if best else "",
