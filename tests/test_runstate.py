@@ -446,6 +446,26 @@ def test_follower_of_a_run_without_a_log(run: RunDir) -> None:
     assert Follower(run).catch_up().queued is None, "no endless loop over what cannot be read"
 
 
+def test_a_run_is_called_by_its_name_else_by_its_id(run: RunDir) -> None:
+    log = RunLog(run)
+    follower = Follower(run)
+    assert follower.catch_up().name == ""
+    assert follower.name == run.id, "nothing is known but its folder"
+    log.emit(msgspec.structs.replace(sample_log.queued(), name=""))
+    assert follower.catch_up().name == follower.name == run.id
+    log.emit(sample_log.queued())
+    assert follower.catch_up().name == follower.name == "first look"
+    log.close()
+
+
+def test_epochs_are_counted_by_their_number() -> None:
+    assert fold([]).epochs_trained == 0
+    whole = sample_log.whole()
+    assert fold(whole).epochs_trained == 3
+    lost = [one for one in whole if getattr(one.event, "epoch", None) not in (1, 2)]
+    assert fold(lost).epochs_trained == 3, "rows of a damaged log, or of a glance, are missing"
+
+
 def test_follower_folds_anew_when_the_log_was_replaced(run: RunDir) -> None:
     run.log.write_bytes(SAMPLE)
     follower = Follower(run)

@@ -230,6 +230,19 @@ class RunState(msgspec.Struct):
         """Seconds of the last attempt, pauses not counted."""
         return max(0.0, self.elapsed - self._base - self._pauses)
 
+    @property
+    def name(self) -> str:
+        """What the run is called: as it was queued, else its id. Of others: not clean."""
+        return (self.queued.name if self.queued is not None else "") or self.run
+
+    @property
+    def epochs_trained(self) -> int:
+        """The last epoch that was trained to its end, over all attempts; 0: none was.
+
+        Not the number of rows: of a glance or a damaged log some are not there.
+        """
+        return self.epochs[-1].epoch if self.epochs else 0
+
     def epochs_done(self, step: int) -> int:
         """The last epoch that was whole after so many optimizer steps; 0: none was."""
         return max((row.epoch for row in self.epochs if row.step <= step), default=0)

@@ -103,7 +103,7 @@ def figures(run: Follower) -> dict[str, Any]:
         "last_train_accuracy": last.train_accuracy if last is not None else None,
         "last_train_images": (last.train_images or None) if last is not None else None,
         "last_images_per_second": last.images_per_second if last is not None else None,
-        "epochs": len(state.epochs),
+        "epochs": state.epochs_trained,
         "seconds": state.elapsed,
         "parameters": described.parameters if described is not None else None,
         "macs": described.macs if described is not None else None,

@@ -125,7 +125,7 @@ class LayersScreen(StoreScreen):
             return text
         queued, colours = run.state.queued, self.cifar.colours()
         text.append(f" {clean(queued.model, 60)}", style="bold")
-        text.append(f"  run {clean(queued.name, 60)}", style=colours["secondary"])
+        text.append(f"  run {clean(run.name, 60)}", style=colours["secondary"])
         if self.sort != "path":
             names = {
                 "macs": "multiply-adds",
