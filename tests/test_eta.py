@@ -159,3 +159,41 @@ def test_settings_that_make_no_sense_shrink_nothing(settings: str) -> None:
     queued = msgspec.structs.replace(sample_log.queued(), config=f"[train]\n{settings}\n")
     parts[0] = msgspec.structs.replace(parts[0], event=queued)
     assert eta(fold(parts)) == expected
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])
+def test_what_a_step_takes_at_any_size_is_learnt_from_the_sizes_so_far(fixed: float) -> None:
+    """Twenty epochs of ten steps, the first ten at 16, 20, 24 and 28 pixels; the first is slow."""
+    config = """[train]
+low_resolution = 16
+low_resolution_share = 0.5
+"""
+    settings = TrainSettings(low_resolution=16, low_resolution_share=0.5)
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=20, config=config)
+    started = msgspec.structs.replace(
+        sample_log.started(), steps_per_epoch=10, batch_size=10, total_steps=200
+    )
+    state = fold(numbered(queued, started))
+    seconds = [fixed + (1 - fixed) * (side(settings, step, 200) / 32) ** 2 for step in range(200)]
+    for epoch in range(1, 21):
+        done = 10 * epoch
+        took = sum(seconds[done - 10 : done]) * (3 if epoch == 1 else 1)
+        ended = msgspec.structs.replace(
+            sample_log.epoch_ended(epoch), step=done, seconds=took, images_per_second=100 / took
+        )
+        point = msgspec.structs.replace(sample_log.progress(epoch, 1), epoch=epoch, step=done)
+        state.apply(envelope(state.seq + 1, point))
+        state.apply(envelope(state.seq + 1, ended))
+        if epoch >= 5:
+            assert eta(state) == pytest.approx(sum(seconds[done:]), rel=0.05), epoch
+
+
+@pytest.mark.parametrize("speed", [-1.0, 0.0, 1e-300, 1e60])
+def test_speeds_that_no_run_has_are_no_crash(speed: float) -> None:
+    config = "[train]\nlow_resolution = 16\n"
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=9, config=config)
+    state = fold(numbered(queued, sample_log.started()))
+    for epoch in range(1, 9):
+        ended = msgspec.structs.replace(sample_log.epoch_ended(epoch), images_per_second=speed)
+        state.apply(envelope(state.seq + 1, ended))
+        eta(state)

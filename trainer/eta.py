@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -19,6 +19,12 @@ from trainer.runstate import VARIANTS, EpochRow, RunState
 if TYPE_CHECKING:
     from trainer.config import TrainSettings
 
+Cost = Callable[[int], float]
+"""Of a run's first so many steps, in steps on whole images."""
+ROWS, FEW = 12, 3
+"""Epochs, at most and at least, of which is learnt how a step's time depends on its pixels."""
+DIFFERENT = 0.1
+"""By how much their images must differ for that, as shares of a whole one's pixels."""
 _TESTED = 16
 """Evaluations among which the last ones of each variant are looked for."""
 _VIEWS = {"flip": 2, "flip+shift": 6}
@@ -30,7 +36,7 @@ def eta(state: RunState) -> float | None:
     if state.ended is not None or state.queued is None or state.started is None:
         return None
     size, steps = state.started.batch_size, state.total_steps or 0
-    cost = partial(_cost, _plan(state.queued.config), steps)
+    cost = _cost(state, _plan(state.queued.config), steps)
     speed = _mean([_whole_speed(state, row, cost) for row in state.epochs[-3:]])
     now = state.progress
     if now is not None and now.phase == "train" and now.images_per_second:
@@ -42,23 +48,57 @@ def eta(state: RunState) -> float | None:
     return max(0.0, cost(steps) - cost(done)) * size / speed + _evaluation_seconds_left(state)
 
 
-def _cost(plan: _Plan, total: int, steps: int) -> float:
-    """Of the run's first so many steps, in steps on whole images."""
+def _cost(state: RunState, plan: _Plan, total: int) -> Cost:
+    """By pixels, but for what a step takes at any size: on a GPU that may be nearly all."""
     if plan.shrinking is None:
-        return steps
+        return float
     from trainer import schedule  # not for the first paint of other runs
 
-    return schedule.whole_steps(plan.shrinking, min(steps, total), total)
+    settings = plan.shrinking
+
+    def by_pixels(steps: int) -> float:
+        return schedule.whole_steps(settings, min(steps, total), total)
+
+    fixed = _fixed_share(state, by_pixels)
+    return lambda steps: fixed * steps + (1 - fixed) * by_pixels(steps)
 
 
-def _whole_speed(state: RunState, row: EpochRow, cost: Callable[[int], float]) -> float | None:
-    """Images a second in an epoch, as if they had been whole ones of the same cost."""
+def _fixed_share(state: RunState, by_pixels: Cost) -> float:
+    """Of a step on whole images, the share of its time that smaller ones take as well, 0 to 1.
+
+    A straight line through the epochs' times over their pixels, the first one left out, in which
+    much is done once; 0 until there were images of other sizes.
+    """
+    every = 1 + len(state.epochs) // ROWS
+    found = [
+        (_mean_cost(state, row, by_pixels), 1 / row.images_per_second)
+        for row in state.epochs[1::every]
+        if row.images_per_second is not None and row.images_per_second > 0
+    ]
+    if len(found) < FEW or max(found)[0] - min(found)[0] < DIFFERENT:
+        return 0.0
+    size = sum(s for s, _ in found) / len(found)
+    time = sum(t for _, t in found) / len(found)
+    slope = sum((s - size) * (t - time) for s, t in found) / sum((s - size) ** 2 for s, _ in found)
+    if not slope > 0:
+        return 1.0
+    at_none = time - slope * size
+    return max(0.0, at_none / (at_none + slope))
+
+
+def _mean_cost(state: RunState, row: EpochRow, cost: Cost) -> float:
+    """Of an epoch's steps."""
     assert state.started is not None
-    if row.images_per_second is None:
-        return None
     steps = row.train_images // max(1, state.started.batch_size) or state.started.steps_per_epoch
     steps = max(1, min(steps, row.step))
-    return row.images_per_second * (cost(row.step) - cost(row.step - steps)) / steps
+    return (cost(row.step) - cost(row.step - steps)) / steps
+
+
+def _whole_speed(state: RunState, row: EpochRow, cost: Cost) -> float | None:
+    """Images a second in an epoch, as if they had been whole ones of the same cost."""
+    if row.images_per_second is None:
+        return None
+    return row.images_per_second * _mean_cost(state, row, cost)
 
 
 def _evaluation_seconds_left(state: RunState) -> float:
