@@ -305,7 +305,7 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny_data")
 def test_the_command_gets_the_result_once_an_attempt(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, "train.epochs=1", "name='it'")
+    run = tiny_run(tmp_path, "train.epochs=1", "name='  it  '")
     ended = train_run(run, Control(run), on_end=command(tmp_path))
     ((found, words, own_session),) = output(run)  # type: ignore[misc]
     assert words == ["one word", "$HOME"], "no shell"

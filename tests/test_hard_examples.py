@@ -111,6 +111,18 @@ def test_an_order_of_a_version_that_left_out_more_goes_on_with_the_hardest_other
     assert hard.order(1, resumed=True).tolist() == [9, 0, 8, 7, 5, 6, 4, 3]
 
 
+def test_less_than_a_batch_is_left_out_too() -> None:
+    def left(images: int, share: float) -> list[bool]:
+        settings = TrainSettings(epochs=4, batch_size=64, skip_easy=share, skip_easy_from=0.5)
+        hard = HardExamples(images, settings, CPU)
+        assert {hard.steps(epoch) for epoch in (1, 4)} == {images // 64}
+        return [hard.leaves_out(epoch) for epoch in (1, 2, 3, 4)]
+
+    assert left(637, 0.05) == [False, False, True, True]
+    assert left(637, 0.0) == [False] * 4
+    assert left(640, 0.0005) == [False] * 4  # which rounds to no image
+
+
 def test_nothing_is_kept_where_nothing_is_skipped() -> None:
     hard = examples(skip_easy=0.0)
     assert hard.losses is None
@@ -136,6 +148,7 @@ def test_a_run_tells_how_many_images_its_figures_are_of(
     assert f"{ended[2].images} hardest images" in told[0]
     state = Follower(run).catch_up()
     assert [row.train_images for row in state.epochs] == [e.images for e in ended]
+    assert [e.hardest for e in ended] == [False, False, True, True]
     assert [state.left_easy_out(row) for row in state.epochs] == [False, False, True, True]
     assert state.total_steps == state.epochs[-1].step == sum(e.images for e in ended) // size
     assert "losses" in checkpoint.load(run.checkpoint("last"))["examples"]

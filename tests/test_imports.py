@@ -17,6 +17,7 @@ TORCH_FREE = [
     "trainer.cli.main",
     "trainer.config",
     "trainer.control",
+    "trainer.eta",
     "trainer.events",
     "trainer.follower",
     "trainer.predictions",

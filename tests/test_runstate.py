@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests import sample_log
 from tests.sample_log import envelope
 from trainer import events
+from trainer.eta import eta
 from trainer.events import Envelope
 from trainer.follower import Follower
 from trainer.rundir import RunDir
@@ -343,95 +344,17 @@ def test_status() -> None:
     assert resumed.status(locked=False) == "crashed"
 
 
-def test_eta_counts_down_over_the_whole_run() -> None:
-    parts = sample_log.whole()[:6]
-    state = fold(parts)
-    # three epochs of 4 steps with 8 images at 100 images/s; step 4 is done, no evaluation yet
-    assert state.progress is not None
-    assert state.progress.step == 4
-    assert state.eta() == pytest.approx(8 * 8 / 100)
-    for one in sample_log.whole()[6:8]:
-        state.apply(one)
-    # from the epoch's own 16 images/s, and two evaluations of half a second
-    assert state.eta() == pytest.approx(8 * 8 / 16 + 2 * 0.5)
-    assert fold(sample_log.whole()).eta() is None
-    assert fold(parts[:2]).eta() is None
-
-
-@pytest.mark.parametrize("every", [1, 2, 3, 7])
-def test_eta_counts_the_evaluations_that_are_still_due(every: int) -> None:
-    """Seven epochs of a step of 10 images in a second; an evaluation takes 100 seconds."""
-    state = RunState()
-    seq = 0
-
-    def add(event: events.AnyEvent) -> None:
-        nonlocal seq
-        state.apply(sample_log.envelope(seq, event))
-        seq += 1
-
-    queued = sample_log.queued()
-    config = f"[evaluate]\nevery = {every}\n"
-    add(msgspec.structs.replace(queued, epochs=7, config=config))
-    started = sample_log.started()
-    add(msgspec.structs.replace(started, steps_per_epoch=1, batch_size=10, total_steps=7))
-    due = [e for e in range(1, 8) if e % every == 0 or e == 7]
-    for epoch in range(1, 8):
-        done = {"epoch": epoch, "step": epoch}
-        add(events.Progress(phase="train", done=1, total=1, loss=1.0, **done))
-        add(
-            events.EpochEnded(
-                loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0, images_per_second=10.0, **done
-            )
-        )
-        if epoch in due:
-            made = sample_log.eval_ended(epoch, 0.5)
-            add(msgspec.structs.replace(made, step=epoch, seconds=100.0))
-        left = [e for e in due if e > epoch]
-        known = 100.0 if any(e <= epoch for e in due) else 0.0
-        assert state.eta() == pytest.approx(7 - epoch + known * len(left)), epoch
-
-
-def test_eta_counts_evaluations_of_averaged_weights_and_of_the_end() -> None:
-    """Four epochs of a second, evaluated every second one: 10 s, averaged 20 s, six views 60 s."""
-    config = "[train]\nema = 0.9\n[evaluate]\nevery = 2\ntta = 'flip+shift'\n"
-    queued = msgspec.structs.replace(sample_log.queued(), epochs=4, config=config)
-    started = msgspec.structs.replace(
-        sample_log.started(), steps_per_epoch=1, batch_size=10, total_steps=4
-    )
-    state = fold(numbered(queued, started))
-    left = []
-
-    def add(event: events.AnyEvent) -> None:
-        state.apply(envelope(state.seq + 1, event))
-        eta = state.eta()
-        assert eta is not None
-        left.append(round(eta))
-
-    def evaluated(epoch: int, variant: events.Variant, seconds: float) -> None:
-        made = sample_log.eval_ended(epoch, 0.5, variant)
-        add(msgspec.structs.replace(made, step=epoch, seconds=seconds))
-
-    for epoch in range(1, 5):
-        state.apply(envelope(state.seq + 1, sample_log.progress(epoch, 1)))
-        assert state.progress is not None
-        state.progress = msgspec.structs.replace(state.progress, step=epoch)
-        ended = msgspec.structs.replace(
-            sample_log.epoch_ended(epoch), step=epoch, images_per_second=10.0
-        )
-        add(ended)
-        if epoch % 2 == 0:
-            evaluated(epoch, "plain", 10.0)
-            evaluated(epoch, "ema", 20.0)
-    evaluated(4, "tta", 60.0)
-    # nothing is known before the first one; of the averaged weights it is as long at first
-    assert left == [3, 2, 2 + 10 + 20 + 60, 2 + 30 + 60, 1 + 30 + 60, 30 + 60, 20 + 60, 60, 0]
-
-
-def test_eta_right_after_a_resume_counts_what_is_left() -> None:
-    whole = sample_log.whole()
-    state = fold(whole[: len(sample_log.first_attempt()) + 1])
-    assert state.progress is None
-    assert state.eta() == pytest.approx(4 * 8 / 16 + 0.5)
+@pytest.mark.parametrize(
+    ("images", "hardest", "marked"),
+    [(32, None, False), (24, None, True), (0, None, False), (32, True, True), (24, False, False)],
+)
+def test_whose_figures_are_of_the_hardest_images(
+    images: int, hardest: bool | None, marked: bool
+) -> None:
+    """Where a log does not tell, those of fewer images than an epoch of four batches of eight."""
+    ended = msgspec.structs.replace(sample_log.epoch_ended(1), images=images, hardest=hardest)
+    state = fold(numbered(sample_log.queued(), sample_log.started(), ended))
+    assert state.left_easy_out(state.epochs[0]) == marked
 
 
 def test_revision_grows_with_every_change() -> None:
@@ -491,7 +414,7 @@ def test_any_damage_folds(tmp_path_factory: pytest.TempPathFactory, data: st.Dat
     run.log.write_bytes(bytes(raw))
     state = Follower(run).catch_up()
     assert len({len(getattr(state.steps, name)) for name in COLUMNS}) == 1
-    state.eta()
+    eta(state)
 
 
 def test_a_hostile_log_of_huge_numbers_is_damage(run: RunDir) -> None:
@@ -521,6 +444,26 @@ def test_follower_of_a_run_without_a_log(run: RunDir) -> None:
     assert follower.catch_up().queued is None
     run.log.mkdir()
     assert Follower(run).catch_up().queued is None, "no endless loop over what cannot be read"
+
+
+def test_a_run_is_called_by_its_name_else_by_its_id(run: RunDir) -> None:
+    log = RunLog(run)
+    follower = Follower(run)
+    assert follower.catch_up().name == ""
+    assert follower.name == run.id, "nothing is known but its folder"
+    log.emit(msgspec.structs.replace(sample_log.queued(), name=""))
+    assert follower.catch_up().name == follower.name == run.id
+    log.emit(sample_log.queued())
+    assert follower.catch_up().name == follower.name == "first look"
+    log.close()
+
+
+def test_epochs_are_counted_by_their_number() -> None:
+    assert fold([]).epochs_trained == 0
+    whole = sample_log.whole()
+    assert fold(whole).epochs_trained == 3
+    lost = [one for one in whole if getattr(one.event, "epoch", None) not in (1, 2)]
+    assert fold(lost).epochs_trained == 3, "rows of a damaged log, or of a glance, are missing"
 
 
 def test_follower_folds_anew_when_the_log_was_replaced(run: RunDir) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import ScheduleSettings, TrainSettings
-from trainer.schedule import factor, side, sides
+from trainer.schedule import factor, side, sides, whole_steps
 
 NAMES = ["constant", "step", "cosine", "onecycle", "triangular", "linear"]
 
@@ -83,3 +83,12 @@ def test_images_that_do_not_grow() -> None:
     assert {side(never, step, 10) for step in range(10)} == {32}
     odd = TrainSettings(low_resolution=30, low_resolution_share=1.0)
     assert [side(odd, step, 4) for step in range(4)] == [30] * 4
+
+
+@given(low=st.sampled_from([0, 16, 20, 27, 32]), share=st.floats(0, 1), total=st.integers(1, 200))
+def test_steps_on_shrunk_images_cost_as_their_pixels(low: int, share: float, total: int) -> None:
+    settings = TrainSettings(low_resolution=low, low_resolution_share=share)
+    each = [(side(settings, step, total) / 32) ** 2 for step in range(total)]
+    for steps in (0, 1, total // 2, total):
+        cost = whole_steps(settings, steps, total)
+        assert cost == pytest.approx(sum(each[:steps]), abs=1)  # where rounding moves a step

@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
 from trainer.paths import expanded
 from trainer.runstate import RunState, Status
 from trainer.stall import STEPS
+from trainer.words import percent
 
 Kind = Literal["end", "nan", "stall", "best"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -175,11 +176,8 @@ class Watcher:
             found.append(Alert("stall", f"no step for {stalled} s"))
         # the first evaluation is the best for lack of others
         if now.best > before.best >= 0 and state.best is not None:
-            found.append(
-                Alert(
-                    "best", f"best test accuracy {100 * now.best:.2f} %, epoch {state.best.epoch}"
-                )
-            )
+            accuracy = f"best test accuracy {percent(now.best)}"
+            found.append(Alert("best", f"{accuracy}, epoch {state.best.epoch}"))
         return found
 
 
@@ -188,4 +186,4 @@ def _end(state: RunState, status: Status) -> str:
         error = state.ended.error if state.ended is not None else None
         return f"failed: {error or 'no reason given'}"
     best = state.best.test_accuracy if state.best is not None else None
-    return f"{status}" + ("" if best is None else f": best test accuracy {100 * best:.2f} %")
+    return f"{status}" + ("" if best is None else f": best test accuracy {percent(best)}")

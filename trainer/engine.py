@@ -341,6 +341,7 @@ class Training:
                 seconds=seconds,
                 images_per_second=steps * size / seconds,
                 images=steps * size,
+                hardest=self.examples.leaves_out(epoch),
             )
         )
 

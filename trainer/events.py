@@ -196,6 +196,8 @@ class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
     images_per_second: Number
     images: Whole = 0
     """Trained on in this epoch, of which loss and accuracy are; 0: not told (earlier versions)."""
+    hardest: bool | None = None
+    """Whether they were the hardest ones, easy ones left out; None: not told (earlier versions)."""
 
 
 class EvalEnded(Event, tag="EvalEnded", frozen=True, kw_only=True):

@@ -52,6 +52,11 @@ class Follower:
         return "no line of the log can be read" if self.damaged else "the log is empty"
 
     @property
+    def name(self) -> str:
+        """What the run is called; of one whose log tells nothing its folder's name."""
+        return self.state.name or self.run.id
+
+    @property
     def here(self) -> bool:
         """Whether it was begun on this machine; so is a run whose log names none."""
         begun = self.state.started

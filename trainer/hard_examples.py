@@ -46,6 +46,11 @@ class HardExamples:
         """Optimizer steps of an epoch; images that fill no batch are left to another epoch."""
         return self._few if epoch >= self.first else self._all
 
+    def leaves_out(self, epoch: int) -> bool:
+        """Whether an epoch leaves the easiest images out, be they fewer than a batch."""
+        trained = self._few * self._settings.batch_size
+        return self.losses is not None and epoch >= self.first and trained < self._images
+
     def total(self) -> int:
         """Optimizer steps of the whole run."""
         epochs = self._settings.epochs

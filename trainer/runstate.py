@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -28,12 +26,8 @@ LAYER_STATS_KEPT = 128
 MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 """Events of what goes on within a phase."""
 MESSAGE_KEPT = 4000
-_VARIANTS = 3
+VARIANTS = 3
 """Evaluations at one step, at most."""
-_TESTED = 16
-"""Evaluations among which the last ones of each variant are looked for."""
-_VIEWS = {"flip": 2, "flip+shift": 6}
-"""Passes over the test split, by ``evaluate.tta``."""
 LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
@@ -55,6 +49,8 @@ class EpochRow(msgspec.Struct):
     """The run's seconds, over all attempts, at the end of the row."""
     train_images: Whole = 0
     """Of which training loss and accuracy are; 0: not told (earlier versions)."""
+    hardest: bool | None = None
+    """Whether those were the hardest ones; None: not told (earlier versions)."""
 
 
 class RunState(msgspec.Struct):
@@ -224,6 +220,8 @@ class RunState(msgspec.Struct):
 
     def left_easy_out(self, row: EpochRow) -> bool:
         """Whether training loss and accuracy of an epoch are of the hardest images only."""
+        if row.hardest is not None:
+            return row.hardest
         whole = self.started.steps_per_epoch * self.started.batch_size if self.started else 0
         return 0 < row.train_images < whole
 
@@ -231,6 +229,19 @@ class RunState(msgspec.Struct):
     def attempt_seconds(self) -> float:
         """Seconds of the last attempt, pauses not counted."""
         return max(0.0, self.elapsed - self._base - self._pauses)
+
+    @property
+    def name(self) -> str:
+        """What the run is called: as it was queued, else its id. Of others: not clean."""
+        return (self.queued.name if self.queued is not None else "") or self.run
+
+    @property
+    def epochs_trained(self) -> int:
+        """The last epoch that was trained to its end, over all attempts; 0: none was.
+
+        Not the number of rows: of a glance or a damaged log some are not there.
+        """
+        return self.epochs[-1].epoch if self.epochs else 0
 
     def epochs_done(self, step: int) -> int:
         """The last epoch that was whole after so many optimizer steps; 0: none was."""
@@ -242,76 +253,6 @@ class RunState(msgspec.Struct):
         if self.queued is None or self.started is None:
             return None
         return self.started.total_steps or self.queued.epochs * self.started.steps_per_epoch
-
-    def eta(self) -> float | None:
-        """Seconds until the whole run ends: training and evaluation timed apart."""
-        if self.ended is not None or self.queued is None or self.started is None:
-            return None
-        speed = _mean([r.images_per_second for r in self.epochs[-3:]])
-        now = self.progress
-        if now is not None and now.phase == "train" and now.images_per_second:
-            speed = speed or now.images_per_second
-        if not speed:
-            return None
-        steps = self.total_steps or 0
-        done = now.step if now is not None else self.started.resumed_step or 0
-        images = max(0, steps - done) * self.started.batch_size
-        return images / speed + self._evaluation_seconds_left()
-
-    def _evaluation_seconds_left(self) -> float:
-        """Of the evaluations that are still due, as long as those before, or by their passes."""
-        assert self.queued is not None
-        settings = _evaluation(self.queued.config)
-        last = self.evals[-_TESTED:]
-        plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:]) or 0.0
-        left = self._evaluations_left(settings.every, "plain") * plain
-        if settings.ema:
-            ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
-            left += self._evaluations_left(settings.every, "ema") * (plain if ema is None else ema)
-        if settings.views and not any(e.variant == "tta" for e in last[-_VARIANTS:]):
-            left += settings.views * plain
-        return left
-
-    def _evaluations_left(self, every: int, variant: events.Variant) -> int:
-        """Evaluations that are still due: every so many epochs, and after the last."""
-        assert self.queued is not None
-        epochs, last = self.queued.epochs, self.latest_eval(variant)
-        done = last.epoch if last is not None else 0
-        if done >= epochs:
-            return 0
-        return epochs // every - done // every + (epochs % every > 0)
-
-
-class _Evaluation(NamedTuple):
-    """What a run's settings say of its evaluations."""
-
-    every: int = 1
-    """Epochs from one to the next."""
-    ema: bool = False
-    """Whether there is one of the averaged weights after each."""
-    views: int = 0
-    """Passes of the test-time augmentation at the end; 0: there is none."""
-
-
-@lru_cache(64)
-def _evaluation(config: str) -> _Evaluation:
-    """Of settings as TOML; what they do not tell is as it is by default."""
-    import tomllib
-
-    with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
-        found = tomllib.loads(config)
-        asked = found.get("evaluate", {})
-        return _Evaluation(
-            every=max(1, int(asked.get("every", 1))),
-            ema=float(found.get("train", {}).get("ema", 0)) > 0,
-            views=_VIEWS.get(asked.get("tta"), 0),
-        )
-    return _Evaluation()
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
@@ -391,7 +332,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
     row = state.row(event.epoch, event.step)
     row.lr, row.train_loss, row.train_accuracy = event.lr, event.loss, event.accuracy
     row.train_seconds, row.images_per_second = event.seconds, event.images_per_second
-    row.train_images = event.images
+    row.train_images, row.hardest = event.images, event.hardest
     row.elapsed = state.elapsed
     state.points += 1
     state.figures += 1
@@ -416,7 +357,7 @@ def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) ->
 
 def _put(entries: list[Evaluated], new: Evaluated) -> None:
     """Add an evaluation, in place of the same one of an attempt that was stopped within it."""
-    for at in range(len(entries) - 1, max(-1, len(entries) - 1 - _VARIANTS), -1):
+    for at in range(len(entries) - 1, max(-1, len(entries) - 1 - VARIANTS), -1):
         old = entries[at]
         if (old.step, old.epoch, old.variant) == (new.step, new.epoch, new.variant):
             del entries[at]
@@ -426,7 +367,7 @@ def _put(entries: list[Evaluated], new: Evaluated) -> None:
 
 def _forget_matrix(evals: list[events.EvalEnded], variant: events.Variant) -> None:
     """Of the evaluation that was the newest until now: of a thousand classes each takes 8 MB."""
-    for at in range(len(evals) - 1, max(-1, len(evals) - 1 - _VARIANTS), -1):
+    for at in range(len(evals) - 1, max(-1, len(evals) - 1 - VARIANTS), -1):
         if evals[at].variant == variant:
             evals[at] = msgspec.structs.replace(evals[at], confusion=())
             return

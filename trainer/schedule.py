@@ -65,5 +65,22 @@ def side(settings: TrainSettings, step: int, total: int) -> int:
     return shrunk[int(step / until * len(shrunk))] if step < until and shrunk else whole
 
 
+def whole_steps(settings: TrainSettings, steps: int, total: int) -> float:
+    """How many steps on whole images cost as much as a run's first ``steps``: by their pixels.
+
+    Args:
+        settings: as for ``side``.
+        steps: optimizer steps, 0 to ``total``.
+        total: optimizer steps of the whole run.
+    """
+    *shrunk, whole = sides(settings)
+    each = settings.low_resolution_share * total / len(shrunk) if shrunk else 0.0
+    cost = float(steps)
+    for stage, pixels in enumerate(shrunk):
+        begin, end = math.ceil(each * stage), math.ceil(each * (stage + 1))
+        cost -= (min(steps, end) - min(steps, begin)) * (1 - (pixels / whole) ** 2)
+    return cost
+
+
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0

@@ -20,7 +20,7 @@ from trainer import config as settings
 from trainer import events, heap, schedule
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import last_event, name_of
+from trainer.distributed.aftermath import last_event
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
@@ -193,12 +193,12 @@ def _call(
     command: str, run: RunDir, log: RunLog, ended: events.RunEnded, training: Training | None
 ) -> None:
     """Start the user's command; a wrong one is a notice after the end."""
-    if training is not None:
-        name, epochs = training.config.name or training.config.preset, training.epochs_done
-    else:  # of earlier attempts
-        state = Follower(run).catch_up()
-        name, epochs = name_of(run, state), len(state.epochs)
-    call(command, run, log, ended, name=name or run.id, epochs=epochs)
+    if not command:
+        return
+    follower = Follower(run)
+    state = follower.catch_up()  # of what this attempt did some may not be on disk yet
+    epochs = state.epochs_trained if training is None else training.epochs_done
+    call(command, run, log, ended, name=follower.name, epochs=epochs)
 
 
 def prepare(

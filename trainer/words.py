@@ -15,15 +15,37 @@ def axes(value: tuple[int, int] | None, *, square: bool = False) -> str:
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share of 1 as per cent: ``87.31 %``. One mistake in 50,000 images is not none, and what is
-    more than nothing is not nothing: ``>99.99 %``, ``<0.01 %``, no wider than all of it.
+    """A share of 1 as per cent: ``87.31 %``."""
+    return f"{figure(share, digits)} %"
+
+
+def figure(share: float, digits: int = 2) -> str:
+    """A share of 1 in per cent, where the sign stands elsewhere: ``87.31``. One mistake in 50,000
+    images is not none, and what is more than nothing is not nothing: ``>99.99``, ``<0.01``, no
+    wider than all of it.
     """
-    words, last = f"{100 * share:.{digits}f}", 10.0**-digits
-    if share < 1 and float(words) >= 100:
-        return f">{100 - last:.{digits}f} %"
+    return _rounded(share, 100, digits)
+
+
+def probability(value: float, digits: int = 2) -> str:
+    """A probability or another share of 1: ``0.87``; neither 1 nor 0 unless it is: ``>.99``,
+    ``<.01``, as wide as the others.
+    """
+    return _rounded(value, 1, digits).replace(">0", ">").replace("<0", "<")
+
+
+def _rounded(share: float, whole: int, digits: int) -> str:
+    words, last = f"{whole * share:.{digits}f}", 10.0**-digits
+    if share < 1 and float(words) >= whole:
+        return f">{whole - last:.{digits}f}"
     if share > 0 and not float(words):
-        return f"<{last:.{digits}f} %"
-    return f"{words} %"
+        return f"<{last:.{digits}f}"
+    return words
+
+
+def trained(figure: str, *, hardest: bool) -> str:
+    """A training figure, marked where it is of the hardest images only."""
+    return f"hard {figure}" if hardest else figure
 
 
 def yes(value: bool | None) -> str:

@@ -392,13 +392,13 @@ class CifarApp(App[None]):
         follower = self.store.get(run)
         if follower is None or after not in ("completed", "stopped", "failed", "crashed"):
             return
-        name = run_name(follower)
+        name = formatting.clean(follower.name, 40)
         state = follower.state
         if after == "completed":
             best = formatting.percent(state.best.test_accuracy) if state.best else ""
             self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
         elif after == "stopped":
-            epochs = len(state.epochs)
+            epochs = state.epochs_trained
             self.tell(f"{name} stopped after {epochs} epoch{'s' * (epochs != 1)}")
         elif after == "failed":
             reason = state.ended.error if state.ended and state.ended.error else "no reason given"
@@ -597,9 +597,3 @@ class CifarApp(App[None]):
         """However the app ends: the trainer is told, its runs are not killed."""
         self.pace.end()
         self.worker.close(busy=bool(self.runs.ours()))
-
-
-def run_name(follower: Follower) -> str:
-    """A run's name for a sentence."""
-    queued = follower.state.queued
-    return formatting.clean(queued.name if queued else follower.run.id, 40)

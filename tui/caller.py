@@ -37,8 +37,7 @@ class Caller:
             found = watcher.look(follower.state, follower.status, follower.stalled)
             if ended:
                 del self._watchers[run]
-            queued = follower.state.queued
-            name = formatting.clean(queued.name if queued else run, 40)
+            name = formatting.clean(follower.name, 40)
             for alert in found:
                 if alert.kind in self._settings.when:
                     told.append(f"{name}: {alert.text}")

@@ -82,8 +82,7 @@ class CifarCommands(Provider):
             if theme.startswith("cifar-"):
                 yield f"Theme {theme}", "Colours of the app", partial(app.set_theme, theme)
         for follower in list(app.store)[:RUNS_OFFERED]:
-            queued = follower.state.queued
-            name = clean(queued.name if queued else follower.run.id, 40)
+            name = clean(follower.name, 40)
             yield (
                 f"Open run {name}",
                 f"{follower.run.id} · {follower.status}",

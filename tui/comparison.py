@@ -12,7 +12,7 @@ from trainer.errors import ConfigError
 from trainer.events import Variant
 from trainer.follower import Follower
 from trainer.runstate import EpochRow, RunState
-from trainer.words import axes
+from trainer.words import axes, trained
 from tui import formatting
 from tui.formatting import DASH
 from tui.widgets.run_table import data_of, model_of, name_of, time_of
@@ -103,7 +103,7 @@ def figures(run: Follower) -> dict[str, Any]:
         "last_train_accuracy": last.train_accuracy if last is not None else None,
         "last_train_images": (last.train_images or None) if last is not None else None,
         "last_images_per_second": last.images_per_second if last is not None else None,
-        "epochs": len(state.epochs),
+        "epochs": state.epochs_trained,
         "seconds": state.elapsed,
         "parameters": described.parameters if described is not None else None,
         "macs": described.macs if described is not None else None,
@@ -131,7 +131,6 @@ def _last_trained(state: RunState) -> EpochRow | None:
 def cells(run: Follower) -> tuple[str, ...]:
     """The table's cells, in the order of ``COLUMNS``."""
     found = figures(run)
-    hard = "hard " if last_left_easy_out(run) else ""
     return (
         found["preset"] or DASH,
         formatting.clean(found["model"].rpartition("/")[2]) or DASH,
@@ -146,7 +145,7 @@ def cells(run: Follower) -> tuple[str, ...]:
         str(found["best_epoch"] or DASH),
         formatting.percent(found["ema_test_accuracy"]),
         formatting.percent(found["tta_test_accuracy"]),
-        hard + formatting.percent(found["last_train_accuracy"]),
+        trained(formatting.percent(found["last_train_accuracy"]), hardest=last_left_easy_out(run)),
         time_of(run),
         formatting.compact(found["last_images_per_second"]),
     )

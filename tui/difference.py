@@ -123,8 +123,7 @@ def title(
     )
     if follower is None:
         return text.append(f" the run {formatting.clean(side.run, 40)} is gone")
-    queued = follower.state.queued
-    text.append(f" {formatting.clean(queued.name if queued else side.run, 30)}", style="bold")
+    text.append(f" {formatting.clean(follower.name, 30)}", style="bold")
     kind = follower.state.started.data_kind if follower.state.started else ""
     if not (label := formatting.data_label(kind)).startswith("CIFAR"):
         text.append(f"  {label}", style=colours["warning"])

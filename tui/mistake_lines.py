@@ -47,7 +47,7 @@ def title(
     text = Text(no_wrap=True)
     if run is None or run.state.queued is None:
         return text
-    text.append(f" {clean(run.state.queued.name, 30)}", style="bold")
+    text.append(f" {clean(run.name, 30)}", style="bold")
     kind = run.state.started.data_kind if run.state.started else run.state.queued.data
     label = formatting.data_label(kind)
     real = label.startswith("CIFAR")

@@ -366,8 +366,7 @@ class RunControl:
 
 
 def _name(run: Follower) -> str:
-    queued = run.state.queued
-    return formatting.clean(queued.name if queued else run.run.id, 40)
+    return formatting.clean(run.name, 40)
 
 
 def _listed(runs: list[Follower]) -> list[str]:

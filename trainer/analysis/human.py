@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.words import percent
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Mistakes
@@ -111,7 +112,7 @@ class People:
         if agree >= IN_ORDER:
             return ""
         return (
-            f"most people's answer is the label of only {100 * agree:.0f} % of the images: "
+            f"most people's answer is the label of only {percent(agree, 0)} of the images: "
             "the human file may be in another order than these test images"
         )
 

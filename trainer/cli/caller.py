@@ -34,7 +34,7 @@ class Caller:
         stalled = self._pulse.look(self._state)
         found = self._watcher.look(self._state, self._state.status(locked=True), stalled)
         chosen = [alert for alert in found if alert.kind in self._settings.when]
-        name = clean(self._state.queued.name if self._state.queued else self._state.run, 40)
+        name = clean(self._state.name, 40)
         for alert in chosen:
             if alert.kind == "stall":
                 warn(f"{name}: {alert.text}")

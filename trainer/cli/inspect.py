@@ -19,6 +19,7 @@ from trainer.cli.output import Column, clean, out, table, warn
 from trainer.origin import check_owner
 from trainer.rundir import find
 from trainer.submit import read_config
+from trainer.words import probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +143,7 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
     rows = [
         (
             clean(name),
-            f"{value:.4f}",
+            probability(value, 4),
             "actual" * (name == answer["actual"]),
             "predicted" * (name == answer["predicted"]),
         )

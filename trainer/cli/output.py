@@ -274,9 +274,9 @@ def _terminal_width() -> int | None:
 # numbers
 
 
-def percent(value: float | None) -> str:
-    """A share of 1 as per cent with two digits, a dash for none."""
-    return DASH if value is None or not math.isfinite(value) else words.percent(value)
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share of 1 as per cent, a dash for none."""
+    return DASH if value is None or not math.isfinite(value) else words.percent(value, digits)
 
 
 def number(value: float | None, form: str = ".4f") -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trainer import events
 from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, visible, warn
+from trainer.eta import eta
 from trainer.events import Envelope
 from trainer.runstate import EpochRow, RunState
 
@@ -173,7 +174,7 @@ class TerminalView(PlainView):
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[share]:>5}", markup=False),
             TextColumn("{task.fields[now]}", markup=False),
             console=self._console,
             auto_refresh=False,
@@ -181,7 +182,9 @@ class TerminalView(PlainView):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task("", total=None, epoch="preparing", now="")
+        self._task = self._bar.add_task(
+            "", total=None, epoch="preparing", share=percent(0.0, 0), now=""
+        )
         self._live = True
         self._titled = False
         self._guard(self._bar.start)
@@ -238,14 +241,15 @@ class TerminalView(PlainView):
             text = f"testing {now.done}/{now.total}"
         if now.images_per_second:
             text += f"  {now.images_per_second:,.0f} img/s"
-        eta = folded.eta()
-        if eta is not None:
-            text += f"  ETA {duration(eta)}"
+        left = eta(folded)
+        if left is not None:
+            text += f"  ETA {duration(left)}"
         self._bar.update(
             self._task,
             total=total,
             completed=now.step,
             epoch=f"epoch {now.epoch}/{folded.queued.epochs}",
+            share=percent(min(1.0, now.step / total) if total else 0.0, 0),
             now=text,
         )
         self._guard(self._bar.refresh)

@@ -30,7 +30,7 @@ from trainer.follower import Follower
 from trainer.rundir import find, scan
 from trainer.runlog import Tail
 from trainer.runstate import EpochRow, RunState
-from trainer.words import axes
+from trainer.words import axes, trained
 
 RUN_COLUMNS = (
     Column("run", flexible=True),
@@ -82,14 +82,14 @@ def summary(follower: Follower) -> dict[str, Any]:
         "run": follower.run.id,
         "state": follower.status,
         "stalled_seconds": follower.stalled,
-        "name": queued.name if queued else "",
+        "name": follower.name,
         "preset": queued.preset if queued else "",
         "model": queued.model if queued else "",
         "data": data_kind(folded),
         "best_test_accuracy": best.test_accuracy if best else None,
         "best_epoch": best.epoch if best else None,
         "parameters": folded.described.parameters if folded.described else None,
-        "epochs_done": len([r for r in folded.epochs if r.train_loss is not None or r.lr]),
+        "epochs_done": folded.epochs_trained,
         "epochs": queued.epochs if queued else None,
         "seconds": folded.elapsed,
         "queued_at": folded.queued_at or None,
@@ -257,7 +257,7 @@ def _epoch(row: EpochRow, best: bool, hard: bool) -> tuple[str, ...]:
         str(row.epoch),
         number(row.lr, ".4g"),
         number(row.train_loss),
-        ("hard " if hard else "") + percent(row.train_accuracy),
+        trained(percent(row.train_accuracy), hardest=hard),
         number(row.test_loss),
         percent(row.test_accuracy),
         "best" if best else "",

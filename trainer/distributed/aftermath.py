@@ -22,7 +22,8 @@ def end_from_log(
         began: whether this attempt came as far as training.
         on_end: a command.
     """
-    state = Follower(run).catch_up()
+    follower = Follower(run)
+    state = follower.catch_up()
     ended = last_event(
         state,
         "failed" if error else "stopped",
@@ -30,7 +31,7 @@ def end_from_log(
         seconds=state.attempt_seconds if began else 0.0,
     )
     log.emit(ended)
-    call(on_end, run, log, ended, name=name_of(run, state), epochs=len(state.epochs))
+    call(on_end, run, log, ended, name=follower.name, epochs=state.epochs_trained)
 
 
 def last_event(
@@ -46,8 +47,3 @@ def last_event(
         final_accuracy=tested[-1].test_accuracy if tested else None,
         seconds=seconds,
     )
-
-
-def name_of(run: RunDir, state: RunState) -> str:
-    """A run's name, of what its log knows."""
-    return state.queued.name if state.queued is not None else run.id

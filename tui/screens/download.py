@@ -15,6 +15,7 @@ from textual.binding import Binding
 from textual.widgets import Static
 
 from trainer.processes import child_environment
+from trainer.words import percent
 from tui.datasource import without_advice
 from tui.formatting import clean, size
 from tui.screens.dialogs import Dialog
@@ -121,7 +122,7 @@ class Download(Dialog):
         return Text.assemble(
             ("━" * full, colours["primary"]),
             ("─" * (width - full), colours["secondary"]),
-            f" {100 * share:3.0f} %",
+            f" {percent(share, 0):>5}",
         )
 
     def _fail(self, problem: str) -> None:

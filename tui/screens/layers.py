@@ -10,7 +10,7 @@ from textual.widgets import DataTable, Static
 from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
 from trainer.follower import Follower
-from trainer.words import axes
+from trainer.words import axes, figure
 from tui import formatting
 from tui.alive import Alive
 from tui.formatting import clean
@@ -125,7 +125,7 @@ class LayersScreen(StoreScreen):
             return text
         queued, colours = run.state.queued, self.cifar.colours()
         text.append(f" {clean(queued.model, 60)}", style="bold")
-        text.append(f"  run {clean(queued.name, 60)}", style=colours["secondary"])
+        text.append(f"  run {clean(run.name, 60)}", style=colours["secondary"])
         if self.sort != "path":
             names = {
                 "macs": "multiply-adds",
@@ -185,7 +185,7 @@ class LayersScreen(StoreScreen):
         if found.update is not None:
             words.append(f"log10 update/weight {found.update:.2f}")
         if found.dead is not None:
-            words.append(f"{found.dead:.1%} of channels dead")
+            words.append(f"{figure(found.dead, 1)}% of channels dead")
         told = ", ".join(words) or "nothing is measured of it"
         if self._alive.reason and not words:
             told += f": {clean(self._alive.reason, 60)}"

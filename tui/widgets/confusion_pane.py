@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 
 from trainer.analysis import confusion as confusions
 from trainer.analysis.confusion import ClassFigures, Pair
+from trainer.words import figure, percent
 from tui.evaluations import Evaluation
 from tui.formatting import DASH, clean
 from tui.widgets.confusion_table import ConfusionTable
@@ -106,7 +107,7 @@ class ConfusionPane(Vertical):
 
 def _pair_line(pair: Pair, classes: Sequence[str], width: int) -> Text:
     """A confusion in a list: ``cat → dog  121  12.1 %``."""
-    figures = f" {pair.count:>4} {100 * pair.share:>5.1f} %"
+    figures = f" {pair.count:>4} {percent(pair.share, 1):>7}"
     names = f"{clean(classes[pair.actual])} → {clean(classes[pair.predicted])}"
     room = max(7, width - len(figures))
     if cell_len(names) > room:
@@ -128,7 +129,7 @@ def _class_lines(
     for name, one in zip(classes, figures, strict=True):
         style = colours["warning"] if one.f1 is not None and one.f1 == worst else ""
         numbers = [
-            DASH if value is None else f"{100 * value:.1f}"
+            DASH if value is None else figure(value, 1)
             for value in (one.precision, one.recall, one.f1)
         ]
         text.append(fit(clean(name), NAME), style=style)

@@ -18,6 +18,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from trainer.analysis.confusion import Matrix, row_shares
+from trainer.words import figure
 from tui import formatting
 from tui.formatting import clean
 from tui.widgets.tile import fit
@@ -155,7 +156,7 @@ class ConfusionTable(ScrollView, can_focus=True):
 
     def _cell(self, row: int, column: int, here: bool, plain: Style) -> Segment:
         count, share = int(self._matrix[row, column]), float(self._shares[row, column])
-        words = f"{100 * share:.0f}" if self.percent else str(count)
+        words = figure(share, 0) if self.percent else str(count)
         words = (words if count else "·").rjust(self.cell_width)
         colours = self.app.theme_variables
         if here:

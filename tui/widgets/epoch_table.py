@@ -8,6 +8,7 @@ from textual.binding import Binding
 
 from trainer.events import EvalEnded
 from trainer.runstate import EpochRow, RunState
+from trainer.words import trained
 from tui import formatting
 from tui.widgets.lines import Lines
 
@@ -171,7 +172,7 @@ def _row(
         str(row.epoch),
         formatting.rate(row.lr),
         formatting.decimal(row.train_loss),
-        ("hard " if hard else "") + formatting.percent(row.train_accuracy),
+        trained(formatting.percent(row.train_accuracy), hardest=hard),
         formatting.decimal(row.test_loss),
         formatting.percent(row.test_accuracy),
         formatting.duration(row.train_seconds),

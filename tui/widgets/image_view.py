@@ -16,6 +16,7 @@ from textual.widget import Widget
 from trainer import terminal_image
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
+from trainer.words import probability
 from tui import overlay
 from tui.formatting import clean
 from tui.terminal.settings import TerminalSettings
@@ -131,9 +132,9 @@ def bars(
         role, colour = _role(i, actual, predicted, colours)
         text.append(f"{clean(classes[i], name_width):>{name_width}} ", style=colour)
         text.append(_bar(float(probabilities[i]), room), style=colour or colours["secondary"])
-        text.append(f" {probabilities[i]:.3f}", style="bold" if role else "")
+        text.append(f" {probability(float(probabilities[i]), 3)}", style="bold" if role else "")
         if asked and people is not None:
-            text.append(f" people {people[i]:.2f}", style=colours["secondary"])
+            text.append(f" people {probability(float(people[i]))}", style=colours["secondary"])
             if beside:
                 text.append(" " + _bar(float(people[i]), beside - 1), style=colours["primary"])
         text.append(f" {role}\n", style=colour)

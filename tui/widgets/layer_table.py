@@ -14,7 +14,7 @@ from textual.widgets import DataTable
 
 from model.coverage import layer_skips
 from trainer.events import LayerRow
-from trainer.words import axes
+from trainer.words import axes, figure
 from tui import formatting
 from tui.alive import TREND, Alive
 from tui.formatting import DASH, clean
@@ -288,7 +288,7 @@ def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -
     elif column.key == "update":
         words = f"{value:.1f}"
     elif column.key == "dead":
-        words = f"{value:.0%}"
+        words = f"{figure(value, 0)}%"
         style = colours["warning"] if value >= MANY_DEAD else ""
     else:
         words = short_number(value)

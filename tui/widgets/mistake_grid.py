@@ -16,6 +16,7 @@ from textual.widget import Widget
 
 from trainer import terminal_image
 from trainer.analysis.mistakes import Indices
+from trainer.words import probability
 from tui.evaluations import Evaluation, Pictures
 from tui.formatting import clean
 from tui.widgets import image_view
@@ -328,8 +329,8 @@ class MistakeGrid(Widget, can_focus=True):
             index=index,
             actual=clean(classes[int(images.actual[index])]),
             predicted=clean(classes[int(images.predicted[index])]),
-            p_actual=f"{images.p_actual[index]:.2f}",
-            p_predicted=f"{images.confidence[index]:.2f}",
+            p_actual=probability(float(images.p_actual[index])),
+            p_predicted=probability(float(images.confidence[index])),
             right=bool(images.actual[index] == images.predicted[index]),
             doubtful=images.review is not None and bool(images.review.doubtful[index]),
         )

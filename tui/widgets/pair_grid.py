@@ -8,6 +8,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from trainer.analysis.mistakes import Indices
+from trainer.words import probability
 from tui import difference
 from tui.difference import Difference
 from tui.evaluations import Pictures
@@ -51,7 +52,7 @@ class PairGrid(MistakeGrid):
                 Said(
                     number=number,
                     predicted=clean(one.classes[predicted]),
-                    p=f"{one.images.confidence[index]:.2f}",
+                    p=probability(float(one.images.confidence[index])),
                     right=bool(predicted == one.images.actual[index]),
                 )
             )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual.strip import Strip
 
+from trainer.eta import eta
 from trainer.follower import Follower
 from trainer.runstate import RunState
+from trainer.words import figure
 from tui import formatting
 from tui.widgets.lines import Lines, from_pieces
 from tui.widgets.run_table import time_of
@@ -97,7 +99,8 @@ def _run_line(run: Follower, colours: dict[str, str], width: int) -> Strip:
     state = run.state
     done = finished(state)
     epochs = f"{where(state)[0]}/{state.queued.epochs if state.queued is not None else 0}"
-    name = f" run {epochs:>8}{100 * done:>4.0f}%" if state.ended else f" run {100 * done:>12.0f}%"
+    share = f"{figure(done, 0)}%"
+    name = f" run {epochs:>8}{share:>5}" if state.ended else f" run {share:>13}"
     line = _begin(name, done, min(LEFT, width // 5), colours)
     return _with(line, _times(run), width, colours)
 
@@ -107,7 +110,7 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
     planned = state.queued.epochs if state.queued is not None else 0
     epoch, share = where(state)
     line = _begin(f" epoch {epoch}/{planned} ", share, 10, colours)
-    line.append((f"{100 * finished(state):.0f}% of run", colours["foreground"]))
+    line.append((f"{figure(finished(state), 0)}% of run", colours["foreground"]))
     line.append(("  ", colours["secondary"]))
     elapsed, *left = _times(run)
     return _with(line, [*left[:1], *figures, elapsed, *left[1:]], width, colours)
@@ -116,7 +119,7 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
 def _times(run: Follower) -> list[str]:
     state = run.state
     words = [f"elapsed {time_of(run)}"]
-    left = state.eta() if run.status in ("training", "paused") else None
+    left = eta(state) if run.status in ("training", "paused") else None
     if left is not None:
         words.append(f"left {formatting.duration(left, tenths=False)}")
     if state.best is not None:

@@ -35,8 +35,7 @@ class Column(msgspec.Struct, frozen=True):
 
 def name_of(run: Follower) -> str:
     """A run's name, else its id."""
-    queued = run.state.queued
-    return formatting.clean(queued.name if queued else run.run.id)
+    return formatting.clean(run.name)
 
 
 def model_of(run: Follower) -> str:
@@ -94,7 +93,9 @@ COLUMNS = (
     Column("preset", "preset", 11, 128, sort=_text(_preset)),
     Column("model", "model", 11, 96, sort=_text(model_of)),
     Column("data", "data", 9, 66, sort=_text(data_of)),
-    Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(_epochs_done(r)))),
+    Column(
+        "epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(r.state.epochs_trained))
+    ),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
     Column("at", "at", 4, 90, right=True),
     Column("parameters", "parameters", 10, 106, right=True, sort=_most(_parameters)),
@@ -341,7 +342,7 @@ WORDS: dict[str, Callable[[Follower], str]] = {
     "name": name_of,
     "preset": _preset,
     "model": lambda run: model_of(run).rpartition("/")[2],
-    "epochs": lambda run: f"{_epochs_done(run)}/{_planned(run)}",
+    "epochs": lambda run: f"{run.state.epochs_trained}/{_planned(run)}",
     "at": lambda run: str(run.state.best.epoch) if run.state.best else "",
     "parameters": lambda run: formatting.count(
         run.state.described.parameters if run.state.described else None
@@ -358,11 +359,6 @@ def _cut(cell: Text, width: int) -> Text:
     """The cell within its column, with an ellipsis where it is cut."""
     cell.truncate(width, overflow="ellipsis")
     return cell
-
-
-def _epochs_done(run: Follower) -> int:
-    rows = run.state.epochs
-    return rows[-1].epoch if rows else 0
 
 
 def _right(text: str, style: str = "") -> Text:
