@@ -443,6 +443,9 @@ def test_a_folded_block_has_the_norm_over_all_its_weights() -> None:
     update = ((3e-3) ** 2 + (4e-2) ** 2) ** 0.5
     assert both.update == pytest.approx(math.log10(update / 5))
     assert both.dead == 0.75
+    assert alive.figures(["c1.0.conv", "c1.0.act", "c1.0.conv", "c2.0.conv"]) == both, (
+        "called twice"
+    )
     assert alive.figures(["nowhere"]) == Figures()
     assert not Alive(())
 
