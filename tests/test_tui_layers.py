@@ -117,6 +117,11 @@ def column(screen: LayersScreen, key: str) -> list[str]:
             "height: r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1; "  # noqa: RUF001
             "width: r = 1 + (1 − 1)·1 = 1, jump = 1·1 = 1",  # noqa: RUF001
         ),
+        (
+            layer("gated", receptive_field=(34, 34), pooled=True),
+            "receptive field 34, jump 1: the greater of what its windows see and what comes from "
+            "pooled features (a gate)",
+        ),
         # what the row does not tell is not made up
         (layer("up", stride=(2, 2), jump=(1, 1)), "receptive field 3, jump 1"),
         (layer("odd", receptive_field=(2, 2)), "receptive field 2, jump 1"),
@@ -190,6 +195,15 @@ def test_measured_columns_fit_and_come_first_where_asked(width: int, measured: b
     all_measured = {c.key for c in layer_table.COLUMNS if c.measured}
     assert {"path", "parameters"} <= keys
     assert (measured or width >= 160) == (all_measured <= keys)
+
+
+@pytest.mark.parametrize(
+    ("macs", "words"),
+    [(0, ""), (320, "<0.001"), (500, "0.001"), (1500, "0.002"), (442_368, "0.442")],
+)
+def test_macs_that_are_not_none_do_not_read_so(macs: int, words: str) -> None:
+    assert layer_table._scaled(macs, 1e6) == words
+    assert layer_table._scaled(320, 1.0) == "320"
 
 
 def test_bars() -> None:
