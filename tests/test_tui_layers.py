@@ -320,6 +320,34 @@ async def test_the_table(tmp_path: Path, size: tuple[int, int]) -> None:
         assert "unknown: an if" in text(screen, "#formula")
 
 
+@pytest.mark.parametrize("size", [(160, 50), (80, 24), (60, 24)])
+async def test_no_figure_of_the_net_is_cut(tmp_path: Path, size: tuple[int, int]) -> None:
+    run = make_run(tmp_path / "runs", done=0, end=None)
+    short = layer("c1.0.conv", receptive_field=(27, 27))
+    append(
+        run,
+        described(
+            layers=(short, *NET[1:]), receptive_field=(27, 27), strided3x3=2, fc_after_pooling=True
+        ),
+    )
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_layers(pilot, app)
+        await until(pilot, lambda: screen.query_one(LayerTable).row_count == len(NET))
+        totals = screen.query_one("#totals", Static)
+        lines = text(screen, "#totals").splitlines()
+        assert totals.size.height == len(lines) > 1
+        assert max(map(len, lines)) <= totals.content_size.width
+        said = " · ".join(lines)
+        assert "receptive field 27×27 stops short" in said  # noqa: RUF001
+        assert "2 strided 3×3 · 0 max pools" in said  # noqa: RUF001
+        pooling, fc = ("global average pooling", "FC after pooling")
+        if size[0] < 118:
+            pooling, fc = "GAP", "FC after GAP"
+        assert said.endswith(f"{pooling} yes · {fc} yes")
+        assert screen.query_one(LayerTable).size.height > 4
+
+
 async def test_sort_and_fold(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", layers=NET)
     app = make_app(tmp_path / "runs")
