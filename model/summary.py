@@ -74,9 +74,13 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
         recorder.tracer = tracer
         try:
             for module in net.modules():
+                if isinstance(module, torch.jit.ScriptModule):  # takes none: its operators are rows
+                    continue
                 handles.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(recorder.leave))
-            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False):
+            # scripted code is not optimised: operators that it fuses are not seen
+            unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False), unfused:
                 output = net(images)
         except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]

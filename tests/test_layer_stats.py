@@ -228,6 +228,16 @@ def test_the_greatest_value_of_each_channel(
     assert torch.equal(peaks(values[:, :, 0, 0].contiguous(), 1), values[:, :, 0, 0].amax(0))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_scripted_net_is_measured_as_far_as_it_can_be() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    found = measure(torch.jit.script(net), torch.randn(2, 3, 8, 8))
+    assert found.layers == ("0",)
+    assert found.dead == ()
+    partly = nn.Sequential(torch.jit.script(net), half_dead(nn.Conv2d(8, 8, 3)), nn.ReLU())
+    assert measure(partly, torch.randn(2, 3, 8, 8)).dead == (0.5,)
+
+
 def test_a_channel_that_is_not_a_number_is_not_dead() -> None:
     values = torch.full((4, 3, 5, 5), -1.0).to(memory_format=torch.channels_last)
     values[1, 2, 3, 4] = math.nan

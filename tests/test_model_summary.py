@@ -640,6 +640,20 @@ def test_a_transposed_convolution_is_no_strided_one() -> None:
     assert summarize(net).strided3x3 == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripted_modules_are_followed_by_their_operators() -> None:
+    scripted = torch.jit.script(nn.Sequential(conv(8, 8, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    net = nn.Sequential(conv(), scripted, *head)
+    for _ in range(3):
+        net(torch.rand(2, 3, 32, 32))
+    s = summarize(net)
+    assert s.receptive_field == (5, 5)
+    assert (s.strided3x3, s.global_average_pooling, s.fc_after_pooling) == (1, True, True)
+    assert sum(row.parameters for row in s.layers) == s.parameters
+    assert rows(s)["1.0"].parameters == 8 * 8 * 9 + 8
+
+
 def test_layers_that_are_not_made_yet_can_be_looked_at() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
     registry.check_output(net, 2)

@@ -86,6 +86,8 @@ class LayerStats:
     def watch(self) -> None:
         """Before the forward pass: look at the activations."""
         self._dead = {}
+        if not self._activations:  # nor has a scripted net, which takes no hooks
+            return
         axes = ChannelAxes()
         begin = self._net.register_forward_pre_hook(lambda _, given: axes.begin(*given[:1]))
         self._hooks.append(begin)
