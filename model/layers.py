@@ -41,12 +41,16 @@ class Layer:
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     padding: tuple[int, int] | None = None
+    """On either side; None where both are not the same."""
     dilation: tuple[int, int] | None = None
     groups: int | None = None
     jump: tuple[int, int] | None = None
     """Image pixels between neighbouring positions of the output; None after global pooling."""
     receptive_field: tuple[int, int] | None = None
     """Theoretical, of one position of the output; not clipped to the image."""
+    pooled: bool = False
+    """Whether a position sees pooled features besides, as behind a gate: its receptive field is the
+    greater of both, and does not follow from that of its input."""
     reason: str = ""
     """Why the receptive field is unknown."""
     is_depthwise: bool = False
@@ -68,6 +72,8 @@ class _Frame:
 
 _ROWS = frozenset(("conv", "pool", "matmul", "reduce", "join", "act", "norm", "unknown"))
 _MAIN = frozenset(("conv", "pool", "matmul", "reduce", "join", "unknown"))
+
+_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward)
 
 
 class Recorder:
@@ -130,6 +136,7 @@ class Recorder:
             first,
             frame.ops,
             main[0] if main else None,
+            module,
         )
 
     def hear(self, op: Op) -> None:
@@ -181,10 +188,14 @@ class Recorder:
         output: Tensor,
         ops: list[Op],
         main: Op | None,
+        module: nn.Module | None = None,
     ) -> None:
         new = sum(self._sizes.get(p, 0) for p in parameters if p not in self._counted)
         self._counted.update(p for p in parameters if p in self._sizes)
         window = main.window if main else None
+        fields = _window_fields(window, main is not None and main.kind == "conv")
+        if main is not None and module is not None and _larger(main.inputs, inputs):
+            fields["padding"] = _padding(module)
         macs = added(op.macs for op in ops)
         row = Layer(
             path=path,
@@ -194,7 +205,7 @@ class Recorder:
             parameters=new,
             share=new / self._total,
             macs=None if macs is None else macs // BATCH,
-            **_window_fields(window, main is not None and main.kind == "conv"),
+            **fields,
             **_seen_fields(self.tracer.seen(output)),
             is_depthwise=main is not None and main.depthwise,
             is_dilated=dilated(window),
@@ -228,6 +239,21 @@ def _window_fields(window: Window | None, conv: bool) -> dict[str, Any]:
     return {**fields, "groups": window.groups if conv else None}
 
 
+def _larger(shape: tuple[int, ...], than: tuple[int, ...]) -> bool:
+    """Whether a window slid over more than the layer was given: it was padded before."""
+    return len(shape) == len(than) and any(map(int.__gt__, shape[2:], than[2:]))
+
+
+def _padding(module: nn.Module) -> tuple[int, int] | None:
+    """Of a convolution that pads by itself: what reflects, and 'same' of an even kernel."""
+    if not isinstance(module, nn.Conv1d | nn.Conv2d) or type(module).forward not in _FORWARDS:
+        return None
+    if not isinstance(module.padding, str):
+        return _two(module.padding, across=0)
+    totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    return None if any(t % 2 for t in totals) else _two([t // 2 for t in totals], across=0)
+
+
 def _two(values: Sequence[int], *, across: int) -> tuple[int, int] | None:
     """(height, width); a one-dimensional window lies along the width, ``across`` is its height."""
     if len(values) == 1:
@@ -245,6 +271,7 @@ def _seen_fields(seen: Seen | str | None) -> dict[str, Any]:
     return {
         "jump": (rows.jump, cols.jump) if apart else None,
         "receptive_field": (rows.extent, cols.extent),
+        "pooled": apart and not (rows.far is None and cols.far is None),
     }
 
 

@@ -17,10 +17,9 @@ from torch.utils._pytree import tree_leaves
 from model.inspection import first_device, untouched
 from model.layers import BATCH, Layer, Recorder, added, dilated
 from model.layout import POOLINGS, Seen, image
-from model.operator_call import Window
 from model.receptive_field import Axis
 from model.registry import ModelError, reason
-from model.trace import Tracer
+from model.trace import Op, Tracer
 
 __all__ = ["Layer", "Summary", "summarize"]
 
@@ -75,9 +74,13 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
         recorder.tracer = tracer
         try:
             for module in net.modules():
+                if isinstance(module, torch.jit.ScriptModule):  # takes none: its operators are rows
+                    continue
                 handles.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(recorder.leave))
-            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False):
+            # scripted code is not optimised: operators that it fuses are not seen
+            unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False), unfused:
                 output = net(images)
         except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]
@@ -124,7 +127,7 @@ def _totals(
         reason=reason,
         depthwise_separable=None if lost else len(pairs),
         dilated=sum(dilated(op.window) for op in convs),
-        strided3x3=sum(_strided(op.window) for op in convs),
+        strided3x3=sum(_strided(op) for op in convs),
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
         global_average_pooling=None if head is None else head[:1] == ["average"],
         fc_after_pooling=None if head is None else _linear_after_pooling(head),
@@ -158,5 +161,7 @@ def _clip(span: tuple[int, int], size: int) -> int:
     return max(0, min(span[1], size - 1) - max(span[0], 0) + 1)
 
 
-def _strided(window: Window | None) -> bool:
-    return window is not None and window.kernel == (3, 3) and window.stride == (2, 2)
+def _strided(op: Op) -> bool:
+    if op.window is None or "transpose" in op.name:  # which strides in its output
+        return False
+    return op.window.kernel == (3, 3) and op.window.stride == (2, 2)

@@ -170,6 +170,32 @@ def test_preview_shows_the_image_and_what_becomes_of_it(width: int) -> None:
     assert any(len(views(line.plain)) > 1 for line in changed if line.plain not in labels)
 
 
+def test_preview_shows_images_as_small_as_the_net_sees_them(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from trainer.cli.preview import grid, sides_of
+    from trainer.config import AugmentSettings, TrainSettings
+    from trainer.data import sources
+    from trainer.presets import catalog
+
+    # 8 epochs of 5 steps, 3 of 2; in the first 23 of these 46 images have 20, 24, 28 pixels
+    fast = sides_of(catalog.load("fast").train, 10_000, 500)
+    assert fast[:8] == [20, 20, 24, 24, 28, 32, 32, 32]
+    assert sides_of(TrainSettings(), 10_000, 160) == [32] * 3
+    dataset = sources.load("synthetic")
+    lines = grid(dataset, AugmentSettings(flip="none"), 160, "ascii", sides=[8, 8, 32])
+    row = lines[8].plain
+    image, first, _, third = (row[at : at + 32].ljust(32) for at in range(0, 136, 34))
+    assert third == image != first
+    assert first == "".join(pixel * 4 for pixel in first[::4])
+    monkeypatch.setenv("COLUMNS", "160")
+    text = cli("data", "--data", "synthetic", "--preview", "--preset", "fast")[1]
+    assert "shrunk to 20, 20, 24 pixels a side as these epochs begin" in text
+    text = cli("data", "--data", "synthetic", "--preview", "--preset", "quick")[1]
+    assert "shrunk" not in text
+
+
 def test_preview_without_colours_is_ascii(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.delenv("FORCE_COLOR", raising=False)

@@ -284,6 +284,36 @@ def test_the_command_line_prints_it(
         assert reason in capsys.readouterr().err
 
 
+def test_a_net_without_convolutions_is_looked_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    data, net = binary_folder(tmp_path / "data"), tmp_path / "mlp.py"
+    net.write_text(
+        "from torch import nn\n\n\n"
+        "def mlp(classes):\n"
+        "    head = nn.ReLU(), nn.Linear(16, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), *head)\n"
+    )
+    name = f"model.name='{net}:mlp'"
+    run = tiny_run(tmp_path, f"data='{data}'", name, "train.precision=fp32", "train.epochs=1")
+    assert train_run(run, Control(run)).state == "completed"
+    where = ("--runs-dir", str(run.path.parent), "--trust-net")
+    assert main.run(["inspect", "last", "5", "--json", *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert abs(sum(found["probabilities"].values()) - 1) < 1e-5
+    assert len(found["neighbours"]) == 8
+    nothing = ("layer", "receptive_field", "receptive_field_box", "effective_box", "grad_cam")
+    assert [found[key] for key in nothing] == [None] * 5
+    assert not found["effective_known"]
+    assert main.run(["inspect", "last", "5", *where]) == 0
+    text = capsys.readouterr().out
+    assert "the net has no convolution over images: no Grad-CAM, no receptive field\n" in text
+    assert "nearest training image" in text
+    assert main.run(["inspect", "last", "5", "--layer", "1", *where]) == 2
+    assert "no convolution '1': it has none over images" in capsys.readouterr().err
+
+
 def test_classes_of_one_name_are_told_apart(
     trained: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

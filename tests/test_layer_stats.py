@@ -134,6 +134,86 @@ def test_dead_channels_are_counted_and_a_module_used_twice_is_averaged() -> None
     assert found.dead == (0.375,)  # one of four, then two of four
 
 
+class To(nn.Module):
+    """Dimensions in another order."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.dims)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As ConvNeXt has it: [N, C, H, W]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def half_dead(layer: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        layer.bias[: len(layer.bias) // 2] = -10  # type: ignore[index, arg-type]
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "dead"),
+    [
+        ([To(0, 2, 3, 1), half_dead(nn.Linear(8, 16)), nn.ReLU()], (2, 8, 6, 5), 0.5),
+        ([To(0, 2, 3, 1), half_dead(nn.Linear(8, 16)), nn.ReLU()], (2, 8, 16, 16), 0.5),
+        ([To(0, 2, 3, 1), half_dead(nn.LayerNorm(8)), nn.ReLU()], (2, 8, 8, 8), 0.5),
+        ([half_dead(LayerNorm2d(8)), nn.ReLU()], (2, 8, 6, 6), 0.5),
+        (
+            [To(0, 2, 3, 1), half_dead(nn.Linear(8, 16)), To(0, 3, 1, 2), nn.ReLU()],
+            (2, 8, 6, 6),
+            0.5,
+        ),
+        ([nn.Flatten(2), half_dead(nn.Conv1d(8, 16, 3)), nn.ReLU()], (2, 8, 3, 4), 0.5),
+        (
+            [nn.Flatten(2), half_dead(nn.Conv1d(8, 16, 3)), To(0, 2, 1), nn.ReLU()],
+            (2, 8, 3, 4),
+            0.5,
+        ),
+        ([nn.Flatten(2), To(0, 2, 1), half_dead(nn.Linear(8, 16)), nn.ReLU()], (2, 8, 3, 4), 0.5),
+        ([half_dead(nn.Conv2d(8, 16, 3)), nn.MaxPool2d(2), nn.ReLU()], (2, 8, 34, 34), 0.5),
+        ([half_dead(nn.Conv2d(8, 16, 3)), nn.Dropout(), nn.ReLU()], (2, 8, 18, 18), 0.5),
+        ([half_dead(nn.Conv2d(8, 16, 3)), nn.PixelShuffle(2), nn.ReLU()], (2, 8, 6, 6), None),
+        # which dimension of [N, 16, 16, 16] is meant cannot be told any more
+        (
+            [To(0, 2, 3, 1), half_dead(nn.Linear(8, 16)), To(0, 3, 1, 2), nn.ReLU()],
+            (2, 8, 16, 16),
+            None,
+        ),
+    ],
+)
+def test_dead_channels_are_found_where_the_layer_before_has_them(
+    layers: list[nn.Module], shape: tuple[int, ...], dead: float | None
+) -> None:
+    found = measure(nn.Sequential(*layers), torch.randn(shape))
+    assert found.dead == (() if dead is None else (dead,))
+
+
+def test_a_gate_of_channels_does_not_hide_them() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = half_dead(nn.Conv2d(8, 16, 3))
+            self.fc, self.act = nn.Linear(16, 16), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(x)
+            gate = torch.sigmoid(self.fc(y.mean((2, 3))))[:, :, None, None]
+            out: torch.Tensor = self.act(y * gate)
+            return out
+
+    net = Gated()
+    assert measure(net, torch.randn(2, 8, 18, 18)).dead == (0.5,)
+    hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in net.modules()]
+    assert not any(after or before for after, before in hooks), "nothing is left in the net"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 16, 5, 5), (2, 24, 7, 7), (2, 300, 3, 3), (1, 4, 1, 1)])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -146,6 +226,16 @@ def test_the_greatest_value_of_each_channel(
     last = values.flatten(2).transpose(1, 2).contiguous()  # [N, T, C]
     assert torch.equal(peaks(last, 2), values.amax((0, 2, 3)))
     assert torch.equal(peaks(values[:, :, 0, 0].contiguous(), 1), values[:, :, 0, 0].amax(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_scripted_net_is_measured_as_far_as_it_can_be() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    found = measure(torch.jit.script(net), torch.randn(2, 3, 8, 8))
+    assert found.layers == ("0",)
+    assert found.dead == ()
+    partly = nn.Sequential(torch.jit.script(net), half_dead(nn.Conv2d(8, 8, 3)), nn.ReLU())
+    assert measure(partly, torch.randn(2, 3, 8, 8)).dead == (0.5,)
 
 
 def test_a_channel_that_is_not_a_number_is_not_dead() -> None:

@@ -362,6 +362,7 @@ def test_squeeze_and_excitation_is_no_global_pooling() -> None:
     assert not s.global_average_pooling
     assert rows(s)["b"].jump == (2, 2)
     assert s.receptive_field == (34, 34)  # the gate sees all: 3 + 31 positions
+    assert [path for path, row in rows(s).items() if row.pooled] == ["mul", "b"]
 
 
 def test_gates_pooled_along_one_axis_are_no_global_pooling() -> None:
@@ -613,6 +614,44 @@ def test_the_padding_of_one_dimension_is_none_of_the_other() -> None:
     net(torch.zeros(1, 3, 32, 32))
     row = next(row for row in summarize(net).layers if row.type == "Conv1d")
     assert (row.kernel, row.padding) == ((1, 5), (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "padding"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), (1, 1)),
+        (nn.Conv2d(3, 8, 3, padding="same", padding_mode="replicate"), (1, 1)),
+        (nn.Conv2d(3, 8, 3, padding="same", dilation=2), (2, 2)),
+        (nn.Conv2d(3, 8, 4, padding="same"), None),  # 1 before, 2 after
+        (nn.Conv2d(3, 8, 3, padding="valid"), (0, 0)),
+    ],
+)
+def test_padding_is_that_of_the_layer(layer: nn.Module, padding: tuple[int, int] | None) -> None:
+    assert rows(summarize(nn.Sequential(layer)))["0"].padding == padding
+
+
+def test_padding_by_the_layer_before_is_not_that_of_the_layer() -> None:
+    s = summarize(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 8, 3)))
+    assert rows(s)["1"].padding == (0, 0)
+
+
+def test_a_transposed_convolution_is_no_strided_one() -> None:
+    net = nn.Sequential(conv(stride=2), nn.ConvTranspose2d(8, 8, 3, stride=2))
+    assert summarize(net).strided3x3 == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripted_modules_are_followed_by_their_operators() -> None:
+    scripted = torch.jit.script(nn.Sequential(conv(8, 8, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    net = nn.Sequential(conv(), scripted, *head)
+    for _ in range(3):
+        net(torch.rand(2, 3, 32, 32))
+    s = summarize(net)
+    assert s.receptive_field == (5, 5)
+    assert (s.strided3x3, s.global_average_pooling, s.fc_after_pooling) == (1, True, True)
+    assert sum(row.parameters for row in s.layers) == s.parameters
+    assert rows(s)["1.0"].parameters == 8 * 8 * 9 + 8
 
 
 def test_layers_that_are_not_made_yet_can_be_looked_at() -> None:

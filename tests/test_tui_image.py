@@ -16,7 +16,7 @@ from trainer.analysis.mistakes import Moment
 from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.events import LayerRow
-from trainer.protocol import Inspected
+from trainer.protocol import Inspected, Near
 from trainer.rundir import RunDir
 from tui import datasource, inside, overlay
 from tui.app import CifarApp
@@ -273,6 +273,24 @@ def test_the_curve_has_rows() -> None:
     drawn = image_view.history(moments, COLOURS, 60, rows=4).plain.splitlines()
     assert drawn[2].startswith("p(actual) ")
     assert [line[10:] for line in drawn[2:]] == ["█  ", "█ ▁", "█ █", "█▁█"]
+
+
+async def test_a_net_without_convolutions_is_told_in_one_line(tmp_path: Path, run: RunDir) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        shown = await enlarged(pilot, app)
+        asked = shown._inside._number
+        near = (Near(7, 0, 0.5, bytes(3 * 32 * 32)),)
+        for view in ("", "g", "e", "f", "right_square_bracket"):
+            if view:
+                await pilot.press(view)
+            shown._inside.told(Inspected(ask=asked, checkpoint="best", epoch=2, neighbours=near))
+            assert text(shown, "#inside").splitlines() == [
+                "net       best checkpoint, epoch 2",
+                "the net has no convolution over images:",
+                "no Grad-CAM, no receptive field",
+            ]
+        assert "nearest training images, by" in shown._inside.neighbours_line(80)
 
 
 def test_answers_to_earlier_questions_are_of_no_use() -> None:

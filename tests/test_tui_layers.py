@@ -117,6 +117,11 @@ def column(screen: LayersScreen, key: str) -> list[str]:
             "height: r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1; "  # noqa: RUF001
             "width: r = 1 + (1 − 1)·1 = 1, jump = 1·1 = 1",  # noqa: RUF001
         ),
+        (
+            layer("gated", receptive_field=(34, 34), pooled=True),
+            "receptive field 34, jump 1: the greater of what its windows see and what comes from "
+            "pooled features (a gate)",
+        ),
         # what the row does not tell is not made up
         (layer("up", stride=(2, 2), jump=(1, 1)), "receptive field 3, jump 1"),
         (layer("odd", receptive_field=(2, 2)), "receptive field 2, jump 1"),
@@ -190,6 +195,15 @@ def test_measured_columns_fit_and_come_first_where_asked(width: int, measured: b
     all_measured = {c.key for c in layer_table.COLUMNS if c.measured}
     assert {"path", "parameters"} <= keys
     assert (measured or width >= 160) == (all_measured <= keys)
+
+
+@pytest.mark.parametrize(
+    ("macs", "words"),
+    [(0, ""), (320, "<0.001"), (500, "0.001"), (1500, "0.002"), (442_368, "0.442")],
+)
+def test_macs_that_are_not_none_do_not_read_so(macs: int, words: str) -> None:
+    assert layer_table._scaled(macs, 1e6) == words
+    assert layer_table._scaled(320, 1.0) == "320"
 
 
 def test_bars() -> None:
@@ -304,6 +318,34 @@ async def test_the_table(tmp_path: Path, size: tuple[int, int]) -> None:
         assert "r = 5 + (5 − 1)·2 = 13" in text(screen, "#formula")  # noqa: RUF001
         await pilot.press("end")
         assert "unknown: an if" in text(screen, "#formula")
+
+
+@pytest.mark.parametrize("size", [(160, 50), (80, 24), (60, 24)])
+async def test_no_figure_of_the_net_is_cut(tmp_path: Path, size: tuple[int, int]) -> None:
+    run = make_run(tmp_path / "runs", done=0, end=None)
+    short = layer("c1.0.conv", receptive_field=(27, 27))
+    append(
+        run,
+        described(
+            layers=(short, *NET[1:]), receptive_field=(27, 27), strided3x3=2, fc_after_pooling=True
+        ),
+    )
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        screen = await open_layers(pilot, app)
+        await until(pilot, lambda: screen.query_one(LayerTable).row_count == len(NET))
+        totals = screen.query_one("#totals", Static)
+        lines = text(screen, "#totals").splitlines()
+        assert totals.size.height == len(lines) > 1
+        assert max(map(len, lines)) <= totals.content_size.width
+        said = " · ".join(lines)
+        assert "receptive field 27×27 stops short" in said  # noqa: RUF001
+        assert "2 strided 3×3 · 0 max pools" in said  # noqa: RUF001
+        pooling, fc = ("global average pooling", "FC after pooling")
+        if size[0] < 118:
+            pooling, fc = "GAP", "FC after GAP"
+        assert said.endswith(f"{pooling} yes · {fc} yes")
+        assert screen.query_one(LayerTable).size.height > 4
 
 
 async def test_sort_and_fold(tmp_path: Path) -> None:
@@ -443,6 +485,9 @@ def test_a_folded_block_has_the_norm_over_all_its_weights() -> None:
     update = ((3e-3) ** 2 + (4e-2) ** 2) ** 0.5
     assert both.update == pytest.approx(math.log10(update / 5))
     assert both.dead == 0.75
+    assert alive.figures(["c1.0.conv", "c1.0.act", "c1.0.conv", "c2.0.conv"]) == both, (
+        "called twice"
+    )
     assert alive.figures(["nowhere"]) == Figures()
     assert not Alive(())
 

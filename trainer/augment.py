@@ -184,6 +184,19 @@ class Augment:
 Tta = Literal["none", "flip", "flip+shift"]
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Images as they are trained on in the first part of a run that shrinks them.
+
+    Args:
+        images: [B, C, H, W].
+        side: pixels; that of the images: they are returned as they are.
+    """
+    if side == images.shape[3]:
+        return images
+    small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+    return small.to(images.dtype)
+
+
 def tta_views(images: Tensor, kind: Tta) -> list[tuple[Tensor, float]]:
     """Views of normalised test images with their weights, which add up to 1.
 

@@ -26,7 +26,7 @@ from trainer import (
 )
 from trainer import config as settings
 from trainer import device as devices
-from trainer.augment import Augment, Draws
+from trainer.augment import Augment, Draws, resized
 from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
@@ -454,10 +454,7 @@ class Training:
 
     def _resize(self, images: Tensor, side: int) -> Tensor:
         """Shrink a batch in the first part of the run, if the settings ask for it."""
-        if side == images.shape[3]:
-            return images
-        small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
-        return small.to(images.dtype)
+        return resized(images, side)
 
     def _obey_control(self, began: float | None) -> None:
         """Save, wait and stop, as asked.

@@ -97,10 +97,13 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kernel: tuple[Whole, Whole] | None = None
     stride: tuple[Whole, Whole] | None = None
     padding: tuple[int, int] | None = None
+    """On either side; None where both are not the same."""
     dilation: tuple[Whole, Whole] | None = None
     groups: Whole | None = None
     jump: tuple[Whole, Whole] | None = None
     receptive_field: tuple[Whole, Whole] | None = None
+    pooled: bool = False
+    """Whether it is the greater of what windows and pooled features see, as behind a gate."""
     reason: str = ""
     """Why the receptive field is unknown."""
 

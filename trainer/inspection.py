@@ -116,7 +116,8 @@ class Inspection:
     def check(self, index: int, layer: str = "") -> str:
         """The layer; by default the last convolution of those that see the most.
 
-        The last of all may be a 1x1 shortcut beside what the net is made of.
+        The last of all may be a 1x1 shortcut beside what the net is made of. Empty where there is
+        no convolution.
 
         Raises:
             RunError: there is no such test image or convolution.
@@ -124,16 +125,16 @@ class Inspection:
         images = len(self.dataset.test.labels)
         if not 0 <= index < images:
             raise RunError(f"there is no test image {index}: 0 to {images - 1}")
-        if not self.layers:
-            raise RunError("the net has no convolution")
         if layer and layer not in self.layers:
             raise RunError(
-                f"the net has no convolution {layer!r}: {', '.join(self.layers[:12])}"
+                f"the net has no convolution {layer!r}: "
+                + (", ".join(self.layers[:12]) or "it has none over images")
                 + (", …" if len(self.layers) > 12 else "")
             )
         return layer or max(
             reversed(self.layers),
             key=lambda path: (path not in self._without_place, self._sizes.get(path) or (0, 0)),
+            default="",
         )
 
     def probabilities(self, index: int) -> Tensor:
@@ -142,14 +143,24 @@ class Inspection:
         return scores[0].softmax(0).cpu()
 
     def grad_cam(self, index: int, layer: str, of_class: int) -> Tensor | None:
-        """As ``model.grad_cam``: float32 [32, 32], 0 to 1; ``None`` without gradients."""
+        """As ``model.grad_cam``: float32 [32, 32], 0 to 1.
+
+        ``None`` without gradients, or without a layer.
+        """
+        if not layer:
+            return None
         image = self.normalised("test", index)
         with suppress(NoGradient):
             return _guarded(lambda: grad_cam(self.net, image, layer, of_class))
         return None
 
     def receptive_field(self, layer: str) -> ReceptiveField:
-        """Theoretical and effective, of the centre unit; computed once for each layer."""
+        """Theoretical and effective, of the centre unit; computed once for each layer.
+
+        Without a layer nothing is known.
+        """
+        if not layer:
+            return ReceptiveField(None, None, None)
         if layer not in self._fields:
             images = self.normalised("test", 0, FIELD_IMAGES)
             effective, box = None, None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import events
+from trainer.channels import ChannelAxes
 from trainer.device import HostCopy
 
 ACTIVATIONS = (
@@ -45,7 +46,8 @@ class LayerStats:
     gradient (after loss scaling is undone, before clipping), and log10 of the norm of the update
     over that of the weights; about -3 is usual for SGD and Adam (Karpathy 2019, "A recipe for
     training neural networks"; CS231n). For each activation module: the share of dead channels,
-    which are those without one value above 0 in the whole batch.
+    which are those without one value above 0 in the whole batch; nothing where it is not known
+    which dimension holds the channels.
 
     Args:
         net: the net that is trained, not wrapped.
@@ -56,6 +58,7 @@ class LayerStats:
         self._per_epoch = per_epoch
         self._weights: dict[str, list[nn.Parameter]] = {}
         self._activations: dict[str, nn.Module] = {}
+        self._net = net
         for path, module in net.named_modules():
             own = [p for p in module.parameters(recurse=False) if p.requires_grad]
             if own:
@@ -83,8 +86,18 @@ class LayerStats:
     def watch(self) -> None:
         """Before the forward pass: look at the activations."""
         self._dead = {}
+        if not self._activations:  # nor has a scripted net, which takes no hooks
+            return
+        axes = ChannelAxes()
+        begin = self._net.register_forward_pre_hook(lambda _, given: axes.begin(*given[:1]))
+        self._hooks.append(begin)
+        for module in self._net.modules():
+            if axes.tells(module):
+                self._hooks.append(
+                    module.register_forward_hook(lambda module, _, out: axes.hear(module, out))
+                )
         for path, module in self._activations.items():
-            self._hooks.append(module.register_forward_hook(self._looker(path)))
+            self._hooks.append(module.register_forward_hook(self._looker(path, axes)))
 
     def before_step(self) -> None:
         """After the backward pass: take gradients, and the weights as they are."""
@@ -147,13 +160,11 @@ class LayerStats:
             dead=tuple(map(_rounded, numbers[3 * count :])),
         )
 
-    def _looker(self, path: str) -> Any:
+    def _looker(self, path: str, axes: ChannelAxes) -> Any:
         def look(module: nn.Module, inputs: object, output: Tensor) -> None:
-            if output.ndim < 2 or output.shape[0] == 0:
+            if output.ndim < 2 or output.shape[0] == 0 or (axis := axes.of(output)) is None:
                 return
             with torch.no_grad():
-                # [N, C, ...]; a sequence [N, T, C] has its channels last
-                axis = 2 if output.ndim == 3 else 1
                 dead = (peaks(output.detach(), axis) <= 0).float().mean()
             self._dead.setdefault(path, []).append(dead)
 

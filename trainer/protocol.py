@@ -42,7 +42,7 @@ class Inspect(msgspec.Struct, frozen=True, omit_defaults=True):
     """best or last; empty: the best there is."""
     index: int = 0
     layer: str = ""
-    """A convolution; empty, or one that the net does not have: the last one."""
+    """A convolution; empty, or one that the net does not have: the one that sees the most."""
     of_class: int = -1
     """Whose Grad-CAM; the predicted class by default."""
     neighbours: int = 8
@@ -85,17 +85,18 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int = 0
     probabilities: tuple[float, ...] = ()
     layers: tuple[str, ...] = ()
-    """All convolutions of the net."""
+    """All convolutions of the net; without one there is no Grad-CAM and no receptive field."""
     layer: str = ""
+    """The one that the rest is of; empty where there is none."""
     of_class: int = 0
     cam: bytes = b""
-    """Grad-CAM, uint8 [32, 32]; empty where the net keeps no gradients."""
+    """Grad-CAM, uint8 [32, 32]; empty where the net keeps no gradients, or without a layer."""
     field_size: tuple[int, int] | None = None
     """Theoretical receptive field of the layer's centre, rows and columns, not clipped."""
     field_box: tuple[int, int, int, int] | None = None
     """The same on the image, clipped: first and last row, first and last column."""
     effective: bytes = b""
-    """Mean absolute gradient, uint8 [32, 32]; empty where the net keeps no gradients."""
+    """Mean absolute gradient, uint8 [32, 32]; empty where Grad-CAM is."""
     effective_box: tuple[int, int, int, int] | None = None
     """Holds 95 % of it."""
     neighbours: tuple[Near, ...] | None = None

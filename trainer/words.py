@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 UNKNOWN = "unknown"
+NO_CONVOLUTION = "the net has no convolution over images: no Grad-CAM, no receptive field"
 
 
 def axes(value: tuple[int, int] | None, *, square: bool = False) -> str:

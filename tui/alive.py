@@ -44,7 +44,8 @@ class Alive:
 
     def figures(self, paths: Sequence[str]) -> Figures:
         """Of one layer, or of several together: norms over all their weights, mean dead share."""
-        found = [self._newest[path] for path in paths if path in self._newest]
+        # a module that is called twice has two rows and one measurement
+        found = [self._newest[path] for path in dict.fromkeys(paths) if path in self._newest]
         if len(found) == 1:
             return found[0]
         weights = [f for f in found if f.weight is not None]

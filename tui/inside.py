@@ -9,7 +9,7 @@ from rich.text import Text
 from trainer.events import LayerRow
 from trainer.follower import Follower
 from trainer.protocol import Inspect, Inspected
-from trainer.words import axes
+from trainer.words import NO_CONVOLUTION, axes
 from tui import overlay
 from tui.evaluations import Evaluation
 from tui.formatting import clean
@@ -89,7 +89,7 @@ class Inside:
         """An answer has come; those to earlier questions are of no use."""
         if answer.ask == self._number and self._asked is not None:
             self.answer = answer
-            self.layers = answer.layers or self.layers
+            self.layers = self.layers if answer.error else answer.layers
             self._changed()
 
     def step(self, step: int) -> None:
@@ -131,6 +131,9 @@ class Inside:
         text.append(f"{answer.checkpoint} checkpoint, epoch {answer.epoch}")
         if answer.epoch != found.saved.epoch or found.saved.variant != "plain":
             text.append(f": not epoch {found.saved.epoch} {found.saved.variant}", style=grey)
+        if not answer.layers:
+            why = NO_CONVOLUTION.replace(": ", ":\n")  # beside the image there is little room
+            return text.append(f"\n{why}", style=grey)
         at = answer.layers.index(answer.layer) + 1 if answer.layer in answer.layers else 0
         text.append("\nlayer     ", style=grey)
         text.append(clean(answer.layer, 60), style=colours["primary"])

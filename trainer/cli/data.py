@@ -37,7 +37,7 @@ def data(
         bool, typer.Option("--preview", help="Show augmented training images in the terminal.")
     ] = False,
     preset: Annotated[
-        str, typer.Option("--preset", help="Whose augmentation the preview shows.")
+        str, typer.Option("--preset", help="Whose augmentation and image sizes the preview shows.")
     ] = "dws-late",
     json: JsonOption = False,
     data_directory: DataDirOption = None,
@@ -114,9 +114,9 @@ def _preview(source: str, place: Path | None, preset: str) -> None:
     from trainer.data import sources
     from trainer.presets import catalog
 
-    settings = catalog.load(preset).augment
+    config = catalog.load(preset)
     dataset = sources.load(source, data_dir=place)
-    preview.show(dataset, settings, shutil.get_terminal_size().columns)
+    preview.show(dataset, config.augment, config.train, shutil.get_terminal_size().columns)
 
 
 def _lines(report: DataReport) -> list[str | Text]:

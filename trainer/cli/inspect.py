@@ -19,7 +19,7 @@ from trainer.cli.output import Column, clean, out, table, warn
 from trainer.origin import check_owner
 from trainer.rundir import find
 from trainer.submit import read_config
-from trainer.words import probability
+from trainer.words import NO_CONVOLUTION, probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[st
         "actual": classes[int(inspection.dataset.test.labels[index])],
         "predicted": classes[predicted],
         "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
-        "layer": layer,
+        "layer": layer or None,
         "receptive_field": field.size,
         "receptive_field_box": field.box,
         "effective_known": field.effective is not None,
@@ -152,16 +152,7 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
     lines += table(
         (Column("class", flexible=True), Column("p", right=True), Column(""), Column("")), rows
     )
-    size = answer["receptive_field"]
-    theory = f"{size[0]} x {size[1]}" if size else "unknown"
-    told = f"95 % of the gradient in {_box(answer['effective_box'])}"
-    if not answer["effective_known"]:
-        told = "the effective one is not known, the net keeps no gradients"
-    lines += [
-        "",
-        f"layer {clean(answer['layer'])}, receptive field of its centre: {theory} in theory, "
-        f"{_box(answer['receptive_field_box'])} of the image; {told}",
-    ]
+    lines += ["", _field(answer) if answer["layer"] else NO_CONVOLUTION]
     if answer["neighbours"]:
         near = [
             (str(one["index"]), clean(one["label"]), f"{one['similarity']:.4f}")
@@ -174,6 +165,18 @@ def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
         )
         lines += ["", *table(columns, near)]
     return lines
+
+
+def _field(answer: dict[str, Any]) -> str:
+    size = answer["receptive_field"]
+    theory = f"{size[0]} x {size[1]}" if size else "unknown"
+    told = f"95 % of the gradient in {_box(answer['effective_box'])}"
+    if not answer["effective_known"]:
+        told = "the effective one is not known, the net keeps no gradients"
+    return (
+        f"layer {clean(answer['layer'])}, receptive field of its centre: {theory} in theory, "
+        f"{_box(answer['receptive_field_box'])} of the image; {told}"
+    )
 
 
 def _box(box: tuple[int, int, int, int] | None) -> str:

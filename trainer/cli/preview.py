@@ -8,10 +8,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from trainer.cli.output import clean, out
-from trainer.config import AugmentSettings
+from trainer.config import AugmentSettings, TrainSettings
 from trainer.terminal_image import ColorMode, to_segments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from trainer.data.dataset import Dataset
 
 SIDE = 32
@@ -20,7 +24,11 @@ GAP = "  "
 
 
 def grid(
-    dataset: Dataset, settings: AugmentSettings, width: int, color: ColorMode = "true"
+    dataset: Dataset,
+    settings: AugmentSettings,
+    width: int,
+    color: ColorMode = "true",
+    sides: Sequence[int] = (),
 ) -> list[Text]:
     """Rows of half blocks: left the image, right of it what the net sees in epochs 1, 2, ….
 
@@ -29,14 +37,13 @@ def grid(
         settings: the augmentation.
         width: columns of the terminal.
         color: what the terminal can do.
+        sides: pixels of the images' side in these epochs; they are shown in one size. None: all.
     """
     import torch
 
     from trainer.augment import Augment
 
-    # at half the size when few would fit otherwise
-    scale = 1.0 if width >= 4 * (SIDE + len(GAP)) else 0.5
-    views = max(2, (width + len(GAP)) // (round(SIDE * scale) + len(GAP)))
+    scale = _scale(width)
     originals = torch.from_numpy(dataset.train.images[:IMAGES])
     augment = Augment(
         settings,
@@ -47,9 +54,11 @@ def grid(
     )
     columns = [originals.numpy()]
     index = torch.arange(len(originals))
-    for epoch in range(1, views):
+    for epoch in range(1, _epochs(width) + 1):
         draws = augment.draw(len(dataset.train.labels), epoch=epoch, seed=0)
         seen = augment(originals, index, draws) + torch.tensor(dataset.mean).view(1, 3, 1, 1)
+        if epoch <= len(sides):
+            seen = _shrunk(seen, sides[epoch - 1])
         columns.append((seen * 255).round().clamp(0, 255).to(torch.uint8).numpy())
     lines: list[Text] = []
     for i in range(len(originals)):
@@ -59,12 +68,50 @@ def grid(
     return lines
 
 
+def sides_of(settings: TrainSettings, images: int, width: int) -> list[int]:
+    """Pixels of the images' side at the first step of each epoch that is shown."""
+    import torch
+
+    from trainer.hard_examples import HardExamples
+    from trainer.schedule import side
+
+    examples, step, found = HardExamples(images, settings, torch.device("cpu")), 0, []
+    for epoch in range(1, _epochs(width) + 1):
+        found.append(side(settings, step, examples.total()))
+        step += examples.steps(epoch)
+    return found
+
+
+def _scale(width: int) -> float:
+    # at half the size when few would fit otherwise
+    return 1.0 if width >= 4 * (SIDE + len(GAP)) else 0.5
+
+
+def _epochs(width: int) -> int:
+    return max(2, (width + len(GAP)) // (round(SIDE * _scale(width)) + len(GAP))) - 1
+
+
+def _shrunk(images: Tensor, side: int) -> Tensor:
+    """As a run shrinks them, each pixel enlarged again to be shown."""
+    import torch
+
+    from trainer.augment import resized
+
+    places = torch.arange(SIDE) * side // SIDE
+    return resized(images, side)[:, :, places][:, :, :, places]
+
+
 def _text(segments: list[Segment]) -> Text:
     return Text.assemble(*((s.text, s.style or "") for s in segments))
 
 
-def show(dataset: Dataset, settings: AugmentSettings, width: int) -> None:
+def show(dataset: Dataset, settings: AugmentSettings, train: TrainSettings, width: int) -> None:
     """Write the grid with its heading."""
-    heading = "left: the image; right of it: what the net sees, epoch by epoch"
+    heading = ["left: the image; right of it: what the net sees, epoch by epoch"]
+    sides = sides_of(train, len(dataset.train.labels), width)
+    if min(sides) < SIDE:
+        pixels = ", ".join(map(str, sides))
+        heading.append(f"shrunk to {pixels} pixels a side as these epochs begin, enlarged here")
     modes: dict[str | None, ColorMode] = {"truecolor": "true", "256": "256"}
-    out.lines(heading, *grid(dataset, settings, width, modes.get(out.colours(), "ascii")))
+    color = modes.get(out.colours(), "ascii")
+    out.lines(*heading, *grid(dataset, settings, width, color, sides))

@@ -10,7 +10,7 @@ from textual.widgets import DataTable, Static
 from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
 from trainer.follower import Follower
-from trainer.words import axes, figure
+from trainer.words import UNKNOWN, axes, figure, yes
 from tui import formatting
 from tui.alive import Alive
 from tui.formatting import clean
@@ -18,7 +18,7 @@ from tui.screens.base import StoreScreen
 from tui.store import Changes
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
-from tui.widgets.limits_panel import LimitsPanel
+from tui.widgets.limits_panel import NARROW, LimitsPanel, packed
 
 
 class LayersScreen(StoreScreen):
@@ -104,7 +104,7 @@ class LayersScreen(StoreScreen):
                 alive=self._alive,
                 measured=self.measured_first,
             )
-            self._say("#totals", self._totals(net))
+            self._say("#totals", self._totals(net, width))
             self._show_formula()
         self.set_class(bool(self._alive), "-alive")
         self.query_one(LimitsPanel).show_run(run.state, self.cifar.colours(), width)
@@ -140,25 +140,35 @@ class LayersScreen(StoreScreen):
             text.append("  folded by block: ↵ opens one", style=colours["primary"])
         return text
 
-    def _totals(self, net: ModelDescribed) -> Text:
-        colours = self.cifar.colours()
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(f" {net.parameters:,} parameters", style="bold")
+    def _totals(self, net: ModelDescribed, width: int) -> Text:
+        """On as many lines as it takes: nothing that limits may ask for is cut."""
+        colours, narrow = self.cifar.colours(), width < NARROW
+        parameters = Text(f"{net.parameters:,} parameters", style="bold")
         if net.trainable_parameters != net.parameters:
-            text.append(f" ({net.trainable_parameters:,} trainable)")
-        field = axes(net.receptive_field) if net.receptive_field else "unknown"
-        macs = "unknown" if net.macs is None else formatting.compact(net.macs)
-        separable = "unknown" if net.depthwise_separable is None else net.depthwise_separable
-        text.append(f" · {macs} MACs · receptive field {field} before pooling")
-        text.append(
-            f" · {separable} depthwise separable · {net.dilated} dilated · "
-            f"{net.strided3x3} strided 3×3 · {net.max_pools} max pools",  # noqa: RUF001
-            style=colours["secondary"],
-        )
+            parameters.append(f" ({net.trainable_parameters:,} trainable)", style="not bold")
+        followed = net.receptive_field is not None  # older logs have False for what is unknown
+        field = axes(net.receptive_field) if net.receptive_field else UNKNOWN
+        macs = UNKNOWN if net.macs is None else formatting.compact(net.macs)
+        separable = UNKNOWN if net.depthwise_separable is None else net.depthwise_separable
+        average = yes(net.global_average_pooling if followed else None)
+        fc = yes(net.fc_after_pooling if followed else None)
+        parts = [parameters, Text(f"{macs} MACs"), Text(f"receptive field {field} before pooling")]
+        parts += [
+            Text(words, style=colours["secondary"])
+            for words in (
+                f"{separable} {'DW sep.' if narrow else 'depthwise separable'}",
+                f"{net.dilated} dilated",
+                f"{net.strided3x3} strided 3×3",  # noqa: RUF001
+                f"{net.max_pools} max pools",
+                f"{'GAP' if narrow else 'global average pooling'} {average}",
+                f"FC after {'GAP' if narrow else 'pooling'} {fc}",
+            )
+        ]
         pooled = bool(net.global_average_pooling or net.fc_after_pooling)
         if told := short(net.receptive_field, net.layers[0].input_shape, pooled=pooled):
-            text = Text(f" {told}", style=colours["warning"]).append_text(text)
-        return text
+            parts[2:3] = []
+            parts.insert(0, Text(told, style=colours["warning"]))
+        return packed(parts, width - 2, " · ")
 
     def _show_formula(self) -> None:
         row = self.query_one(LayerTable).chosen
@@ -198,7 +208,8 @@ class LayersScreen(StoreScreen):
         widget = self.query_one(where, Static)
         before = widget.content
         if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            widget.update(text, layout=where == "#nothing")
+            lines = str(before).count("\n") != text.plain.count("\n")
+            widget.update(text, layout=lines or where == "#nothing")
 
     # ---- keys -------------------------------------------------------------------------------
 

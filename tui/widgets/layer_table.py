@@ -345,6 +345,8 @@ WORDS: dict[str, Callable[[Row], str]] = {
 def _scaled(value: int, size: float) -> str:
     if not value:
         return ""
+    if size > 1 and value / size < 0.0005:  # beside a share that is not nothing
+        return "<0.001"
     return f"{value / size:.3f}" if size > 1 else f"{value:,}"
 
 
@@ -366,13 +368,18 @@ def formula(layer: LayerRow) -> str:
     """How the layer's receptive field r follows from its input's: r + (k_eff - 1)·jump.
 
     From the row alone: a layer with a window adds (k_eff - 1)·jump to its input's receptive field,
-    so that the input's is what is left. Source: Araujo, Norris, Sim, "Computing Receptive Fields
-    of Convolutional Neural Networks", Distill 2019.
+    so that the input's is what is left; not behind a gate. Source: Araujo, Norris, Sim, "Computing
+    Receptive Fields of Convolutional Neural Networks", Distill 2019.
     """
     if layer.receptive_field is None:
         return f"receptive field unknown: {layer.reason or 'no reason given'}"
     if layer.kernel is None or layer.stride is None or layer.jump is None:
         return f"receptive field {axes(layer.receptive_field)}: {_no_window(layer)}"
+    if layer.pooled:
+        return (
+            f"receptive field {axes(layer.receptive_field)}, jump {axes(layer.jump)}: "
+            "the greater of what its windows see and what comes from pooled features (a gate)"
+        )
     dilation = layer.dilation or (1, 1)
     parts = [
         _axis(layer.receptive_field[i], layer.kernel[i], layer.stride[i], dilation[i], jump)

@@ -118,13 +118,17 @@ def _lines(found: Sequence[Check], colours: dict[str, str], width: int) -> Text:
     if not found:
         return Text("this run's preset sets no limits", style=colours["secondary"])
     narrow = width < NARROW
+    return packed([_part(check, colours, short=narrow) for check in found], width, "   ")
+
+
+def packed(parts: Sequence[Text], width: int, between: str) -> Text:
+    """As many parts on a line as fit, none of them broken."""
     text = Text()
-    for check in found:
-        part = _part(check, colours, short=narrow)
+    for part in parts:
         line = text.plain.rpartition("\n")[2]
         if line:
-            fits = len(line) + 3 + part.cell_len <= width
-            text.append("   " if fits else "\n")
+            fits = len(line) + len(between) + part.cell_len <= width
+            text.append(between if fits else "\n")
         text.append_text(part)
     return text
 
