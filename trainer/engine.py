@@ -642,6 +642,7 @@ class Training:
             fingerprint=self.dataset.fingerprint,
             epoch=epoch,
             predicted=result.predicted,
+            figures=result.figures,
         )
         saved = events.PredictionsSaved(
             epoch=epoch,

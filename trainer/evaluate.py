@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer import events
 from trainer.augment import Augment, tta_views
 from trainer.device import synchronize
+from trainer.predictions import Figures
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
@@ -45,6 +46,8 @@ class Evaluation:
     """Class of the largest logit [N]."""
     probabilities: NDArray[np.float16]
     """[N, C]."""
+    figures: Figures
+    """Of each image, from the logits."""
     confusion: NDArray[np.int64]
     """[C, C], rows: actual, columns: predicted."""
     seconds: float
@@ -134,11 +137,32 @@ def evaluate(
         split.labels * split.classes + predicted, minlength=split.classes * split.classes
     )
     probabilities = scores.softmax(1).half().cpu().numpy()
+    figures = Figures(*_figures(scores, split.labels, predicted).cpu().numpy())
     synchronize(split.labels.device)
     return Evaluation(
         loss=float(loss),
         predicted=predicted.cpu().numpy(),
         probabilities=probabilities,
+        figures=figures,
         confusion=cells.view(split.classes, split.classes).cpu().numpy(),
         seconds=time.perf_counter() - began,
+    )
+
+
+def _figures(scores: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+    """Loss, ``log_rest`` and entropy of ``Figures`` from logits [N, C], float32 [3, N].
+
+    From sums of positive terms alone, so that nothing cancels however sure the net is.
+    """
+    best = predicted[:, None]
+    below = scores - scores.gather(1, best)  # 0 for the predicted class
+    log_others = below.scatter(1, best, -torch.inf).logsumexp(1)
+    log_all = log_others.exp().log1p()
+    finite = below.clamp(min=torch.finfo(below.dtype).min)  # 0 times infinity is no number
+    return torch.stack(
+        [
+            log_all - below.gather(1, labels[:, None]).squeeze(1),
+            (log_others - log_all).clamp(max=0),
+            log_all - (below.softmax(1) * finite).sum(1),
+        ]
     )

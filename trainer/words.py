@@ -18,12 +18,21 @@ def percent(share: float, digits: int = 2) -> str:
     """A share of 1 as per cent: ``87.31 %``. One mistake in 50,000 images is not none, and what is
     more than nothing is not nothing: ``>99.99 %``, ``<0.01 %``, no wider than all of it.
     """
-    words, last = f"{100 * share:.{digits}f}", 10.0**-digits
-    if share < 1 and float(words) >= 100:
-        return f">{100 - last:.{digits}f} %"
+    return f"{_part(share, 100, digits)} %"
+
+
+def share(value: float, digits: int = 2) -> str:
+    """A share of 1 as it is, by the rule of ``percent``: ``0.87``, ``>0.99``, ``<0.01``."""
+    return _part(value, 1, digits)
+
+
+def _part(share: float, whole: int, digits: int) -> str:
+    words, last = f"{whole * share:.{digits}f}", 10.0**-digits
+    if share < 1 and float(words) >= whole:
+        return f">{whole - last:.{digits}f}"
     if share > 0 and not float(words):
-        return f"<{last:.{digits}f} %"
-    return f"{words} %"
+        return f"<{last:.{digits}f}"
+    return words
 
 
 def yes(value: bool | None) -> str:

@@ -178,10 +178,17 @@ def _images(
             count(i),
             first.classes[first.images.actual[i]],
             first.classes[first.images.predicted[i]],
-            percent(float(first.images.confidence[i])),
+            _sure(first, i),
             second.classes[second.images.predicted[i]],
-            percent(float(second.images.confidence[i])),
+            _sure(second, i),
         )
         for i in chosen
     ]
     return [*table(IMAGE_COLUMNS, rows)]
+
+
+def _sure(one: Evaluation, index: int) -> str:
+    from trainer.analysis import mistake_words
+
+    images = one.images
+    return mistake_words.percent(float(images.confidence[index]), exact=images.exact)
