@@ -84,7 +84,8 @@ def mistakes(
         typer.Option(
             "--where",
             metavar="FILTER",
-            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', '#1,5,10-20'. Bounds: "
+            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', '#1,5,10-20', "
+            "'\"ice bear\">dog'. Bounds: "
             "conf, actual, loss, margin, entropy, doubt, human. Flags, ! before one for not: "
             "sure, unsure (people), suspect (a guess), doubtful (a review), wrong, right (with "
             "--all).",
