@@ -125,7 +125,7 @@ def test_the_sharded_evaluation_counts_every_image_once(pairs: dict[str, Pair]) 
     found = [
         np.load(pair.predictions(2, "plain"), allow_pickle=False) for pair in pairs["everything"]
     ]
-    for name in ("probabilities", "loss", "entropy"):
+    for name in ("probabilities", "loss", "log_rest", "log_entropy"):
         columns = [one[name].astype(float) for one in found]
         assert np.abs(columns[0] - columns[1]).max() < 2e-3, name  # float16
 

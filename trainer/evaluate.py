@@ -150,19 +150,22 @@ def evaluate(
 
 
 def _figures(scores: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
-    """Loss, ``log_rest`` and entropy of ``Figures`` from logits [N, C], float32 [3, N].
+    """``Figures`` from logits [N, C], float32 [3, N].
 
-    From sums of positive terms alone, so that nothing cancels however sure the net is.
+    From sums of positive terms alone, in logarithms: nothing cancels, and nothing is too small.
     """
     best = predicted[:, None]
     below = scores - scores.gather(1, best)  # 0 for the predicted class
-    log_others = below.scatter(1, best, -torch.inf).logsumexp(1)
+    others = below.scatter(1, best, -torch.inf).clamp(min=torch.finfo(below.dtype).min)
+    log_others = others.logsumexp(1)
     log_all = log_others.exp().log1p()
-    finite = below.clamp(min=torch.finfo(below.dtype).min)  # 0 times infinity is no number
+    # the entropy is log_all and the sum of p times -below of all others
+    own = torch.where(log_others < -15, log_others, log_all.log())
+    theirs = (others + others.neg().log()).logsumexp(1) - log_all
     return torch.stack(
         [
             log_all - below.gather(1, labels[:, None]).squeeze(1),
             (log_others - log_all).clamp(max=0),
-            log_all - (below.softmax(1) * finite).sum(1),
+            torch.logaddexp(own, theirs),
         ]
     )

@@ -25,8 +25,8 @@ class Figures:
     """Cross-entropy -ln p of the actual class, in nats."""
     log_rest: NDArray[np.float32]
     """ln of 1 - p of the predicted class: what all other classes have."""
-    entropy: NDArray[np.float32]
-    """Of the probabilities, in nats."""
+    log_entropy: NDArray[np.float32]
+    """ln of the entropy of the probabilities in nats."""
 
 
 FIGURES = tuple(one.name for one in fields(Figures))
@@ -127,7 +127,7 @@ def _check_figures(found: Figures, images: int, name: str) -> None:
         if column.shape != (images,) or column.dtype != np.float32:
             raise RunError(f"the predictions {name} have a wrong shape {column.shape}")
     # also false for not-a-number
-    if not ((found.loss >= 0) & (found.log_rest <= 0) & (found.entropy >= 0)).all():
+    if not ((found.loss >= 0) & (found.log_rest <= 0) & (found.log_entropy < np.inf)).all():
         raise RunError(f"the predictions {name} hold figures that no probabilities have")
 
 

@@ -28,6 +28,8 @@ SMALLEST = 2.0**-24
 """The smallest float16 above 0: what a stored probability of 0 may have been."""
 LARGEST_LOSS = 24 * math.log(2)
 """-ln ``SMALLEST``, 16.64: without exact figures such a loss means "at least"."""
+IMPOSSIBLE = -1e37
+"""Logarithms below it are of what a logit of -infinity leaves out."""
 
 Indices = NDArray[np.int64]
 Column = NDArray[np.float64]
@@ -42,7 +44,8 @@ class Mistakes:
     probability of the predicted class; ``p_actual``, that of the actual class; ``loss``, the
     cross-entropy -ln p_actual in nats; ``margin``, p_actual minus the largest probability of
     another class (below 0: wrong); ``entropy`` of the probabilities in nats. Where they are not
-    ``exact``, they are as float16 probabilities have it, with a loss of ``LARGEST_LOSS`` at most.
+    ``exact``, they are as float16 probabilities have it, with a loss of ``LARGEST_LOSS`` at most;
+    where they are, what no float64 can tell from 0 or 1 is the one next to it.
     ``people`` and ``review`` are what people say about the same images, where that is known.
     """
 
@@ -170,9 +173,13 @@ class Mistakes:
             smallest_first = sort in ("margin", "human", "index")
             # images that nobody was asked about come last: not-a-number sorts behind all
             keys = [values if smallest_first else -values]
-            if self.source.figures is not None and sort in ("confidence", "margin"):
-                # where a float64 next to 1 cannot tell them apart: by what is left of 1
-                keys = [self.source.figures.log_rest, *keys]
+            if self.source.figures is not None and sort in ("confidence", "margin", "entropy"):
+                # where a float64 cannot tell them apart
+                log_rest, log_entropy = (
+                    self.source.figures.log_rest,
+                    self.source.figures.log_entropy,
+                )
+                keys = [-log_entropy if sort == "entropy" else log_rest, *keys]
             self._orders[sort] = np.lexsort(keys).astype(np.int64)
         return self._orders[sort]
 
@@ -205,11 +212,16 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
     """The table by figures from the logits; ``second`` [N]: the largest float16 probability of a
     class other than the actual one."""
     actual, predicted = predictions.labels, predictions.predicted
-    loss, log_rest = figures.loss.astype(np.float64), figures.log_rest.astype(np.float64)
+    loss, log_rest, log_entropy = (
+        column.astype(np.float64)
+        for column in (figures.loss, figures.log_rest, figures.log_entropy)
+    )
     rest = np.exp(log_rest)
-    # no softmax of several classes is 0 or 1, only too near to it for a float
-    confidence = np.where(log_rest > -np.inf, np.minimum(1 - rest, np.nextafter(1, 0)), 1.0)
-    p_actual = np.where(loss < np.inf, np.maximum(np.exp(-loss), np.finfo(np.float64).tiny), 0.0)
+    # a softmax is never 0 or 1, only too near to it for a float: of what has a chance at all
+    smallest = np.finfo(np.float64).tiny
+    chance = log_rest > IMPOSSIBLE
+    confidence = np.where(chance, np.minimum(1 - rest, np.nextafter(1, 0)), 1.0)
+    p_actual = np.where(loss < -IMPOSSIBLE, np.maximum(np.exp(-loss), smallest), 0.0)
     right = actual == predicted
     p_actual = np.where(right, confidence, p_actual)
     # float16 rounds: what is right is never below the others, what is wrong never above
@@ -223,7 +235,7 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
         p_actual=p_actual,
         loss=loss,
         margin=np.where(right, above, below),
-        entropy=figures.entropy.astype(np.float64),
+        entropy=np.where(chance, np.maximum(np.exp(log_entropy), smallest), 0.0),
     )
 
 
