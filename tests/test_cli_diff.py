@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,16 @@ Cli = Callable[..., tuple[int, str, str]]
 LABELS = [0, 0, 1, 2, 1, 2]
 
 
-def predicting(run: RunDir, epoch: int, predicted: list[int], fingerprint: str = "0") -> None:
+def predicting(
+    run: RunDir,
+    epoch: int,
+    predicted: list[int],
+    fingerprint: str = "0",
+    labels: Sequence[int] = LABELS,
+) -> None:
     made = Predictions(
         probabilities=np.eye(3, dtype=np.float16)[predicted],
-        labels=np.array(LABELS[: len(predicted)], np.int64),
+        labels=np.array(labels[: len(predicted)], np.int64),
         split="test",
         fingerprint=fingerprint * 64,
         epoch=epoch,
@@ -83,6 +89,7 @@ def test_json(cli: Cli, run: RunDir) -> None:
     assert (report["both_wrong"], report["both_right"]) == ([3, 4], [2, 5])
     assert report["same_mistake"] == [4]
     assert report["mcnemar_exact_p"] == 1
+    assert report["mcnemar_exact_log10_p"] == 0
     assert np.sum(report["confusion_difference"]) == 0
     assert report["first"]["calibration"]["error"] == 0.5
 
@@ -94,6 +101,17 @@ def test_two_runs(cli: Cli, run: RunDir, tmp_path: Path) -> None:
     assert report["first"]["run"] == sample_log.RUN
     assert report["second"] == {**report["second"], "run": other.id, "accuracy": 1.0}
     assert report["fixed"] == [0, 3, 4]
+
+
+def test_a_p_value_below_any_float_is_not_0(cli: Cli, run: RunDir, tmp_path: Path) -> None:
+    other = made_run(tmp_path / "20261123-150000-other-0000")
+    predicting(run, 3, [0] * 3000, labels=[0] * 3000)
+    predicting(other, 3, [1] * 3000, labels=[0] * 3000)
+    text = cli("other", "quick")[1]
+    assert "p < 1e-300" in text
+    report = json.loads(cli("other", "quick", "--json")[1])
+    assert report["mcnemar_exact_p"] is None
+    assert report["mcnemar_exact_log10_p"] == pytest.approx(-2999 * np.log10(2))
 
 
 @pytest.mark.parametrize(

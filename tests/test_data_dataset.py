@@ -98,6 +98,12 @@ def test_limited_draws_from_all_classes_of_a_sorted_set(images: int) -> None:
     said = "all classes" if images >= 10 else f"{images} of 10 classes"
     assert limited.notices[-1].endswith(f"drawn from {said}")
     assert limited.train_sample == dataset.limited(images).train_sample
+    places = [limited.train_index(i) for i in range(images)]
+    np.testing.assert_array_equal(limited.train.images, dataset.train.images[places])
+    fewer = limited.limited(2)
+    places = [fewer.train_index(i) for i in range(2)]
+    np.testing.assert_array_equal(fewer.train.images, dataset.train.images[places])
+    assert dataset.train_index(7) == 7
 
 
 def test_limited_keeps_a_sample_that_has_all_classes() -> None:

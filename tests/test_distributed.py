@@ -123,10 +123,11 @@ def test_the_sharded_evaluation_counts_every_image_once(pairs: dict[str, Pair]) 
         assert together.images == 31
         assert together.confusion == alone.confusion
     found = [
-        np.load(pair.predictions(2, "plain"), allow_pickle=False)["probabilities"]
-        for pair in pairs["everything"]
+        np.load(pair.predictions(2, "plain"), allow_pickle=False) for pair in pairs["everything"]
     ]
-    assert np.abs(found[0].astype(float) - found[1].astype(float)).max() < 2e-3  # float16
+    for name in ("probabilities", "loss", "log_rest", "log_entropy"):
+        columns = [one[name].astype(float) for one in found]
+        assert np.abs(columns[0] - columns[1]).max() < 2e-3, name  # float16
 
 
 def test_the_log_names_the_ranks(pairs: dict[str, Pair]) -> None:

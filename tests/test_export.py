@@ -39,6 +39,7 @@ def test_rows_name_their_split(images: Mistakes) -> None:
         "human": 0.5,
         "split": "test",
         "path": "c\x1b,d.png",
+        "exact": False,
     }
     assert listed[1]["human"] is None, "nobody was asked"
     text = export.to_csv(listed)
@@ -58,7 +59,7 @@ def test_without_people_and_paths(images: Mistakes) -> None:
     (row,) = export.rows(bare, np.array([0]), ("cat", "deer", "dog"))
     assert row["human"] is None
     assert "path" not in row
-    assert export.to_csv([row]).endswith(",test,\n")
+    assert export.to_csv([row]).endswith(",test,,False\n")
     assert export.to_csv([]) == ",".join(export.FIELDS) + "\n"
 
 

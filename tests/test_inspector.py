@@ -15,6 +15,7 @@ import pytest
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import inspection, inspector, inspector_process
 from trainer.control import Control
+from trainer.data.dataset import Dataset
 from trainer.inspection import open_inspection
 from trainer.inspector import Inspector
 from trainer.inspector_process import InspectorProcess
@@ -69,6 +70,22 @@ def test_an_answer_has_what_the_library_says(trained: RunDir, told: list[Inspect
     assert [one.index for one in answer.neighbours] == [one.index for one in wanted]
     pixels = np.frombuffer(answer.neighbours[0].pixels, np.uint8).reshape(3, 32, 32)
     assert np.array_equal(pixels, found.dataset.train.images[wanted[0].index])
+
+
+def test_neighbours_have_the_index_of_the_whole_split_and_their_own_pixels(
+    trained: RunDir, told: list[Inspected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = open_inspection(trained, device="cpu", trusted=True)
+    found.compute_features()
+    before = found.nearest(3, 4)
+    monkeypatch.setattr(Dataset, "train_index", lambda self, position: 5000 + position)
+    assert [one.index for one in found.nearest(3, 4)] == [5000 + one.index for one in before]
+    serve(Inspect(ask=1, run=str(trained.path), index=3, neighbours=4, trusted=True))
+    near = told[-1].neighbours
+    assert near is not None
+    assert [one.index for one in near] == [5000 + one.index for one in before]
+    images = found.dataset.train.images
+    assert [one.pixels for one in near] == [images[one.index].tobytes() for one in before]
 
 
 def test_what_cannot_be_answered_is_said_and_the_next_is(

@@ -270,6 +270,32 @@ def test_classes_named_as_a_word_of_the_filter() -> None:
     assert parse_filter(where.text(names), names) == where
 
 
+@pytest.mark.parametrize(
+    ("line", "confusion"),
+    [
+        ('"cat dog">b=1', ((2,), (4,))),
+        ("b=1>'CAT DOG'", ((4,), (2,))),
+        ("cat,\"cat dog\">'cat d',dog", ((0, 2), (1, 2))),
+        ("cat_dog>", ((2,), ())),
+        ('>"loss"', ((), (3,))),
+        ('"b=1"→"it\'s, a > b"', ((4,), (5,))),
+    ],
+)
+def test_names_in_quotes(line: str, confusion: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    names = ("cat", "dog", "cat dog", "loss", "b=1", "it's, a > b")
+    assert parse_filter(line, names).confusions == (confusion,)
+    assert parse_filter(f"{line} loss>1", names).bounds == (Bound("loss", ">", 1.0),)
+
+
+def test_a_message_lists_names_as_they_can_be_typed() -> None:
+    names = ("ant", "cat dog", "cat fish")
+    for line in ("cat_dog>dog", '"dog">ant'):
+        with pytest.raises(ConfigError, match='\'dog\'; classes: ant, "cat dog", "cat fish"'):
+            parse_filter(line, names)
+    with pytest.raises(ConfigError, match='\'cat\' is "cat dog" or "cat fish"'):
+        parse_filter("cat>", names)
+
+
 def test_digits_as_class_names() -> None:
     assert parse_filter("3>8 a>1", ("1", "3", "8", "a")).confusions == (
         ((1,), (2,)),

@@ -640,6 +640,7 @@ class Training:
             fingerprint=self.dataset.fingerprint,
             epoch=epoch,
             predicted=result.predicted,
+            figures=result.figures,
         )
         saved = events.PredictionsSaved(
             epoch=epoch,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer import events
 from trainer.augment import Augment, tta_views
 from trainer.device import synchronize
+from trainer.predictions import Figures
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
@@ -45,6 +46,8 @@ class Evaluation:
     """Class of the largest logit [N]."""
     probabilities: NDArray[np.float16]
     """[N, C]."""
+    figures: Figures
+    """Of each image, from the logits."""
     confusion: NDArray[np.int64]
     """[C, C], rows: actual, columns: predicted."""
     seconds: float
@@ -134,11 +137,35 @@ def evaluate(
         split.labels * split.classes + predicted, minlength=split.classes * split.classes
     )
     probabilities = scores.softmax(1).half().cpu().numpy()
+    figures = Figures(*_figures(scores, split.labels, predicted).cpu().numpy())
     synchronize(split.labels.device)
     return Evaluation(
         loss=float(loss),
         predicted=predicted.cpu().numpy(),
         probabilities=probabilities,
+        figures=figures,
         confusion=cells.view(split.classes, split.classes).cpu().numpy(),
         seconds=time.perf_counter() - began,
+    )
+
+
+def _figures(scores: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+    """``Figures`` from logits [N, C], float32 [3, N].
+
+    From sums of positive terms alone, in logarithms: nothing cancels, and nothing is too small.
+    """
+    best = predicted[:, None]
+    below = scores - scores.gather(1, best)  # 0 for the predicted class
+    others = below.scatter(1, best, -torch.inf).clamp(min=torch.finfo(below.dtype).min)
+    log_others = others.logsumexp(1)
+    log_all = log_others.exp().log1p()
+    # the entropy is log_all and the sum of p times -below of all others
+    own = torch.where(log_others < -15, log_others, log_all.log())
+    theirs = (others + others.neg().log()).logsumexp(1) - log_all
+    return torch.stack(
+        [
+            log_all - below.gather(1, labels[:, None]).squeeze(1),
+            (log_others - log_all).clamp(max=0),
+            torch.logaddexp(own, theirs),
+        ]
     )

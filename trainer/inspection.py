@@ -65,9 +65,12 @@ class Neighbour:
     """A training image."""
 
     index: int
+    """In the whole training split, also where the run trained on a part of it."""
     label: int
     similarity: float
     """Cosine of the angle between the features, -1 to 1."""
+    position: int
+    """Among the images that the run trained on."""
 
 
 @dataclass(eq=False)
@@ -221,7 +224,7 @@ class Inspection:
         feature, _ = self._forward(self.normalised("test", index))
         labels = self.dataset.train.labels
         return tuple(
-            Neighbour(i, int(labels[i]), similarity)
+            Neighbour(self.dataset.train_index(i), int(labels[i]), similarity, i)
             for i, similarity in self._features.nearest(feature[0], count)
         )
 

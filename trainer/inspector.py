@@ -114,7 +114,7 @@ class Inspector:
                 index=one.index,
                 label=one.label,
                 similarity=one.similarity,
-                pixels=found.dataset.train.images[one.index].tobytes(),
+                pixels=found.dataset.train.images[one.position].tobytes(),
             )
             for one in found.nearest(answer.index, asked.neighbours)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,29 @@ UNPACKED_BYTES = 1 << 29
 """At most; 100,000 images of 1,000 classes are less than half of it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What the logits say of ``N`` images where float16 probabilities are 0 or 1, float32 [N]."""
+
+    loss: NDArray[np.float32]
+    """Cross-entropy -ln p of the actual class, in nats."""
+    log_rest: NDArray[np.float32]
+    """ln of 1 - p of the predicted class: what all other classes have."""
+    log_entropy: NDArray[np.float32]
+    """ln of the entropy of the probabilities in nats."""
+
+
+FIGURES = tuple(one.name for one in fields(Figures))
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predictions of ``N`` images, in the split's own order.
 
     ``probabilities`` float16 [N, C], ``labels`` int64 [N] (the actual classes), ``split`` the
     split's name, ``fingerprint`` the data's checksum, ``epoch`` counted from 1, ``predicted``
-    int64 [N]: the class of the largest logit, kept apart because float16 probabilities can tie.
+    int64 [N]: the class of the largest logit, kept apart because float16 probabilities can tie,
+    ``figures`` what float16 cannot say; ``None`` in files of before they were kept.
     """
 
     probabilities: NDArray[np.float16]
@@ -32,6 +48,7 @@ class Predictions:
     fingerprint: str
     epoch: int
     predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    figures: Figures | None = None
 
     def __post_init__(self) -> None:
         if not len(self.predicted):
@@ -58,6 +75,7 @@ def save(predictions: Predictions, path: Path) -> None:
             split=np.array(predictions.split),
             fingerprint=np.array(predictions.fingerprint),
             epoch=np.array(predictions.epoch),
+            **({} if predictions.figures is None else vars(predictions.figures)),
         )
 
 
@@ -77,6 +95,7 @@ def load(path: Path) -> Predictions:
                 fingerprint=str(file["fingerprint"]),
                 epoch=int(file["epoch"]),
                 predicted=_whole(file["predicted"]),
+                figures=_figures(file),
             )
     except FileNotFoundError:
         raise RunError(f"the predictions {path.name} are gone from the run's folder") from None
@@ -93,7 +112,23 @@ def load(path: Path) -> Predictions:
     # also false for not-a-number
     if not ((found.probabilities >= 0) & (found.probabilities <= 1)).all():
         raise RunError(f"the predictions {path.name} hold probabilities outside 0 to 1")
+    if found.figures is not None:
+        _check_figures(found.figures, len(found.labels), path.name)
     return found
+
+
+def _figures(file: NpzFile) -> Figures | None:
+    present = [name for name in FIGURES if name in file]
+    return Figures(**{name: file[name] for name in FIGURES}) if present else None
+
+
+def _check_figures(found: Figures, images: int, name: str) -> None:
+    for column in vars(found).values():
+        if column.shape != (images,) or column.dtype != np.float32:
+            raise RunError(f"the predictions {name} have a wrong shape {column.shape}")
+    # also false for not-a-number
+    if not ((found.loss >= 0) & (found.log_rest <= 0) & (found.log_entropy < np.inf)).all():
+        raise RunError(f"the predictions {name} hold figures that no probabilities have")
 
 
 def _check_size(file: NpzFile) -> None:

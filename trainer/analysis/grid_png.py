@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Indices, Mistakes
 from trainer.data.dataset import clean
 from trainer.errors import ConfigError
-from trainer.words import percent
 
 MOST = 1000
 """Images in a picture: more than anyone looks at, and a picture that opens everywhere."""
@@ -74,7 +74,8 @@ def draw(
         names = f"{clean(classes[actual])}>{clean(classes[predicted])}"
         colour = _RIGHT if actual == predicted else _WRONG
         _write(brush, (x, y + side + 1), names, side, colour, font)
-        figures = f"{percent(float(images.confidence[index]), 1)}  #{index}"
+        sure = mistake_words.percent(float(images.confidence[index]), 1, exact=images.exact)
+        figures = f"{sure}  #{index}"
         _write(brush, (x, y + side + LINE), figures, side, _DIM, font)
     return picture
 

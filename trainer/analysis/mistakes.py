@@ -5,6 +5,7 @@ Torch-free and vectorised: each function takes well under 100 ms with 10,000 ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,13 +20,16 @@ from trainer.analysis.mistakes_filter import EVERYTHING, Filter
 from trainer.analysis.review import Review
 from trainer.data.dataset import clean
 from trainer.errors import ConfigError
-from trainer.predictions import Predictions
+from trainer.predictions import Figures, Predictions
 
 Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "index"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 SMALLEST = 2.0**-24
-"""The smallest float16 above 0: what a stored probability of 0 may have been. Losses of
--ln(2**-24) = 16.64 therefore mean "at least"."""
+"""The smallest float16 above 0: what a stored probability of 0 may have been."""
+LARGEST_LOSS = 24 * math.log(2)
+"""-ln ``SMALLEST``, 16.64: without exact figures such a loss means "at least"."""
+IMPOSSIBLE = -1e37
+"""Logarithms below it are of what a logit of -infinity leaves out."""
 
 Indices = NDArray[np.int64]
 Column = NDArray[np.float64]
@@ -38,9 +42,11 @@ class Mistakes:
 
     ``actual`` and ``predicted`` int64 [N]; the other columns float64 [N]: ``confidence``, the
     probability of the predicted class; ``p_actual``, that of the actual class; ``loss``, the
-    cross-entropy -ln p_actual in nats, with 0 taken as ``SMALLEST``; ``margin``, p_actual minus
-    the largest probability of another class (below 0: wrong); ``entropy`` of the probabilities in
-    nats. ``people`` and ``review`` are what people say about the same images, where that is known.
+    cross-entropy -ln p_actual in nats; ``margin``, p_actual minus the largest probability of
+    another class (below 0: wrong); ``entropy`` of the probabilities in nats. Where they are not
+    ``exact``, they are as float16 probabilities have it, with a loss of ``LARGEST_LOSS`` at most;
+    where they are, what no float64 can tell from 0 or 1 is the one next to it.
+    ``people`` and ``review`` are what people say about the same images, where that is known.
     """
 
     source: Predictions
@@ -75,9 +81,22 @@ class Mistakes:
         return ~self.wrong
 
     @property
+    def exact(self) -> bool:
+        """Whether the figures come from the logits, not from float16 probabilities."""
+        return self.source.figures is not None
+
+    @property
     def classes(self) -> int:
         """How many classes there are."""
         return int(self.source.probabilities.shape[1])
+
+    def probabilities(self, index: int) -> Column:
+        """An image's probabilities, float64 [C]; others than the actual and the predicted class's
+        are as float16 has them."""
+        found: Column = self.source.probabilities[index].astype(np.float64)
+        found[self.predicted[index]] = self.confidence[index]
+        found[self.actual[index]] = self.p_actual[index]
+        return found
 
     def beside(self, people: People | None, review: Review | None) -> Mistakes:
         """The same images with what people say about them."""
@@ -153,8 +172,15 @@ class Mistakes:
             values = getattr(self, sort)
             smallest_first = sort in ("margin", "human", "index")
             # images that nobody was asked about come last: not-a-number sorts behind all
-            keys = values if smallest_first else -values
-            self._orders[sort] = np.argsort(keys, kind="stable").astype(np.int64)
+            keys = [values if smallest_first else -values]
+            if self.source.figures is not None and sort in ("confidence", "margin", "entropy"):
+                # where a float64 cannot tell them apart
+                log_rest, log_entropy = (
+                    self.source.figures.log_rest,
+                    self.source.figures.log_entropy,
+                )
+                keys = [-log_entropy if sort == "entropy" else log_rest, *keys]
+            self._orders[sort] = np.lexsort(keys).astype(np.int64)
         return self._orders[sort]
 
 
@@ -163,9 +189,12 @@ def table(predictions: Predictions) -> Mistakes:
     probabilities = predictions.probabilities.astype(np.float64)
     rows = np.arange(len(probabilities))
     actual, predicted = predictions.labels, predictions.predicted
-    p_actual = probabilities[rows, actual]
     others = probabilities.copy()
     others[rows, actual] = -np.inf
+    second = others.max(1, initial=-np.inf)
+    if predictions.figures is not None:
+        return _exact(predictions, predictions.figures, second)
+    p_actual = probabilities[rows, actual]
     terms = probabilities * np.log(np.maximum(probabilities, SMALLEST))
     return Mistakes(
         source=predictions,
@@ -173,9 +202,40 @@ def table(predictions: Predictions) -> Mistakes:
         predicted=predicted,
         confidence=probabilities[rows, predicted],
         p_actual=p_actual,
-        loss=-np.log(np.maximum(p_actual, SMALLEST)),
-        margin=p_actual - others.max(1, initial=-np.inf),
+        loss=np.minimum(-np.log(np.maximum(p_actual, SMALLEST)), LARGEST_LOSS),
+        margin=p_actual - second,
         entropy=0.0 - terms.sum(1),  # never -0
+    )
+
+
+def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistakes:
+    """The table by figures from the logits; ``second`` [N]: the largest float16 probability of a
+    class other than the actual one."""
+    actual, predicted = predictions.labels, predictions.predicted
+    loss, log_rest, log_entropy = (
+        column.astype(np.float64)
+        for column in (figures.loss, figures.log_rest, figures.log_entropy)
+    )
+    rest = np.exp(log_rest)
+    # a softmax is never 0 or 1, only too near to it for a float: of what has a chance at all
+    smallest = np.finfo(np.float64).tiny
+    chance = log_rest > IMPOSSIBLE
+    confidence = np.where(chance, np.minimum(1 - rest, np.nextafter(1, 0)), 1.0)
+    p_actual = np.where(loss < -IMPOSSIBLE, np.maximum(np.exp(-loss), smallest), 0.0)
+    right = actual == predicted
+    p_actual = np.where(right, confidence, p_actual)
+    # float16 rounds: what is right is never below the others, what is wrong never above
+    above = np.maximum(confidence - np.minimum(second, rest), 0)
+    below = np.minimum(p_actual + rest - 1, 0)
+    return Mistakes(
+        source=predictions,
+        actual=actual,
+        predicted=predicted,
+        confidence=confidence,
+        p_actual=p_actual,
+        loss=loss,
+        margin=np.where(right, above, below),
+        entropy=np.where(chance, np.maximum(np.exp(log_entropy), smallest), 0.0),
     )
 
 

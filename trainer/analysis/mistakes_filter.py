@@ -40,6 +40,8 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)%?)"
 _BOUND = re.compile(rf"([a-z_]+)(>=|<=|>|<){_NUMBER}", re.IGNORECASE)
 _RANGE = re.compile(rf"([a-z_]+)={_NUMBER}(?:-|\.\.){_NUMBER}", re.IGNORECASE)
+_QUOTED = re.compile(r"""(?<![^\s>→,])(["'])(.+?)\1(?=[\s>→,]|$)""")
+"""A class name in quotes: a name begins or ends with the word, or at one of the filter's signs."""
 _INDEX = re.compile(r"#?(\d{1,9})(?:(?:-|\.\.)#?(\d{1,9}))?")
 
 
@@ -147,6 +149,7 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
     indices: list[tuple[int, int]] = []
     bounds: list[Bound] = []
     flags: list[str] = []
+    line = _QUOTED.sub(lambda quoted: f"@{_class(quoted[2], classes)}", line)
     for word in line.replace("→", ">").split():
         bound = _BOUND.fullmatch(word)
         between = _RANGE.fullmatch(word)
@@ -212,15 +215,20 @@ def _class(name: str, classes: Sequence[str]) -> int:
     if len(fits) == 1:
         return fits[0]
     if not fits:
-        shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+        shown = ", ".join(map(_typed, classes[:12])) + (", …" if len(classes) > 12 else "")
         raise ConfigError(f"filter: nothing known as {name!r}; classes: {shown}")
-    some = " or ".join(classes[i] for i in fits[:4]) + (" or …" if len(fits) > 4 else "")
+    some = " or ".join(_typed(classes[i]) for i in fits[:4]) + (" or …" if len(fits) > 4 else "")
     raise ConfigError(f"filter: {name!r} is {some}: write more of it")
 
 
 def _key(name: str) -> str:
     """A class name as it can be typed in a filter: one word without the filter's own signs."""
     return re.sub(r"[\s,>#→]", "_", name).casefold()
+
+
+def _typed(name: str) -> str:
+    """A class name as a message shows it, and as a filter takes it: in quotes where it must be."""
+    return f'"{name}"' if re.search(r"[\s,>#→]", name) else name
 
 
 def _listed(named: tuple[int, ...], classes: Sequence[str]) -> str:
@@ -233,4 +241,4 @@ def _listed(named: tuple[int, ...], classes: Sequence[str]) -> str:
 
 def _is_special(key: str) -> bool:
     known = key in QUANTITIES or key.removeprefix("!") in FLAGS or key in ("", "*")
-    return known or key.startswith("@") or not key.isprintable()
+    return known or key.startswith(("@", '"', "'")) or not key.isprintable()

@@ -38,9 +38,14 @@ class ModelDiff:
         return {name: len(getattr(self, name)) for name in names}
 
     @cached_property
+    def log_p(self) -> float:
+        """ln of ``p_value``, which may be too small for a float."""
+        return log_mcnemar(len(self.fixed), len(self.broken))
+
+    @property
     def p_value(self) -> float:
         """McNemar's exact two-sided p-value of fixed against broken."""
-        return mcnemar(len(self.fixed), len(self.broken))
+        return math.exp(self.log_p)
 
     @property
     def p_words(self) -> str:
@@ -89,17 +94,21 @@ def mcnemar(fixed: int, broken: int) -> float:
     """McNemar's exact test: the two-sided binomial p-value of ``fixed`` against ``broken`` at 1/2.
 
     McNemar, Psychometrika 12 (1947), with the exact distribution: if the models were equally good,
-    an image on which they differ would fall on either side like a coin. Summed in logarithms, so
-    that any number of images is exact to floating point. 1 where they never differ.
+    an image on which they differ would fall on either side like a coin. 1 where they never differ.
     """
+    return math.exp(log_mcnemar(fixed, broken))
+
+
+def log_mcnemar(fixed: int, broken: int) -> float:
+    """ln of ``mcnemar``: summed in logarithms, any number of images is exact to floating point."""
     total, fewer = fixed + broken, min(fixed, broken)
     if 2 * fewer == total:
-        return 1.0
+        return 0.0
     k = np.arange(fewer + 1)
     logs = np.array([_log_choose(total, int(i)) for i in k]) - total * math.log(2)
     largest = float(logs.max())
     tail = math.fsum(np.exp(logs - largest).tolist())
-    return min(1.0, math.exp(math.log(2 * tail) + largest))
+    return min(0.0, math.log(2 * tail) + largest)
 
 
 def _log_choose(n: int, k: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,11 @@ def diff(
     json: JsonOption = False,
     directory: RunsDirOption = None,
 ) -> None:
-    """Put two models side by side on the same test images: what the second fixes and breaks."""
+    """Put two models side by side on the same test images: what the second fixes and breaks.
+
+    In JSON mcnemar_exact_p is null where it is below 1e-300, and mcnemar_exact_log10_p is its
+    logarithm in any case.
+    """
     place = runs_dir(directory)
     first = open_evaluation(place, run, epoch)
     second = open_evaluation(place, other or run, other_epoch)
@@ -98,6 +103,8 @@ def diff(
 
 
 def _report(first: Evaluation, second: Evaluation, found: ModelDiff) -> dict[str, Any]:
+    from trainer.analysis.model_diff import SMALLEST_P
+
     return {
         "first": _brief(first),
         "second": _brief(second),
@@ -105,7 +112,8 @@ def _report(first: Evaluation, second: Evaluation, found: ModelDiff) -> dict[str
         "images": len(first.images),
         "classes": first.classes,
         "counts": found.counts,
-        "mcnemar_exact_p": found.p_value,
+        "mcnemar_exact_p": found.p_value if found.p_value >= SMALLEST_P else None,
+        "mcnemar_exact_log10_p": found.log_p / math.log(10),
         "same_mistake": found.same_mistake.tolist(),
         "confusion_difference": found.confusion.tolist(),
         **{name: getattr(found, name).tolist() for name in found.counts},
@@ -178,10 +186,17 @@ def _images(
             count(i),
             first.classes[first.images.actual[i]],
             first.classes[first.images.predicted[i]],
-            percent(float(first.images.confidence[i])),
+            _sure(first, i),
             second.classes[second.images.predicted[i]],
-            percent(float(second.images.confidence[i])),
+            _sure(second, i),
         )
         for i in chosen
     ]
     return [*table(IMAGE_COLUMNS, rows)]
+
+
+def _sure(one: Evaluation, index: int) -> str:
+    from trainer.analysis import mistake_words
+
+    images = one.images
+    return mistake_words.percent(float(images.confidence[index]), exact=images.exact)

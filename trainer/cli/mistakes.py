@@ -18,7 +18,7 @@ from trainer.cli.options import (
     data_dir,
     runs_dir,
 )
-from trainer.cli.output import Column, clean, count, number, out, percent, table
+from trainer.cli.output import Column, clean, count, out, percent, table, warn
 from trainer.errors import ConfigError
 from trainer.paths import expanded
 
@@ -84,7 +84,8 @@ def mistakes(
         typer.Option(
             "--where",
             metavar="FILTER",
-            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', '#1,5,10-20'. Bounds: "
+            help="For example 'cat>dog conf>0.9', 'loss=1-2 human<0.5', '#1,5,10-20', "
+            "'\"ice bear\">dog'. Bounds: "
             "conf, actual, loss, margin, entropy, doubt, human. Flags, ! before one for not: "
             "sure, unsure (people), suspect (a guess), doubtful (a review), wrong, right (with "
             "--all).",
@@ -113,6 +114,15 @@ def mistakes(
     chosen = tables.select(
         opened.images, sort=sort.value, where=filtered, wrong_only=not everything
     )
+    if (
+        filtered.bounds
+        and not opened.images.exact
+        and (opened.images.loss >= tables.LARGEST_LOSS).any()
+    ):
+        warn(
+            f"the predictions of epoch {opened.found.epoch} were saved as float16 alone: a loss of "
+            f"{tables.LARGEST_LOSS:.2f} means at least that, a probability of 1 at least 0.9997"
+        )
     if png is not None:
         images = opened.pictures(data, data_dir(data_directory))[1].test.images
         _draw(opened, chosen, images, expanded(png), sort, top)
@@ -169,13 +179,16 @@ def _print(opened: Evaluation, chosen: Indices, top: int | None, asked: str) -> 
 
 
 def _line(one: dict[str, Any]) -> tuple[str, ...]:
+    from trainer.analysis import mistake_words
+
+    exact = one["exact"]
     return (
         count(one["index"]),
         one["actual"],
         one["predicted"],
-        percent(one["p_predicted"]),
-        percent(one["p_actual"]),
-        number(one["loss"], ".3f"),
+        mistake_words.percent(one["p_predicted"], exact=exact),
+        mistake_words.percent(one["p_actual"], exact=exact),
+        mistake_words.loss(one["loss"], exact=exact),
     )
 
 

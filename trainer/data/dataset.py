@@ -100,6 +100,8 @@ class Dataset:
     test: TestSplit
     notices: tuple[str, ...] = ()
     """What the user should know about this data, one line each."""
+    drawn: NDArray[np.int64] | None = None
+    """Where the training images lie in the whole split, int64 [N], when ``limited`` chose them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(clean, self.classes)))
@@ -135,6 +137,10 @@ class Dataset:
         """Standard deviation of each channel over the training split's pixels, 0 to 1."""
         return self._moments[1]
 
+    def train_index(self, position: int) -> int:
+        """A training image's index in the whole split, of which ``limited`` leaves some."""
+        return position if self.drawn is None else int(self.drawn[position])
+
     def limited(self, images: int) -> Dataset:
         """The same with only the first so many training images; the test split stays whole.
 
@@ -148,17 +154,18 @@ class Dataset:
         total = len(self.train.labels)
         if (np.diff(self.train.labels) >= 0).all():  # class after class, as in folders of images
             some = np.sort(_drawn(self.train.labels, images))
-            drawn, present = (
+            found, present = (
                 len(np.unique(x)) for x in (self.train.labels[some], self.train.labels)
             )
-            of = "all" if drawn == present else f"{drawn} of {present}"
+            of = "all" if found == present else f"{found} of {present}"
             which = f"training on {{}} of {{}} images only, drawn from {of} classes"
         else:
             some = np.arange(images)
             which = "training on the first {} of {} images only"
         train = TrainSplit(self.train.images[some], self.train.labels[some])
         notice = which.format(f"{images:,}", f"{total:,}")
-        return replace(self, train=train, notices=(*self.notices, notice))
+        drawn = some if self.drawn is None else self.drawn[some]
+        return replace(self, train=train, notices=(*self.notices, notice), drawn=drawn)
 
 
 def _drawn(labels: Labels, images: int) -> NDArray[np.int64]:

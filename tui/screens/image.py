@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -13,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.css.query import NoMatches
 from textual.widgets import Static
 
+from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import History
 from trainer.follower import Follower
 from trainer.protocol import Inspect
@@ -235,7 +235,7 @@ class ImageScreen(Modal[None]):
         bars = self.query_one("#bars", Static)
         people = None if images.people is None else images.people.shares[index]
         text = image_view.bars(
-            images.source.probabilities[index].astype(np.float64),
+            images.probabilities(index),
             found.classes,
             actual=int(images.actual[index]),
             predicted=int(images.predicted[index]),
@@ -243,6 +243,7 @@ class ImageScreen(Modal[None]):
             width=room,
             limit=max(2, min(24, height - 14)),
             people=people,
+            exact=images.exact,
         )
         # all images have as many lines: only the first one is laid out
         if not isinstance(bars.content, Text) or not _same(bars.content, text):
@@ -284,8 +285,11 @@ class ImageScreen(Modal[None]):
         if about := about_label(images, index, found.classes):
             text.append(f"  {about}", style=colours["warning"])
         text.append(
-            f"  epoch {found.saved.epoch} {found.saved.variant}  loss {images.loss[index]:.3f}  "
-            f"margin {images.margin[index]:+.3f}  entropy {images.entropy[index]:.3f} nats",
+            f"  epoch {found.saved.epoch} {found.saved.variant}  "
+            f"loss {mistake_words.loss(float(images.loss[index]), exact=images.exact)}  "
+            f"margin {images.margin[index]:+.3f}  "
+            f"entropy {mistake_words.entropy(float(images.entropy[index]), exact=images.exact)} "
+            "nats",
             style=colours["secondary"],
         )
         return text

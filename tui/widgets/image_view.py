@@ -14,6 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from trainer import terminal_image
+from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
 from trainer.words import probability
@@ -109,11 +110,12 @@ def bars(
     width: int,
     limit: int,
     people: NDArray[np.float64] | None = None,
+    exact: bool = True,
 ) -> Text:
     """Probabilities [C] as bars, largest first; the actual and the predicted class are named.
 
     At most ``limit`` classes; the actual one is always among them. ``people``: the share of them
-    who say each class [C], put beside.
+    who say each class [C], put beside. ``exact``: as ``Mistakes`` has it.
     """
     asked = people is not None and bool(np.isfinite(people).all())
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
@@ -132,7 +134,8 @@ def bars(
         role, colour = _role(i, actual, predicted, colours)
         text.append(f"{clean(classes[i], name_width):>{name_width}} ", style=colour)
         text.append(_bar(float(probabilities[i]), room), style=colour or colours["secondary"])
-        text.append(f" {probability(float(probabilities[i]), 3)}", style="bold" if role else "")
+        number = mistake_words.probability(float(probabilities[i]), 3, exact=exact)
+        text.append(f" {number:>5}", style="bold" if role else "")
         if asked and people is not None:
             text.append(f" people {probability(float(people[i]))}", style=colours["secondary"])
             if beside:

@@ -15,8 +15,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from trainer import terminal_image
-from trainer.analysis.mistakes import Indices
-from trainer.words import probability
+from trainer.analysis import mistake_words
+from trainer.analysis.mistakes import Column, Indices
 from tui.evaluations import Evaluation, Pictures
 from tui.formatting import clean
 from tui.widgets import image_view
@@ -311,13 +311,14 @@ class MistakeGrid(Widget, can_focus=True):
         index = int(self._chosen[at])
         w, room = self._words(index), self._name_width
         assert self._evaluation is not None
-        loss = float(self._evaluation.images.loss[index])
+        images = self._evaluation.images
+        loss = mistake_words.loss(float(images.loss[index]), exact=images.exact)
         line = [
             Segment(f" #{index:<6}", look.dim),
             Segment(fit(w.label, room), look.doubtful if w.doubtful else look.actual),
             Segment(" → " if not w.right else " ✓ ", look.dim),
             Segment(fit(w.predicted, room), look.plain if w.right else look.predicted),
-            Segment(f" {w.p_predicted:>12} {w.p_actual:>9} {loss:>7.3f} ", look.plain),
+            Segment(f" {w.p_predicted:>12} {w.p_actual:>9} {loss:>7} ", look.plain),
         ]
         return under_cursor(line, look) if at == self.cursor else line
 
@@ -325,12 +326,16 @@ class MistakeGrid(Widget, can_focus=True):
         evaluation = self._evaluation
         assert evaluation is not None
         images, classes = evaluation.images, evaluation.classes
+
+        def said(p: Column) -> str:
+            return mistake_words.probability(float(p[index]), exact=images.exact)
+
         return Words(
             index=index,
             actual=clean(classes[int(images.actual[index])]),
             predicted=clean(classes[int(images.predicted[index])]),
-            p_actual=probability(float(images.p_actual[index])),
-            p_predicted=probability(float(images.confidence[index])),
+            p_actual=said(images.p_actual),
+            p_predicted=said(images.confidence),
             right=bool(images.actual[index] == images.predicted[index]),
             doubtful=images.review is not None and bool(images.review.doubtful[index]),
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.segment import Segment
 from rich.style import Style
 
+from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Indices
-from trainer.words import probability
 from tui import difference
 from tui.difference import Difference
 from tui.evaluations import Pictures
@@ -47,13 +47,16 @@ class PairGrid(MistakeGrid):
         for number, one in enumerate(self._difference.sides, 1):
             if one is None:
                 continue
-            predicted = int(one.images.predicted[index])
+            images = one.images
+            predicted = int(images.predicted[index])
             said.append(
                 Said(
                     number=number,
                     predicted=clean(one.classes[predicted]),
-                    p=probability(float(one.images.confidence[index])),
-                    right=bool(predicted == one.images.actual[index]),
+                    p=mistake_words.probability(
+                        float(images.confidence[index]), exact=images.exact
+                    ),
+                    right=bool(predicted == images.actual[index]),
                 )
             )
         return said
@@ -94,7 +97,7 @@ class PairGrid(MistakeGrid):
 
     def _word(self, said: Said, width: int, look: Look) -> Line:
         """``1 dog 0.97`` in so many cells; ``1 ✓ 0.97`` where it is right."""
-        name = "✓" if said.right else cut(said.predicted, width - 8)
+        name = "✓" if said.right else cut(said.predicted, width - 4 - len(said.p))
         style = look.actual if said.right else look.predicted
         shown = f"{name} {said.p}"
         return [
