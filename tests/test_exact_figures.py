@@ -152,7 +152,7 @@ def test_nothing_is_rounded_to_all_of_it() -> None:
     assert mistake_words.probability(row["p_predicted"], 3, exact=True) == ">.999"
     assert mistake_words.loss(40.125, exact=True) == "40.125"
     assert [mistake_words.loss(x, exact=True) for x in (1234.5, 1e9)] == ["1234.5", "1.0e+09"]
-    assert words.share(1.0) == "1.00"
+    assert words.probability(1.0) == "1.00"
 
 
 def test_float16_alone_says_bounds() -> None:
