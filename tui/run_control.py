@@ -168,10 +168,13 @@ class RunControl:
         except UserError as error:
             app.tell(str(error), severity="error", title="Not resumed")
             return
+        before = len(self.ours())
         app.store.expect(run.run.id)
         again = run.run.has_checkpoint("last")
         if app.worker.queue(run.run.path, resume=again):
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
+            if before:
+                where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
             app.tell(f"{_name(run)} {where}")
         else:
             app.store.give_up(app.worker.given)
@@ -258,9 +261,13 @@ class RunControl:
     # ---- control ----------------------------------------------------------------------------
 
     def target(self) -> Follower | None:
-        """The run that stop, pause and checkpoint mean: the chosen one, else the running one."""
+        """The run that stop, pause and checkpoint mean: the chosen one, else one that trains or is
+        paused, else the first that waits.
+        """
         current, active = self._app.store.current, self._app.store.active()
-        return current if current in active else next(iter(active), None)
+        if current in active:
+            return current
+        return min(active, key=lambda run: run.status == "queued", default=None)
 
     def send(self, run: Follower, command: Command) -> bool:
         """Write the command into the run's folder; its trainer looks there."""
@@ -315,7 +322,11 @@ class RunControl:
     def checkpoint(self) -> None:
         """Save a checkpoint now."""
         run = self.target()
-        if run is not None and self.send(run, "checkpoint"):
+        if run is None:
+            return
+        if run.status == "queued":
+            self._app.tell(f"{_name(run)} waits in the queue: there is nothing new to save")
+        elif self.send(run, "checkpoint"):
             self._app.tell(f"{_name(run)} saves a checkpoint at its next step")
 
     # ---- quitting ---------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Which run the keys mean, and what is told in the corner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tui_helpers import fake_worker, held, make_run, until
+from trainer.rundir import RunDir
+from tui import datasource
+from tui.app import CifarApp
+from tui.datasource import DataStatus
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
+
+
+def make_app(runs_dir: Path, *options: str) -> CifarApp:
+    return CifarApp(
+        runs_dir,
+        worker_command=fake_worker(*options),
+        worker_log=runs_dir.parent / "worker.log",
+    )
+
+
+def told(app: CifarApp) -> list[str]:
+    return [notice.message for notice in app._notifications]
+
+
+def status(app: CifarApp, run: RunDir) -> str:
+    follower = app.store.get(run.id)
+    return follower.status if follower is not None else ""
+
+
+def target(app: CifarApp) -> str:
+    run = app.runs.target()
+    return run.run.id if run is not None else ""
+
+
+# which run
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_keys_mean_the_run_that_trains_not_one_that_waits(
+    tmp_path: Path, paused: bool
+) -> None:
+    waiting = make_run(tmp_path / "runs", name="waiting", done=0, end=None)
+    running = make_run(
+        tmp_path / "runs", name="running", done=1, end=None, paused=paused, created=9
+    )
+    done = make_run(tmp_path / "runs", name="done", created=99)
+    app = make_app(tmp_path / "runs")
+    with held(waiting, running):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 2)
+            assert status(app, waiting) == "queued"
+            assert app.store.selected == done.id
+            assert target(app) == running.id
+            await pilot.press("c")
+            assert told(app) == ["running saves a checkpoint at its next step"]
+            assert b"checkpoint" in running.control.read_bytes()
+            assert b"checkpoint" not in waiting.control.read_bytes()
+
+
+async def test_a_run_in_the_queue_saves_no_checkpoint(tmp_path: Path) -> None:
+    waiting = make_run(tmp_path / "runs", name="waiting", done=0, end=None)
+    app = make_app(tmp_path / "runs")
+    with held(waiting):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: target(app) == waiting.id)
+            await pilot.press("c")
+            assert told(app) == ["waiting waits in the queue: there is nothing new to save"]
+            assert b"checkpoint" not in waiting.control.read_bytes()
+
+
+async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
+    older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
+    older.checkpoint("last").parent.mkdir(exist_ok=True)
+    older.checkpoint("last").touch()
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("s")
+        await until(pilot, lambda: any(run.status == "training" for run in app.store))
+        app.store.selected = older.id
+        await pilot.press("r")
+        await until(pilot, lambda: status(app, older) == "queued")
+        line = "older is queued behind 1 other: then it goes on from its checkpoint"
+        assert line in told(app)
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
