@@ -11,6 +11,8 @@ from trainer.rundir import RunDir
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.screens.runs import RunsScreen
+from tui.widgets.run_table import RunTable
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +95,104 @@ async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> N
         for run in reversed(app.store.active()):
             app.runs.stop(run)
         await until(pilot, lambda: not app.store.active())
+
+
+# a run that goes
+
+
+def names(app: CifarApp) -> list[str]:
+    return [type(screen).__name__ for screen in app.screen_stack[1:]]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[RunDir]:
+    """Oldest first; the best one is the oldest."""
+    return [
+        make_run(tmp_path / "runs", name=f"run {i}", best=0.9 - i / 10, created=60 * i)
+        for i in range(3)
+    ]
+
+
+async def test_when_the_chosen_run_goes_no_screen_shows_another_in_silence(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.screen.query_one(RunTable).order) == 3)
+        await pilot.press("down", "4")
+        await until(pilot, lambda: names(app) == ["MistakesScreen"])
+        assert app.store.selected == three[1].id
+        three[1].path.rename(tmp_path / "runs" / "elsewhere")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        line = f"run 1: its folder {three[1].id} was moved or deleted"
+        await until(pilot, lambda: told(app) == [line])
+        assert app.store.selected == three[0].id, "the one below it in the list"
+        await until(pilot, lambda: app.screen.query_one(RunTable).chosen == three[0].id)
+
+
+async def test_the_neighbour_is_the_one_in_the_sorted_list(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: len(screen.query_one(RunTable).order) == 3)
+        await pilot.press("o")
+        assert screen.sort[0] == "best"
+        await pilot.press("home", "down")
+        order = [three[i].id for i in (0, 1, 2)]
+        await until(pilot, lambda: list(screen.query_one(RunTable).order) == order)
+        await until(pilot, lambda: app.store.selected == three[1].id)
+        three[1].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        assert app.store.selected == three[2].id
+        assert screen.query_one(RunTable).chosen == three[2].id
+
+
+async def test_dialogs_of_a_run_that_has_gone_close_without_an_act(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("2", "1", "d")
+        await until(pilot, lambda: names(app) == ["RunsScreen", "Choice"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        assert not (tmp_path / "runs" / ".trash").exists()
+        assert app.store.selected == three[1].id
+
+
+async def test_another_dialog_stays_and_the_screen_below_is_left_after_it(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("3", "n")
+        await until(pilot, lambda: names(app) == ["LayersScreen", "NewRun"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.pause()
+        assert names(app) == ["LayersScreen", "NewRun"], "what was typed is kept"
+        await pilot.press("escape")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+async def test_a_run_that_is_not_chosen_goes_without_a_word(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("3")
+        await until(pilot, lambda: names(app) == ["LayersScreen"])
+        three[0].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: len(app.store) == 2)
+        assert names(app) == ["LayersScreen"]
+        assert told(app) == []
+        assert app.store.selected == three[2].id

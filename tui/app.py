@@ -38,6 +38,7 @@ from tui.pace import Pace
 from tui.quick_filter import QuickFilters
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
+from tui.screens.modal import Modal
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
 from tui.store import Changes, Store
 from tui.terminal.driver import TerminalDriver, driver_class
@@ -45,6 +46,7 @@ from tui.terminal.graphics import Kind
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
+from tui.widgets.run_table import RunTable
 
 SLICE_SECONDS = 0.015
 """Long logs are read in slices: a key waits for one at most."""
@@ -139,7 +141,7 @@ class CifarApp(App[None]):
         alerts = alerts or AlertSettings()
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
         self.caller = Caller(self, alerts)
-        self._read = Changes()
+        self._read = Changes(news=False)
         """What was read since the last poll and is not shown yet."""
         self._active: list[str] = []
         """Runs that keys can stop, as they were when the key line was last made."""
@@ -152,6 +154,8 @@ class CifarApp(App[None]):
             weakref.WeakKeyDictionary()
         )
         """Which widget got a key that is still on its way."""
+        self._goes_home = False
+        """Whether the chosen run has gone, and a dialog lies over its screen."""
         self.leaving = False
         """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
@@ -298,13 +302,10 @@ class CifarApp(App[None]):
 
     def poll(self, *, now: bool = False) -> None:
         """Fold what is new and let the visible screen repaint it; ``now``: list the runs anew."""
-        changes = self.store.poll(budget=SLICE_SECONDS, now=now)
+        changes, self._read = self._read, Changes(news=False)
         # what was read in slices is not all progress
-        changes.news |= bool(self._read)
-        changes.listing |= self._read.listing
-        changes.runs |= self._read.runs
-        changes.transitions = {**self._read.transitions, **changes.transitions}
-        self._read = Changes()
+        changes.news = bool(changes)
+        changes.add(self.store.poll(budget=SLICE_SECONDS, now=now))
         if changes.runs:
             heard = (self.store.get(run) for run in changes.runs)
             self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
@@ -325,10 +326,7 @@ class CifarApp(App[None]):
                 await self._breathe()
                 if not self.screen_stack:  # the app is being left
                     return
-                changes = self.store.poll(budget=SLICE_SECONDS)
-                self._read.listing |= changes.listing
-                self._read.runs |= changes.runs
-                self._read.transitions.update(changes.transitions)
+                self._read.add(self.store.poll(budget=SLICE_SECONDS))
                 if time.monotonic() - shown >= SHOWN_SECONDS:
                     self.poll()
                     shown = time.monotonic()
@@ -353,8 +351,36 @@ class CifarApp(App[None]):
             self._tell_transition(run, before, after)
         self.runs.polled(changes)
         self.caller.polled(changes)
+        if changes.gone:
+            self._leave_gone(changes)
         if changes:
             self._show(changes)
+
+    def _leave_gone(self, changes: Changes) -> None:
+        """Close dialogs about runs that have gone; no screen shows another run than the chosen one
+        without a word, nor do keys mean another.
+        """
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, Modal) and screen.about in changes.gone:
+                screen.dismiss(None)
+        if changes.lost is None:
+            return
+        gone = changes.lost.run.id
+        # as the list was sorted and filtered: it is filled again after this
+        beside = self.get_screen("runs").query_one(RunTable).beside(gone, self.store.followers)
+        if beside is not None:
+            self.store.selected = beside
+        folder = formatting.clean(gone, 60)
+        line = f"{run_name(changes.lost)}: its folder {folder} was moved or deleted"
+        self.tell(line, severity="warning")
+        self._goes_home = True
+        self.go_home()
+
+    def go_home(self) -> None:
+        """To the list of runs if the chosen one has gone, once no dialog lies above."""
+        if self._goes_home and isinstance(self.screen, StoreScreen):
+            self._goes_home = False
+            self.action_show("runs")
 
     def _show(self, changes: Changes) -> None:
         """Tell the main screen that is visible, also behind a dialog."""

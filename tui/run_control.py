@@ -298,7 +298,8 @@ class RunControl:
         what = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
         choices = [("x", "stop", f"Stop and {what}"), ("c", "cancel", "Cancel")]
         text = f"{_name(run)} · {run.status} · epoch {_epoch(run)}"
-        self._app.push_screen(Choice("Stop this run?", text, choices), answered)
+        dialog = Choice("Stop this run?", text, choices, about=run.run.id)
+        self._app.push_screen(dialog, answered)
 
     def stop(self, run: Follower) -> None:
         """Stop at the next step; shown as stopping until it has ended."""

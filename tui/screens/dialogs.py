@@ -73,9 +73,11 @@ class Choice(Dialog):
         choices: Sequence[tuple[str, str, str]],
         *,
         chosen: str | None = None,
+        about: str = "",
     ) -> None:
-        """``choices``: key (may be empty), answer, what it says."""
+        """``choices``: key (may be empty), answer, what it says; ``about``: as in ``Modal``."""
         super().__init__(title, text)
+        self.about = about
         self._choices = tuple(choices)
         self._chosen = chosen
 

@@ -85,6 +85,7 @@ class ImageScreen(Modal[None]):
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
         super().__init__(classes="image")
         self._run = run
+        self.about = run.run.id
         self._loader = loader
         self._grid = grid
         self._history: History | None = None

@@ -422,7 +422,7 @@ class MistakesScreen(MistakesKeys):
             ("", str(i), f"{clean(name, 40)}  {int(wrong[i]):,} mistakes")
             for i, name in enumerate(found.classes)
         ]
-        self.app.push_screen(Choice(title, "", choices), answered)
+        self.app.push_screen(Choice(title, "", choices, about=found.run), answered)
 
     def action_difference(self) -> None:
         """This evaluation beside another one of the run."""
@@ -432,10 +432,14 @@ class MistakesScreen(MistakesKeys):
 
     def action_fault(self) -> None:
         """Whose fault the mistakes are; the chosen ones are shown."""
-        if why := mistake_lines.why_nothing(self.store.current, self.loader.problem):
+        run = self.store.current
+        why = mistake_lines.why_nothing(run, self.loader.problem)
+        if run is None or why:
             self.cifar.tell(why, severity="warning")
             return
-        self.app.push_screen(FaultScreen(self.loader), self._show_group)
+        dialog = FaultScreen(self.loader)
+        dialog.about = run.run.id
+        self.app.push_screen(dialog, self._show_group)
 
     def _show_group(self, group: Group | None) -> None:
         if group is not None:

@@ -15,6 +15,8 @@ class Modal(ModalScreen[ScreenResultType]):
     comes while something lies above is given when that has gone.
     """
 
+    about: str = ""
+    """Id of the run that it is about: it closes without an answer when that has gone."""
     _answer: tuple[ScreenResultType | None] | None = None
 
     @property
