@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
 from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer.rundir import RunDir
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
+from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
 from tui.widgets.run_table import RunTable
 
@@ -196,3 +199,57 @@ async def test_a_run_that_is_not_chosen_goes_without_a_word(
         assert names(app) == ["LayersScreen"]
         assert told(app) == []
         assert app.store.selected == three[2].id
+
+
+# messages in the corner
+
+
+async def test_a_message_takes_the_place_of_its_kind_and_three_are_shown(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(100, 30)) as pilot:
+        for number in range(9):
+            app.tell(f"quick is queued behind {number} others", kind="queued")
+            app.tell("the same")
+        await until(pilot, lambda: told(app) == ["quick is queued behind 8 others", "the same"])
+        app.tell("an error", severity="error")
+        app.tell("one")
+        app.tell("two")
+        await until(pilot, lambda: told(app) == ["an error", "one", "two"])
+        await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+        await pilot.press("question_mark")
+        app.tell("three")
+        await until(pilot, lambda: told(app) == ["an error", "two", "three"])
+        await pilot.press("escape")
+        await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+
+
+async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await app.push_screen(Choice("Stop?", "", [("", str(i), "A" * 60) for i in range(12)]))
+        for word in ("one", "two", "three"):
+            app.tell(word, severity="error")
+        await until(pilot, lambda: len(app.screen.query(Toast)) == 3)
+        await pilot.pause()
+        box = app.screen.query_one(".dialog").region
+        toasts = [toast.region for toast in app.screen.query(Toast)]
+        assert any(box.overlaps(region) for region in toasts)
+        for region in toasts:
+            at = region.intersection(box)
+            for y in range(at.y, at.bottom):
+                for x in range(at.x, at.right):
+                    widget, _ = app.screen.get_widget_at(x, y)
+                    assert not isinstance(widget, Toast | ToastHolder | ToastRack)
+
+
+async def test_runs_that_crash_together_are_one_message(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", done=0, end=None, created=i) for i in range(3)]
+    app = make_app(tmp_path / "runs")
+    with ExitStack() as locks:
+        locks.enter_context(held(*runs))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 3)
+            locks.close()
+            app.poll(now=True)
+            line = "3 runs crashed: their trainer ended without a word"
+            await until(pilot, lambda: told(app) == [line])

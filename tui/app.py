@@ -20,6 +20,7 @@ from textual.app import App
 from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.geometry import Size
+from textual.notifications import Notify
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widget import Widget
@@ -27,9 +28,8 @@ from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
 from trainer.follower import Follower
-from trainer.runstate import Status
-from tui import collector, directory_watch, formatting, themes
-from tui.caller import Caller
+from tui import collector, directory_watch, formatting, themes, toasts
+from tui.caller import Caller, run_name
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
@@ -347,8 +347,6 @@ class CifarApp(App[None]):
         if changes.transitions or active != self._active:
             self._active = active
             self.refresh_bindings()
-        for run, (before, after) in changes.transitions.items():
-            self._tell_transition(run, before, after)
         self.runs.polled(changes)
         self.caller.polled(changes)
         if changes.gone:
@@ -414,30 +412,25 @@ class CifarApp(App[None]):
         self.repaint()
         self.trainer_told.publish(info)
 
-    def _tell_transition(self, run: str, before: Status, after: Status) -> None:
-        follower = self.store.get(run)
-        if follower is None or after not in ("completed", "stopped", "failed", "crashed"):
-            return
-        name = run_name(follower)
-        state = follower.state
-        if after == "completed":
-            best = formatting.percent(state.best.test_accuracy) if state.best else ""
-            self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
-        elif after == "stopped":
-            epochs = len(state.epochs)
-            self.tell(f"{name} stopped after {epochs} epoch{'s' * (epochs != 1)}")
-        elif after == "failed":
-            reason = state.ended.error if state.ended and state.ended.error else "no reason given"
-            self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")
-        else:
-            checkpoint = follower.run.has_checkpoint("last")
-            more = ": r goes on from its checkpoint" if checkpoint else ""
-            self.tell(f"{name} crashed, its trainer ended without a word{more}", severity="error")
+    def tell(
+        self,
+        message: str,
+        *,
+        severity: Any = "information",
+        title: str = "",
+        kind: str = "",
+    ) -> None:
+        """Show a message in the corner; names in it are never read as markup.
 
-    def tell(self, message: str, *, severity: Any = "information", title: str = "") -> None:
-        """Show a message in the corner; names in it are never read as markup."""
+        ``kind``: the next message of the same kind takes its place.
+        """
         timeout = 10 if severity == "error" else 5
-        self.notify(message, severity=severity, title=title, timeout=timeout, markup=False)
+        told = toasts.Message(message, title, severity, timeout, kind=kind)
+        self.post_message(Notify(told))
+
+    def on_notify(self, event: Notify) -> None:
+        """Before Textual shows the message."""
+        toasts.make_room(self, event.notification)
 
     def write_to_terminal(self, sequence: str) -> None:
         """Write what moves no cursor and draws nothing, between two paints."""
@@ -623,9 +616,3 @@ class CifarApp(App[None]):
         """However the app ends: the trainer is told, its runs are not killed."""
         self.pace.end()
         self.worker.close(busy=bool(self.runs.ours()))
-
-
-def run_name(follower: Follower) -> str:
-    """A run's name for a sentence."""
-    queued = follower.state.queued
-    return formatting.clean(queued.name if queued else follower.run.id, 40)

@@ -138,7 +138,8 @@ class RunControl:
             app.store.give_up(app.worker.given)
         name = formatting.clean(config.name or config.preset or run.id, 40)
         if before and queued:
-            app.tell(f"{name} is queued behind {len(before)} other{'s' * (len(before) > 1)}")
+            others = f"{len(before)} other{'s' * (len(before) > 1)}"
+            app.tell(f"{name} is queued behind {others}", kind="queued")
         else:
             app.store.selected = run.id
         app.poll()
@@ -175,7 +176,7 @@ class RunControl:
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
             if before:
                 where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
-            app.tell(f"{_name(run)} {where}")
+            app.tell(f"{_name(run)} {where}", kind="queued")
         else:
             app.store.give_up(app.worker.given)
         app.poll()
@@ -318,7 +319,7 @@ class RunControl:
             self._app.tell(f"{_name(run)} waits in the queue: it can be paused when it trains")
         elif self.send(run, "resume" if run.status == "paused" else "pause"):
             word = "goes on" if run.status == "paused" else "pauses at its next step"
-            self._app.tell(f"{_name(run)} {word}")
+            self._app.tell(f"{_name(run)} {word}", kind=f"pause {run.run.id}")
 
     def checkpoint(self) -> None:
         """Save a checkpoint now."""

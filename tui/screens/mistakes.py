@@ -455,4 +455,4 @@ class MistakesScreen(MistakesKeys):
         index = self.query_one(MistakeGrid).chosen
         if index is not None:
             self.app.copy_to_clipboard(str(index))
-            self.cifar.tell(f"copied {index}")
+            self.cifar.tell(f"copied {index}", kind="copied")
