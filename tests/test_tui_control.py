@@ -12,9 +12,11 @@ from tests.tui_helpers import fake_worker, held, make_run, until
 from trainer.rundir import RunDir
 from tui import datasource
 from tui.app import CifarApp
+from tui.commands import entries
 from tui.datasource import DataStatus
 from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
+from tui.widgets.key_line import KeyLine
 from tui.widgets.run_table import RunTable
 
 
@@ -253,3 +255,38 @@ async def test_runs_that_crash_together_are_one_message(tmp_path: Path) -> None:
             app.poll(now=True)
             line = "3 runs crashed: their trainer ended without a word"
             await until(pilot, lambda: told(app) == [line])
+
+
+# keys without anything to act on
+
+
+def offered(app: CifarApp) -> set[str]:
+    return {str(entry.binding.id) for entry in entries(app.screen) if entry.enabled}
+
+
+async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_path: Path) -> None:
+    bare = make_run(tmp_path / "runs", done=0, end="stopped", created=9)
+    full = make_run(tmp_path / "runs", with_predictions=True)
+    images = {f"mistakes.{name}" for name in ("filter", "sort", "matrix", "size", "enlarge")}
+    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page"}
+    layers = {"layers.sort", "layers.fold", "layers.measured"}
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: app.store.selected == bare.id)
+        await pilot.press("4")
+        await until(pilot, lambda: names(app) == ["MistakesScreen"])
+        await until(pilot, lambda: app.screen.has_class("-nothing"))
+        assert not images & offered(app)
+        assert "o Sort" not in app.screen.query_one(KeyLine).render().plain
+        await pilot.press("slash")
+        assert not app.screen.query_one("#filter").display
+        await pilot.press("3")
+        await until(pilot, lambda: names(app) == ["LayersScreen"])
+        await until(pilot, lambda: app.screen.has_class("-nothing"))
+        assert not layers & offered(app)
+        app.store.selected = full.id
+        app.repaint()
+        await until(pilot, lambda: layers <= offered(app))
+        await pilot.press("4")
+        await until(pilot, lambda: images <= offered(app))
+        await until(pilot, lambda: "o Sort" in app.screen.query_one(KeyLine).render().plain)

@@ -31,6 +31,12 @@ from tui.widgets.confusion_pane import ConfusionPane
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
+ON_IMAGES = (
+    *("filter", "sort", "reverse", "matrix", "all", "density", "actual", "predicted", "percent"),
+    *("copy", "jump", "save_csv", "save_png"),
+)
+"""Actions that do something to the images."""
+
 
 class MistakesScreen(MistakesKeys):
     """Images to the left, the confusion matrix to the right or behind ``k``."""
@@ -218,7 +224,9 @@ class MistakesScreen(MistakesKeys):
         """The lines around the images, and whether there is anything to show."""
         run, found = self.store.current, self.loader.evaluation
         why = mistake_lines.why_nothing(run, self.loader.problem)
-        self.set_class(bool(why), "-nothing")
+        if self.has_class("-nothing") != bool(why):
+            self.set_class(bool(why), "-nothing")
+            self.refresh_bindings()
         self._say("#nothing", Text(why))
         left = 0.0 if run is None else self.choice.seconds_left(run.state)
         if left and self._turn is None:
@@ -331,6 +339,13 @@ class MistakesScreen(MistakesKeys):
         self._show_images()
 
     # ---- keys -------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where there are no images, keys that do something to them are not offered."""
+        if action == "evaluation":
+            run = self.store.current
+            return run is not None and bool(run.state.predictions)
+        return not (action in ON_IMAGES and self.has_class("-nothing"))
 
     def _show_images(self) -> None:
         self.face(matrix=False)
