@@ -79,7 +79,7 @@ class RunsScreen(StoreScreen):
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed; relative times once a minute."""
-        if not self.is_mounted:
+        if not self.stands:
             return
         aged = time.monotonic() - self._aged > AGES_SECONDS
         if aged:
