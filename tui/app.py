@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +26,6 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
-from trainer.follower import Follower
 from tui import collector, directory_watch, formatting, themes, toasts
 from tui.caller import Caller, run_name
 from tui.commands import CifarCommands
@@ -36,6 +34,7 @@ from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
 from tui.pace import Pace
 from tui.quick_filter import QuickFilters
+from tui.reader import Reader
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
 from tui.screens.modal import Modal
@@ -48,14 +47,8 @@ from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 from tui.widgets.run_table import RunTable
 
-SLICE_SECONDS = 0.015
-"""Long logs are read in slices: a key waits for one at most."""
-BREATH_SECONDS = 0.001
-ANSWER_SECONDS = 0.04
 GOODBYE_SECONDS = 5.0
 """How long the app has to leave the terminal as it was when it is told to end."""
-SHOWN_SECONDS = 1.0
-"""While a log is read, so often what there is of it is shown."""
 WORKER_DELAY = 0.15
 """The trainer's start must not make the first paint's, or a dialog's, first keys wait."""
 PRELOAD_DELAY = 0.4
@@ -84,14 +77,6 @@ def _size_classes(size: Size) -> list[str]:
         fits = [name for least, name in sorted(breakpoints) if length >= least]
         found += fits[-1:]
     return found
-
-
-def _shares_processor(run: Follower) -> bool:
-    """Whether it trains on the processor that the app runs on."""
-    begun = run.state.started
-    if begun is None or run.status != "training":
-        return False
-    return run.here and begun.device.startswith("cpu")
 
 
 class CifarApp(App[None]):
@@ -141,14 +126,10 @@ class CifarApp(App[None]):
         alerts = alerts or AlertSettings()
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
         self.caller = Caller(self, alerts)
-        self._read = Changes(news=False)
-        """What was read since the last poll and is not shown yet."""
         self._active: list[str] = []
         """Runs that keys can stop, as they were when the key line was last made."""
-        self._reading = False
-        self.pace = Pace(self, self._poll_when_through)
-        self.shares_processor = False
-        """Whether a run that trains on this machine's processor was the last that was heard of."""
+        self._reader = Reader(self, self._take)
+        self.pace = Pace(self, self._reader.poll_when_through)
         self._unmade: list[str] = []
         self._given: weakref.WeakKeyDictionary[events.Key, Widget | None] = (
             weakref.WeakKeyDictionary()
@@ -180,6 +161,11 @@ class CifarApp(App[None]):
     def goes_on(self) -> bool:
         """Whether any run trains, waits or is paused, as of the last poll."""
         return bool(self._active)
+
+    @property
+    def shares_processor(self) -> bool:
+        """Whether a run that trains on this machine's processor was the last that was heard of."""
+        return self._reader.shares_processor
 
     # ---- what screens ask -------------------------------------------------------------------
 
@@ -242,7 +228,7 @@ class CifarApp(App[None]):
 
     def _preload(self) -> None:
         """Import on a thread what the other screens need, so that their first key need not wait."""
-        if self._reading:  # what is read is looked at
+        if self._reader.reading:  # what is read is looked at
             self.set_timer(PRELOAD_DELAY, self._preload)
             return
 
@@ -285,61 +271,9 @@ class CifarApp(App[None]):
         """The main screens; none while the app closes."""
         return [name for name in self.SCREENS if self.is_screen_installed(name)]
 
-    def _poll_when_through(self) -> None:
-        """Poll, but not while a slow link still carries what was drawn: keys come first."""
-        rests = self._reading
-        driver = self._driver
-        if isinstance(driver, TerminalDriver):
-            if driver.gone():
-                self.leave(busy=bool(self.runs.ours()))
-                return
-            if self.traffic.busy:
-                return
-            driver.ask()
-            rests = rests or (self.traffic.slow and self.traffic.waiting)
-        if not rests:
-            self.poll()
-
     def poll(self, *, now: bool = False) -> None:
         """Fold what is new and let the visible screen repaint it; ``now``: list the runs anew."""
-        changes, self._read = self._read, Changes(news=False)
-        # what was read in slices is not all progress
-        changes.news = bool(changes)
-        changes.add(self.store.poll(budget=SLICE_SECONDS, now=now))
-        if changes.runs:
-            heard = (self.store.get(run) for run in changes.runs)
-            self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
-        self._take(changes)
-        self.pace.looked(found=bool(changes) or self.store.unfinished)
-        if self.store.unfinished and not self._reading:
-            self._reading = True
-            self.run_worker(self._read_on(), group="reading", description="read what is long")
-
-    async def _read_on(self) -> None:
-        """Read the rest of a long log in slices; what came is shown when it is all there.
-
-        Or a second later: redrawing half a curve again and again takes longer than the reading.
-        """
-        shown = time.monotonic()
-        try:
-            while self.store.unfinished:
-                await self._breathe()
-                if not self.screen_stack:  # the app is being left
-                    return
-                self._read.add(self.store.poll(budget=SLICE_SECONDS))
-                if time.monotonic() - shown >= SHOWN_SECONDS:
-                    self.poll()
-                    shown = time.monotonic()
-        finally:
-            self._reading = False
-        self.poll()
-
-    async def _breathe(self) -> None:
-        """Let the app paint; after a key until that is answered."""
-        await asyncio.sleep(BREATH_SECONDS)
-        driver = self._driver
-        while isinstance(driver, TerminalDriver) and driver.typed_ago() < ANSWER_SECONDS:
-            await asyncio.sleep(BREATH_SECONDS)
+        self._reader.poll(now=now)
 
     def _take(self, changes: Changes) -> None:
         """Show what a poll has found."""
