@@ -202,7 +202,11 @@ def test_settings_come_from_the_file_then_from_the_command_line(no_file: Path) -
         ("[alerts]\nstall_steps = 1", "stall_steps"),
         ("alerts = 3", "alerts"),
         ("[alerts", "not valid TOML"),
-        ('[alerts]\non_end = "it\'s"', "--on-end"),
+        ('[alerts]\non_end = "it\'s"', r"user\.toml: alerts\.on_end \"it's\": No closing"),
+        ('[alerts]\non_end = "a\\u0000"', r"user\.toml: alerts\.on_end: a command cannot"),
+        ("[alert]\nbell = false", r"user\.toml: unknown table 'alert': .* belong into \[alerts\]"),
+        ("bell = false\n[alerts]", r"user\.toml: unknown key 'bell': .* belong into \[alerts\]"),
+        ('["a\\nb"]', "unknown table"),
     ],
 )
 def test_a_wrong_file_is_one_line(no_file: Path, text: str, said: str) -> None:

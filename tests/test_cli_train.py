@@ -329,6 +329,18 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, number: int) -> None:
     assert only(tmp_path).status == "stopped"
 
 
+def test_signals_after_the_end_of_a_stopped_run_do_not_kill_it(tmp_path: Path) -> None:
+    with start("wait", tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        wait_for(process, b"test accuracy 66.67 %")
+        process.terminate()
+        wait_for(process, b"stopped: best test accuracy 50.00 %")
+        end = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGHUP)
+    assert process.returncode == 130
+
+
 def test_the_second_signal_reassures_and_the_third_aborts(tmp_path: Path) -> None:
     with start("hang", tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         wait_for(process, b"test accuracy 66.67 %")

@@ -17,8 +17,7 @@ from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.follower import Follower
-from tui import app as app_module
-from tui import datasource, store
+from tui import datasource, reader, store
 from tui import form as form_of
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -840,7 +839,7 @@ async def test_keys_that_stop_a_run_are_not_offered_for_runs_that_are_still_read
 ) -> None:
     for seed in range(6):
         make_run(tmp_path / "runs", seed=seed, created=seed)
-    monkeypatch.setattr(app_module, "SLICE_SECONDS", 0.0)  # one run in each poll
+    monkeypatch.setattr(reader, "SLICE_SECONDS", 0.0)  # one run in each poll
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         seen = False

@@ -70,7 +70,11 @@ def load(
     if _is_there(path):
         from trainer import config  # not for the app's first paint without such a file
 
-        table = config.read_file(path).get("alerts", {})
+        found = config.read_file(path)
+        table = found.pop("alerts", {})
+        for name, value in found.items():  # a setting of no effect would be missed at a run's end
+            what = "table" if isinstance(value, dict) else "key"
+            raise ConfigError(f"{path}: unknown {what} {name!r}: all settings belong into [alerts]")
     asked: dict[str, Any] = {"stall_steps": stall_steps, "on_end": on_end}
     if when is not None:
         asked["when"] = kinds(when)
@@ -84,7 +88,7 @@ def load(
     settings = msgspec.structs.replace(settings, **given)
     if not 2 <= settings.stall_steps <= 10**6:
         raise ConfigError(f"--stall-steps must be 2 to 1000000, not {settings.stall_steps}")
-    split(settings.on_end)
+    split(settings.on_end, named=f"{path}: alerts.on_end" if on_end is None else "--on-end")
     return settings
 
 
@@ -116,8 +120,12 @@ def kinds(text: str) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind in words)
 
 
-def split(command: str) -> list[str]:
+def split(command: str, *, named: str = "--on-end") -> list[str]:
     """The words of a command, as a shell would split them; nothing else of a shell is done.
+
+    Args:
+        command: the line.
+        named: where it comes from, for the error.
 
     Raises:
         ConfigError: a quote is open.
@@ -127,9 +135,9 @@ def split(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ConfigError(f"--on-end {command!r}: {error}") from None
+        raise ConfigError(f"{named} {command!r}: {error}") from None
     if any("\0" in word for word in words):
-        raise ConfigError("--on-end: a command cannot contain a null character")
+        raise ConfigError(f"{named}: a command cannot contain a null character")
     return words
 
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,24 +19,25 @@ from textual.app import App
 from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.geometry import Size
+from textual.notifications import Notify
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widget import Widget
 from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
-from trainer.follower import Follower
-from trainer.runstate import Status
-from tui import collector, directory_watch, formatting, themes
-from tui.caller import Caller
+from tui import collector, directory_watch, formatting, themes, toasts
+from tui.caller import Caller, run_name
 from tui.commands import CifarCommands
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
 from tui.pace import Pace
 from tui.quick_filter import QuickFilters
+from tui.reader import Reader
 from tui.run_control import RunControl
 from tui.screens.base import StoreScreen
+from tui.screens.modal import Modal
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
 from tui.store import Changes, Store
 from tui.terminal.driver import TerminalDriver, driver_class
@@ -45,15 +45,10 @@ from tui.terminal.graphics import Kind
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
+from tui.widgets.run_table import RunTable
 
-SLICE_SECONDS = 0.015
-"""Long logs are read in slices: a key waits for one at most."""
-BREATH_SECONDS = 0.001
-ANSWER_SECONDS = 0.04
 GOODBYE_SECONDS = 5.0
 """How long the app has to leave the terminal as it was when it is told to end."""
-SHOWN_SECONDS = 1.0
-"""While a log is read, so often what there is of it is shown."""
 WORKER_DELAY = 0.15
 """The trainer's start must not make the first paint's, or a dialog's, first keys wait."""
 PRELOAD_DELAY = 0.4
@@ -82,14 +77,6 @@ def _size_classes(size: Size) -> list[str]:
         fits = [name for least, name in sorted(breakpoints) if length >= least]
         found += fits[-1:]
     return found
-
-
-def _shares_processor(run: Follower) -> bool:
-    """Whether it trains on the processor that the app runs on."""
-    begun = run.state.started
-    if begun is None or run.status != "training":
-        return False
-    return run.here and begun.device.startswith("cpu")
 
 
 class CifarApp(App[None]):
@@ -139,19 +126,17 @@ class CifarApp(App[None]):
         alerts = alerts or AlertSettings()
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
         self.caller = Caller(self, alerts)
-        self._read = Changes()
-        """What was read since the last poll and is not shown yet."""
         self._active: list[str] = []
         """Runs that keys can stop, as they were when the key line was last made."""
-        self._reading = False
-        self.pace = Pace(self, self._poll_when_through)
-        self.shares_processor = False
-        """Whether a run that trains on this machine's processor was the last that was heard of."""
+        self._reader = Reader(self, self._take)
+        self.pace = Pace(self, self._reader.poll_when_through)
         self._unmade: list[str] = []
         self._given: weakref.WeakKeyDictionary[events.Key, Widget | None] = (
             weakref.WeakKeyDictionary()
         )
         """Which widget got a key that is still on its way."""
+        self._goes_home = False
+        """Whether the chosen run has gone, and a dialog lies over its screen."""
         self.leaving = False
         """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
@@ -176,6 +161,11 @@ class CifarApp(App[None]):
     def goes_on(self) -> bool:
         """Whether any run trains, waits or is paused, as of the last poll."""
         return bool(self._active)
+
+    @property
+    def shares_processor(self) -> bool:
+        """Whether a run that trains on this machine's processor was the last that was heard of."""
+        return self._reader.shares_processor
 
     # ---- what screens ask -------------------------------------------------------------------
 
@@ -238,7 +228,7 @@ class CifarApp(App[None]):
 
     def _preload(self) -> None:
         """Import on a thread what the other screens need, so that their first key need not wait."""
-        if self._reading:  # what is read is looked at
+        if self._reader.reading:  # what is read is looked at
             self.set_timer(PRELOAD_DELAY, self._preload)
             return
 
@@ -281,67 +271,9 @@ class CifarApp(App[None]):
         """The main screens; none while the app closes."""
         return [name for name in self.SCREENS if self.is_screen_installed(name)]
 
-    def _poll_when_through(self) -> None:
-        """Poll, but not while a slow link still carries what was drawn: keys come first."""
-        rests = self._reading
-        driver = self._driver
-        if isinstance(driver, TerminalDriver):
-            if driver.gone():
-                self.leave(busy=bool(self.runs.ours()))
-                return
-            if self.traffic.busy:
-                return
-            driver.ask()
-            rests = rests or (self.traffic.slow and self.traffic.waiting)
-        if not rests:
-            self.poll()
-
     def poll(self, *, now: bool = False) -> None:
         """Fold what is new and let the visible screen repaint it; ``now``: list the runs anew."""
-        changes = self.store.poll(budget=SLICE_SECONDS, now=now)
-        # what was read in slices is not all progress
-        changes.news |= bool(self._read)
-        changes.listing |= self._read.listing
-        changes.runs |= self._read.runs
-        changes.transitions = {**self._read.transitions, **changes.transitions}
-        self._read = Changes()
-        if changes.runs:
-            heard = (self.store.get(run) for run in changes.runs)
-            self.shares_processor = any(run is not None and _shares_processor(run) for run in heard)
-        self._take(changes)
-        self.pace.looked(found=bool(changes) or self.store.unfinished)
-        if self.store.unfinished and not self._reading:
-            self._reading = True
-            self.run_worker(self._read_on(), group="reading", description="read what is long")
-
-    async def _read_on(self) -> None:
-        """Read the rest of a long log in slices; what came is shown when it is all there.
-
-        Or a second later: redrawing half a curve again and again takes longer than the reading.
-        """
-        shown = time.monotonic()
-        try:
-            while self.store.unfinished:
-                await self._breathe()
-                if not self.screen_stack:  # the app is being left
-                    return
-                changes = self.store.poll(budget=SLICE_SECONDS)
-                self._read.listing |= changes.listing
-                self._read.runs |= changes.runs
-                self._read.transitions.update(changes.transitions)
-                if time.monotonic() - shown >= SHOWN_SECONDS:
-                    self.poll()
-                    shown = time.monotonic()
-        finally:
-            self._reading = False
-        self.poll()
-
-    async def _breathe(self) -> None:
-        """Let the app paint; after a key until that is answered."""
-        await asyncio.sleep(BREATH_SECONDS)
-        driver = self._driver
-        while isinstance(driver, TerminalDriver) and driver.typed_ago() < ANSWER_SECONDS:
-            await asyncio.sleep(BREATH_SECONDS)
+        self._reader.poll(now=now)
 
     def _take(self, changes: Changes) -> None:
         """Show what a poll has found."""
@@ -349,12 +281,38 @@ class CifarApp(App[None]):
         if changes.transitions or active != self._active:
             self._active = active
             self.refresh_bindings()
-        for run, (before, after) in changes.transitions.items():
-            self._tell_transition(run, before, after)
         self.runs.polled(changes)
         self.caller.polled(changes)
+        if changes.gone:
+            self._leave_gone(changes)
         if changes:
             self._show(changes)
+
+    def _leave_gone(self, changes: Changes) -> None:
+        """Close dialogs about runs that have gone; no screen shows another run than the chosen one
+        without a word, nor do keys mean another.
+        """
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, Modal) and screen.about in changes.gone:
+                screen.dismiss(None)
+        if changes.lost is None:
+            return
+        gone = changes.lost.run.id
+        # as the list was sorted and filtered: it is filled again after this
+        beside = self.get_screen("runs").query_one(RunTable).beside(gone, self.store.followers)
+        if beside is not None:
+            self.store.selected = beside
+        folder = formatting.clean(gone, 60)
+        line = f"{run_name(changes.lost)}: its folder {folder} was moved or deleted"
+        self.tell(line, severity="warning")
+        self._goes_home = True
+        self.go_home()
+
+    def go_home(self) -> None:
+        """To the list of runs if the chosen one has gone, once no dialog lies above."""
+        if self._goes_home and isinstance(self.screen, StoreScreen):
+            self._goes_home = False
+            self.action_show("runs")
 
     def _show(self, changes: Changes) -> None:
         """Tell the main screen that is visible, also behind a dialog."""
@@ -388,30 +346,25 @@ class CifarApp(App[None]):
         self.repaint()
         self.trainer_told.publish(info)
 
-    def _tell_transition(self, run: str, before: Status, after: Status) -> None:
-        follower = self.store.get(run)
-        if follower is None or after not in ("completed", "stopped", "failed", "crashed"):
-            return
-        name = formatting.clean(follower.name, 40)
-        state = follower.state
-        if after == "completed":
-            best = formatting.percent(state.best.test_accuracy) if state.best else ""
-            self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
-        elif after == "stopped":
-            epochs = state.epochs_trained
-            self.tell(f"{name} stopped after {epochs} epoch{'s' * (epochs != 1)}")
-        elif after == "failed":
-            reason = state.ended.error if state.ended and state.ended.error else "no reason given"
-            self.tell(f"{name} failed: {formatting.clean(reason, 300)}", severity="error")
-        else:
-            checkpoint = follower.run.has_checkpoint("last")
-            more = ": r goes on from its checkpoint" if checkpoint else ""
-            self.tell(f"{name} crashed, its trainer ended without a word{more}", severity="error")
+    def tell(
+        self,
+        message: str,
+        *,
+        severity: Any = "information",
+        title: str = "",
+        kind: str = "",
+    ) -> None:
+        """Show a message in the corner; names in it are never read as markup.
 
-    def tell(self, message: str, *, severity: Any = "information", title: str = "") -> None:
-        """Show a message in the corner; names in it are never read as markup."""
+        ``kind``: the next message of the same kind takes its place.
+        """
         timeout = 10 if severity == "error" else 5
-        self.notify(message, severity=severity, title=title, timeout=timeout, markup=False)
+        told = toasts.Message(message, title, severity, timeout, kind=kind)
+        self.post_message(Notify(told))
+
+    def on_notify(self, event: Notify) -> None:
+        """Before Textual shows the message."""
+        toasts.make_room(self, event.notification)
 
     def write_to_terminal(self, sequence: str) -> None:
         """Write what moves no cursor and draws nothing, between two paints."""

@@ -9,6 +9,8 @@ from trainer.alerts import ENDED, Alert, AlertSettings, Watcher
 from tui import formatting
 
 if TYPE_CHECKING:
+    from trainer.follower import Follower
+    from trainer.runstate import RunState, Status
     from tui.app import CifarApp
     from tui.store import Changes
 
@@ -25,6 +27,7 @@ class Caller:
 
     def polled(self, changes: Changes) -> None:
         """The store has news."""
+        self._tell_ends(changes)
         told: list[str] = []
         for run in sorted(changes.runs):
             follower = self._app.store.get(run)
@@ -37,11 +40,11 @@ class Caller:
             found = watcher.look(follower.state, follower.status, follower.stalled)
             if ended:
                 del self._watchers[run]
-            name = formatting.clean(follower.name, 40)
+            name = run_name(follower)
             for alert in found:
                 if alert.kind in self._settings.when:
                     told.append(f"{name}: {alert.text}")
-                    self._show(name, alert)
+                    self._show(run, name, alert)
         if told:
             self._app.run_worker(
                 lambda: self._call(told[:CALLS_AT_ONCE]),
@@ -50,15 +53,54 @@ class Caller:
                 description="call the user",
             )
 
-    def _show(self, name: str, alert: Alert) -> None:
+    def _tell_ends(self, changes: Changes) -> None:
+        """How runs ended; of those that crashed together one message."""
+        crashed: list[Follower] = []
+        for run, (_, now) in changes.transitions.items():
+            follower = self._app.store.get(run)
+            if follower is None or now not in ENDED:
+                continue
+            if now == "crashed":
+                crashed.append(follower)
+                continue
+            line = f"{run_name(follower)} {_how(follower.state, now)}"
+            self._app.tell(line, severity="error" if now == "failed" else "information")
+        if not crashed:
+            return
+        if len(crashed) > 1:
+            line = f"{len(crashed)} runs crashed: their trainer ended without a word"
+        else:
+            line = f"{run_name(crashed[0])} crashed, its trainer ended without a word"
+            if crashed[0].run.has_checkpoint("last"):
+                line += ": r goes on from its checkpoint"
+        self._app.tell(line, severity="error")
+
+    def _show(self, run: str, name: str, alert: Alert) -> None:
         """In the corner; how a run ended is told there in any case."""
         if alert.kind != "end":
             severity = "information" if alert.kind == "best" else "warning"
             text = formatting.clean(alert.text, 300)
-            self._app.tell(f"{name}: {text}", severity=severity)
+            self._app.tell(f"{name}: {text}", severity=severity, kind=f"{alert.kind} {run}")
 
     def _call(self, texts: list[str]) -> None:
         """On a thread: tmux may have to be asked."""
         settings = self._settings
         written = calls.sequence(texts, bell=settings.bell, notify=settings.notify)
         self._app.call_from_thread(self._app.write_to_terminal, written)
+
+
+def run_name(follower: Follower) -> str:
+    """A run's name for a sentence."""
+    return formatting.clean(follower.name, 40)
+
+
+def _how(state: RunState, now: Status) -> str:
+    """How a run ended that told of its end."""
+    if now == "completed":
+        best = formatting.percent(state.best.test_accuracy) if state.best else ""
+        return f"is done{': best test accuracy ' + best if best else ''}"
+    if now == "stopped":
+        epochs = state.epochs_trained
+        return f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
+    reason = state.ended.error if state.ended and state.ended.error else "no reason given"
+    return f"failed: {formatting.clean(reason, 300)}"

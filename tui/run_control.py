@@ -138,7 +138,8 @@ class RunControl:
             app.store.give_up(app.worker.given)
         name = formatting.clean(config.name or config.preset or run.id, 40)
         if before and queued:
-            app.tell(f"{name} is queued behind {len(before)} other{'s' * (len(before) > 1)}")
+            others = f"{len(before)} other{'s' * (len(before) > 1)}"
+            app.tell(f"{name} is queued behind {others}", kind="queued")
         else:
             app.store.selected = run.id
         app.poll()
@@ -168,11 +169,14 @@ class RunControl:
         except UserError as error:
             app.tell(str(error), severity="error", title="Not resumed")
             return
+        before = len(self.ours())
         app.store.expect(run.run.id)
         again = run.run.has_checkpoint("last")
         if app.worker.queue(run.run.path, resume=again):
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
-            app.tell(f"{_name(run)} {where}")
+            if before:
+                where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
+            app.tell(f"{_name(run)} {where}", kind="queued")
         else:
             app.store.give_up(app.worker.given)
         app.poll()
@@ -258,9 +262,13 @@ class RunControl:
     # ---- control ----------------------------------------------------------------------------
 
     def target(self) -> Follower | None:
-        """The run that stop, pause and checkpoint mean: the chosen one, else the running one."""
+        """The run that stop, pause and checkpoint mean: the chosen one, else one that trains or is
+        paused, else the first that waits.
+        """
         current, active = self._app.store.current, self._app.store.active()
-        return current if current in active else next(iter(active), None)
+        if current in active:
+            return current
+        return min(active, key=lambda run: run.status == "queued", default=None)
 
     def send(self, run: Follower, command: Command) -> bool:
         """Write the command into the run's folder; its trainer looks there."""
@@ -291,7 +299,8 @@ class RunControl:
         what = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
         choices = [("x", "stop", f"Stop and {what}"), ("c", "cancel", "Cancel")]
         text = f"{_name(run)} · {run.status} · epoch {_epoch(run)}"
-        self._app.push_screen(Choice("Stop this run?", text, choices), answered)
+        dialog = Choice("Stop this run?", text, choices, about=run.run.id)
+        self._app.push_screen(dialog, answered)
 
     def stop(self, run: Follower) -> None:
         """Stop at the next step; shown as stopping until it has ended."""
@@ -310,12 +319,16 @@ class RunControl:
             self._app.tell(f"{_name(run)} waits in the queue: it can be paused when it trains")
         elif self.send(run, "resume" if run.status == "paused" else "pause"):
             word = "goes on" if run.status == "paused" else "pauses at its next step"
-            self._app.tell(f"{_name(run)} {word}")
+            self._app.tell(f"{_name(run)} {word}", kind=f"pause {run.run.id}")
 
     def checkpoint(self) -> None:
         """Save a checkpoint now."""
         run = self.target()
-        if run is not None and self.send(run, "checkpoint"):
+        if run is None:
+            return
+        if run.status == "queued":
+            self._app.tell(f"{_name(run)} waits in the queue: there is nothing new to save")
+        elif self.send(run, "checkpoint"):
             self._app.tell(f"{_name(run)} saves a checkpoint at its next step")
 
     # ---- quitting ---------------------------------------------------------------------------

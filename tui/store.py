@@ -46,9 +46,22 @@ class Changes(msgspec.Struct):
     """Runs that began or ceased to go on while they were watched: their status, from and to."""
     news: bool = True
     """Whether there is more than progress within an epoch, which is nearly all that ever comes."""
+    gone: set[str] = msgspec.field(default_factory=set)
+    """Runs whose folders have gone."""
+    lost: Follower | None = None
+    """The chosen run, if it has gone: another is chosen now."""
 
     def __bool__(self) -> bool:
         return self.listing or bool(self.runs)
+
+    def add(self, later: Changes) -> None:
+        """Take in what the next poll found."""
+        self.listing |= later.listing
+        self.runs |= later.runs
+        self.transitions.update(later.transitions)
+        self.news |= later.news
+        self.gone |= later.gone
+        self.lost = later.lost or self.lost
 
 
 class Store:
@@ -240,7 +253,10 @@ class Store:
         changes.listing = bool(self.error)
         self.error = ""
         for gone in self.followers.keys() - found.keys():
-            del self.followers[gone]
+            follower = self.followers.pop(gone)
+            changes.gone.add(gone)
+            if gone == self.selected:
+                changes.lost = follower
             self._checked.pop(gone, None)
             self._hinted.discard(gone)
             self._status.pop(gone, None)
@@ -252,7 +268,10 @@ class Store:
             self.followers[new] = Follower(RunDir(found[new].path), stall_steps=self._stall_steps)
             changes.listing = True
         if self.selected not in self.followers:
-            self.selected = max(self.followers, default=None)
+            # the next older one takes the place of one that has gone
+            older = [run for run in self.followers if changes.lost and run < changes.lost.run.id]
+            newest = max(self.followers, default=None)
+            self.selected = max(older) if older else newest
 
     def _due(self, now: float) -> list[Follower]:
         """The chosen run first, then the longest not looked at; ended ones only now and then."""

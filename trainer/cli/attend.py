@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from trainer import events
 from trainer.alerts import AlertSettings
@@ -59,7 +58,7 @@ def attend(
             known = earlier.read()
             view.fold(known)
             caller.fold(known)
-        with _signals(trainer.heard):
+        with _signals(trainer):
             trainer.start()
             while not trainer.finished:
                 found = trainer.news(POLL_SECONDS)
@@ -101,6 +100,8 @@ class _Trainer:
         self._outcome: events.RunEnded | BaseException | None = None
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stops: Counter[bool] = Counter()
+        self.told = False
+        """Whether a signal has come."""
         self.began = False
         """Whether data and net were fit to train."""
         self.finished = False
@@ -111,6 +112,7 @@ class _Trainer:
 
     def heard(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: only counts and wakes the main thread."""
+        self.told = True
         self._signals.put(number)
         self._queue.put(None)
 
@@ -181,14 +183,19 @@ def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool)
 
 
 @contextmanager
-def _signals(handler: Any) -> Iterator[None]:
-    """Ctrl-C, a polite kill and a lost terminal all stop the run cleanly."""
+def _signals(trainer: _Trainer) -> Iterator[None]:
+    """Ctrl-C, a polite kill and a lost terminal all stop the run cleanly.
+
+    After a stop the latter two are ignored until the process has ended, so that its exit code tells
+    how the run did; the interpreter drops handlers at its end, but what is ignored stays so.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     # what is ignored stays so: nohup, a background job of a plain shell
     wanted = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in wanted}
+    before = {number: signal.signal(number, trainer.heard) for number in wanted}
     try:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            ends = trainer.told and old == signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if ends else old)

@@ -89,6 +89,7 @@ class StoreScreen(Screen[None]):
         self._styled_for = look
         self.show(Changes(listing=True, runs=set(self.store.followers)))
         self.cifar.refresh_header()
+        self.cifar.go_home()
 
     def show(self, changes: Changes) -> None:
         """Repaint what these changes touch; called on the UI thread, about four times a second."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, cast
 
 from rich.table import Table
 from rich.text import Text
@@ -18,9 +17,6 @@ from tui.commands import Entry
 from tui.formatting import clean
 from tui.screens.modal import Modal
 
-if TYPE_CHECKING:
-    from tui.app import CifarApp
-
 CANCEL = Binding("escape", "cancel", "Cancel", id="dialog.cancel", tooltip="Close, change nothing")
 
 
@@ -33,11 +29,6 @@ class Dialog(Modal[str | None]):
         super().__init__()
         self._title = title
         self._text = text
-
-    @property
-    def cifar(self) -> CifarApp:
-        """The app, typed."""
-        return cast("CifarApp", self.app)
 
     def content(self) -> ComposeResult:
         """What stands below the title and the text."""
@@ -73,9 +64,11 @@ class Choice(Dialog):
         choices: Sequence[tuple[str, str, str]],
         *,
         chosen: str | None = None,
+        about: str = "",
     ) -> None:
-        """``choices``: key (may be empty), answer, what it says."""
+        """``choices``: key (may be empty), answer, what it says; ``about``: as in ``Modal``."""
         super().__init__(title, text)
+        self.about = about
         self._choices = tuple(choices)
         self._chosen = chosen
 

@@ -352,4 +352,4 @@ class DifferenceScreen(StoreScreen):
         index = self.query_one(PairImages).grid.chosen
         if index is not None:
             self.app.copy_to_clipboard(str(index))
-            self.cifar.tell(f"copied {index}")
+            self.cifar.tell(f"copied {index}", kind="copied")

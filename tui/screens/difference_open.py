@@ -55,6 +55,7 @@ def evaluations_of(app: CifarApp, run: Follower | None, saved: PredictionsSaved 
         "enter takes it, escape cancels",
         choices,
         chosen=str(listed.index(before)),
+        about=run.run.id,
     )
     app.push_screen(dialog, answered)
 

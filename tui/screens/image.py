@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -30,9 +30,6 @@ from tui.widgets.image_view import SIDE, ImageView
 from tui.widgets.layer_table import LayerTable
 from tui.widgets.mistake_grid import MistakeGrid
 from tui.widgets.neighbours import LINES, Neighbours
-
-if TYPE_CHECKING:
-    from tui.app import CifarApp
 
 NEIGHBOUR_LINES = LINES + 1
 
@@ -85,6 +82,7 @@ class ImageScreen(Modal[None]):
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
         super().__init__(classes="image")
         self._run = run
+        self.about = run.run.id
         self._loader = loader
         self._grid = grid
         self._history: History | None = None
@@ -97,7 +95,7 @@ class ImageScreen(Modal[None]):
         with Vertical(id="box"):
             yield Static("", id="what", markup=False)
             with Horizontal(id="middle"):
-                kind = cast("CifarApp", self.app).graphics
+                kind = self.cifar.graphics
                 yield ImageView() if kind is None else GraphicsView(kind)
                 with Vertical(id="right"):
                     yield Static("", id="bars", markup=False)
@@ -108,7 +106,7 @@ class ImageScreen(Modal[None]):
 
     def on_mount(self) -> None:
         """Read the run's evaluations behind the picture."""
-        cast("CifarApp", self.app).worker.on_inspected = self._inside.told
+        self.cifar.worker.on_inspected = self._inside.told
         self._inside.layer = self._chosen_layer()
         found = self._loader.evaluation
         if found is not None:
@@ -120,11 +118,11 @@ class ImageScreen(Modal[None]):
 
     def on_unmount(self) -> None:
         """What is still computed is of no use."""
-        cast("CifarApp", self.app).worker.on_inspected = None
+        self.cifar.worker.on_inspected = None
         self._inside.close()
 
     def _ask(self, asked: Inspect) -> None:
-        cast("CifarApp", self.app).worker.inspect(asked)
+        self.cifar.worker.inspect(asked)
 
     def _chosen_layer(self) -> str:
         """The convolution that is chosen in the layers screen."""
@@ -154,7 +152,7 @@ class ImageScreen(Modal[None]):
         """Copy the index."""
         if self._grid.chosen is not None:
             self.app.copy_to_clipboard(str(self._grid.chosen))
-            self.notify(f"copied {self._grid.chosen}", markup=False)
+            self.cifar.tell(f"copied {self._grid.chosen}", kind="copied")
 
     def action_view(self, view: str) -> None:
         """A map over the image, or the image as it is."""
@@ -189,7 +187,7 @@ class ImageScreen(Modal[None]):
             return
         if found is None or index is None or index >= len(found.images):
             return
-        self._inside.want(self._run, found, index, cast("CifarApp", self.app).data)
+        self._inside.want(self._run, found, index, self.cifar.data)
         scale = self._scale()
         self._paint_image(index, scale)
         room = self.size.width - SIDE * scale - 5

@@ -73,7 +73,9 @@ class LayersScreen(StoreScreen):
         run = self.store.current
         net = run.state.described if run is not None else None
         there = net is not None and bool(net.layers)
-        self.set_class(not there, "-nothing")
+        if self.has_class("-nothing") == there:
+            self.set_class(not there, "-nothing")
+            self.refresh_bindings()
         self._say("#title", self._title(run))
         if run is None or net is None or not there:
             self._shown = ()
@@ -227,6 +229,10 @@ class LayersScreen(StoreScreen):
         block = _block(row)
         self.open_blocks = self.open_blocks ^ {block}
         self._repaint()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without layers there is nothing to sort, fold or turn to."""
+        return action not in ("sort", "fold", "measured") or not self.has_class("-nothing")
 
     def action_sort(self) -> None:
         """Sort by the next of the columns; the first is the order of the forward pass."""

@@ -31,6 +31,12 @@ from tui.widgets.confusion_pane import ConfusionPane
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
+ON_IMAGES = (
+    *("filter", "sort", "reverse", "matrix", "all", "density", "actual", "predicted", "percent"),
+    *("copy", "jump", "save_csv", "save_png"),
+)
+"""Actions that do something to the images."""
+
 
 class MistakesScreen(MistakesKeys):
     """Images to the left, the confusion matrix to the right or behind ``k``."""
@@ -218,7 +224,9 @@ class MistakesScreen(MistakesKeys):
         """The lines around the images, and whether there is anything to show."""
         run, found = self.store.current, self.loader.evaluation
         why = mistake_lines.why_nothing(run, self.loader.problem)
-        self.set_class(bool(why), "-nothing")
+        if self.has_class("-nothing") != bool(why):
+            self.set_class(bool(why), "-nothing")
+            self.refresh_bindings()
         self._say("#nothing", Text(why))
         left = 0.0 if run is None else self.choice.seconds_left(run.state)
         if left and self._turn is None:
@@ -332,6 +340,13 @@ class MistakesScreen(MistakesKeys):
 
     # ---- keys -------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where there are no images, keys that do something to them are not offered."""
+        if action == "evaluation":
+            run = self.store.current
+            return run is not None and bool(run.state.predictions)
+        return not (action in ON_IMAGES and self.has_class("-nothing"))
+
     def _show_images(self) -> None:
         self.face(matrix=False)
         self.query_one(MistakeGrid).focus()
@@ -422,7 +437,7 @@ class MistakesScreen(MistakesKeys):
             ("", str(i), f"{clean(name, 40)}  {int(wrong[i]):,} mistakes")
             for i, name in enumerate(found.classes)
         ]
-        self.app.push_screen(Choice(title, "", choices), answered)
+        self.app.push_screen(Choice(title, "", choices, about=found.run), answered)
 
     def action_difference(self) -> None:
         """This evaluation beside another one of the run."""
@@ -432,10 +447,14 @@ class MistakesScreen(MistakesKeys):
 
     def action_fault(self) -> None:
         """Whose fault the mistakes are; the chosen ones are shown."""
-        if why := mistake_lines.why_nothing(self.store.current, self.loader.problem):
+        run = self.store.current
+        why = mistake_lines.why_nothing(run, self.loader.problem)
+        if run is None or why:
             self.cifar.tell(why, severity="warning")
             return
-        self.app.push_screen(FaultScreen(self.loader), self._show_group)
+        dialog = FaultScreen(self.loader)
+        dialog.about = run.run.id
+        self.app.push_screen(dialog, self._show_group)
 
     def _show_group(self, group: Group | None) -> None:
         if group is not None:
@@ -451,4 +470,4 @@ class MistakesScreen(MistakesKeys):
         index = self.query_one(MistakeGrid).chosen
         if index is not None:
             self.app.copy_to_clipboard(str(index))
-            self.cifar.tell(f"copied {index}")
+            self.cifar.tell(f"copied {index}", kind="copied")

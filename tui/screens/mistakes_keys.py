@@ -90,8 +90,11 @@ class MistakesKeys(StoreScreen):
 
     def action_jump(self) -> None:
         """Ask for a test index and go there."""
-        if self.loader.evaluation is not None:
-            self.app.push_screen(Jump(self._jump))
+        found = self.loader.evaluation
+        if found is not None:
+            dialog = Jump(self._jump)
+            dialog.about = found.run
+            self.app.push_screen(dialog)
 
     def _jump(self, words: str) -> str:
         """Go to the image of this index; why not, where that cannot be."""

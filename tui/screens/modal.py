@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from textual.await_complete import AwaitComplete
 from textual.events import ScreenResume
 from textual.screen import ModalScreen, ScreenResultType
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
 
 
 class Modal(ModalScreen[ScreenResultType]):
@@ -15,13 +20,21 @@ class Modal(ModalScreen[ScreenResultType]):
     comes while something lies above is given when that has gone.
     """
 
+    about: str = ""
+    """Id of the run that it is about: it closes without an answer when that has gone."""
     _answer: tuple[ScreenResultType | None] | None = None
+
+    @property
+    def cifar(self) -> CifarApp:
+        """The app, typed."""
+        return cast("CifarApp", self.app)
 
     @property
     def stands(self) -> bool:
         """Whether it still shows what arrives: not once it has its answer, or the app is left.
 
-        What is on it is taken away first, while it counts as mounted and its workers go on.
+        What is on it is taken away first, while it counts as mounted and its workers go on. It
+        stands while it is being mounted as well: a form then fills itself in.
         """
         return self._answer is None and self.is_attached
 

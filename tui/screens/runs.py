@@ -79,7 +79,7 @@ class RunsScreen(StoreScreen):
 
     def show(self, changes: Changes) -> None:
         """Repaint what changed; relative times once a minute."""
-        if not self.is_mounted:
+        if not self.stands:
             return
         aged = time.monotonic() - self._aged > AGES_SECONDS
         if aged:
@@ -287,11 +287,11 @@ class RunsScreen(StoreScreen):
 
         choices = [("d", "delete", f"Move it to {TRASH}"), ("c", "cancel", "Cancel")]
         text = f"{name} · {run.run.id}"
-        self.app.push_screen(Choice("Delete this run?", text, choices), answered)
+        dialog = Choice("Delete this run?", text, choices, about=run.run.id)
+        self.app.push_screen(dialog, answered)
 
     def _move_to_trash(self, run: Follower) -> None:
         trash = self.store.runs_dir / TRASH
-        row = self.query_one(RunTable).cursor_row
         try:
             if run.run.is_locked():
                 raise OSError(0, "it is being trained")
@@ -303,8 +303,8 @@ class RunsScreen(StoreScreen):
             )
             return
         self.store.view.forget(run.run.id)
-        order = [other for other in self.query_one(RunTable).order if other != run.run.id]
-        self.store.selected = order[min(row, len(order) - 1)] if order else None
+        others = self.store.followers.keys() - {run.run.id}
+        self.store.selected = self.query_one(RunTable).beside(run.run.id, others)
         self.cifar.poll(now=True)
 
 

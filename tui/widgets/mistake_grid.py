@@ -104,13 +104,20 @@ class MistakeGrid(Widget, can_focus=True):
         so that who has not moved sees the first page.
         """
         before = self.chosen if self.cursor else None
+        was_empty = self.chosen is None
         if pictures is not self._pictures:
             self._drawn.clear()
             self._ahead.clear()
         self._evaluation, self._chosen, self._pictures = evaluation, chosen, pictures
         found = np.flatnonzero(chosen == (-1 if before is None else before))
         self.cursor = int(found[0]) if len(found) else 0
+        if was_empty != (self.chosen is None):
+            self.refresh_bindings()
         self._repaint()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without an image under the cursor there is none to enlarge, and no other page."""
+        return self.chosen is not None or action not in ("enlarge", "page")
 
     def set_density(self, density: Density) -> None:
         """Large or small images, or one line each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -164,6 +164,16 @@ class RunTable(FixedTable):
     def chosen(self) -> str | None:
         """Id of the run under the cursor."""
         return self._order[self.cursor_row] if 0 <= self.cursor_row < len(self._order) else None
+
+    def beside(self, run: str, there: Collection[str]) -> str | None:
+        """The one of those still ``there`` that takes a run's place: the next below it, else the
+        next above; ``None`` for a run that is not shown, or without others.
+        """
+        if run not in self._order:
+            return None
+        at = self._order.index(run)
+        nearest = [*self._order[at + 1 :], *reversed(self._order[:at])]
+        return next((other for other in nearest if other in there), None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Without runs there is nothing to open or mark."""

@@ -1,0 +1,292 @@
+"""Which run the keys mean, and what is told in the corner."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from textual.widgets._toast import Toast, ToastHolder, ToastRack
+
+from tests.tui_helpers import fake_worker, held, make_run, until
+from trainer.rundir import RunDir
+from tui import datasource
+from tui.app import CifarApp
+from tui.commands import entries
+from tui.datasource import DataStatus
+from tui.screens.dialogs import Choice
+from tui.screens.runs import RunsScreen
+from tui.widgets.key_line import KeyLine
+from tui.widgets.run_table import RunTable
+
+
+@pytest.fixture(autouse=True)
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
+
+
+def make_app(runs_dir: Path, *options: str) -> CifarApp:
+    return CifarApp(
+        runs_dir,
+        worker_command=fake_worker(*options),
+        worker_log=runs_dir.parent / "worker.log",
+    )
+
+
+def told(app: CifarApp) -> list[str]:
+    return [notice.message for notice in app._notifications]
+
+
+def status(app: CifarApp, run: RunDir) -> str:
+    follower = app.store.get(run.id)
+    return follower.status if follower is not None else ""
+
+
+def target(app: CifarApp) -> str:
+    run = app.runs.target()
+    return run.run.id if run is not None else ""
+
+
+# which run
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_keys_mean_the_run_that_trains_not_one_that_waits(
+    tmp_path: Path, paused: bool
+) -> None:
+    waiting = make_run(tmp_path / "runs", name="waiting", done=0, end=None)
+    running = make_run(
+        tmp_path / "runs", name="running", done=1, end=None, paused=paused, created=9
+    )
+    done = make_run(tmp_path / "runs", name="done", created=99)
+    app = make_app(tmp_path / "runs")
+    with held(waiting, running):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 2)
+            assert status(app, waiting) == "queued"
+            assert app.store.selected == done.id
+            assert target(app) == running.id
+            await pilot.press("c")
+            assert told(app) == ["running saves a checkpoint at its next step"]
+            assert b"checkpoint" in running.control.read_bytes()
+            assert b"checkpoint" not in waiting.control.read_bytes()
+
+
+async def test_a_run_in_the_queue_saves_no_checkpoint(tmp_path: Path) -> None:
+    waiting = make_run(tmp_path / "runs", name="waiting", done=0, end=None)
+    app = make_app(tmp_path / "runs")
+    with held(waiting):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: target(app) == waiting.id)
+            await pilot.press("c")
+            assert told(app) == ["waiting waits in the queue: there is nothing new to save"]
+            assert b"checkpoint" not in waiting.control.read_bytes()
+
+
+async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
+    older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
+    older.checkpoint("last").parent.mkdir(exist_ok=True)
+    older.checkpoint("last").touch()
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("s")
+        await until(pilot, lambda: any(run.status == "training" for run in app.store))
+        app.store.selected = older.id
+        await pilot.press("r")
+        await until(pilot, lambda: status(app, older) == "queued")
+        line = "older is queued behind 1 other: then it goes on from its checkpoint"
+        assert line in told(app)
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
+
+
+# a run that goes
+
+
+def names(app: CifarApp) -> list[str]:
+    return [type(screen).__name__ for screen in app.screen_stack[1:]]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[RunDir]:
+    """Oldest first; the best one is the oldest."""
+    return [
+        make_run(tmp_path / "runs", name=f"run {i}", best=0.9 - i / 10, created=60 * i)
+        for i in range(3)
+    ]
+
+
+async def test_when_the_chosen_run_goes_no_screen_shows_another_in_silence(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.screen.query_one(RunTable).order) == 3)
+        await pilot.press("down", "4")
+        await until(pilot, lambda: names(app) == ["MistakesScreen"])
+        assert app.store.selected == three[1].id
+        three[1].path.rename(tmp_path / "runs" / "elsewhere")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        line = f"run 1: its folder {three[1].id} was moved or deleted"
+        await until(pilot, lambda: told(app) == [line])
+        assert app.store.selected == three[0].id, "the one below it in the list"
+        await until(pilot, lambda: app.screen.query_one(RunTable).chosen == three[0].id)
+
+
+async def test_the_neighbour_is_the_one_in_the_sorted_list(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: len(screen.query_one(RunTable).order) == 3)
+        await pilot.press("o")
+        assert screen.sort[0] == "best"
+        await pilot.press("home", "down")
+        order = [three[i].id for i in (0, 1, 2)]
+        await until(pilot, lambda: list(screen.query_one(RunTable).order) == order)
+        await until(pilot, lambda: app.store.selected == three[1].id)
+        three[1].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        assert app.store.selected == three[2].id
+        assert screen.query_one(RunTable).chosen == three[2].id
+
+
+async def test_dialogs_of_a_run_that_has_gone_close_without_an_act(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("2", "1", "d")
+        await until(pilot, lambda: names(app) == ["RunsScreen", "Choice"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        assert not (tmp_path / "runs" / ".trash").exists()
+        assert app.store.selected == three[1].id
+
+
+async def test_another_dialog_stays_and_the_screen_below_is_left_after_it(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("3", "n")
+        await until(pilot, lambda: names(app) == ["LayersScreen", "NewRun"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.pause()
+        assert names(app) == ["LayersScreen", "NewRun"], "what was typed is kept"
+        await pilot.press("escape")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+async def test_a_run_that_is_not_chosen_goes_without_a_word(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("3")
+        await until(pilot, lambda: names(app) == ["LayersScreen"])
+        three[0].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: len(app.store) == 2)
+        assert names(app) == ["LayersScreen"]
+        assert told(app) == []
+        assert app.store.selected == three[2].id
+
+
+# messages in the corner
+
+
+async def test_a_message_takes_the_place_of_its_kind_and_three_are_shown(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(100, 30)) as pilot:
+        for number in range(9):
+            app.tell(f"quick is queued behind {number} others", kind="queued")
+            app.tell("the same")
+        await until(pilot, lambda: told(app) == ["quick is queued behind 8 others", "the same"])
+        app.tell("an error", severity="error")
+        app.tell("one")
+        app.tell("two")
+        await until(pilot, lambda: told(app) == ["an error", "one", "two"])
+        await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+        await pilot.press("question_mark")
+        app.tell("three")
+        await until(pilot, lambda: told(app) == ["an error", "two", "three"])
+        await pilot.press("escape")
+        await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+
+
+async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await app.push_screen(Choice("Stop?", "", [("", str(i), "A" * 60) for i in range(12)]))
+        for word in ("one", "two", "three"):
+            app.tell(word, severity="error")
+        await until(pilot, lambda: len(app.screen.query(Toast)) == 3)
+        await pilot.pause()
+        box = app.screen.query_one(".dialog").region
+        toasts = [toast.region for toast in app.screen.query(Toast)]
+        assert any(box.overlaps(region) for region in toasts)
+        for region in toasts:
+            at = region.intersection(box)
+            for y in range(at.y, at.bottom):
+                for x in range(at.x, at.right):
+                    widget, _ = app.screen.get_widget_at(x, y)
+                    assert not isinstance(widget, Toast | ToastHolder | ToastRack)
+
+
+async def test_runs_that_crash_together_are_one_message(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", done=0, end=None, created=i) for i in range(3)]
+    app = make_app(tmp_path / "runs")
+    with ExitStack() as locks:
+        locks.enter_context(held(*runs))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 3)
+            locks.close()
+            app.poll(now=True)
+            line = "3 runs crashed: their trainer ended without a word"
+            await until(pilot, lambda: told(app) == [line])
+
+
+# keys without anything to act on
+
+
+def offered(app: CifarApp) -> set[str]:
+    return {str(entry.binding.id) for entry in entries(app.screen) if entry.enabled}
+
+
+async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_path: Path) -> None:
+    bare = make_run(tmp_path / "runs", done=0, end="stopped", created=9)
+    full = make_run(tmp_path / "runs", with_predictions=True)
+    images = {f"mistakes.{name}" for name in ("filter", "sort", "matrix", "size", "enlarge")}
+    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page"}
+    layers = {"layers.sort", "layers.fold", "layers.measured"}
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: app.store.selected == bare.id)
+        await pilot.press("4")
+        await until(pilot, lambda: names(app) == ["MistakesScreen"])
+        await until(pilot, lambda: app.screen.has_class("-nothing"))
+        assert not images & offered(app)
+        assert "o Sort" not in app.screen.query_one(KeyLine).render().plain
+        await pilot.press("slash")
+        assert not app.screen.query_one("#filter").display
+        await pilot.press("3")
+        await until(pilot, lambda: names(app) == ["LayersScreen"])
+        await until(pilot, lambda: app.screen.has_class("-nothing"))
+        assert not layers & offered(app)
+        app.store.selected = full.id
+        app.repaint()
+        await until(pilot, lambda: layers <= offered(app))
+        await pilot.press("4")
+        await until(pilot, lambda: images <= offered(app))
+        await until(pilot, lambda: "o Sort" in app.screen.query_one(KeyLine).render().plain)

@@ -1,0 +1,45 @@
+"""Messages in the corner: the last of each kind, three at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual.notifications import Notification
+from textual.widgets._toast import Toast, ToastHolder
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+AT_ONCE = 3
+"""More would cover the list."""
+
+
+@dataclass
+class Message(Notification):
+    """A notification that knows what it replaces."""
+
+    kind: str = ""
+    """The next of the same kind takes its place; without one a message replaces itself alone."""
+
+
+def make_room(app: App[None], new: Notification) -> None:
+    """Take away what a new message replaces, and what there is no room for beside it.
+
+    Errors stay longest, of others the latest.
+    """
+    shown = list(app._notifications)
+    kept = [one for one in shown if _kind(one) != _kind(new)]
+    while len(kept) >= AT_ONCE:
+        kept.remove(next((one for one in kept if one.severity != "error"), kept[0]))
+    gone = [one for one in shown if one not in kept]
+    for one in gone:
+        app._unnotify(one, refresh=False)
+    for screen in app.screen_stack if gone else ():
+        for toast in screen.query(Toast):
+            if toast._notification in gone and isinstance(toast.parent, ToastHolder):
+                toast.parent.remove()  # with its holder, which Textual would leave
+
+
+def _kind(message: Notification) -> str:
+    return getattr(message, "kind", "") or message.message
