@@ -738,6 +738,64 @@ async def test_the_form_says_what_is_wrong_beside_the_field(
         assert len(app.store) == 0
 
 
+@pytest.mark.parametrize("size", [SMALL, (60, 18)])
+async def test_a_small_form_tells_the_whole_error_of_the_field(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=size) as pilot:
+        screen = await form(pilot, app)
+
+        def below() -> str:
+            line = screen.query_one("#summary", Static)
+            assert line.region.bottom < size[1]
+            strips = [line.render_line(y).text.strip() for y in range(line.size.height)]
+            return " ".join(strips).strip()
+
+        screen.query_one("#settings", Input).value = "optimizer.weight_decay=x"
+        screen.query_one("#model", Input).value = "nets/v.py"
+        await until(pilot, lambda: "name the class as well, nets/v.py:Class" in below())
+        assert "look at settings as well" in below()
+        screen.query_one("#settings", Input).focus()
+        told = "settings: optimizer.weight_decay: expected float, got str"
+        await until(pilot, lambda: told in below())
+        assert "look at model as well" in below()
+
+
+@pytest.mark.parametrize("size", [LARGE, (60, 18)])
+async def test_keys_of_the_form_do_what_it_says(tmp_path: Path, size: tuple[int, int]) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=size) as pilot:
+        screen = await form(pilot, app)
+
+        def says(words: str) -> bool:
+            return words in str(screen.query_one("#keys", Static).render())
+
+        assert isinstance(screen.focused, Select)
+        assert says("enter opens it")
+        await pilot.press("down", *"my.py:Net")
+        assert screen.query_one("#model", Input).value == "my.py:Net", "not another preset"
+        assert screen.query_one("#preset", Select).value == "quick"
+        assert says("escape cancels")
+        assert not says("enter")
+        await pilot.press("down")
+        assert screen.focused is screen.query_one("#norm")
+        await pilot.press("enter")
+        await until(pilot, lambda: says("enter takes it"))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: screen.focused is screen.query_one("#norm"))
+        assert screen.query_one("#norm", Select).value == "layer"
+        await pilot.press("down")
+        assert screen.focused is screen.query_one("#data")
+        assert says("enter goes to model")
+        await pilot.press("enter")
+        assert screen.focused is screen.query_one("#model")
+        await pilot.press(*"resnet8")
+        await until(pilot, lambda: says("enter starts"))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.store) == 1)
+
+
 @pytest.mark.parametrize(
     ("key", "text", "problem"),
     [
