@@ -120,9 +120,31 @@ async def test_runs_are_listed_newest_first(tmp_path: Path, size: tuple[int, int
         assert cells(app, new.id)["state"] == "■ stopped"
         if size == LARGE:
             assert shown["parameters"] == "98,442"
-            assert shown["started"] == "2025-11-24"
             assert list(shown) == [column.key for column in COLUMNS]
+        assert shown["started"] == "2025-11-24"
         assert table(app).virtual_size.width <= size[0], "no sideways scrolling"
+
+
+@pytest.mark.parametrize("size", [SMALL, (100, 30), (107, 30), (120, 30), (133, 30)])
+async def test_the_columns_stay_when_a_scroll_bar_appears(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    make_run(tmp_path / "runs", done=1, epochs=1)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: table(app).order)
+        before = table(app)._layout
+        for seed in range(1, 40):
+            make_run(tmp_path / "runs", done=1, epochs=1, seed=seed, created=60.0 * seed)
+        await until(pilot, lambda: table(app).show_vertical_scrollbar)
+        await until(pilot, lambda: len(table(app).order) == 40)
+        app.repaint()
+        await pilot.pause()
+        assert table(app)._layout == before
+        assert not table(app).show_horizontal_scrollbar
+        head, row = (table(app).render_line(y).text for y in (0, 1))
+        assert head.index("best test") + len("best test") == row.index(" %") + 2
+        assert head.index("state") == row.index("✓")
 
 
 async def test_what_the_trainer_found_counts_not_what_was_asked_for(tmp_path: Path) -> None:

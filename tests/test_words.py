@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -44,3 +45,19 @@ def test_a_target_that_is_missed_by_little_reads_as_more() -> None:
     limits = LimitSettings(target_accuracy=0.8755)
     check = checks(limits, sample_log.described(), 0.8752)[-1]
     assert (check.met, check.actual, check.required) == (False, "87.52 %", "≥ 87.55 %")
+
+
+def test_when_is_told_by_the_clock_or_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_764_191_640.0  # 2025-11-26, 21:14 UTC
+    day = 86_400
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "UTC")
+        time.tzset()
+        assert formatting.moment(now - 60, now) == "21:13"
+        assert formatting.moment(now - day, now) == "11-25 21:14"
+        assert formatting.moment(now + 3 * 3600, now) == "11-27 00:14", "another clock"
+        assert formatting.moment(now, now + 40 * day) == "11-26 21:14", "of last year, not long ago"
+        assert formatting.moment(now - 300 * day, now) == "2025-01-30"
+        for never in (0.0, -1.0, 1e300, math.inf, math.nan):
+            assert formatting.moment(never, now) == formatting.DASH
+    time.tzset()

@@ -78,7 +78,7 @@ class RunsScreen(StoreScreen):
     # ---- painting ---------------------------------------------------------------------------
 
     def show(self, changes: Changes) -> None:
-        """Repaint what changed; relative times once a minute."""
+        """Repaint what changed; once a minute all of it: the day may be another."""
         if not self.is_mounted:
             return
         aged = time.monotonic() - self._aged > AGES_SECONDS

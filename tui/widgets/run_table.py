@@ -91,22 +91,20 @@ COLUMNS = (
     Column("mark", " ", 1),
     Column("name", "name", 0, sort=_text(name_of)),
     Column("state", "state", 11, sort=lambda run: (False, STATE_ORDER.index(run.status))),
-    Column("preset", "preset", 11, 128, sort=_text(_preset)),
-    Column("model", "model", 11, 96, sort=_text(model_of)),
-    Column("data", "data", 9, 66, sort=_text(data_of)),
+    Column("preset", "preset", 11, 132, sort=_text(_preset)),
+    Column("model", "model", 11, 91, sort=_text(model_of)),
+    Column("data", "data", 9, 65, sort=_text(data_of)),
     Column("epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(_epochs_done(r)))),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
-    Column("at", "at", 4, 90, right=True),
-    Column("parameters", "parameters", 10, 106, right=True, sort=_most(_parameters)),
-    Column("time", "time", 9, 78, right=True, sort=_most(lambda run: run.state.elapsed)),
-    Column("started", "started", 11, 118, right=True, sort=_id_newest_first),
+    Column("at", "at", 4, 97, right=True),
+    Column("parameters", "parameters", 10, 119, right=True, sort=_most(_parameters)),
+    Column("time", "time", 9, 107, right=True, sort=_most(lambda run: run.state.elapsed)),
+    Column("started", "started", 11, 77, right=True, sort=_id_newest_first),
 )
 NAME_MIN = 14
 NAME_MAX = 60
 PADDING = 2
 """Cells around each cell's content."""
-AGE_SECONDS = 10
-"""How much older than now a relative time may be told."""
 
 
 class RunTable(FixedTable):
@@ -197,7 +195,7 @@ class RunTable(FixedTable):
         new_order = order != self._order
         was_empty = not self._order
         now = time.time()
-        look = (self._layout, dark, *colours.values(), now // AGE_SECONDS)
+        look = (self._layout, dark, *colours.values(), time.localtime(now)[:3])
         if look != self._look or len(self._made) > len(store):
             self._look = look
             self._made.clear()
@@ -250,7 +248,7 @@ class RunTable(FixedTable):
         """Choose the columns for the width; whether they changed."""
         width = self.size.width or self.app.size.width
         visible = [column for column in COLUMNS if width >= column.from_width]
-        fixed = sum(column.width + PADDING for column in visible) + 2
+        fixed = sum(column.width + PADDING for column in visible) + 1  # the scroll bar
         name = max(NAME_MIN, min(NAME_MAX, width - fixed))
         layout = (tuple(column.key for column in visible), name, sort)
         if layout == self._layout:
@@ -326,7 +324,7 @@ def _cell(
     if column.key == "best":
         return _right(formatting.percent(_best(run)), "bold" if state.best else "")
     if column.key == "started":
-        return _right(formatting.ago(state.started_at or state.queued_at, now))
+        return _right(formatting.moment(state.started_at or state.queued_at, now))
     words = WORDS[column.key](run)
     return _right(words) if column.right else formatting.safe(words, column.width or NAME_MAX)
 
