@@ -19,6 +19,7 @@ from tui.store import Changes
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import LimitsPanel
+from tui.widgets.lines import say
 
 
 class LayersScreen(StoreScreen):
@@ -194,11 +195,7 @@ class LayersScreen(StoreScreen):
         return text.append(place, style=colours["secondary"])
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else: an idle app writes nothing."""
-        widget = self.query_one(where, Static)
-        before = widget.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            widget.update(text, layout=where == "#nothing")
+        say(self.query_one(where, Static), text, layout=where == "#nothing")
 
     # ---- keys -------------------------------------------------------------------------------
 
