@@ -15,7 +15,8 @@ from trainer.runstate import EpochRow, RunState
 from trainer.words import axes
 from tui import formatting
 from tui.formatting import DASH
-from tui.widgets.run_table import data_of, model_of, name_of, time_of
+from tui.run_words import data_of, model_of, time_of
+from tui.widgets.run_table import name_of
 
 
 @dataclass(frozen=True)

@@ -183,3 +183,14 @@ def data_sentence(spec: str) -> str:
         return "synthetic (ten drawn classes, not CIFAR-10)"
     label = data_label(spec)
     return f"folder {clean(spec, 60)}" if label == "folder" else label
+
+
+def bar(share: float, width: int) -> str:
+    """A share of 1 as a bar of eighths of a cell, padded to its width; something above 0 is never
+    nothing."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    if share > 0 and width > 0:
+        eighths = max(1, eighths)
+    full, rest = divmod(eighths, 8)
+    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+    return drawn.ljust(width)

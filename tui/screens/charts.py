@@ -13,7 +13,6 @@ from textual.timer import Timer
 
 from trainer.errors import ConfigError
 from trainer.follower import Follower
-from trainer.runstate import EpochRow
 from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan
@@ -432,7 +431,7 @@ def _end(run: Follower, axis: Axis) -> float | None:
         ends = (steps.epoch if axis == "epoch" else steps.elapsed)[-1:]
     found = [float(x) for x in ends]
     if state.epochs:
-        found.append(_place(state.epochs[-1], axis))
+        found.append(curves.position(state.epochs[-1], axis))
     return max(found, default=None)
 
 
@@ -440,11 +439,7 @@ def _evaluated(run: Follower, axis: Axis) -> float | None:
     """The place of the newest row of the epoch table; of the newest point where there is none."""
     if not run.state.epochs:
         return _end(run, axis)
-    return _place(run.state.epochs[-1], axis)
-
-
-def _place(row: EpochRow, axis: Axis) -> float:
-    return float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis])
+    return curves.position(run.state.epochs[-1], axis)
 
 
 def _planned(run: Follower, axis: Axis) -> float:

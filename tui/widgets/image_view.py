@@ -16,7 +16,7 @@ from textual.widget import Widget
 from trainer import terminal_image
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
-from tui import overlay
+from tui import formatting, overlay
 from tui.formatting import clean
 from tui.terminal.settings import TerminalSettings
 
@@ -130,25 +130,22 @@ def bars(
     for i in shown:
         role, colour = _role(i, actual, predicted, colours)
         text.append(f"{clean(classes[i], name_width):>{name_width}} ", style=colour)
-        text.append(_bar(float(probabilities[i]), room), style=colour or colours["secondary"])
+        text.append(
+            formatting.bar(float(probabilities[i]), room), style=colour or colours["secondary"]
+        )
         text.append(f" {probabilities[i]:.3f}", style="bold" if role else "")
         if asked and people is not None:
             text.append(f" people {people[i]:.2f}", style=colours["secondary"])
             if beside:
-                text.append(" " + _bar(float(people[i]), beside - 1), style=colours["primary"])
+                text.append(
+                    " " + formatting.bar(float(people[i]), beside - 1), style=colours["primary"]
+                )
         text.append(f" {role}\n", style=colour)
     if len(shown) < len(order):
         rest_of = len(order) - len(shown)
         text.append(f"and {rest_of} classes more", style=colours["secondary"])
     text.rstrip()
     return text
-
-
-def _bar(share: float, room: int) -> str:
-    """A share of 1 as a bar in so many cells."""
-    full, rest = divmod(round(share * room * 8), 8)
-    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-    return f"{drawn:<{room}}"
 
 
 def _role(i: int, actual: int, predicted: int, colours: dict[str, str]) -> tuple[str, str]:

@@ -10,7 +10,8 @@ from rich.text import Text
 from trainer.errors import ConfigError
 from trainer.follower import Follower
 from tui import formatting
-from tui.widgets.run_table import data_of, model_of, name_of
+from tui.run_words import data_of, model_of
+from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig

@@ -14,6 +14,7 @@ from textual.message import Message
 from trainer.follower import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
+from tui.run_words import data_of, model_of, time_of
 from tui.store import ACTIVE, Store
 from tui.widgets.fixed_table import FixedTable
 
@@ -39,20 +40,8 @@ def name_of(run: Follower) -> str:
     return formatting.clean(queued.name if queued else run.run.id)
 
 
-def model_of(run: Follower) -> str:
-    """The net's name as it was asked for."""
-    return formatting.clean(run.state.queued.model if run.state.queued else "")
-
-
 def _preset(run: Follower) -> str:
     return formatting.clean(run.state.queued.preset if run.state.queued else "")
-
-
-def data_of(run: Follower) -> str:
-    """What the images of a run are: as its trainer found them, before that as asked for."""
-    if run.state.started is not None:
-        return formatting.data_label(run.state.started.data_kind)
-    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
 
 
 def _text(of: Callable[[Follower], str]) -> Callable[[Follower], tuple[bool, float | str]]:
@@ -327,12 +316,6 @@ def _cell(
         return _right(formatting.moment(state.started_at or state.queued_at, now))
     words = WORDS[column.key](run)
     return _right(words) if column.right else formatting.safe(words, column.width or NAME_MAX)
-
-
-def time_of(run: Follower) -> str:
-    """Time of training: while it grows it changes once a second at most."""
-    running = run.status in ACTIVE
-    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
 
 
 WORDS: dict[str, Callable[[Follower], str]] = {
