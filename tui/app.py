@@ -30,7 +30,7 @@ from trainer.follower import Follower
 from trainer.runstate import Status
 from tui import collector, directory_watch, formatting, themes
 from tui.caller import Caller
-from tui.commands import CifarCommands
+from tui.commands import CifarCommands, entries
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
@@ -554,7 +554,6 @@ class CifarApp(App[None]):
 
     def action_help(self) -> None:
         """All keys of this screen."""
-        from tui.commands import entries
         from tui.screens.dialogs import Help
 
         self.push_screen(Help(entries(self.screen), note=describe(self.traffic, self.terminal)))

@@ -91,5 +91,5 @@ class StoreScreen(Screen[None]):
         self.cifar.refresh_header()
 
     def show(self, changes: Changes) -> None:
-        """Repaint what these changes touch; called on the UI thread, about four times a second."""
+        """Repaint what these changes touch; called on the UI thread, once a poll at most."""
         raise NotImplementedError
