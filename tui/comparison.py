@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from trainer import config as settings
-from trainer.errors import ConfigError
 from trainer.events import Variant
 from trainer.follower import Follower
 from trainer.runstate import EpochRow, RunState
@@ -162,17 +160,11 @@ def differences(runs: Sequence[Follower]) -> dict[str, list[str]]:
 
 
 def _flat(run: Follower) -> dict[str, Any]:
-    return _settings(run.state.queued.config) if run.state.queued is not None else {}
-
-
-@lru_cache(maxsize=64)
-def _settings(text: str) -> dict[str, Any]:
-    try:
-        values = settings.to_mapping(settings.from_toml(text))
-    except ConfigError:
+    config = settings.of_log(run.state.queued.config) if run.state.queued is not None else None
+    if config is None:
         return {}
     flat: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in settings.to_mapping(config).items():
         if key in IGNORED:
             continue
         if isinstance(value, dict):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.timer import Timer
 
-from trainer.errors import ConfigError
 from trainer.follower import Follower
 from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
@@ -400,14 +399,13 @@ def name(run: Follower, quantity: Quantity, split: Split) -> str:
     return f"{split} {quantity}"
 
 
-@lru_cache(maxsize=64)
-def _augmented(config: str) -> bool:
+def _augmented(text: str) -> bool:
     from trainer import config as settings
 
-    try:
-        augment = settings.from_toml(config).augment
-    except ConfigError:
+    config = settings.of_log(text)
+    if config is None:
         return True
+    augment = config.augment
     chances = (augment.shift, augment.shift_scale_rotate, augment.dropout, augment.grayscale)
     return augment.flip != "none" or any(chances)
 
