@@ -84,6 +84,14 @@ def test_defaults_are_valid() -> None:
     assert config.from_toml(config.to_toml(RunConfig())) == RunConfig()
 
 
+def test_the_settings_of_a_log_are_read_once_and_may_be_damaged() -> None:
+    text = config.to_toml(RunConfig(name="again"))
+    assert config.of_log(text) == RunConfig(name="again")
+    assert config.of_log(text) is config.of_log(text)
+    for damaged in ("[train", "[train]\nepochs = -1", "unknown = 1", "x = " + "[" * 5000):
+        assert config.of_log(damaged) is None
+
+
 def test_configurations_are_immutable() -> None:
     with pytest.raises(AttributeError):
         RunConfig().data = "x"  # type: ignore[misc]

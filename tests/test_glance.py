@@ -13,6 +13,7 @@ from trainer import events
 from trainer.follower import Follower
 from trainer.glance import END_BYTES, WHOLE_BYTES, glance
 from trainer.rundir import RunDir
+from tui import run_words
 from tui import store as stores
 from tui.store import Store
 from tui.widgets import run_table
@@ -42,7 +43,7 @@ def cells(run: Follower) -> list[object]:
     return [
         *(words(run) for words in run_table.WORDS.values()),
         run.status,
-        run_table.data_of(run),
+        run_words.data_of(run),
         best and (best.epoch, best.test_accuracy),
         (state.queued_at, state.started_at, state.ended_at, state.ended, state.started),
         (state.attempt, state.seq, state.missing, state.waiting, state.paused, state.elapsed),

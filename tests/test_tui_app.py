@@ -119,9 +119,31 @@ async def test_runs_are_listed_newest_first(tmp_path: Path, size: tuple[int, int
         assert cells(app, new.id)["state"] == "■ stopped"
         if size == LARGE:
             assert shown["parameters"] == "98,442"
-            assert shown["started"] == "2025-11-24"
             assert list(shown) == [column.key for column in COLUMNS]
+        assert shown["started"] == "2025-11-24"
         assert table(app).virtual_size.width <= size[0], "no sideways scrolling"
+
+
+@pytest.mark.parametrize("size", [SMALL, (100, 30), (107, 30), (120, 30), (133, 30)])
+async def test_the_columns_stay_when_a_scroll_bar_appears(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    make_run(tmp_path / "runs", done=1, epochs=1)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: table(app).order)
+        before = table(app)._layout
+        for seed in range(1, 40):
+            make_run(tmp_path / "runs", done=1, epochs=1, seed=seed, created=60.0 * seed)
+        await until(pilot, lambda: table(app).show_vertical_scrollbar)
+        await until(pilot, lambda: len(table(app).order) == 40)
+        app.repaint()
+        await pilot.pause()
+        assert table(app)._layout == before
+        assert not table(app).show_horizontal_scrollbar
+        head, row = (table(app).render_line(y).text for y in (0, 1))
+        assert head.index("best test") + len("best test") == row.index(" %") + 2
+        assert head.index("state") == row.index("✓")
 
 
 async def test_what_the_trainer_found_counts_not_what_was_asked_for(tmp_path: Path) -> None:
@@ -735,6 +757,64 @@ async def test_the_form_says_what_is_wrong_beside_the_field(
         assert screen.focused is not None
         assert screen.focused.id == key
         assert len(app.store) == 0
+
+
+@pytest.mark.parametrize("size", [SMALL, (60, 18)])
+async def test_a_small_form_tells_the_whole_error_of_the_field(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=size) as pilot:
+        screen = await form(pilot, app)
+
+        def below() -> str:
+            line = screen.query_one("#summary", Static)
+            assert line.region.bottom < size[1]
+            strips = [line.render_line(y).text.strip() for y in range(line.size.height)]
+            return " ".join(strips).strip()
+
+        screen.query_one("#settings", Input).value = "optimizer.weight_decay=x"
+        screen.query_one("#model", Input).value = "nets/v.py"
+        await until(pilot, lambda: "name the class as well, nets/v.py:Class" in below())
+        assert "look at settings as well" in below()
+        screen.query_one("#settings", Input).focus()
+        told = "settings: optimizer.weight_decay: expected float, got str"
+        await until(pilot, lambda: told in below())
+        assert "look at model as well" in below()
+
+
+@pytest.mark.parametrize("size", [LARGE, (60, 18)])
+async def test_keys_of_the_form_do_what_it_says(tmp_path: Path, size: tuple[int, int]) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=size) as pilot:
+        screen = await form(pilot, app)
+
+        def says(words: str) -> bool:
+            return words in str(screen.query_one("#keys", Static).render())
+
+        assert isinstance(screen.focused, Select)
+        assert says("enter opens it")
+        await pilot.press("down", *"my.py:Net")
+        assert screen.query_one("#model", Input).value == "my.py:Net", "not another preset"
+        assert screen.query_one("#preset", Select).value == "quick"
+        assert says("escape cancels")
+        assert not says("enter")
+        await pilot.press("down")
+        assert screen.focused is screen.query_one("#norm")
+        await pilot.press("enter")
+        await until(pilot, lambda: says("enter takes it"))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: screen.focused is screen.query_one("#norm"))
+        assert screen.query_one("#norm", Select).value == "layer"
+        await pilot.press("down")
+        assert screen.focused is screen.query_one("#data")
+        assert says("enter goes to model")
+        await pilot.press("enter")
+        assert screen.focused is screen.query_one("#model")
+        await pilot.press(*"resnet8")
+        await until(pilot, lambda: says("enter starts"))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.store) == 1)
 
 
 @pytest.mark.parametrize(

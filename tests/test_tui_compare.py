@@ -99,6 +99,24 @@ async def test_four_graphs_of_the_marked_runs(tmp_path: Path, size: tuple[int, i
         assert "do not compare" in "".join(rows)
 
 
+@pytest.mark.parametrize("size", [(60, 18), (80, 20), (70, 21)])
+async def test_four_graphs_in_a_low_terminal(tmp_path: Path, size: tuple[int, int]) -> None:
+    for seed in range(4):
+        make_run(tmp_path / "runs", name=f"run{seed}", best=0.6 + seed / 10, epochs=5, seed=seed)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: len(app.store) == 4 and not app.store.loading)
+        for run in app.store.followers:
+            app.store.toggle_mark(run)
+        await pilot.press("5")
+        await until(pilot, lambda: "80.00 %" in text(app, "#results"))
+        for name in NAMES:
+            assert name.replace("-", " ") in chart(app, name).render_line(0).text
+        await pilot.press("f")
+        await until(pilot, lambda: "60.00 %" in text(app, "#results"))
+        assert "test accuracy" in chart(app, "test-accuracy").render_line(0).text
+
+
 async def test_the_best_of_runs_on_the_same_images_is_marked(tmp_path: Path) -> None:
     for seed, best in ((1, 0.8), (2, 0.9)):
         make_run(tmp_path / "runs", name=f"run{seed}", best=best, seed=seed, created=60 * seed)

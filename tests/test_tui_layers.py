@@ -13,7 +13,7 @@ from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
-from tui import datasource
+from tui import datasource, formatting
 from tui.alive import Alive, Figures
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -207,10 +207,10 @@ def test_macs_that_are_not_none_do_not_read_so(macs: int, words: str) -> None:
 
 
 def test_bars() -> None:
-    assert layer_table.bar(1, 4) == "████"
-    assert layer_table.bar(0.5, 4) == "██"
-    assert layer_table.bar(1e-9, 4) == "▏"
-    assert layer_table.bar(0, 4) == ""
+    assert formatting.bar(1, 4) == "████"
+    assert formatting.bar(0.5, 4) == "██  "
+    assert formatting.bar(1e-9, 4) == "▏   "
+    assert formatting.bar(0, 4) == "    "
 
 
 def described(**changes: object) -> ModelDescribed:

@@ -753,6 +753,20 @@ async def test_predictions_of_another_split(tmp_path: Path, synthetic: TestData)
         await until(pilot, lambda: "another split than test" in text(screen, "#nothing"))
 
 
+async def test_a_line_has_the_colours_of_the_theme_it_is_read_in(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", with_predictions=True)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_mistakes(pilot, app)
+        await until(pilot, lambda: "mistakes" in text(screen, "#shown"))
+        await type_filter(pilot, "zzz>cat")
+        line = screen.query_one("#shown", Static)
+        for theme in ("cifar-dark", "cifar-light"):
+            app.set_theme(theme)
+            await pilot.pause()
+            await until(pilot, lambda: line.content.style == app.colours()["error"])  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("gone", [True, False])
 async def test_without_images_the_rest_works(tmp_path: Path, gone: bool) -> None:
     data = str(tmp_path / "away") if gone else "synthetic"

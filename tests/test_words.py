@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from types import SimpleNamespace
 
 import msgspec
@@ -133,3 +134,19 @@ def test_news_of_an_accuracy_does_not_round_it_up() -> None:
     state.apply(sample_log.envelope(1, sample_log.eval_ended(2, 0.99998)))
     assert watcher.look(state, "training", None)[0].text.startswith("best test accuracy >99.99 %")
     assert watcher.look(state, "completed", None)[0].text.endswith("best test accuracy >99.99 %")
+
+
+def test_when_is_told_by_the_clock_or_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_764_191_640.0  # 2025-11-26, 21:14 UTC
+    day = 86_400
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "UTC")
+        time.tzset()
+        assert formatting.moment(now - 60, now) == "21:13"
+        assert formatting.moment(now - day, now) == "11-25 21:14"
+        assert formatting.moment(now + 3 * 3600, now) == "11-27 00:14", "another clock"
+        assert formatting.moment(now, now + 40 * day) == "11-26 21:14", "of last year, not long ago"
+        assert formatting.moment(now - 300 * day, now) == "2025-01-30"
+        for never in (0.0, -1.0, 1e300, math.inf, math.nan):
+            assert formatting.moment(never, now) == formatting.DASH
+    time.tzset()

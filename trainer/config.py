@@ -9,6 +9,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -290,6 +291,15 @@ def from_toml(text: str, *, origin: str = "configuration") -> RunConfig:
         ConfigError: no valid TOML, or as ``from_mapping``.
     """
     return from_mapping(parse_toml(text, origin=origin), origin=origin)
+
+
+@lru_cache(maxsize=64)
+def of_log(text: str) -> RunConfig | None:
+    """The configuration that a run's log has as TOML; ``None`` when it cannot be read."""
+    try:
+        return from_toml(text)
+    except ConfigError:
+        return None
 
 
 def parse_toml(text: str, *, origin: str) -> dict[str, Any]:

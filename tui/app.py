@@ -28,7 +28,7 @@ from textual.widgets import Input
 from trainer.alerts import AlertSettings
 from tui import collector, directory_watch, formatting, themes, toasts
 from tui.caller import Caller, run_name
-from tui.commands import CifarCommands
+from tui.commands import CifarCommands, entries
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
 from tui.opinions import Opinions
@@ -507,7 +507,6 @@ class CifarApp(App[None]):
 
     def action_help(self) -> None:
         """All keys of this screen."""
-        from tui.commands import entries
         from tui.screens.dialogs import Help
 
         self.push_screen(Help(entries(self.screen), note=describe(self.traffic, self.terminal)))

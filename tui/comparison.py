@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from trainer import config as settings
-from trainer.errors import ConfigError
 from trainer.events import Variant
 from trainer.follower import Follower
 from trainer.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 from tui import formatting
 from tui.formatting import DASH
-from tui.widgets.run_table import data_of, model_of, name_of, time_of
+from tui.run_words import data_of, model_of, time_of
+from tui.widgets.run_table import name_of
 
 
 @dataclass(frozen=True)
@@ -160,17 +159,11 @@ def differences(runs: Sequence[Follower]) -> dict[str, list[str]]:
 
 
 def _flat(run: Follower) -> dict[str, Any]:
-    return _settings(run.state.queued.config) if run.state.queued is not None else {}
-
-
-@lru_cache(maxsize=64)
-def _settings(text: str) -> dict[str, Any]:
-    try:
-        values = settings.to_mapping(settings.from_toml(text))
-    except ConfigError:
+    config = settings.of_log(run.state.queued.config) if run.state.queued is not None else None
+    if config is None:
         return {}
     flat: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in settings.to_mapping(config).items():
         if key in IGNORED:
             continue
         if isinstance(value, dict):

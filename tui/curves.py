@@ -61,7 +61,7 @@ def points(x: Sequence[float], y: Sequence[float | None]) -> Points:
 def epoch_points(state: RunState, quantity: Quantity, split: Split, axis: Axis) -> Points:
     """One point an epoch, at its end: what the coursework's graphs show."""
     rows = [(row, _value(row, quantity, split)) for row in state.epochs]
-    known = [(_position(row, axis), value) for row, value in rows if value is not None]
+    known = [(position(row, axis), value) for row, value in rows if value is not None]
     return points([x for x, _ in known], [y for _, y in known])
 
 
@@ -82,7 +82,8 @@ def _copy(column: array[Any]) -> Floats:
     return np.frombuffer(column, kind).astype(np.float64) if len(column) else np.empty(0)
 
 
-def _position(row: EpochRow, axis: Axis) -> float:
+def position(row: EpochRow, axis: Axis) -> float:
+    """Where an epoch's end is on an axis."""
     return float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis])
 
 

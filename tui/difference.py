@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.events import PredictionsSaved
 from trainer.follower import Follower
 from trainer.runstate import RunState
-from tui import evaluations, formatting
+from tui import evaluations, formatting, run_words
 from tui.evaluations import Evaluation
 
 SIGNIFICANT = 0.05
@@ -139,13 +139,8 @@ def title(
         return text.append(formatting.clean(problem, 200), style=colours["error"])
     if found is None:
         return text.append(f"  epoch {saved.epoch}  reading…", style=colours["secondary"])
-    variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
-    text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
-    if side.chosen is None:
-        text.append(" newest", style=colours["secondary"])
-    wrong = int(found.images.wrong.sum())
-    text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
-    return text.append(f", {wrong:,} of {len(found.images):,} wrong")
+    remark = (" newest", colours["secondary"]) if side.chosen is None else ("", "")
+    return text.append_text(run_words.evaluation(found, colours, remark))
 
 
 def side_colour(number: int, colours: dict[str, str]) -> str:

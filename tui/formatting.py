@@ -1,6 +1,6 @@
 """How numbers, times and foreign text are written, the same in every widget.
 
-Nothing here reads the clock: a relative time takes the moment it is told from.
+Nothing here reads the clock: a time of this day is told from the moment that is given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from trainer import words
 
 DASH = "–"  # noqa: RUF001
 NAME_CHARACTERS = 80
+YEAR_SECONDS = 365 * 86_400
 
 STATES: dict[str, tuple[str, str]] = {
     "training": ("▶", "accent"),
@@ -143,21 +144,15 @@ def brief(seconds: int) -> str:
     return f"{seconds}s"
 
 
-def ago(then: float, now: float) -> str:
-    """How long ago, in steps of at least a minute: ``just now``, ``3 min ago``, ``yesterday``."""
-    if then <= 0:
+def moment(then: float, now: float) -> str:
+    """When, in local time and eleven cells: ``21:14`` of this day, ``11-26 21:14``; far from now
+    the date alone."""
+    if not 0 < then < 1e11:  # never, or out of a damaged log
         return DASH
-    seconds = now - then
-    if seconds < 60:
-        return "just now"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min ago"
-    if seconds < 86_400:
-        return f"{int(seconds // 3600)} h ago"
-    days = int(seconds // 86_400)
-    if days < 14:
-        return "1 day ago" if days == 1 else f"{days} days ago"
-    return time.strftime("%Y-%m-%d", time.localtime(then))
+    at = time.localtime(then)
+    if at[:3] == time.localtime(now)[:3]:
+        return time.strftime("%H:%M", at)
+    return time.strftime("%m-%d %H:%M" if abs(now - then) < YEAR_SECONDS / 2 else "%Y-%m-%d", at)
 
 
 def size(value: float | None) -> str:
@@ -188,3 +183,14 @@ def data_sentence(spec: str) -> str:
         return "synthetic (ten drawn classes, not CIFAR-10)"
     label = data_label(spec)
     return f"folder {clean(spec, 60)}" if label == "folder" else label
+
+
+def bar(share: float, width: int) -> str:
+    """A share of 1 as a bar of eighths of a cell, padded to its width; something above 0 is never
+    nothing."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    if share > 0 and width > 0:
+        eighths = max(1, eighths)
+    full, rest = divmod(eighths, 8)
+    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+    return drawn.ljust(width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 from rich.text import Text
 
 from trainer.events import LayerRow
@@ -155,8 +156,6 @@ class Inside:
 
 
 def _numbered(question: Inspect, number: int) -> Inspect:
-    import msgspec
-
     return msgspec.structs.replace(question, ask=number)
 
 

@@ -1,7 +1,7 @@
 """The process that trains for the app: started after the first paint, fed through its stdin.
 
 Everything a run tells comes from its log; this pipe only carries the trainer's own state. Nothing
-here touches a widget: the listener posts a message.
+here touches a widget: what comes is handed to the listener, a function, on the loop of the app.
 """
 
 from __future__ import annotations

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 
 from trainer.analysis.mistakes import Sort
 from trainer.follower import Follower
-from tui import evaluations, formatting
+from tui import evaluations, formatting, run_words
 from tui.evaluations import Evaluation
 from tui.formatting import clean
-from tui.widgets.mistake_grid import MistakeGrid
+
+if TYPE_CHECKING:
+    from tui.widgets.mistake_grid import MistakeGrid
 
 
 def why_nothing(run: Follower | None, problem: str) -> str:
@@ -53,16 +57,12 @@ def title(
     real = label.startswith("CIFAR")
     text.append(f"  {label}", style=colours["secondary" if real else "warning"])
     if found is not None:
-        variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
-        text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
-        newest = evaluations.newest(run.state)
+        remark, newest = ("", ""), evaluations.newest(run.state)
         if found.saved is newest:
-            text.append(" newest", style=colours["secondary"])
+            remark = (" newest", colours["secondary"])
         elif stays and newest is not None:
-            text.append(f", {newest.epoch} is there: ]", style=colours["warning"])
-        wrong = int(found.images.wrong.sum())
-        text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
-        text.append(f", {wrong:,} of {len(found.images):,} wrong")
+            remark = (f", {newest.epoch} is there: ]", colours["warning"])
+        text.append_text(run_words.evaluation(found, colours, remark))
     elif run.state.predictions and not problem:
         text.append("  reading…", style=colours["secondary"])
     return text

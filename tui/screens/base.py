@@ -92,5 +92,5 @@ class StoreScreen(Screen[None]):
         self.cifar.go_home()
 
     def show(self, changes: Changes) -> None:
-        """Repaint what these changes touch; called on the UI thread, about four times a second."""
+        """Repaint what these changes touch; called on the UI thread, once a poll at most."""
         raise NotImplementedError

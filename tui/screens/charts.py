@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.timer import Timer
 
-from trainer.errors import ConfigError
 from trainer.follower import Follower
-from trainer.runstate import EpochRow
 from tui import curves, figure, themes
 from tui.curves import Axis, Points, Quantity, Split
 from tui.figure import Curve, Plan
@@ -401,14 +399,13 @@ def name(run: Follower, quantity: Quantity, split: Split) -> str:
     return f"{split} {quantity}"
 
 
-@lru_cache(maxsize=64)
-def _augmented(config: str) -> bool:
+def _augmented(text: str) -> bool:
     from trainer import config as settings
 
-    try:
-        augment = settings.from_toml(config).augment
-    except ConfigError:
+    config = settings.of_log(text)
+    if config is None:
         return True
+    augment = config.augment
     chances = (augment.shift, augment.shift_scale_rotate, augment.dropout, augment.grayscale)
     return augment.flip != "none" or any(chances)
 
@@ -432,7 +429,7 @@ def _end(run: Follower, axis: Axis) -> float | None:
         ends = (steps.epoch if axis == "epoch" else steps.elapsed)[-1:]
     found = [float(x) for x in ends]
     if state.epochs:
-        found.append(_place(state.epochs[-1], axis))
+        found.append(curves.position(state.epochs[-1], axis))
     return max(found, default=None)
 
 
@@ -440,11 +437,7 @@ def _evaluated(run: Follower, axis: Axis) -> float | None:
     """The place of the newest row of the epoch table; of the newest point where there is none."""
     if not run.state.epochs:
         return _end(run, axis)
-    return _place(run.state.epochs[-1], axis)
-
-
-def _place(row: EpochRow, axis: Axis) -> float:
-    return float({"epoch": row.epoch, "step": row.step, "time": row.elapsed}[axis])
+    return curves.position(run.state.epochs[-1], axis)
 
 
 def _planned(run: Follower, axis: Axis) -> float:

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from tui import comparison, formatting, themes
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
-from tui.widgets.curve_chart import CurveChart
+from tui.widgets.curve_chart import LEAST, CurveChart
 from tui.widgets.lines import Lines
 from tui.widgets.run_table import name_of
 
@@ -32,6 +32,8 @@ NAME_WIDTH = 28
 WAIT_SECONDS = 0.05
 MARKS = 4
 """Cells before a name: the best, the mark."""
+FRAME = 4
+"""Lines around charts and results: header, key line, border, titles."""
 
 
 class CompareScreen(ChartScreen):
@@ -92,6 +94,12 @@ class CompareScreen(ChartScreen):
         """Other columns may fit."""
         self.call_after_refresh(self.show, Changes())
 
+    def show_view(self) -> None:
+        """Show the charts of the chosen view; one alone leaves more lines to the results."""
+        super().show_view()
+        if runs := self.runs_shown():
+            self._show_results(runs)
+
     def runs_shown(self) -> list[Follower]:
         """The marked runs; the chosen one where none is marked."""
         marked = self.store.marked()
@@ -114,7 +122,7 @@ class CompareScreen(ChartScreen):
 
     def _show_results(self, runs: list[Follower]) -> None:
         head, *lines = self._results(runs)
-        room = max(2, self.app.size.height * 2 // 5 - 2)
+        room = self._room()
         self._first = max(0, min(self._first, len(lines) - room))
         below = len(lines) - self._first - room
         if below > 0:
@@ -127,6 +135,12 @@ class CompareScreen(ChartScreen):
         for line in shown:
             line.truncate(self.app.size.width, overflow="ellipsis")
         self.query_one("#results", Lines).set_lines(shown)
+
+    def _room(self) -> int:
+        """Lines of the results below their titles: what the charts need to be drawn is theirs."""
+        height = self.app.size.height
+        charts = LEAST.height * (1 if self.view else 2)
+        return max(2, min(height * 2 // 5 - 2, height - FRAME - charts))
 
     def _results(self, runs: list[Follower]) -> list[Text]:
         """One line a run, best first; then the settings in which they differ."""

@@ -1,7 +1,8 @@
-"""Questions, the help, the data source and the download: everything that opens over a screen."""
+"""Questions, the help, the data source: most of what opens over a screen."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
@@ -227,8 +228,6 @@ class DataSource(Dialog):
         self.run_worker(self._take(event.value.strip()), exclusive=True, group="data")
 
     async def _take(self, source: str) -> None:
-        import asyncio
-
         if not source:
             self.say("type a name or a folder", error=True)
             return

@@ -19,6 +19,7 @@ from tui.screens.base import StoreScreen
 from tui.screens.pair_image import PairImageScreen
 from tui.store import Changes
 from tui.widgets.difference_table import DifferenceTable
+from tui.widgets.lines import say
 from tui.widgets.mistake_grid import MistakeGrid
 from tui.widgets.pair_images import Choose, PairImages
 from tui.widgets.reliability import ReliabilityChart
@@ -243,11 +244,11 @@ class DifferenceScreen(StoreScreen):
         self._say("#panes", text)
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else: an idle app writes nothing."""
-        widget = self.query_one(where, Static)
-        before = widget.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            widget.update(text, layout=where in ("#problem", "#verdict", "#changed"))
+        say(
+            self.query_one(where, Static),
+            text,
+            layout=where in ("#problem", "#verdict", "#changed"),
+        )
 
     # ---- images -----------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from textual.widgets.option_list import Option
 from tui.evaluation_loader import EvaluationLoader
 from tui.evaluations import Evaluation
 from tui.fault import Fault, Group, fault, group_line
-from tui.formatting import clean, percent
+from tui.formatting import clean
 from tui.keys import HELP
+from tui.run_words import evaluation
 from tui.screens.modal import Modal
 
 
@@ -77,12 +78,8 @@ class FaultScreen(Modal[Group | None]):
             return
         self._shown, self._fault = found, fault(found.images)
         colours = self.app.theme_variables
-        title = Text("Whose fault", style="bold", no_wrap=True)
-        title.append(f"  epoch {found.saved.epoch}", style=f"bold {colours['primary']}")
-        wrong = int(found.images.wrong.sum())
-        title.append(f"  test accuracy {percent(found.accuracy)}", style="not bold")
-        title.append(f", {wrong:,} of {len(found.images):,} wrong", style="not bold")
-        self._say("#what", title)
+        title = Text.assemble(("Whose fault", "bold"), no_wrap=True)
+        self._say("#what", title.append_text(evaluation(found, colours)))
         self._say("#notices", Text("\n".join(clean(line, 400) for line in found.notices)))
         self.query_one("#notices").display = bool(found.notices)
         self._say("#said", Text("\n".join(self._fault.lines)))

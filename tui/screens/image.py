@@ -28,6 +28,7 @@ from tui.widgets import image_view
 from tui.widgets.graphics_view import GraphicsView
 from tui.widgets.image_view import SIDE, ImageView
 from tui.widgets.layer_table import LayerTable
+from tui.widgets.lines import say
 from tui.widgets.mistake_grid import MistakeGrid
 from tui.widgets.neighbours import LINES, Neighbours
 
@@ -244,8 +245,7 @@ class ImageScreen(Modal[None]):
             exact=images.exact,
         )
         # all images have as many lines: only the first one is laid out
-        if not isinstance(bars.content, Text) or not _same(bars.content, text):
-            bars.update(text, layout=len(text.plain.splitlines()) != bars.size.height)
+        say(bars, text, layout=len(text.plain.splitlines()) != bars.size.height)
         if self._history is None:
             reading = Text("reading the other evaluations…", style=colours["secondary"])
             self._say("#history", reading)
@@ -258,10 +258,7 @@ class ImageScreen(Modal[None]):
         self._say("#history", image_view.history(moments, colours, room, rows))
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else."""
-        line = self.query_one(where, Static)
-        if not isinstance(line.content, Text) or not _same(line.content, text):
-            line.update(text, layout=where == "#inside")
+        say(self.query_one(where, Static), text, layout=where == "#inside")
 
     def _beside(self, index: int) -> Text:
         """What another model says of the image; nothing where one alone is looked at."""
@@ -291,10 +288,6 @@ class ImageScreen(Modal[None]):
             style=colours["secondary"],
         )
         return text
-
-
-def _same(one: Text, other: Text) -> bool:
-    return one == other and one.spans == other.spans and one.style == other.style
 
 
 def _note(width: int, *, wide: bool) -> str:

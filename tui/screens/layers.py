@@ -19,6 +19,7 @@ from tui.store import Changes
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import NARROW, LimitsPanel, packed
+from tui.widgets.lines import say
 
 
 class LayersScreen(StoreScreen):
@@ -206,12 +207,9 @@ class LayersScreen(StoreScreen):
         return text.append(place, style=colours["secondary"])
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else: an idle app writes nothing."""
-        widget = self.query_one(where, Static)
-        before = widget.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            lines = str(before).count("\n") != text.plain.count("\n")
-            widget.update(text, layout=lines or where == "#nothing")
+        line = self.query_one(where, Static)
+        lines = str(line.content).count("\n") != text.plain.count("\n")
+        say(line, text, layout=lines or where == "#nothing")
 
     # ---- keys -------------------------------------------------------------------------------
 

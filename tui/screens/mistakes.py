@@ -29,6 +29,7 @@ from tui.screens.mistakes_keys import MistakesKeys
 from tui.store import Changes
 from tui.widgets.confusion_pane import ConfusionPane
 from tui.widgets.confusion_table import ConfusionTable
+from tui.widgets.lines import say
 from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
 ON_IMAGES = (
@@ -264,11 +265,7 @@ class MistakesScreen(MistakesKeys):
         self._say("#shown", line)
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else: an idle app writes nothing."""
-        widget = self.query_one(where, Static)
-        before = widget.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            widget.update(text, layout=where in ("#problem", "#nothing"))
+        say(self.query_one(where, Static), text, layout=where in ("#problem", "#nothing"))
 
     def _show_newest(self) -> None:
         self._turn = None

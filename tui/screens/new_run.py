@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
@@ -22,6 +22,19 @@ from tui.widgets.run_details import summary
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
+
+SUMMARY_LINES = 4
+"""As in the style sheet."""
+
+
+class Choice(Select[str], inherit_bindings=False):
+    """Opens its list with enter or space; up and down go to the other fields, as from a text."""
+
+    BINDINGS = [Binding("enter,space", "show_overlay", show=False)]
+
+
+class Fields(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """Scrolls to the field that has the keys; up and down would scroll it first."""
 
 
 class NewRun(Modal[RunConfig | None]):
@@ -42,6 +55,8 @@ class NewRun(Modal[RunConfig | None]):
         self._device = device
         self._defaults = form.defaults(preset, data, device)
         self._config: RunConfig | None = None
+        self._wrong: dict[str, str] = {}
+        """What is wrong, by field; of the whole under the empty key."""
 
     @property
     def cifar(self) -> CifarApp:
@@ -51,30 +66,31 @@ class NewRun(Modal[RunConfig | None]):
     def compose(self) -> ComposeResult:
         """A line for each field: label, control, hint or what is wrong."""
         presets = [(name, name) for name, _ in self.cifar.presets()]
-        with VerticalScroll(classes="dialog form", can_focus=False):
+        with Vertical(classes="dialog form"):
             yield Static("New run", classes="title")
-            with Horizontal(classes="field"):
-                yield Static("preset", classes="label")
-                yield Select(
-                    presets, value=self.preset, allow_blank=False, compact=True, id="preset"
-                )
-                yield Static("", id="preset-hint", classes="hint", markup=False)
-            for field in FIELDS:
+            with Fields():
                 with Horizontal(classes="field"):
-                    yield Static(field.label, classes="label")
-                    yield self._control(field)
-                    yield Static("", id=f"{field.key}-hint", classes="hint", markup=False)
+                    yield Static("preset", classes="label")
+                    yield Choice(
+                        presets, value=self.preset, allow_blank=False, compact=True, id="preset"
+                    )
+                    yield Static("", id="preset-hint", classes="hint", markup=False)
+                for field in FIELDS:
+                    with Horizontal(classes="field"):
+                        yield Static(field.label, classes="label")
+                        yield self._control(field)
+                        yield Static("", id=f"{field.key}-hint", classes="hint", markup=False)
             yield Static("", id="summary", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("Start", variant="primary", id="start", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)
-                yield Static("enter starts · escape cancels", classes="note")
+                yield Static("", id="keys", classes="note", markup=False)
 
     def _control(self, field: Field) -> Input | Select[str]:
         text = self._defaults[field.key]
         if field.kind == "choice":
             options = [(choice, choice) for choice in field.choices]
-            return Select(options, value=text, allow_blank=False, compact=True, id=field.key)
+            return Choice(options, value=text, allow_blank=False, compact=True, id=field.key)
         known: tuple[str, ...] = {
             "model": registry.names(),
             "data": BUILT_IN,
@@ -127,6 +143,7 @@ class NewRun(Modal[RunConfig | None]):
             return
         texts = self.texts()
         self._config, wrong = form.build(self.preset, texts)
+        self._wrong = wrong
         lacking = self.cifar.worker.info.lacks(texts["device"].strip())
         if lacking and "device" not in wrong:
             self._config, wrong["device"] = None, lacking
@@ -142,14 +159,57 @@ class NewRun(Modal[RunConfig | None]):
                 wrong.get(field.key) or self._hint(field, texts),
                 error=field.key in wrong,
             )
-        line = self.query_one("#summary", Static)
-        line.set_class(self._config is None, "error")
-        if self._config is not None:
-            line.update(f"{self.preset}: {summary(self._config)}")
-        else:
-            labels = ", ".join(BY_KEY[key].label for key in wrong if key)
-            line.update(clean(wrong.get("", f"not yet: look at {labels}"), 200))
+        self._show_below()
         self.query_one("#start", Button).disabled = self._config is None
+
+    def on_descendant_focus(self) -> None:
+        """Another field: what is wrong with it, and what its keys do."""
+        self._show_below()
+
+    def on_resize(self) -> None:
+        """There may be room for more words."""
+        self.call_after_refresh(self._show_below)
+
+    def _show_below(self) -> None:
+        if not self.stands:
+            return
+        line = self.query_one("#summary", Static)
+        line.set_class(bool(self._wrong), "error")
+        if self._wrong:
+            # lines end at spaces: not all cells of them are filled
+            room = SUMMARY_LINES * (line.size.width or 50) * 7 // 8
+            line.update(clean(self._what_is_wrong(), room))
+        elif self._config is not None:
+            line.update(f"{self.preset}: {summary(self._config)}")
+        self.query_one("#keys", Static).update(self._keys())
+
+    def _first_wrong(self) -> str:
+        """The field to tell of: the one with the cursor, else the first one."""
+        at = self.focused.id if self.focused is not None else None
+        return at if at in self._wrong else next(iter(self._wrong), "")
+
+    def _what_is_wrong(self) -> str:
+        """Beside its field an error is cut: all of the one that matters, the names of others."""
+        first = self._first_wrong()
+        others = [BY_KEY[key].label for key in self._wrong if key not in ("", first)]
+        words = f"{BY_KEY[first].label}: {self._wrong[first]}" if first else self._wrong[first]
+        return f"{words} · look at {', '.join(others)} as well" if others else words
+
+    def _keys(self) -> str:
+        """What enter and escape do where the cursor is."""
+        at = self.focused
+        if at is not None and isinstance(at.parent, Choice):  # its list
+            return "enter takes it · escape closes"
+        if isinstance(at, Choice):
+            return "enter opens it · ctrl+s starts"
+        if isinstance(at, Button) and at.id == "cancel":
+            return "enter cancels"
+        if self._config is not None:
+            return "enter starts · escape cancels"
+        first = self._first_wrong()
+        if first and (at is None or first != at.id):
+            return f"enter goes to {BY_KEY[first].label}"
+        return "escape cancels"
 
     def _hint(self, field: Field, texts: dict[str, str]) -> str:
         if field.key == "model":
@@ -187,10 +247,8 @@ class NewRun(Modal[RunConfig | None]):
     def action_start(self) -> None:
         """Look whether the data is there, then start; with something wrong go to that field."""
         if self._config is None:
-            for field in FIELDS:
-                if self.query_one(f"#{field.key}-hint", Static).has_class("error"):
-                    self.query_one(f"#{field.key}").focus()
-                    return
+            if key := self._first_wrong():
+                self.query_one(f"#{key}").focus()
             return
         self.run_worker(self._start(self._config), exclusive=True, group="form")
 
@@ -199,12 +257,17 @@ class NewRun(Modal[RunConfig | None]):
         if not self.stands:
             return
         if not status.ready:
-            self._say("data", status.line, error=True)
-            self.query_one("#data", Input).focus()
+            self._refuse("data", status.line)
             return
         images = status.train_images
         if images is not None and config.train.batch_size > images:
-            self._say("batch", f"above the {images:,} training images", error=True)
-            self.query_one("#batch", Input).focus()
+            self._refuse("batch", f"above the {images:,} training images")
             return
         self.dismiss(config)
+
+    def _refuse(self, key: str, why: str) -> None:
+        """Nothing that is typed wrong, but it cannot be started so."""
+        self._wrong = {key: why}
+        self._say(key, why, error=True)
+        self.query_one(f"#{key}").focus()
+        self._show_below()

@@ -19,6 +19,7 @@ from tui.formatting import clean
 from tui.screens.base import StoreScreen
 from tui.store import ACTIVE, Changes
 from tui.widgets import run_details, run_table
+from tui.widgets.lines import say
 from tui.widgets.run_table import RunTable, Sort
 
 SORTS = ("started", "best", "time", "parameters", "name")
@@ -78,7 +79,7 @@ class RunsScreen(StoreScreen):
     # ---- painting ---------------------------------------------------------------------------
 
     def show(self, changes: Changes) -> None:
-        """Repaint what changed; relative times once a minute."""
+        """Repaint what changed; once a minute all of it: the day may be another."""
         if not self.stands:
             return
         aged = time.monotonic() - self._aged > AGES_SECONDS
@@ -192,12 +193,8 @@ class RunsScreen(StoreScreen):
             self._say("#details", Text(""))
 
     def _say(self, where: str, text: Text) -> None:
-        """Update a line only when it says something else: an idle app writes nothing."""
-        widget = self.query_one(where, Static)
-        before = widget.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            # the lines have fixed heights: a new text needs no new layout
-            widget.update(text, layout=where == "#welcome")
+        # the lines have fixed heights: a new text needs no new layout
+        say(self.query_one(where, Static), text, layout=where == "#welcome")
 
     # ---- keys -------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from trainer.follower import Follower
 from tui import formatting
 from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines
-from tui.widgets.progress_line import bar
 
 if TYPE_CHECKING:
     from textual.timer import Timer
@@ -196,6 +195,6 @@ def _ranks(
 def _line(name: str, words: str, colours: dict[str, str], share: float | None = None) -> Text:
     text = Text(f"{name:<{LABEL}}", style=colours["secondary"], no_wrap=True, end="")
     if share is not None:
-        text.append(bar(share, BAR), style=f"{colours['accent']} on {colours['panel']}")
+        text.append(formatting.bar(share, BAR), style=f"{colours['accent']} on {colours['panel']}")
         text.append(" ")
     return text.append(words, style=colours["foreground"])

@@ -47,7 +47,7 @@ class GraphicsView(Widget):
         if picture is None:
             self._drawn.image = None
             return
-        from PIL import Image  # it comes with textual-image
+        from PIL import Image  # not loaded where the terminal has no graphics
 
         drawn = overlay.lit(picture, weights) if weights else picture
         large = overlay.framed(drawn, SCALE, boxes)

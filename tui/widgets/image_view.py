@@ -18,7 +18,7 @@ from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Moment
 from trainer.terminal_image import ColorMode
 from trainer.words import probability
-from tui import overlay
+from tui import formatting, overlay
 from tui.formatting import clean
 from tui.terminal.settings import TerminalSettings
 
@@ -133,26 +133,23 @@ def bars(
     for i in shown:
         role, colour = _role(i, actual, predicted, colours)
         text.append(f"{clean(classes[i], name_width):>{name_width}} ", style=colour)
-        text.append(_bar(float(probabilities[i]), room), style=colour or colours["secondary"])
+        text.append(
+            formatting.bar(float(probabilities[i]), room), style=colour or colours["secondary"]
+        )
         number = mistake_words.probability(float(probabilities[i]), 3, exact=exact)
         text.append(f" {number:>5}", style="bold" if role else "")
         if asked and people is not None:
             text.append(f" people {probability(float(people[i]))}", style=colours["secondary"])
             if beside:
-                text.append(" " + _bar(float(people[i]), beside - 1), style=colours["primary"])
+                text.append(
+                    " " + formatting.bar(float(people[i]), beside - 1), style=colours["primary"]
+                )
         text.append(f" {role}\n", style=colour)
     if len(shown) < len(order):
         rest_of = len(order) - len(shown)
         text.append(f"and {rest_of} classes more", style=colours["secondary"])
     text.rstrip()
     return text
-
-
-def _bar(share: float, room: int) -> str:
-    """A share of 1 as a bar in so many cells."""
-    full, rest = divmod(round(share * room * 8), 8)
-    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-    return f"{drawn:<{room}}"
 
 
 def _role(i: int, actual: int, predicted: int, colours: dict[str, str]) -> tuple[str, str]:

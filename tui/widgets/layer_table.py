@@ -305,7 +305,7 @@ def short_number(value: float) -> str:
 def _cell(column: Column, row: Row, colours: dict[str, str], width: int, size: float) -> Text:
     layer = row.last
     if column.key == "bar":
-        return Text(bar(row.share, width), style=colours["primary"])
+        return Text(formatting.bar(row.share, width).rstrip(), style=colours["primary"])
     if column.key == "path":
         style = "bold" if row.folded else "" if row.parameters else colours["secondary"]
         name = f"▸ {row.name}" if row.folded else row.name
@@ -353,15 +353,6 @@ def _scaled(value: int, size: float) -> str:
 def _tail(text: str, width: int) -> str:
     """The end of a path that is too long: the beginning is what its neighbours share."""
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
-
-
-def bar(share: float, width: int) -> str:
-    """A share of 1 as a bar of eighths of a cell; something above 0 is never nothing."""
-    eighths = round(min(1.0, max(0.0, share)) * width * 8)
-    if share > 0:
-        eighths = max(1, eighths)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
 def formula(layer: LayerRow) -> str:

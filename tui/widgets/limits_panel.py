@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from rich.text import Text
 from textual.widgets import Static
 
 from trainer import config as settings
 from trainer.config import LimitSettings
-from trainer.errors import ConfigError
 from trainer.events import ModelDescribed
 from trainer.runstate import RunState
 from trainer.words import axes, yes
@@ -30,15 +28,6 @@ class Check:
     required: str
     actual: str
     met: bool | None
-
-
-@lru_cache(maxsize=32)
-def limits_of(config: str) -> LimitSettings | None:
-    """The limits in a run's configuration; ``None`` when it cannot be read."""
-    try:
-        return settings.from_toml(config).limits
-    except ConfigError:
-        return None
 
 
 def checks(limits: LimitSettings, net: ModelDescribed, best: float | None) -> list[Check]:
@@ -106,11 +95,11 @@ class LimitsPanel(Static):
         if key == self._shown or state.described is None:
             return
         self._shown = key
-        limits = limits_of(config)
-        if limits is None:
+        asked = settings.of_log(config)
+        if asked is None:
             self.update(Text("the run's configuration cannot be read: its limits are unknown"))
             return
-        found = checks(limits, state.described, best)
+        found = checks(asked.limits, state.described, best)
         self.update(_lines(found, colours, width - 2))
 
 

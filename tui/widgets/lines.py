@@ -17,6 +17,7 @@ from rich.text import Text
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
+from textual.widgets import Static
 
 from tui import exact
 
@@ -76,9 +77,12 @@ def to_strip(text: Text) -> Strip:
     return Strip([s for s in text.render(_CONSOLE, end="") if not s.control]).simplify()
 
 
-def from_ansi(lines: str) -> list[Strip]:
-    """Lines with colours by escape sequences, as a plotting library builds them."""
-    return [to_strip(Text.from_ansi(line, no_wrap=True, end="")) for line in lines.split("\n")]
+def say(line: Static, text: Text, *, layout: bool) -> None:
+    """Update a line only when it says something else: an idle app writes nothing."""
+    before = line.content
+    # texts that differ in their style alone are equal to Rich
+    if not isinstance(before, Text) or before != text or before.style != text.style:
+        line.update(text, layout=layout)
 
 
 def changed(before: Strip, after: Strip) -> list[tuple[int, int]]:

@@ -176,11 +176,6 @@ class MistakeGrid(Widget, can_focus=True):
         first = self.cursor // self.per_page * self.per_page
         return min(self.per_page, len(self._chosen) - first) * size[self.shown_density]
 
-    def neighbour(self, step: int) -> int | None:
-        """Move the cursor by so many images; the index of the one it is on then."""
-        self.action_move(step)
-        return self.chosen
-
     def go_to(self, index: int) -> bool:
         """The cursor to the image of a test index; whether it is on one of the pages."""
         found = np.flatnonzero(self._chosen == index)

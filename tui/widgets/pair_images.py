@@ -12,6 +12,7 @@ from textual.widgets import Static
 from trainer.analysis.mistakes import NONE, Indices
 from tui.difference import Difference
 from tui.evaluations import Pictures
+from tui.widgets.lines import say
 from tui.widgets.mistake_grid import DENSITIES
 from tui.widgets.pair_grid import PairGrid
 
@@ -64,10 +65,7 @@ class PairImages(Vertical):
         text.append(f"  {self._words}")
         text.append(f"  page {at:,} of {pages:,}", style=colours["secondary"])
         text.append("  most changed p(actual) first", style=colours["secondary"])
-        line = self.query_one("#shown", Static)
-        before = line.content
-        if not isinstance(before, Text) or before != text or before.spans != text.spans:
-            line.update(text, layout=False)
+        say(self.query_one("#shown", Static), text, layout=False)
 
     def on_mistake_grid_moved(self) -> None:
         """Another page."""

@@ -13,13 +13,12 @@ from trainer.follower import Follower
 from trainer.runstate import RunState
 from trainer.words import figure
 from tui import formatting
+from tui.run_words import time_of
 from tui.widgets.lines import Lines, from_pieces
-from tui.widgets.run_table import time_of
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
 
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 LEFT = 26
 """Cells of bars, at most."""
 FIGURES_SECONDS = 0.2
@@ -151,16 +150,9 @@ def finished(state: RunState) -> float:
     return min(1.0, max(steps, default=0) / max(1, total))
 
 
-def bar(share: float, width: int) -> str:
-    """A bar of blocks in eighths of a cell, padded to its width."""
-    full, rest = divmod(round(min(1.0, max(0.0, share)) * width * 8), 8)
-    drawn = "█" * full + (_EIGHTHS[rest] if rest else "")
-    return drawn.ljust(width)
-
-
 def _begin(name: str, share: float, width: int, colours: dict[str, str]) -> list[Piece]:
     ink = colours["secondary"]
-    drawn = (bar(share, width), f"{colours['accent']} on {colours['panel']}")
+    drawn = (formatting.bar(share, width), f"{colours['accent']} on {colours['panel']}")
     return [(f"{name} ", ink), drawn, ("  ", ink)]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from trainer.errors import ConfigError
 from trainer.follower import Follower
 from tui import formatting
-from tui.widgets.run_table import data_of, model_of, name_of
+from tui.run_words import data_of, model_of
+from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -49,10 +48,12 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
 def _summary(run: Follower) -> str:
     if run.state.queued is None:
         return "no log yet"
-    try:
-        return _summary_of(run.state.queued.config)
-    except ConfigError:
+    from trainer import config as settings
+
+    config = settings.of_log(run.state.queued.config)
+    if config is None:
         return formatting.clean(f"{model_of(run)} on {data_of(run)}", 120)
+    return summary(config)
 
 
 def _last_notice(run: Follower) -> Notice | None:
@@ -61,13 +62,6 @@ def _last_notice(run: Follower) -> Notice | None:
     if run.state.started is not None:
         said = [notice for notice in said if notice.code != "preparing"]
     return said[-1] if said else None
-
-
-@lru_cache(maxsize=64)
-def _summary_of(text: str) -> str:
-    from trainer import config as settings
-
-    return summary(settings.from_toml(text))
 
 
 def summary(config: RunConfig) -> str:

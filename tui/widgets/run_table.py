@@ -14,6 +14,7 @@ from textual.message import Message
 from trainer.follower import Follower
 from tui import formatting, themes
 from tui.formatting import DASH
+from tui.run_words import data_of, model_of, time_of
 from tui.store import ACTIVE, Store
 from tui.widgets.fixed_table import FixedTable
 
@@ -38,20 +39,8 @@ def name_of(run: Follower) -> str:
     return formatting.clean(run.name)
 
 
-def model_of(run: Follower) -> str:
-    """The net's name as it was asked for."""
-    return formatting.clean(run.state.queued.model if run.state.queued else "")
-
-
 def _preset(run: Follower) -> str:
     return formatting.clean(run.state.queued.preset if run.state.queued else "")
-
-
-def data_of(run: Follower) -> str:
-    """What the images of a run are: as its trainer found them, before that as asked for."""
-    if run.state.started is not None:
-        return formatting.data_label(run.state.started.data_kind)
-    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
 
 
 def _text(of: Callable[[Follower], str]) -> Callable[[Follower], tuple[bool, float | str]]:
@@ -90,24 +79,22 @@ COLUMNS = (
     Column("mark", " ", 1),
     Column("name", "name", 0, sort=_text(name_of)),
     Column("state", "state", 11, sort=lambda run: (False, STATE_ORDER.index(run.status))),
-    Column("preset", "preset", 11, 128, sort=_text(_preset)),
-    Column("model", "model", 11, 96, sort=_text(model_of)),
-    Column("data", "data", 9, 66, sort=_text(data_of)),
+    Column("preset", "preset", 11, 132, sort=_text(_preset)),
+    Column("model", "model", 11, 91, sort=_text(model_of)),
+    Column("data", "data", 9, 65, sort=_text(data_of)),
     Column(
         "epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(r.state.epochs_trained))
     ),
     Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
-    Column("at", "at", 4, 90, right=True),
-    Column("parameters", "parameters", 10, 106, right=True, sort=_most(_parameters)),
-    Column("time", "time", 9, 78, right=True, sort=_most(lambda run: run.state.elapsed)),
-    Column("started", "started", 11, 118, right=True, sort=_id_newest_first),
+    Column("at", "at", 4, 97, right=True),
+    Column("parameters", "parameters", 10, 119, right=True, sort=_most(_parameters)),
+    Column("time", "time", 9, 107, right=True, sort=_most(lambda run: run.state.elapsed)),
+    Column("started", "started", 11, 77, right=True, sort=_id_newest_first),
 )
 NAME_MIN = 14
 NAME_MAX = 60
 PADDING = 2
 """Cells around each cell's content."""
-AGE_SECONDS = 10
-"""How much older than now a relative time may be told."""
 
 
 class RunTable(FixedTable):
@@ -208,7 +195,7 @@ class RunTable(FixedTable):
         new_order = order != self._order
         was_empty = not self._order
         now = time.time()
-        look = (self._layout, dark, *colours.values(), now // AGE_SECONDS)
+        look = (self._layout, dark, *colours.values(), time.localtime(now)[:3])
         if look != self._look or len(self._made) > len(store):
             self._look = look
             self._made.clear()
@@ -261,7 +248,7 @@ class RunTable(FixedTable):
         """Choose the columns for the width; whether they changed."""
         width = self.size.width or self.app.size.width
         visible = [column for column in COLUMNS if width >= column.from_width]
-        fixed = sum(column.width + PADDING for column in visible) + 2
+        fixed = sum(column.width + PADDING for column in visible) + 1  # the scroll bar
         name = max(NAME_MIN, min(NAME_MAX, width - fixed))
         layout = (tuple(column.key for column in visible), name, sort)
         if layout == self._layout:
@@ -337,15 +324,9 @@ def _cell(
     if column.key == "best":
         return _right(formatting.percent(_best(run)), "bold" if state.best else "")
     if column.key == "started":
-        return _right(formatting.ago(state.started_at or state.queued_at, now))
+        return _right(formatting.moment(state.started_at or state.queued_at, now))
     words = WORDS[column.key](run)
     return _right(words) if column.right else formatting.safe(words, column.width or NAME_MAX)
-
-
-def time_of(run: Follower) -> str:
-    """Time of training: while it grows it changes once a second at most."""
-    running = run.status in ACTIVE
-    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
 
 
 WORDS: dict[str, Callable[[Follower], str]] = {

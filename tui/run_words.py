@@ -1,0 +1,46 @@
+"""What runs and their evaluations are called, the same on all screens. No widgets, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from trainer.follower import Follower
+from tui import formatting
+from tui.formatting import DASH
+from tui.store import ACTIVE
+
+if TYPE_CHECKING:
+    from tui.evaluations import Evaluation
+
+
+def model_of(run: Follower) -> str:
+    """The net's name as it was asked for."""
+    return formatting.clean(run.state.queued.model if run.state.queued else "")
+
+
+def data_of(run: Follower) -> str:
+    """What the images of a run are: as its trainer found them, before that as asked for."""
+    if run.state.started is not None:
+        return formatting.data_label(run.state.started.data_kind)
+    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
+
+
+def time_of(run: Follower) -> str:
+    """Time of training: while it grows it changes once a second at most."""
+    running = run.status in ACTIVE
+    return formatting.duration(run.state.elapsed, tenths=not running) if run.state.started else DASH
+
+
+def evaluation(
+    found: Evaluation, colours: dict[str, str], remark: tuple[str, str] = ("", "")
+) -> Text:
+    """For a title: epoch and variant, a remark (words, style), accuracy with its split."""
+    text = Text(no_wrap=True)
+    variant = "" if found.saved.variant == "plain" else f" ({found.saved.variant})"
+    text.append(f"  epoch {found.saved.epoch}{variant}", style=f"bold {colours['primary']}")
+    text.append(*remark)
+    wrong = int(found.images.wrong.sum())
+    text.append(f"  test accuracy {formatting.percent(found.accuracy)}")
+    return text.append(f", {wrong:,} of {len(found.images):,} wrong")
