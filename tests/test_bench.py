@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,9 +20,12 @@ from bench.slow_link import SlowTerminal
 from bench.slow_link import main as slow_link
 from bench.terminal import Terminal
 from trainer import config as settings
+from trainer import processes
 from trainer.errors import ConfigError
 from trainer.presets import catalog
 from trainer.rundir import RunDir
+
+PART = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 
 
 def test_an_app_that_ends_gives_no_figure_but_its_screen() -> None:
@@ -133,6 +137,12 @@ def test_runs_that_cannot_be_compared_are_no_table(
     assert what in str(refused.value)
 
 
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
+
+
 def test_a_seed_that_fails_takes_no_other_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,14 +152,78 @@ def test_a_seed_that_fails_takes_no_other_with_it(
         return seeds.Outcome(seed, 0.9, None, 1.0, "cpu")
 
     monkeypatch.setattr(seeds, "run", run)
-    monkeypatch.setattr(
-        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
-    )
-    options = argparse.Namespace(preset="quick", seeds=3, at_once=2)
-    found, failed = seeds.train(options, [], "")
-    assert [outcome.seed for outcome in found] == [0, 2]
-    assert failed == 1
-    assert capsys.readouterr().err == "seed 1 failed: failed the disk is full\n"
+    _in_this_process(monkeypatch)
+    options = argparse.Namespace(preset="quick", seeds=3, at_once=2, json=False)
+    found: list[seeds.Outcome] = []
+    assert seeds.train(options, [], "", found) == 1
+    assert sorted(outcome.seed for outcome in found) == [0, 2]
+    said = capsys.readouterr()
+    assert sorted(said.out.splitlines()) == ["seed 0: 90.00%", "seed 2: 90.00%"]
+    assert said.err == "seed 1 failed: failed the disk is full\n"
+
+
+def test_seeds_that_are_ended_early_report_those_that_were_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def train(options: object, overrides: object, folder: str, found: list[seeds.Outcome]) -> int:
+        found += [seeds.Outcome(seed, 0.9 + seed / 100, None, 1.0, "cpu") for seed in (1, 0)]
+        raise SystemExit(143)  # as SIGTERM does
+
+    monkeypatch.setattr(seeds, "train", train)
+    words = f"seeds --data synthetic --preset quick --runs-dir {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        seeds.main()
+    assert "quick, 2 seeds, cpu" in capsys.readouterr().out
+
+
+def test_rounds_that_are_ended_early_report_those_that_were_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def ours(preset: str, data: str, seed: int, *_: object) -> dict[str, object]:
+        if seed:
+            raise SystemExit(143)
+        return {"accuracy": 0.9, "tta": 0.91, "seconds": 2.5, "run": "x"}
+
+    monkeypatch.setattr(airbench, "ours", ours)
+    words = f"airbench --reference x --only ours --data synthetic --rounds 3 --runs-dir {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        airbench.main()
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "round 1, ours: 2.5 s, accuracy 90.00%, with TTA 91.00%"
+    assert rest == ["ours          2.5 s   accuracy 90.00%, with TTA 91.00%   (1 runs)"]
+
+
+def test_parts_get_what_is_left_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, given = [0.0], []
+
+    def run(part: list[str], limit: float) -> int:
+        given.append((Path(part[2]).stem, limit))
+        now[0] += limit + gpu.PATIENCE
+        return 0
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    parts = "seeds watched resnet18"
+    words = f"gpu --data synthetic --seconds 400 --only {parts}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(NoFigureError, match=r"left out: resnet18 \(no time is left\)"):
+        gpu.main()
+    assert given == [("seeds", 300), ("monitor", 400 - 320 - gpu.PATIENCE)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child")
+def test_a_part_ends_with_its_parent() -> None:
+    program = f"from bench import gpu; gpu.run([{sys.executable!r}, '-c', {PART!r}], 60)"
+    with psutil.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        part = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        psutil.wait_procs([part], 20)
+        assert not processes.lives(part)
 
 
 def test_the_reference_does_not_count_its_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +246,7 @@ PROGRAMS = {
     "layer_stats": layer_stats.main,
     "slow_link": slow_link,
     "monitor": monitor.main,
+    "gpu": gpu.main,
 }
 
 
@@ -195,6 +270,8 @@ PROGRAMS = {
         ("layer_stats --data /an's", 'data "/an\'s" does not exist'),
         ("slow_link --size 80", "argument --size: must be COLUMNSxLINES as in 80x24, not '80'"),
         ("slow_link --rate 0", "argument --rate: must be a number greater than 0, not '0'"),
+        ("gpu --only seeds --data /nope", "data '/nope' does not exist"),
+        ("gpu --only seeds --seconds 0", "argument --seconds: must be a whole number from 1 on"),
         ("monitor --rounds x", "argument --rounds: must be a whole number from 1 on, not 'x'"),
     ],
 )
