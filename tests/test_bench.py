@@ -12,18 +12,31 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from bench import airbench, command, distributed, gpu, layer_stats, long_log, monitor, seeds
+from bench import (
+    airbench,
+    command,
+    distributed,
+    gpu,
+    layer_stats,
+    long_log,
+    monitor,
+    notebook,
+    seeds,
+)
 from bench import presets as bench_presets
 from bench.command import NoFigureError, Trainer
 from bench.slow_link import SlowTerminal
 from bench.slow_link import main as slow_link
 from bench.terminal import Terminal
+from tests.training_helpers import tiny_dataset
 from trainer import config as settings
-from trainer import processes
+from trainer import events, processes
 from trainer.errors import ConfigError
 from trainer.presets import catalog
 from trainer.rundir import RunDir
+from trainer.runlog import Tail
 
 PART = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 
@@ -193,6 +206,24 @@ def test_rounds_that_are_ended_early_report_those_that_were_done(
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == "round 1, ours: 2.5 s, accuracy 90.00%, with TTA 91.00%"
     assert rest == ["ours          2.5 s   accuracy 90.00%, with TTA 91.00%   (1 runs)"]
+
+
+def test_the_engine_is_measured_with_all_that_it_tells() -> None:
+    engine = notebook.Engine(tiny_dataset(), "resnet8", 16, torch.device("cpu"), compiled=False)
+    for _ in range(2):
+        assert engine.run(4) > 0
+    training = engine.training
+    training.settle()
+    training.log.close()
+    told = [envelope.event for envelope in Tail(training.run.log).read()]
+    assert training.at.step == 8
+    assert not training.layer_stats._found
+    assert any(isinstance(event, events.Progress) for event in told)
+    assert sum(isinstance(event, events.EpochEnded) for event in told) == 1
+    measured = [event.step for event in told if isinstance(event, events.LayerStats)]
+    steps = [i for i in range(8) if training.layer_stats.due(i % 6, 6)]
+    assert measured == [i + 1 for i in steps]
+    engine.folder.cleanup()
 
 
 def test_parts_get_what_is_left_of_the_time(
