@@ -48,7 +48,11 @@ shift = 4
 
 [train]
 batch_size = 32
+
+[evaluate]
+batch_size = 20
 """
+"""Its evaluations take long enough for the app to be stopped, or to go on, meanwhile."""
 PATIENCE = 20.0
 """Seconds that a part has to end when it is told to; a run closes its log meanwhile."""
 SHORTEST = 40.0

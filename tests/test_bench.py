@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -30,13 +33,13 @@ from bench.command import NoFigureError, Trainer
 from bench.slow_link import SlowTerminal
 from bench.slow_link import main as slow_link
 from bench.terminal import Terminal
-from tests.training_helpers import tiny_dataset
+from tests.training_helpers import tiny_dataset, wait
 from trainer import config as settings
 from trainer import events, processes
 from trainer.errors import ConfigError
 from trainer.presets import catalog
 from trainer.rundir import RunDir
-from trainer.runlog import Tail
+from trainer.runlog import RunLog, Tail
 
 PART = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 
@@ -79,6 +82,52 @@ def test_answers_that_did_not_come_are_told(
         "nothing: not measured, not seen 1 times",
     ]
     assert monitor.unseen == {"scrolling": 2, "nothing": 1}
+
+
+def test_an_epoch_that_begins_before_its_turn_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    log = RunLog(run)
+
+    def started(epoch: int) -> events.EpochStarted:
+        return events.EpochStarted(epoch=epoch, step=0)
+
+    def ended(epoch: int) -> events.EpochEnded:
+        figures = {"step": 0, "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "images_per_second": 9.0}
+        return events.EpochEnded(epoch=epoch, seconds=float(epoch), **figures)
+
+    # what each look at the log finds; the fifth epoch has begun when the end of the fourth is seen
+    looks = [[started(1), ended(1)], *([started(n), ended(n)] for n in (2, 3))]
+    looks += [[started(4)], [ended(4), started(5)], [ended(5), started(6)], [ended(6)]]
+    signals = []
+    left = iter(looks)
+
+    class Watched:
+        pid, written = -1, 0
+
+        def swallow(self, seconds: float) -> None:
+            for event in next(left):
+                log.emit(event)
+            wait(lambda: not log.waiting)
+
+        def processor(self) -> float:
+            return 0.0
+
+    monkeypatch.setattr(monitor.os, "kill", lambda pid, number: signals.append(number))
+    trainer = SimpleNamespace(trains=lambda: True, process=SimpleNamespace(pid=os.getpid()))
+    turns = monitor._each_turn(tmp_path, Watched(), trainer, epochs=6)
+    log.close()
+    assert [(turn.watched, turn.seconds) for turn in turns] == [
+        (False, 3.0),
+        (True, 4.0),
+        (True, 5.0),
+        (False, 6.0),
+    ]
+    assert signals == [signal.SIGSTOP, signal.SIGCONT, signal.SIGSTOP]
+    # the turn does not change between the fourth and the fifth, but before the sixth it does
+    assert [turn.late > 0 for turn in turns] == [False, False, False, True]
 
 
 def test_nothing_is_measured_beside_a_training_that_failed() -> None:
