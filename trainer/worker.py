@@ -61,20 +61,15 @@ class Held:
             os.set_inheritable(lock, False)
             self._lock.callback(os.close, lock)
             self.descriptor = lock
+        self.spoiled = False
+        """Whether its end has left nothing that this process could train others with."""
 
-    def train(self) -> bool:
-        """Train it on this thread; every end is in its log.
+    def judge(self, error: BaseException) -> None:
+        """Look at what ended it. It is not kept: what it was raised in has the net."""
+        self.spoiled = self.spoiled or spoils(error)
 
-        Returns:
-            Whether this process can train others after it.
-        """
-        spoiled = False
-
-        def judge(error: BaseException) -> None:
-            # not kept: what it was raised in has the net
-            nonlocal spoiled
-            spoiled = spoils(error)
-
+    def train(self) -> None:
+        """Train it on this thread; every end is in its log."""
         with self._lock, suppress(UserError):
             data_dir = Path(self.job.data_dir) if self.job.data_dir else None
             train_locked(
@@ -84,14 +79,15 @@ class Held:
                 resume=self.job.resume,
                 on_end=self.job.on_end,
                 lock=self.descriptor,
-                on_failure=judge,
+                on_failure=self.judge,
             )
+        if self.spoiled:
+            return
         # the worker lives on, and should not hold what the run needed
         from trainer import device
 
         device.give_memory_back()
         heap.give_memory_back()
-        return not spoiled
 
     def end(self, error: str = "") -> None:
         """End it before it began: as failed where there is an error, else as stopped."""
@@ -286,10 +282,11 @@ def _train_all(worker: Worker, tell: Callable[[State], None]) -> bool:
             tell(State(state="training", run=held.run.id))
             worker.inspector.busy(True)
             try:
-                fit = held.train()
+                held.train()
             except BaseException as error:  # a net can raise anything; the others have their turn
                 traceback.print_exc()
-                fit = not spoils(error)
+                held.judge(error)
+            fit = not held.spoiled
             worker.inspector.busy(False)
             tell(State(state="idle"))
 
