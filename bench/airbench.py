@@ -10,7 +10,8 @@ pixels, in turns, each in a process of its own. Counted are, on both sides, trai
 evaluation with test-time augmentation. Not counted, on neither, are the evaluations between,
 loading, and what precedes the first step: the whitening, which the reference's own clock has in it
 and which is taken out of it again, and on a GPU compilation and recording the steps as CUDA graphs.
-Without --runs-dir our runs are removed at the end.
+Without --runs-dir our runs are removed at the end. Each run is told of when it is done (with --json
+on standard error); ended early, the figures are of the runs that were done.
 """
 
 from __future__ import annotations
@@ -221,13 +222,19 @@ def main() -> None:
         runs_dir = Path(kept).resolve()
         runs_dir.mkdir(parents=True, exist_ok=True)
         other = stack.enter_context(started()) if options.only != "ours" else None
-        for seed in range(options.rounds):
-            if other is not None:
-                results.setdefault("reference", []).append(other.run(seed))
-            if options.only != "reference":
-                found = ours(options.preset, options.data, seed, runs_dir, options.set)
-                results.setdefault("ours", []).append(found)
-    report(results, as_json=options.json)
+        out = sys.stderr if options.json else sys.stdout
+        try:
+            for seed in range(options.rounds):
+                if other is not None:
+                    results.setdefault("reference", []).append(other.run(seed))
+                    print(line("reference", results), file=out, flush=True)
+                if options.only != "reference":
+                    found = ours(options.preset, options.data, seed, runs_dir, options.set)
+                    results.setdefault("ours", []).append(found)
+                    print(line("ours", results), file=out, flush=True)
+        finally:
+            if results:
+                report(results, as_json=options.json)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -250,6 +257,13 @@ def check(options: argparse.Namespace) -> None:
             )
 
 
+def line(side: str, results: dict[str, list[dict[str, Any]]]) -> str:
+    """The last run of a side."""
+    number, run = len(results[side]), results[side][-1]
+    accuracy = f"accuracy {run['accuracy']:.2%}, with TTA {run['tta']:.2%}"
+    return f"round {number}, {side}: {run['seconds']:.3g} s, {accuracy}"
+
+
 def report(results: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
     seconds = {
         side: statistics.median(r["seconds"] for r in found) for side, found in results.items()
@@ -258,7 +272,7 @@ def report(results: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
     ratio = seconds["ours"] / seconds["reference"] if len(seconds) == 2 else None
     if as_json:
         found = {"device": device, "results": results, "seconds": seconds, "ratio": ratio}
-        print(json.dumps(found))
+        print(json.dumps(found), flush=True)
         return
     for side, found in results.items():
         plain, tta = (statistics.fmean(r[key] for r in found) for key in ("accuracy", "tta"))
@@ -268,6 +282,7 @@ def report(results: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
         )
     if ratio is not None:
         print(f"ours / reference on {device}, seconds: {ratio:.2f}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

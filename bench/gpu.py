@@ -1,21 +1,26 @@
 """All figures of a GPU in one go, the weightiest first; what fails or takes too long is left out.
 
     python bench/gpu.py --reference airbench94_muon.py --data FOLDER [--only PART ...]
+        [--seconds N]
 
 Parts, each a program of this folder with what it was called with, its output and its seconds:
 
     airbench   `fast` against the reference, compiled on both sides, three rounds in turns
     seeds      accuracy of `fast` over 20 seeds
+    watched    a small net in small batches, its epochs alone and watched in turns
     resnet18   its steps, compiled, and the share of the matrix rate they reach
     steps      those of `fast`, recorded and compiled
-    watched    a small net in small batches, its epochs alone and watched in turns
     notebook   the loop against a notebook's
 
-The reference alone compiles for three minutes before its first run (an H200, 16 processor cores).
+What is measured is printed at once, and a part that is cut short reports what it has. All is over
+after --seconds: a part gets what is left, and is left out where that is not worth a start. The
+reference alone compiles for three minutes before its first run (an H200, 16 processor cores).
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +35,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
+from trainer.data import sources
 
 BENCH = Path(__file__).resolve().parent
 SMALL = """
@@ -42,13 +48,20 @@ shift = 4
 
 [train]
 batch_size = 32
+
+[evaluate]
+batch_size = 20
 """
+"""Its evaluations take long enough for the app to be stopped, or to go on, meanwhile."""
 PATIENCE = 20.0
 """Seconds that a part has to end when it is told to; a run closes its log meanwhile."""
+SHORTEST = 40.0
+"""Seconds that a part needs at least: torch alone is loaded for some."""
+PR_SET_PDEATHSIG = 1
 COMPILED = ["--set", "train.compile=true"]
 
 
-def parts(reference: str, data: list[str], small: str) -> dict[str, tuple[int, list[str]]]:
+def parts(reference: str, data: list[str], small: str) -> dict[str, tuple[float, list[str]]]:
     """Of each part the seconds it may take, and the command."""
     return {
         "airbench": (
@@ -56,9 +69,9 @@ def parts(reference: str, data: list[str], small: str) -> dict[str, tuple[int, l
             ["airbench.py", "--reference", reference, *data, "--rounds", "3", *COMPILED],
         ),
         "seeds": (300, ["seeds.py", *data, "--seeds", "20", "--at-once", "6"]),
+        "watched": (180, ["monitor.py", *data, "--only", "beside", "--preset", small]),
         "resnet18": (180, ["steps.py", *data, "--preset", "resnet18", "--kernels", *COMPILED]),
         "steps": (240, ["steps.py", *data, "--kernels", *COMPILED]),
-        "watched": (180, ["monitor.py", *data, "--only", "beside", "--preset", small]),
         "notebook": (120, ["notebook.py", *data, "--rounds", "3", "--steps", "60"]),
     }
 
@@ -68,13 +81,19 @@ def run(part: list[str], limit: float) -> int | str:
 
     Nothing that it started goes on beside the next part, whatever ends this one.
     """
-    process = subprocess.Popen(part, start_new_session=True)
+    process = subprocess.Popen(part, start_new_session=True, preexec_fn=end_with_parent)
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         return f"not done after {limit:.0f} s"
     finally:
         end_group(process)
+
+
+def end_with_parent() -> None:
+    """Called in a child before its program: it is told to end when its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -106,9 +125,12 @@ def main() -> None:
     parser.add_argument("--reference", default="airbench94_muon.py", metavar="FILE")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--only", nargs="+", choices=parts("", [], ""))
+    parser.add_argument("--seconds", type=command.positive, help="all is over after so many")
     options = parser.parse_args()
+    end = math.inf if options.seconds is None else time.monotonic() + options.seconds
     if "airbench" in (options.only or ["airbench"]):
         command.file(options.reference, "--reference")
+    sources.load_test(options.data)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.toml"
         small.write_text(SMALL, "utf-8")
@@ -117,9 +139,13 @@ def main() -> None:
         for name, (limit, (program, *rest)) in found.items():
             if options.only and name not in options.only:
                 continue
-            print(f"\n== {name}: python bench/{program} {' '.join(rest)}", flush=True)
             began = time.monotonic()
-            code = run([sys.executable, str(BENCH / program), *rest], limit)
+            limit = min(limit, end - began - PATIENCE)
+            if limit < SHORTEST:
+                failed.append(f"{name} (no time is left)")
+                continue
+            print(f"\n== {name}: python bench/{program} {' '.join(rest)}", flush=True)
+            code = run([sys.executable, "-u", str(BENCH / program), *rest], limit)
             print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
             if code:
                 failed.append(f"{name} ({code})")

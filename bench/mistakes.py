@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command, long_log
-from bench.terminal import _UNKNOWN, COLUMNS, LINES, Terminal
+from bench.terminal import COLUMNS, LINES, Terminal
 from trainer import events, predictions
 from trainer.data import sources
 from trainer.predictions import Predictions
@@ -57,9 +57,9 @@ class Timed(Terminal):
         first, last, data, seen = 0.0, 0.0, b"", False
         while not seen and time.perf_counter() - sent < patience:
             self.check()
-            while select.select([self._fd], [], [], SILENCE)[0]:
+            while select.select([self.fd], [], [], SILENCE)[0]:
                 try:
-                    data += os.read(self._fd, 1 << 16)
+                    data += os.read(self.fd, 1 << 16)
                 except OSError:  # the app has closed its side: look at how it ended
                     time.sleep(0.05)
                     self.check()
@@ -68,7 +68,7 @@ class Timed(Terminal):
                 if not first and PAINTED in data:
                     first = last
             spent = self.processor() - processor
-            self._stream.feed(_UNKNOWN.sub(b"", data))
+            self.feed(data)
             # on a busy machine silence may also come before the answer
             seen, data = bool(first) and self.shows(shows), b""
         if name and seen:

@@ -53,6 +53,8 @@ CURVE = r"[\u2801-\u28ff]"
 """Braille: a curve is drawn."""
 FEW = 20
 """Of fewer values the 95th percentile is the worst one."""
+LATE = 0.002
+"""The share of an epoch that may have been trained before its turn."""
 unseen: dict[str, int] = {}
 """How often the answer to a key did not come, by what was measured."""
 
@@ -335,22 +337,27 @@ def beside(folder: Path, options: argparse.Namespace) -> None:
     """One run, its epochs in turns alone and watched: between them the app is stopped and goes on.
 
     The same process, memory and data on both sides, so that little but the app differs. What is
-    compared is training alone; the turns change during the evaluations.
+    compared is training alone; the turns change during the evaluations, and an epoch that has begun
+    before its turn is left out.
     """
     with app(folder, options) as terminal:
         terminal.swallow(10)
         epochs = 2 * options.rounds + 2
         with training(folder, options.preset, options.data, epochs) as trainer:
-            turns = _turns(folder, terminal, trainer, epochs)
+            all_turns = _turns(folder, terminal, trainer, epochs)
             trainer.trains()
         terminal.pump(1)
         go_to(terminal, "3")  # an app that does not answer was not watching
+    turns = [turn for turn in all_turns if turn.late <= LATE * turn.seconds]
     alone = [turn for turn in turns if not turn.watched]
     watched = [turn for turn in turns if turn.watched]
     pairs = list(zip(alone, watched, strict=False))
     if not pairs:
-        raise NoFigureError("the run did not get so far: try the train command alone")
+        missing = f"{len(all_turns)} epochs were trained, {len(turns)} of them in one turn"
+        raise NoFigureError(f"{missing}: there is no pair; try the train command alone")
     print(f"one run, {len(pairs)} pairs of epochs, of each the seconds of training")
+    if left_out := len(all_turns) - len(turns):
+        print(f"  {left_out} epochs left out: they had begun before their turn")
     ratios("  seconds", [(a.seconds, w.seconds) for a, w in pairs])
     ratios("  processor time of the trainer", [(a.processor, w.processor) for a, w in pairs])
     share = statistics.median(turn.app / turn.wall for turn in watched)
@@ -367,6 +374,8 @@ class Turn(NamedTuple):
     """From its evaluation's beginning to the next one's: what follows is of all of that."""
     processor: float
     app: float
+    late: float
+    """Seconds that it had been trained for when its turn began."""
 
 
 def _turns(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) -> list[Turn]:
@@ -380,15 +389,21 @@ def _turns(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) -> l
 
 def _each_turn(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) -> list[Turn]:
     found: list[Turn] = []
-    heard = _Ends(folder)
+    heard = _Heard(folder)
     before: tuple[float, float, float] | None = None
-    watched, opened = True, False
+    watched, opened, changed, late = True, False, 0.0, 0.0
     while trainer.trains() and len(found) < epochs - 2:
-        terminal.swallow(0.1)
+        terminal.swallow(0.02)  # the evaluation of a small net on a GPU takes some tenths
         if not opened and terminal.written and heard.run is not None:
             terminal.press("2")
             opened = True
-        for number, seconds in heard.new():
+        for envelope in heard.new():
+            event = envelope.event
+            if isinstance(event, events.EpochStarted):
+                late = max(0.0, changed - envelope.time)
+            if not isinstance(event, events.EpochEnded):
+                continue
+            number, seconds = event.epoch, event.seconds
             now = (
                 time.perf_counter(),
                 processor_time(trainer.process.pid),
@@ -396,30 +411,31 @@ def _each_turn(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) 
             )
             if before is not None and number > 2:
                 wall, processor, own = (b - a for a, b in zip(before, now, strict=True))
-                found.append(Turn(watched, seconds, wall, processor, own))
+                found.append(Turn(watched, seconds, wall, processor, own, late))
             before = now
             # alone, watched, watched, alone, …: what drifts evens out
-            watched = (number - 1) % 4 in (2, 3) if number >= 2 else True
-            os.kill(terminal.pid, signal.SIGCONT if watched else signal.SIGSTOP)
+            was, watched = watched, (number - 1) % 4 in (2, 3) if number >= 2 else True
+            if watched != was:
+                os.kill(terminal.pid, signal.SIGCONT if watched else signal.SIGSTOP)
+                changed = time.time()  # the clock of the log
     return found
 
 
-class _Ends:
-    """The ends of epochs in the log of the only run of a folder."""
+class _Heard:
+    """The log of the only run of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.run: Tail | None = None
 
-    def new(self) -> list[tuple[int, float]]:
-        """Number and seconds of each epoch that has ended since the last call."""
+    def new(self) -> list[events.Envelope]:
+        """What has been told since the last call."""
         if self.run is None:
             log = next(self._folder.glob("*/events.jsonl"), None)
             if log is None:
                 return []
             self.run = Tail(log)
-        happened = [envelope.event for envelope in self.run.read()]
-        return [(e.epoch, e.seconds) for e in happened if isinstance(e, events.EpochEnded)]
+        return self.run.read()
 
 
 def ratios(name: str, pairs: list[tuple[float, float]]) -> None:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from trainer import device as devices
 from trainer import heap
 from trainer.control import Control
 from trainer.data import sources
-from trainer.engine import Training
+from trainer.engine import StopTraining, Training
 from trainer.errors import UserError
 from trainer.runlog import RunLog
 from trainer.submit import submit
@@ -115,6 +115,16 @@ class Notebook:
         return steps * self.batch_size / (time.perf_counter() - began)
 
 
+class SomeSteps(Control):
+    """Has the engine's own loop end after so many steps, before each of which it asks."""
+
+    left = 0
+
+    def stopping(self) -> bool:
+        self.left -= 1
+        return self.left < 0 or super().stopping()
+
+
 class Engine:
     def __init__(
         self, data: object, model: str, batch_size: int, device: torch.device, *, compiled: bool
@@ -131,6 +141,7 @@ class Engine:
             torch.cuda.set_device(device)
         self.folder = tempfile.TemporaryDirectory()
         run = submit(config, Path(self.folder.name))
+        self.control = SomeSteps(run)
         torch.manual_seed(0)
         net = registry.build(model)
         self.training = Training(
@@ -142,29 +153,23 @@ class Engine:
             devices.precision("auto", device),
             run,
             RunLog(run),
-            Control(run),
+            self.control,
         )
         self.training._record_or_tell()
 
     def run(self, steps: int) -> float:
         """Images per second over so many steps, monitoring and logging included."""
-        training = self.training
-        size = training.config.train.batch_size
-        training.net.train()
+        training, self.control.left = self.training, steps
         devices.synchronize(training.device)
         began = time.perf_counter()
-        order = torch.randperm(len(training.labels))
-        draws = training.augment.draw(len(training.labels), epoch=1, seed=0)
-        if training.graphs is not None:
-            training.graphs.begin_epoch(draws)
-        for step in range(steps):
-            start = step * size % (len(order) - size)
-            training._obey_control(began)
-            training._step(order[start : start + size].to(training.device), draws)
-            training.at.batch, training.at.step = step + 1, training.at.step + 1
-            training._report_progress()
+        with suppress(StopTraining):
+            while True:  # an epoch may end meanwhile; the next call goes on in the middle of one
+                training._train_epoch()
+                at = training.at
+                at.epoch, at.batch, at.epoch_seconds = at.epoch + 1, 0, 0.0
+                training.meter.begin_epoch()
         devices.synchronize(training.device)
-        return steps * size / (time.perf_counter() - began)
+        return steps * training.config.train.batch_size / (time.perf_counter() - began)
 
 
 SIDES = ("notebook", "engine")

@@ -5,8 +5,9 @@
 
 Each run is one of the trainer's, with a log of its own. Several at once share the device: a GPU is
 not filled by one small net. Seconds are told only where runs were alone. Without --runs-dir runs
-are removed at the end. A seed that fails is told of with its reason, and the exit status is 1; the
-figures are then of the others.
+are removed at the end. Each seed is told of when it is done (with --json on standard error). A seed
+that fails is told of with its reason, and the exit status is 1; the figures are then of the others,
+as they are of those that were done when it is ended early.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> Outcome:
     settings.check(config)
     folder = submit(config, Path(runs_dir))
     ended = train_run(folder, Control(folder))
+    from trainer import device  # loads torch, which is not needed where seeds are counted
+
+    device.give_memory_back()  # else some dead runs stay on the GPU until Python looks for cycles
     state = Follower(folder).catch_up()
     last, tta = state.latest_eval(), state.latest_eval("tta")
     if ended.state != "completed" or last is None or state.started is None:
@@ -70,6 +74,12 @@ def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> Outcome:
     )
 
 
+def line(outcome: Outcome) -> str:
+    """What one seed came to."""
+    tta = "" if outcome.tta is None else f", with TTA {outcome.tta:.2%}"
+    return f"seed {outcome.seed}: {outcome.accuracy:.2%}{tta}"
+
+
 def told(name: str, values: list[float]) -> str:
     """Mean, its standard error, deviation and extremes."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -80,10 +90,10 @@ def told(name: str, values: list[float]) -> str:
 
 
 def train(
-    options: argparse.Namespace, overrides: list[str], runs_dir: str
-) -> tuple[list[Outcome], int]:
-    """What the seeds came to, in their order, and how many failed, each told of at once."""
-    found, failed = [], 0
+    options: argparse.Namespace, overrides: list[str], runs_dir: str, found: list[Outcome]
+) -> int:
+    """Add what the seeds come to, each told of at once; how many failed."""
+    failed = 0
     # a worker trains one run after the other: loading torch and starting a GPU is paid for once
     pool = ProcessPoolExecutor(options.at_once, mp_context=get_context("spawn"))
     try:
@@ -97,13 +107,15 @@ def train(
                 print(f"seed {waiting[future]} failed: {first_line(error)}", file=sys.stderr)
             else:
                 found.append(future.result())
+                out = sys.stderr if options.json else sys.stdout
+                print(line(found[-1]), file=out, flush=True)
     except BaseException:  # Ctrl-C, too: a worker takes it for the end of one run
         for worker in active_children():
             worker.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return sorted(found, key=lambda outcome: outcome.seed), failed
+    return failed
 
 
 def main() -> None:
@@ -123,16 +135,19 @@ def main() -> None:
     sources.load_test(config.data)
     with ExitStack() as stack:
         folder = options.runs_dir or stack.enter_context(tempfile.TemporaryDirectory())
-        found, failed = train(options, overrides, str(Path(folder).resolve()))
-    if found:
-        report(options, found)
+        found: list[Outcome] = []
+        try:
+            failed = train(options, overrides, str(Path(folder).resolve()), found)
+        finally:
+            if found:
+                report(options, sorted(found, key=lambda outcome: outcome.seed))
     if failed:
         raise command.NoFigureError(f"{failed} of {options.seeds} seeds failed: see above")
 
 
 def report(options: argparse.Namespace, found: list[Outcome]) -> None:
     if options.json:
-        print(json.dumps([asdict(outcome) for outcome in found]))
+        print(json.dumps([asdict(outcome) for outcome in found]), flush=True)
         return
     print(f"{options.preset}, {len(found)} seeds, {found[0].device}")
     print(told("plain", [outcome.accuracy for outcome in found]))
@@ -141,6 +156,7 @@ def report(options: argparse.Namespace, found: list[Outcome]) -> None:
         print(told("with TTA", with_tta))
     if options.at_once == 1:
         print(f"seconds      {statistics.median(outcome.seconds for outcome in found):.3g}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

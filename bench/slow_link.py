@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
-from bench.terminal import _UNKNOWN, Terminal
+from bench.terminal import Terminal
 
 SLICE = 0.05
 QUESTION = b"\x1b[6n"
@@ -54,9 +54,9 @@ class SlowTerminal(Terminal):
         """Take what the link carries in a slice of time; how many bytes that was."""
         end = time.perf_counter() + SLICE
         size = 1 << 20 if self._buffered else self._per_slice
-        if select.select([self._fd], [], [], 0 if self._on_its_way else SLICE)[0]:
+        if select.select([self.fd], [], [], 0 if self._on_its_way else SLICE)[0]:
             try:
-                self._on_its_way += os.read(self._fd, size)
+                self._on_its_way += os.read(self.fd, size)
             except OSError:  # the terminal was left
                 self.check()
         data = self._on_its_way[: self._per_slice]
@@ -66,10 +66,10 @@ class SlowTerminal(Terminal):
         # a question that is cut in two by the slice is answered with the second part
         self._tail = (self._tail + data)[-len(data) - len(QUESTION) + 1 :] if data else self._tail
         for _ in range(self._tail.count(QUESTION)):
-            os.write(self._fd, b"\x1b[1;1R")
+            os.write(self.fd, b"\x1b[1;1R")
         if QUESTION in self._tail:
             self._tail = self._tail.rpartition(QUESTION)[2]
-        self._stream.feed(_UNKNOWN.sub(b"", data))
+        self.feed(data)
         time.sleep(max(0.0, end - time.perf_counter()))
         return len(data)
 

@@ -1,41 +1,33 @@
 """A program in a pseudo-terminal, watched from outside: its screen, its bytes, its processor time.
 
-What counts is what reached the terminal. The screen is kept by pyte, so that a key counts as
-answered when a cell has changed and not when some bytes came.
+What counts is what reached the terminal: a key counts as answered when a cell of its screen has
+changed and not when some bytes came. The tests of the whole drive the app through the same one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
-import pty
 import re
 import select
-import signal
-import struct
-import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import pyte
-
 from bench.command import NoFigureError
+from tests.terminal import Pty
 
 COLUMNS, LINES = 160, 50
 SILENCE = 0.012
 """Seconds without a byte that end a burst."""
 LONGEST_BURST = 0.2
-# private sequences that pyte does not know and would print
-_UNKNOWN = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1b[P_].*?\x1b\\")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Terminal:
-    """Starts a command; ``pump`` reads what it writes."""
+class Terminal(Pty):
+    """Starts a command; ``pump`` reads what it writes, and says when it came."""
 
     def __init__(
         self,
@@ -44,30 +36,18 @@ class Terminal:
         lines: int = LINES,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self.written = 0
         self.began = time.perf_counter()
         self.seen = math.nan
         """When what ``pump`` waited for arrived."""
         self._arrived = math.nan
-        self._status: int | None = None
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", **(environment or {}))
-            # as it is installed: compiled, by the first start at the latest
-            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-            os.execvp(command[0], list(command))
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        # as it is installed: compiled, by the first start at the latest
+        without = ("PYTHONDONTWRITEBYTECODE",)
+        super().__init__(command, environment, columns=columns, lines=lines, without=without)
 
     @property
     def age(self) -> float:
         """Seconds from the command to what ``pump`` waited for."""
         return self.seen - self.began
-
-    def text(self) -> str:
-        """All lines of the screen."""
-        return "\n".join(self.screen.display)
 
     def shows(self, pattern: str) -> bool:
         """Whether a regular expression is somewhere on the screen."""
@@ -75,10 +55,7 @@ class Terminal:
 
     def alive(self) -> bool:
         """Whether the program has not ended; stopped, it lives."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._status = status if pid else None
-        return self._status is None
+        return self.status() is None
 
     def check(self) -> None:
         """Go on only while the program lives.
@@ -86,9 +63,7 @@ class Terminal:
         Raises:
             NoFigureError: it has ended; with how it did and its last screen.
         """
-        if not self.alive():
-            assert self._status is not None
-            code = os.waitstatus_to_exitcode(self._status)
+        if (code := self.status()) is not None:
             how = f"by signal {-code}" if code < 0 else f"with {code}"
             while burst := self._burst():
                 self._feed(burst)
@@ -112,7 +87,7 @@ class Terminal:
         """
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
-            if not select.select([self._fd], [], [], min(left, 0.05))[0]:
+            if not select.select([self.fd], [], [], min(left, 0.05))[0]:
                 self.check()
                 continue
             burst = self._burst()
@@ -142,8 +117,7 @@ class Terminal:
         held = False
         for arrived, data in burst:
             self._arrived = arrived
-            self.written += len(data)
-            self._stream.feed(_UNKNOWN.sub(b"", data))
+            self.feed(data)
             if not held and until is not None and until():
                 self.seen, held = arrived, True
         return held
@@ -153,10 +127,10 @@ class Terminal:
         found: list[tuple[float, bytes]] = []
         began = time.perf_counter()
         while time.perf_counter() - began < LONGEST_BURST:
-            if not select.select([self._fd], [], [], SILENCE if found else 0)[0]:
+            if not select.select([self.fd], [], [], SILENCE if found else 0)[0]:
                 break
             try:
-                data = os.read(self._fd, 1 << 16)
+                data = os.read(self.fd, 1 << 16)
             except OSError:
                 break
             found.append((time.perf_counter(), data))
@@ -170,16 +144,12 @@ class Terminal:
         """
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
-            if select.select([self._fd], [], [], min(left, 0.25))[0]:
+            if select.select([self.fd], [], [], min(left, 0.25))[0]:
                 try:
-                    self.written += len(os.read(self._fd, 1 << 16))
+                    self.written += len(os.read(self.fd, 1 << 16))
                 except OSError:
                     time.sleep(0.05)  # the terminal was left: the program ends now
             self.check()
-
-    def press(self, key: str) -> None:
-        """Send a key."""
-        os.write(self._fd, key.encode())
 
     def answer(self, key: str, patience: float = 3.0) -> float | None:
         """Milliseconds from a key to a changed screen; ``None`` without an answer."""
@@ -222,11 +192,8 @@ class Terminal:
                 with suppress(OSError, NoFigureError):
                     self.press("q")
                     self.swallow(10)
-            if self.alive():
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
         finally:
-            os.close(self._fd)
+            self.kill()
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal and the screen it paints, for tests of the whole."""
+"""A program in a pseudo-terminal and the screen it paints: for tests of the whole, and measured."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from contextlib import suppress
 
 import pyte
 
-UNKNOWN_TO_PYTE = re.compile(
+# sequences that pyte does not know and would print
+_UNKNOWN = re.compile(
     rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1b[P_\]].*?(?:\x1b\\|\x07)"
 )
 
 
-class Terminal:
-    """Runs a command; ``pump`` reads what it paints.
+class Pty:
+    """Runs a command; who reads what it writes feeds the screen with it.
 
     Args:
         command: program and arguments.
         env: added to the environment.
         columns, lines: size of the terminal.
+        without: variables that are taken out of the environment.
     """
 
     def __init__(
@@ -37,16 +39,18 @@ class Terminal:
         *,
         columns: int = 120,
         lines: int = 40,
+        without: Sequence[str] = (),
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
-        self.bytes = 0
-        self.raw = bytearray()
-        """All that was written since it was last cleared."""
+        self.written = 0
+        """Bytes that were read."""
         self._stream = pyte.ByteStream(self.screen)
         self._ended: int | None = None
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update({"TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})})
+            for name in without:
+                os.environ.pop(name, None)
             os.execvp(command[0], list(command))
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
@@ -58,6 +62,43 @@ class Terminal:
         """Send characters as if typed."""
         os.write(self.fd, keys.encode())
 
+    def feed(self, data: bytes) -> None:
+        """Put what was read on the screen."""
+        self.written += len(data)
+        self._stream.feed(_UNKNOWN.sub(b"", data))
+
+    def status(self) -> int | None:
+        """The exit status, once the program has ended."""
+        if self._ended is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self._ended
+
+    def kill(self) -> None:
+        """Kill the program and close the terminal."""
+        if self.status() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._ended = -signal.SIGKILL
+        with suppress(OSError):
+            os.close(self.fd)
+
+
+class Terminal(Pty):
+    """Reads by ``pump`` and keeps all of it."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        columns: int = 120,
+        lines: int = 40,
+    ) -> None:
+        self.raw = bytearray()
+        """All that was written since it was last cleared."""
+        super().__init__(command, env, columns=columns, lines=lines)
+
     def pump(self, seconds: float = 0.1) -> None:
         """Feed the screen with what comes within so many seconds."""
         if not select.select([self.fd], [], [], seconds)[0]:
@@ -67,9 +108,8 @@ class Terminal:
         except OSError:  # the program has closed its side
             time.sleep(seconds)
             return
-        self.bytes += len(data)
         self.raw += data
-        self._stream.feed(UNKNOWN_TO_PYTE.sub(b"", data))
+        self.feed(data)
 
     def wait(self, what: str, condition: Callable[[], object], seconds: float) -> float:
         """Feed the screen until the condition holds; the seconds that took.
@@ -88,22 +128,6 @@ class Terminal:
         """Feed the screen until nothing more comes: the last key has been dealt with."""
         end = time.monotonic() + limit
         before = -1
-        while before != self.bytes and time.monotonic() < end:
-            before = self.bytes
+        while before != self.written and time.monotonic() < end:
+            before = self.written
             self.pump(quiet)
-
-    def status(self) -> int | None:
-        """The exit status, once the program has ended."""
-        if self._ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._ended = os.waitstatus_to_exitcode(status) if pid else None
-        return self._ended
-
-    def kill(self) -> None:
-        """Kill the program and close the terminal."""
-        if self.status() is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self._ended = -signal.SIGKILL
-        with suppress(OSError):
-            os.close(self.fd)

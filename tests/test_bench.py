@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
-from bench import airbench, command, distributed, gpu, layer_stats, long_log, monitor, seeds
+from bench import (
+    airbench,
+    command,
+    distributed,
+    gpu,
+    layer_stats,
+    long_log,
+    monitor,
+    notebook,
+    seeds,
+)
 from bench import presets as bench_presets
 from bench.command import NoFigureError, Trainer
 from bench.slow_link import SlowTerminal
 from bench.slow_link import main as slow_link
 from bench.terminal import Terminal
+from tests.training_helpers import tiny_dataset, wait
 from trainer import config as settings
+from trainer import events, processes
 from trainer.errors import ConfigError
 from trainer.presets import catalog
 from trainer.rundir import RunDir
+from trainer.runlog import RunLog, Tail
+
+PART = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 
 
 def test_an_app_that_ends_gives_no_figure_but_its_screen() -> None:
@@ -62,6 +82,52 @@ def test_answers_that_did_not_come_are_told(
         "nothing: not measured, not seen 1 times",
     ]
     assert monitor.unseen == {"scrolling": 2, "nothing": 1}
+
+
+def test_an_epoch_that_begins_before_its_turn_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    log = RunLog(run)
+
+    def started(epoch: int) -> events.EpochStarted:
+        return events.EpochStarted(epoch=epoch, step=0)
+
+    def ended(epoch: int) -> events.EpochEnded:
+        figures = {"step": 0, "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "images_per_second": 9.0}
+        return events.EpochEnded(epoch=epoch, seconds=float(epoch), **figures)
+
+    # what each look at the log finds; the fifth epoch has begun when the end of the fourth is seen
+    looks = [[started(1), ended(1)], *([started(n), ended(n)] for n in (2, 3))]
+    looks += [[started(4)], [ended(4), started(5)], [ended(5), started(6)], [ended(6)]]
+    signals = []
+    left = iter(looks)
+
+    class Watched:
+        pid, written = -1, 0
+
+        def swallow(self, seconds: float) -> None:
+            for event in next(left):
+                log.emit(event)
+            wait(lambda: not log.waiting)
+
+        def processor(self) -> float:
+            return 0.0
+
+    monkeypatch.setattr(monitor.os, "kill", lambda pid, number: signals.append(number))
+    trainer = SimpleNamespace(trains=lambda: True, process=SimpleNamespace(pid=os.getpid()))
+    turns = monitor._each_turn(tmp_path, Watched(), trainer, epochs=6)
+    log.close()
+    assert [(turn.watched, turn.seconds) for turn in turns] == [
+        (False, 3.0),
+        (True, 4.0),
+        (True, 5.0),
+        (False, 6.0),
+    ]
+    assert signals == [signal.SIGSTOP, signal.SIGCONT, signal.SIGSTOP]
+    # the turn does not change between the fourth and the fifth, but before the sixth it does
+    assert [turn.late > 0 for turn in turns] == [False, False, False, True]
 
 
 def test_nothing_is_measured_beside_a_training_that_failed() -> None:
@@ -133,6 +199,12 @@ def test_runs_that_cannot_be_compared_are_no_table(
     assert what in str(refused.value)
 
 
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
+
+
 def test_a_seed_that_fails_takes_no_other_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,14 +214,96 @@ def test_a_seed_that_fails_takes_no_other_with_it(
         return seeds.Outcome(seed, 0.9, None, 1.0, "cpu")
 
     monkeypatch.setattr(seeds, "run", run)
-    monkeypatch.setattr(
-        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
-    )
-    options = argparse.Namespace(preset="quick", seeds=3, at_once=2)
-    found, failed = seeds.train(options, [], "")
-    assert [outcome.seed for outcome in found] == [0, 2]
-    assert failed == 1
-    assert capsys.readouterr().err == "seed 1 failed: failed the disk is full\n"
+    _in_this_process(monkeypatch)
+    options = argparse.Namespace(preset="quick", seeds=3, at_once=2, json=False)
+    found: list[seeds.Outcome] = []
+    assert seeds.train(options, [], "", found) == 1
+    assert sorted(outcome.seed for outcome in found) == [0, 2]
+    said = capsys.readouterr()
+    assert sorted(said.out.splitlines()) == ["seed 0: 90.00%", "seed 2: 90.00%"]
+    assert said.err == "seed 1 failed: failed the disk is full\n"
+
+
+def test_seeds_that_are_ended_early_report_those_that_were_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def train(options: object, overrides: object, folder: str, found: list[seeds.Outcome]) -> int:
+        found += [seeds.Outcome(seed, 0.9 + seed / 100, None, 1.0, "cpu") for seed in (1, 0)]
+        raise SystemExit(143)  # as SIGTERM does
+
+    monkeypatch.setattr(seeds, "train", train)
+    words = f"seeds --data synthetic --preset quick --runs-dir {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        seeds.main()
+    assert "quick, 2 seeds, cpu" in capsys.readouterr().out
+
+
+def test_rounds_that_are_ended_early_report_those_that_were_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def ours(preset: str, data: str, seed: int, *_: object) -> dict[str, object]:
+        if seed:
+            raise SystemExit(143)
+        return {"accuracy": 0.9, "tta": 0.91, "seconds": 2.5, "run": "x"}
+
+    monkeypatch.setattr(airbench, "ours", ours)
+    words = f"airbench --reference x --only ours --data synthetic --rounds 3 --runs-dir {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        airbench.main()
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "round 1, ours: 2.5 s, accuracy 90.00%, with TTA 91.00%"
+    assert rest == ["ours          2.5 s   accuracy 90.00%, with TTA 91.00%   (1 runs)"]
+
+
+def test_the_engine_is_measured_with_all_that_it_tells() -> None:
+    engine = notebook.Engine(tiny_dataset(), "resnet8", 16, torch.device("cpu"), compiled=False)
+    for _ in range(2):
+        assert engine.run(4) > 0
+    training = engine.training
+    training.settle()
+    training.log.close()
+    told = [envelope.event for envelope in Tail(training.run.log).read()]
+    assert training.at.step == 8
+    assert not training.layer_stats._found
+    assert any(isinstance(event, events.Progress) for event in told)
+    assert sum(isinstance(event, events.EpochEnded) for event in told) == 1
+    measured = [event.step for event in told if isinstance(event, events.LayerStats)]
+    steps = [i for i in range(8) if training.layer_stats.due(i % 6, 6)]
+    assert measured == [i + 1 for i in steps]
+    engine.folder.cleanup()
+
+
+def test_parts_get_what_is_left_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, given = [0.0], []
+
+    def run(part: list[str], limit: float) -> int:
+        given.append((Path(part[2]).stem, limit))
+        now[0] += limit + gpu.PATIENCE
+        return 0
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    parts = "seeds watched resnet18"
+    words = f"gpu --data synthetic --seconds 400 --only {parts}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(NoFigureError, match=r"left out: resnet18 \(no time is left\)"):
+        gpu.main()
+    assert given == [("seeds", 300), ("monitor", 400 - 320 - gpu.PATIENCE)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child")
+def test_a_part_ends_with_its_parent() -> None:
+    program = f"from bench import gpu; gpu.run([{sys.executable!r}, '-c', {PART!r}], 60)"
+    with psutil.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        part = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        psutil.wait_procs([part], 20)
+        assert not processes.lives(part)
 
 
 def test_the_reference_does_not_count_its_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +326,7 @@ PROGRAMS = {
     "layer_stats": layer_stats.main,
     "slow_link": slow_link,
     "monitor": monitor.main,
+    "gpu": gpu.main,
 }
 
 
@@ -195,6 +350,8 @@ PROGRAMS = {
         ("layer_stats --data /an's", 'data "/an\'s" does not exist'),
         ("slow_link --size 80", "argument --size: must be COLUMNSxLINES as in 80x24, not '80'"),
         ("slow_link --rate 0", "argument --rate: must be a number greater than 0, not '0'"),
+        ("gpu --only seeds --data /nope", "data '/nope' does not exist"),
+        ("gpu --only seeds --seconds 0", "argument --seconds: must be a whole number from 1 on"),
         ("monitor --rounds x", "argument --rounds: must be a whole number from 1 on, not 'x'"),
     ],
 )

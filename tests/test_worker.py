@@ -11,16 +11,40 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.distributed_helpers import forks
 from tests.training_helpers import binary_folder, tiny_run, wait
 from trainer import checkpoint, control
 from trainer import worker as program
+from trainer.cuda_graphs import CaptureFailed
+from trainer.engine import TrainingFailed
+from trainer.errors import ConfigError
 from trainer.follower import Follower
+from trainer.handover import Left, spoils
+from trainer.protocol import Inspect
 from trainer.rundir import RunDir
 
 LONG = ("train.epochs=100000",)
+POISON = """
+import torch
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(3072, classes))
+
+    def forward(self, x):
+        def broken(*args, **kwargs):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        if self.training:  # from now on nothing works in this process
+            torch.from_numpy = torch.autocast = broken
+            broken()
+        return super().forward(x)
+"""
 
 
 @pytest.fixture
@@ -202,3 +226,85 @@ def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> 
     ended = Follower(run).catch_up().ended
     assert ended is not None
     assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")
+
+
+def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
+    worker: Forked, tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    bad = new_run(tmp_path / "a", data, f"model.name='{tmp_path}/poison.py:Net'")
+    unwanted, good = (new_run(tmp_path / name, data) for name in "bc")
+    for run in (bad, unwanted, good):
+        queue(worker, run)
+    states: list[str] = []
+    while states.count("loading") < 2:
+        states.append(json.loads(worker.stdout.readline())["state"])
+    assert states == ["loading", "ready", "training", "idle", "loading"]
+    # torch is loaded anew: nobody sees that they wait in another image
+    assert watch(good)("queued")
+    control.send(unwanted, "stop")
+    last = new_run(tmp_path / "d", data)
+    queue(worker, last)
+    worker.stdin.close()
+    assert worker.wait(60) == 0
+    ends = [Follower(run).catch_up().ended for run in (bad, unwanted, good, last)]
+    assert [ended.state for ended in ends] == ["failed", "stopped", "completed", "completed"]
+    assert "device-side assert" in ends[0].error
+
+
+def test_what_is_half_read_and_half_answered_is_handed_over(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "a", data)
+    line = json.dumps({"run": str(run.path)}).encode() + b"\n"
+    read, write = os.pipe()
+    os.write(write, line + line[:9])
+    os.close(write)
+    worker = program.Worker(lambda _: None)
+    question = Inspect(ask=7, run="x")
+    worker.inspector._open = question
+    worker.read(read)
+    found: list[Left] = []
+    monkeypatch.setattr(program, "replace_process", lambda left, out: found.append(left))
+    worker.hand_over(1)
+    (left,) = found
+    (waiting,) = left.waiting
+    waiting = msgspec.structs.replace(waiting, lock=os.dup(waiting.lock))
+    worker._waiting.pop()._lock.close()  # as the image is gone
+    left = msgspec.structs.replace(left, waiting=(waiting,))
+    assert (left.rest, left.inspect) == (line[:9], question)
+
+    asked: list[Inspect] = []
+    later = program.Worker(lambda _: None)
+    monkeypatch.setattr(later.inspector, "ask", asked.append)
+    later.take_over(left)
+    assert asked == [question]
+    held = later.next()
+    assert held is not None
+    assert held.job.run == str(run.path)
+    assert run.is_locked()
+    held.end("enough")
+    assert not run.is_locked()
+
+
+def test_nothing_is_handed_over_when_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = program.Worker(lambda _: None)
+    worker.close()
+    monkeypatch.setattr(program, "replace_process", lambda left, out: pytest.fail("replaced"))
+    worker.hand_over(1)
+
+
+def test_what_spoils_a_process_is_known_behind_other_words() -> None:
+    def behind(cause: Exception, shown: Exception) -> Exception:
+        try:
+            try:
+                raise cause
+            except Exception:
+                raise shown from None
+        except Exception as error:
+            return error
+
+    told = ConfigError("the net fails: CUDA error: an illegal memory access was encountered")
+    assert spoils(told)
+    assert spoils(behind(CaptureFailed("it waits"), TrainingFailed("it cannot be recorded")))
+    assert not spoils(behind(ValueError("a shape"), TrainingFailed("the loss is not a number")))

@@ -36,6 +36,11 @@ class InspectorProcess:
             self._open = asked if asked.run else None
             self._send(asked)
 
+    def question(self) -> Inspect | None:
+        """What is not fully answered yet."""
+        with self._lock:
+            return self._open
+
     def busy(self, busy: bool) -> None:
         """Whether a training goes on now."""
         with self._lock:

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,12 @@ def train_locked(
     on_end: str = "",
     world: World | None = None,
     lock: int | None = None,
+    on_failure: Callable[[BaseException], None] = lambda _: None,
 ) -> events.RunEnded:
-    """As ``train_run``; the caller holds the lock, whose descriptor a torchrun inherits."""
+    """As ``train_run``; the caller holds the lock, whose descriptor a torchrun inherits.
+
+    What ended a run of this process as failed is told to ``on_failure``, too.
+    """
     if world is None and lock is not None and (processes := _processes(run)) is not None:
         from trainer.distributed.launch import launch
 
@@ -149,12 +153,15 @@ def train_locked(
             ended = _end(log, training, began, "stopped", lead=lead)
         except TrainingFailed as failure:
             ended = _end(log, training, began, "failed", str(failure), lead=lead)
+            on_failure(failure)
         if lead is not None:
             lead.end()
     except UserError as error:
         ended = _end(log, training, began, "failed", str(error), lead=lead)
+        on_failure(error)
         raise
     except (Exception, SystemExit) as error:  # a net may call exit()
+        on_failure(error)
         _keep_traceback(run)
         reason = (lead.reason(error) if lead is not None else "") or _reason(error)
         if world is not None and world.restarts_left:

@@ -5,18 +5,20 @@ state as JSON lines on stdout; the runs' events go to their logs. A queued run's
 soon as its line is read, so that everybody sees it waiting. When stdin ends, the app has gone: the
 running and the queued runs are trained to their end, then the process exits. It runs in a session
 of its own, so a lost terminal does not reach it. Questions about single images,
-``{"inspect": {…}}``, go on to a process of their own (``trainer.inspector``).
+``{"inspect": {…}}``, go on to a process of their own (``trainer.inspector``). After a run that has
+ended with a CUDA error the queue goes on in a fresh image of the process (``trainer.handover``).
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from trainer import heap
 from trainer.control import Control
 from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError, UserError
+from trainer.handover import Left, Waiting, replace_process, spoils, taken_over
 from trainer.inspector_process import InspectorProcess
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Job, State
@@ -34,17 +37,36 @@ from trainer.runlog import RunLog
 from trainer.session import train_locked
 
 CANCEL_POLL_SECONDS = 0.5
+FLUSH_SECONDS = 2.0
+"""How long an app that reads nothing is waited for before the process is replaced."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Held:
-    """A run whose lock this process holds, and what it was asked to do."""
+    """A run whose lock this process holds, and what it was asked to do.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: what was asked for.
+        lock: the descriptor of its lock, where an earlier image of the process has taken it.
+    """
+
+    def __init__(self, job: Job, lock: int | None = None) -> None:
         self.job = job
         self.run = RunDir(Path(job.run))
         self.control = Control(self.run)
         self._lock = ExitStack()
-        self._descriptor = self._lock.enter_context(self.run.locked())
+        if lock is None:
+            self.descriptor = self._lock.enter_context(self.run.locked())
+        else:
+            os.set_inheritable(lock, False)
+            self._lock.callback(os.close, lock)
+            self.descriptor = lock
+        self.spoiled = False
+        """Whether its end has left nothing that this process could train others with."""
+
+    def judge(self, error: BaseException) -> None:
+        """Look at what ended it. It is not kept: what it was raised in has the net."""
+        self.spoiled = self.spoiled or spoils(error)
 
     def train(self) -> None:
         """Train it on this thread; every end is in its log."""
@@ -56,8 +78,11 @@ class Held:
                 data_dir=data_dir,
                 resume=self.job.resume,
                 on_end=self.job.on_end,
-                lock=self._descriptor,
+                lock=self.descriptor,
+                on_failure=self.judge,
             )
+        if self.spoiled:
+            return
         # the worker lives on, and should not hold what the run needed
         from trainer import device
 
@@ -85,6 +110,44 @@ class Worker:
         self._changed = threading.Condition()
         self._closed = False
         self._stopping = False
+        self._reading = threading.Lock()
+        self._rest = b""
+
+    def take_over(self, left: Left) -> None:
+        """Go on where an earlier image of this process ended; before anything is read."""
+        self._waiting.extend(Held(waiting.job, waiting.lock) for waiting in left.waiting)
+        self._rest = left.rest
+        if left.inspect is not None:
+            self.inspector.ask(left.inspect)
+
+    def hand_over(self, out: int) -> None:
+        """Have a fresh image of this process go on; returns when nothing is left to be done.
+
+        Raises:
+            OSError: there can be none.
+        """
+        with self._reading, self._changed:
+            self._running = None
+            self._cancel_unwanted()
+            if self._closed and not self._waiting:
+                return
+            waiting = tuple(Waiting(held.job, held.descriptor) for held in self._waiting)
+            left = Left(waiting=waiting, rest=self._rest, inspect=self.inspector.question())
+            replace_process(left, out)
+
+    def read(self, descriptor: int) -> None:
+        """Take lines from a pipe until it ends."""
+        # not through sys.stdin: its lock, held by a thread that waits, aborts the process's exit
+        while True:
+            select.select([descriptor], [], [])
+            with self._reading:  # what is read is taken, or is left in the pipe
+                data = os.read(descriptor, 65536)
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                for line in lines:
+                    self.hear(line)
+            if not data:
+                self.close()
+                return
 
     def hear(self, line: bytes) -> None:
         """Take a line of stdin: a job, or a question about an image."""
@@ -155,17 +218,20 @@ class Worker:
             self._waiting.clear()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Serve until stdin ends and all runs are trained."""
-    tell = _teller(keep_output())  # first: nothing else may write there
+    out = keep_output()  # first: nothing else may write there
+    tell = Teller(out)
     heap.share_one_arena()
     worker = Worker(tell)
     # the last message of a signal handler must be possible while the lock is held elsewhere
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_read_jobs, args=(worker,), daemon=True, name="jobs").start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # an earlier image has kept them waiting
+    worker.take_over(taken_over(arguments))
+    threading.Thread(target=worker.read, args=(0,), daemon=True, name="jobs").start()
     tell(State(state="loading"))
     try:
         tell(_ready())
@@ -175,11 +241,18 @@ def main() -> int:
         worker.fail_all(reason)
         tell(State(state="failed", error=reason))
         return 1
-    trainer = threading.Thread(target=_train_all, args=(worker, tell), name="training")
-    trainer.start()
-    while trainer.is_alive():
-        trainer.join(CANCEL_POLL_SECONDS)
-        worker.watch()
+    while not _train_all(worker, tell):
+        tell.flush(FLUSH_SECONDS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            worker.hand_over(out)
+        except OSError:  # the runs that are left may still be lucky here
+            traceback.print_exc()
+            os.close(keep_output())  # it may have been given to the next image
+        else:
+            return 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     return 0
 
 
@@ -199,42 +272,60 @@ def _ready() -> State:
     )
 
 
-def _train_all(worker: Worker, tell: Callable[[State], None]) -> None:
-    while (held := worker.next()) is not None:
-        tell(State(state="training", run=held.run.id))
-        worker.inspector.busy(True)
-        try:
-            held.train()
-        except BaseException:  # a net can raise anything; the other runs have their turn
-            traceback.print_exc()
-        worker.inspector.busy(False)
-        tell(State(state="idle"))
+def _train_all(worker: Worker, tell: Callable[[State], None]) -> bool:
+    """Train what comes, on a thread of its own; false: this process cannot train any more."""
+    fit = True
+
+    def train() -> None:
+        nonlocal fit
+        while fit and (held := worker.next()) is not None:
+            tell(State(state="training", run=held.run.id))
+            worker.inspector.busy(True)
+            try:
+                held.train()
+            except BaseException as error:  # a net can raise anything; the others have their turn
+                traceback.print_exc()
+                held.judge(error)
+            fit = not held.spoiled
+            worker.inspector.busy(False)
+            tell(State(state="idle"))
+
+    trainer = threading.Thread(target=train, name="training")
+    trainer.start()
+    while trainer.is_alive():
+        trainer.join(CANCEL_POLL_SECONDS)
+        worker.watch()
+    return fit
 
 
-def _read_jobs(worker: Worker) -> None:
-    # not through sys.stdin: its lock, held by a thread that waits, aborts the exit of the process
-    rest = b""
-    while data := os.read(0, 65536):
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            worker.hear(line)
-    worker.close()
+class Teller:
+    """Writes states to a descriptor; when nobody reads any more, it stays quiet."""
 
+    def __init__(self, out: int) -> None:
+        self._out = out
+        self._lines: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True, name="states").start()
 
-def _teller(out: int) -> Callable[[State], None]:
-    """Write states to a descriptor; when nobody reads any more, stay quiet."""
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    def __call__(self, state: State) -> None:
+        """Write a state; it is not waited for."""
+        self._lines.put(msgspec.json.encode(state) + b"\n")
 
-    def write() -> None:
+    def flush(self, seconds: float) -> None:
+        """Wait until all is written, so many seconds at most."""
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(seconds)
+
+    def _write(self) -> None:
         while True:
-            line = lines.get()
+            line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             with suppress(OSError):
                 while line:
-                    line = line[os.write(out, line) :]
-
-    threading.Thread(target=write, daemon=True, name="states").start()
-    return lambda state: lines.put(msgspec.json.encode(state) + b"\n")
+                    line = line[os.write(self._out, line) :]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""A process in which CUDA has failed goes on with its queue in a fresh image of itself. Torch-free.
+
+After a CUDA error (an assertion on the device, an illegal access) every later call fails in the
+process, and after a failed capture torch may still believe that it captures: the next runs would
+fail, too, through no fault of theirs. The image that takes over has the process's number, session
+and pipes, and the locks of the runs that wait, which are held all the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+
+from trainer.processes import child_environment
+from trainer.protocol import Inspect, Job
+
+COMMAND = (sys.executable, "-P", "-m", "trainer.worker")
+KINDS = ("AcceleratorError", "CaptureFailed")
+"""Exceptions that are known by name: torch is not loaded here, and not every torch has them."""
+WORDS = ("CUDA error", "CUDA driver error", "cuDNN error", "Triton Error [CUDA]")
+"""Of messages, in which others may have put the exception itself."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A run that waits to be trained."""
+
+    job: Job
+    lock: int
+    """The descriptor that holds its lock."""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What a process leaves to its next image."""
+
+    waiting: tuple[Waiting, ...] = ()
+    rest: bytes = b""
+    """The beginning of a line of stdin, whose end has not been read."""
+    inspect: Inspect | None = None
+    """A question that is not fully answered."""
+
+
+def spoils(error: BaseException) -> bool:
+    """Whether nothing can be trained on a GPU by the process in which this was raised.
+
+    A needless yes costs the seconds in which torch is loaded.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if type(found).__name__ in KINDS or any(word in str(found) for word in WORDS):
+            return True
+        # also where it is not to be shown: a user reads of the cause in words of ours
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def replace_process(left: Left, out: int) -> None:
+    """Go on as a fresh worker, which takes over what is left. It returns by an error alone.
+
+    Args:
+        left: what the next image finds by ``taken_over``.
+        out: the descriptor that becomes its standard output.
+
+    Raises:
+        OSError: this process has to go on.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.write(msgspec.json.encode(left))
+        file.seek(0)
+        os.dup2(out, 1)
+        kept = {0, 1, 2, file.fileno(), *(waiting.lock for waiting in left.waiting)}
+        for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208  # numbers
+            with suppress(OSError):  # the folder's own
+                # what a driver has open, too, would keep the device's memory
+                os.set_inheritable(number, number in kept)
+        arguments = [*COMMAND, "--queue", str(file.fileno())]
+        os.execve(sys.executable, arguments, child_environment())
+
+
+def taken_over(arguments: Sequence[str]) -> Left:
+    """What an earlier image has left, by the arguments of this one; nothing to the first one."""
+    if len(arguments) != 2 or arguments[0] != "--queue":
+        return Left()
+    with open(int(arguments[1]), "rb") as file:  # noqa: PTH123  # a descriptor
+        return msgspec.json.decode(file.read(), type=Left)
