@@ -38,7 +38,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(outputs.out, "lost", None)
     monkeypatch.setattr(outputs.out, "required", True)
     monkeypatch.setattr(session, "train_run", fake_session.train_run)
-    monkeypatch.setattr(train, "check", lambda config, data_directory: None)
+    monkeypatch.setattr(train, "admitted", lambda config, data_directory: config)
     monkeypatch.setenv("FAKE_SESSION", "complete")
     monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path / "runs"))
 

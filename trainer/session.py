@@ -18,6 +18,7 @@ import msgspec
 
 from trainer import config as settings
 from trainer import events, heap, schedule
+from trainer.admission import check_batch
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.aftermath import last_event, name_of
@@ -241,11 +242,7 @@ def prepare(
         raise DataError(
             f"the data set has {len(dataset.classes)} classes, at most {events.CLASSES}"
         )
-    if config.train.batch_size > len(dataset.train.labels):
-        raise ConfigError(
-            f"batch size {config.train.batch_size} is above the data set's "
-            f"{len(dataset.train.labels)} training images: lower --batch-size"
-        )
+    check_batch(config, len(dataset.train.labels))
     torch.manual_seed(config.train.seed)
     host_random.seed(config.train.seed)
     try:

@@ -12,6 +12,7 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
 from model import registry
+from trainer.admission import most_images
 from trainer.config import RunConfig
 from tui import datasource, form
 from tui.datasource import BUILT_IN
@@ -202,7 +203,7 @@ class NewRun(Modal[RunConfig | None]):
             self._say("data", status.line, error=True)
             self.query_one("#data", Input).focus()
             return
-        images = status.train_images
+        images = most_images(config, status.train_images)
         if images is not None and config.train.batch_size > images:
             self._say("batch", f"above the {images:,} training images", error=True)
             self.query_one("#batch", Input).focus()
