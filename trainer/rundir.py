@@ -5,6 +5,7 @@ RUNS/20261123-143005-dws-late-3f9c/
     lock           held while it trains   control       commands to the trainer
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
     cache/         what can be computed again
+    net.json       checksums of the user's own net
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CONTROL_ROOM = b" " * 255 + b"\n"
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
     *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
-    "cache",
+    *("net.json", "cache"),
 )
 
 
@@ -77,6 +78,11 @@ class RunDir(msgspec.Struct, frozen=True):
     def config(self) -> Path:
         """The configuration."""
         return self.path / "config.toml"
+
+    @property
+    def net(self) -> Path:
+        """Which files its net is, where it is the user's own: see ``trainer/net_files.py``."""
+        return self.path / "net.json"
 
     @property
     def launch(self) -> Path:
@@ -131,6 +137,7 @@ class RunDir(msgspec.Struct, frozen=True):
             for name in (
                 "events.jsonl",
                 "config.toml",
+                "net.json",
                 "control",
                 "lock",
                 "on-end.log",

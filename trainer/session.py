@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events, heap, schedule
+from trainer import events, heap, net_files, schedule
 from trainer.admission import check_batch
 from trainer.config import RunConfig
 from trainer.control import Control
@@ -243,6 +243,8 @@ def prepare(
             f"the data set has {len(dataset.classes)} classes, at most {events.CLASSES}"
         )
     check_batch(config, len(dataset.train.labels))
+    first = group is None or group.first
+    file = _net_as_it_is(run, config, log, resume=resume) if first else ""
     torch.manual_seed(config.train.seed)
     host_random.seed(config.train.seed)
     try:
@@ -282,8 +284,10 @@ def prepare(
         state = _checkpoint(run, group)
         _check_same(state, config, dataset)
         training.load_state_dict(state)
+    elif first:
+        _keep_net(run, config, file)
     _announce(training, resumed=state is not None)
-    if group is None or group.first:
+    if first:
         best_checkpoint.settle(run, log, training.at)
     if otherwise:
         log.emit(events.Notice(level="warning", code="net-fallback", message=otherwise))
@@ -308,6 +312,31 @@ def check_alike(members: Sequence[Member], config: RunConfig) -> None:
             f"Muon's products differ between {' and '.join(kinds)}: choose GPUs of one kind, or "
             "another optimizer"
         )
+
+
+def _net_as_it_is(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) -> str:
+    """Compare the net's files with those before; the SHA-256 of its own.
+
+    Raises:
+        ConfigError: the run has trained another net.
+    """
+    if resume:
+        net_files.check(run, config)
+    elif file := net_files.changed(run, config):
+        line = f"{file} was changed since the run was queued: it is trained as it is now"
+        log.emit(events.Notice(level="warning", code="net-changed", message=line))
+    return net_files.digest(config)
+
+
+def _keep_net(run: RunDir, config: RunConfig, file: str) -> None:
+    """Put down what is trained, once and for all attempts that go on with it."""
+    from model import registry
+
+    try:
+        net_files.keep(run, config, file, registry.beside())
+    except OSError:  # nothing is known then: what was put down before may be of another net
+        with suppress(OSError):
+            run.net.unlink()
 
 
 def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:
