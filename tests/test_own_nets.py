@@ -346,6 +346,34 @@ def test_a_run_does_not_go_on_with_other_files(
     assert train_run(run, Control(run), resume=True).state == "completed"
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_stopped_run_that_cannot_go_on_stays_stopped(
+    own: Callable[..., RunDir], waiting: bool
+) -> None:
+    run = stopped(own("    pass\n"))
+    net = run.path.parent.parent.parent / "own.py"
+    text = net.read_text()
+    if waiting:
+        resubmit(run)
+    else:
+        run.net.unlink()  # as in earlier versions
+    net.write_text(f"{text}    def forward(self, x:\n")
+    if not waiting:
+        resubmit(run)
+    reason = "was changed since" if waiting else "syntax error"
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=reason):
+            train_run(run, Control(run), resume=True)
+        state = Follower(run).catch_up()
+        assert state.status(locked=False) == "stopped"
+        assert state.ended is not None
+        assert reason in str(state.ended.error)
+        assert state.epochs
+    net.write_text(text)
+    resubmit(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
+
+
 def test_a_net_that_was_edited_while_its_run_waited_is_trained_with_a_word(
     own: Callable[..., RunDir],
 ) -> None:

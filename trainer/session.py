@@ -21,7 +21,7 @@ from trainer import events, heap, net_files, schedule
 from trainer.admission import check_batch
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import last_event, name_of
+from trainer.distributed.aftermath import last_event, name_of, unbegun
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
@@ -153,7 +153,8 @@ def train_locked(
         if lead is not None:
             lead.end()
     except UserError as error:
-        ended = _end(log, training, began, "failed", str(error), lead=lead)
+        how = "failed" if training is not None else unbegun(Follower(run).catch_up())
+        ended = _end(log, training, began, how, str(error), lead=lead)
         raise
     except (Exception, SystemExit) as error:  # a net may call exit()
         _keep_traceback(run)

@@ -11,7 +11,7 @@ from trainer import config as settings
 from trainer import control, net_files
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
-from trainer.events import RunQueued
+from trainer.events import EndState, RunQueued
 from trainer.follower import Follower
 from trainer.origin import check_origin, check_owner
 from trainer.rundir import RunDir, create
@@ -108,7 +108,8 @@ def resubmit(
                 _write(run, settings.to_toml(config))
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
-        _queue(run, config, settings.to_toml(config))
+        before = ended.state if ended is not None and run.has_checkpoint("last") else None
+        _queue(run, config, settings.to_toml(config), before)
     return config
 
 
@@ -169,7 +170,7 @@ def read_config(run: RunDir) -> RunConfig:
     return settings.from_toml(text, origin=f"{run.id}/config.toml")
 
 
-def _queue(run: RunDir, config: RunConfig, text: str) -> None:
+def _queue(run: RunDir, config: RunConfig, text: str, before: EndState | None = None) -> None:
     log = RunLog(run)
     log.emit(
         RunQueued(
@@ -179,6 +180,7 @@ def _queue(run: RunDir, config: RunConfig, text: str) -> None:
             data=config.data,
             epochs=config.train.epochs,
             config=text,
+            before=before,
         )
     )
     log.close()

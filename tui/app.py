@@ -397,6 +397,9 @@ class CifarApp(App[None]):
         if after == "completed":
             best = formatting.percent(state.best.test_accuracy) if state.best else ""
             self.tell(f"{name} is done{': best test accuracy ' + best if best else ''}")
+        elif after == "stopped" and state.ended and state.ended.error:  # it could not go on
+            reason = formatting.clean(state.ended.error, 300)
+            self.tell(f"{name} stays stopped: {reason}", severity="error")
         elif after == "stopped":
             epochs = len(state.epochs)
             self.tell(f"{name} stopped after {epochs} epoch{'s' * (epochs != 1)}")
