@@ -57,7 +57,8 @@ def train_run(
         control: asked at every step and evaluation batch.
         listener: called with every envelope after it is on disk.
         data_dir: where downloaded data sets lie; the user's data directory by default.
-        resume: go on from the checkpoint ``last``.
+        resume: go on from the checkpoint ``last`` if there is one, as an attempt before may have
+            ended without; a new run begins.
         on_end: a command to start when the attempt has ended, however it did.
         world: the ranks that torchrun has started, of which this is number 0. Without it a run
             of several processes is trained by a torchrun that is started for it.
@@ -109,6 +110,7 @@ def train_locked(
                 on_end=on_end,
             ),
         )
+    resume = resume and run.has_checkpoint("last")  # for all ranks: they are told
     log = RunLog(run, listener)
     began = time.monotonic()
     training: Training | None = None

@@ -174,8 +174,8 @@ class RunControl:
             app.tell(str(error), severity="error", title="Not resumed")
             return
         app.store.expect(run.run.id)
-        again = run.run.has_checkpoint("last")
-        if app.worker.queue(run.run.path, resume=again):
+        if app.worker.queue(run.run.path, resume=True):
+            again = run.run.has_checkpoint("last")
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
             app.tell(f"{_name(run)} {where}")
         else:

@@ -185,14 +185,12 @@ def train(
         if (before := ended_before(run)) is not None:
             leave(dismiss(world, run, before))
         world = replace(world, restarts=max(1, world.restarts))
-    again = (found or resume is not None) and run.has_checkpoint("last")
+    old = found or resume is not None
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     out.lend()
-    new = resume is None and not again
-    ended = attend(
-        run, Control(run), view, place, resume=again, new=new, settings=calls, world=world
-    )
+    new = resume is None and not run.has_checkpoint("last")
+    ended = attend(run, Control(run), view, place, resume=old, new=new, settings=calls, world=world)
     # only an attempt is over when ranks were lost: a notice has told it, torchrun starts them anew
     anew = world is not None and world.restarts_left and ended_before(run) is None
     if not json and not (anew and ended.state == "failed"):
@@ -213,8 +211,7 @@ def _leave(
 ) -> None:
     """Let another process train the run, and say how to find it in a directory that was named."""
     try:
-        again = not new and run.has_checkpoint("last")
-        pid = detach(run, data_dir=data_directory, resume=again, on_end=on_end)
+        pid = detach(run, data_dir=data_directory, resume=not new, on_end=on_end)
     except RunError:
         if new:
             run.discard()
