@@ -364,7 +364,7 @@ def test_a_run_that_never_began_is_resumed_from_the_beginning(
     monkeypatch.setenv("FAKE_SESSION", "complete")
     assert run.path.is_dir(), "it was there before"
     assert cli("--resume", run.id)[0] == 0
-    assert asked == [False, False]
+    assert asked == [True, True], "it is old: whether it begins is seen where it is trained"
 
 
 def test_a_log_that_cannot_be_read_is_no_full_disk(
