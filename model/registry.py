@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -273,12 +274,23 @@ _beside: set[str] = set()
 """Modules that the last file has imported from its own folder."""
 
 
+def beside() -> tuple[Path, ...]:
+    """The files that the net which was built last has imported from the folder of its own."""
+    modules = (sys.modules.get(name) for name in sorted(_beside))
+    files = (getattr(module, "__file__", None) for module in modules)
+    return tuple(Path(file) for file in files if file)
+
+
 def _lies_beside(module: str, folder: Path) -> bool:
     """Whether it is the user's own: no installed package, and none of this program."""
     if module.partition(".")[0] in ("model", "trainer", "tui"):
         return False
     file = getattr(sys.modules[module], "__file__", None)
     if not file or "site-packages" in Path(file).parts:
+        return False
+    if Path(file).is_relative_to(
+        Path(os.__file__).parent
+    ):  # Python's own, below the home directory
         return False
     return Path(file).is_relative_to(folder)
 

@@ -38,7 +38,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(outputs.out, "lost", None)
     monkeypatch.setattr(outputs.out, "required", True)
     monkeypatch.setattr(session, "train_run", fake_session.train_run)
-    monkeypatch.setattr(train, "check", lambda config, data_directory: None)
+    monkeypatch.setattr(train, "admitted", lambda config, data_directory: config)
     monkeypatch.setenv("FAKE_SESSION", "complete")
     monkeypatch.setenv("CIFAR_TUI_RUNS", str(tmp_path / "runs"))
 
@@ -376,7 +376,7 @@ def test_a_run_that_never_began_is_resumed_from_the_beginning(
     monkeypatch.setenv("FAKE_SESSION", "complete")
     assert run.path.is_dir(), "it was there before"
     assert cli("--resume", run.id)[0] == 0
-    assert asked == [False, False]
+    assert asked == [True, True], "it is old: whether it begins is seen where it is trained"
 
 
 def test_a_log_that_cannot_be_read_is_no_full_disk(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui_helpers import fake_worker, held, make_run, until
+from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
 from tui import datasource
 from tui.app import CifarApp
 from tui.datasource import DataStatus
@@ -24,6 +24,7 @@ SMALL = (80, 24)
 @pytest.fixture(autouse=True)
 def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+    admit_all(monkeypatch)
 
 
 def make_app(folder: Path, *download: str) -> CifarApp:

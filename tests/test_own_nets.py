@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,12 +14,15 @@ import torch
 from model import registry
 from model.summary import summarize
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
-from trainer import checkpoint, host_random, own_net, worker
+from trainer import checkpoint, events, host_random, net_files, own_net, worker
+from trainer.cli import main
 from trainer.control import Control
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
+from trainer.inspection import open_inspection
 from trainer.rundir import RunDir
 from trainer.session import train_run
+from trainer.submit import read_config, resubmit
 
 BASE = """
 import random
@@ -281,12 +285,126 @@ def test_random_numbers_of_python_and_numpy_are_the_seeds_and_are_resumed(
     assert train_run(runs[0], Control(runs[0]), resume=True).state == "completed"
 
 
+WIDER = """
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.more = nn.Linear(2, 2)
+"""
+
+
 def test_an_edited_net_is_not_the_one_that_was_trained(own: Callable[..., RunDir]) -> None:
     run = own("    pass\n", "train.epochs=1")
     train_run(run, Control(run))
-    own(
-        "    def __init__(self, classes):\n        super().__init__(classes)\n"
-        "        self.more = nn.Linear(2, 2)\n"
-    )
+    run.net.unlink()  # as in earlier versions: its parameters are compared
+    own(WIDER)
     with pytest.raises(ConfigError, match=r"not the one that was trained: put .*own\.py back"):
         train_run(run, Control(run), resume=True)
+
+
+def stopped(run: RunDir) -> RunDir:
+    """Trained for an epoch."""
+    control = Control(run)
+
+    def stop(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.EpochEnded):
+            control.request("stop")
+
+    assert train_run(run, control, listener=stop).state == "stopped"
+    return run
+
+
+@pytest.mark.parametrize("edited", ["own", "helper", "gone"])
+def test_a_run_does_not_go_on_with_other_files(
+    own: Callable[..., RunDir],
+    tmp_path: Path,
+    edited: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    helper = tmp_path / "helper_of_own.py"
+    helper.write_text("def twice(x):\n    return 2 * x\n")
+    run = own("    from helper_of_own import twice\n")
+    net = tmp_path / "own.py"
+    stopped(run)
+    path = helper if edited == "helper" else net
+    before, log = path.read_text(), run.log.read_bytes()
+    path.write_text(f"{before}# the same net\n")
+    if edited == "gone":
+        path.unlink()
+    line = f"{path.name} was {'removed' if edited == 'gone' else 'changed'} since run {run.id}"
+    with pytest.raises(ConfigError, match=line):
+        resubmit(run)
+    with pytest.raises(ConfigError, match=line):
+        open_inspection(run, trusted=True)
+    where = ("--runs-dir", str(run.path.parent))
+    for arguments in (("train", "--resume", "last"), ("inspect", "last", "0")):
+        assert main.run([*arguments, *where]) == 2
+        assert line in capsys.readouterr().err
+    assert run.log.read_bytes() == log
+    assert Follower(run).catch_up().status(locked=False) == "stopped"
+    path.write_text(before)
+    resubmit(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_stopped_run_that_cannot_go_on_stays_stopped(
+    own: Callable[..., RunDir], waiting: bool
+) -> None:
+    run = stopped(own("    pass\n"))
+    net = run.path.parent.parent.parent / "own.py"
+    text = net.read_text()
+    if waiting:
+        resubmit(run)
+    else:
+        run.net.unlink()  # as in earlier versions
+    net.write_text(f"{text}    def forward(self, x:\n")
+    if not waiting:
+        resubmit(run)
+    reason = "was changed since" if waiting else "syntax error"
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=reason):
+            train_run(run, Control(run), resume=True)
+        state = Follower(run).catch_up()
+        assert state.status(locked=False) == "stopped"
+        assert state.ended is not None
+        assert reason in str(state.ended.error)
+        assert state.epochs
+    net.write_text(text)
+    resubmit(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
+
+
+def test_a_net_that_was_edited_while_its_run_waited_is_trained_with_a_word(
+    own: Callable[..., RunDir],
+) -> None:
+    run = own("    pass\n", "train.epochs=1")
+    net = run.path.parent.parent.parent / "own.py"
+    net.write_text(f"{net.read_text()}# edited\n")
+    notices: list[str] = []
+
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, events.Notice) and envelope.event.code == "net-changed":
+            notices.append(envelope.event.message)
+
+    assert train_run(run, Control(run), listener=listen).state == "completed"
+    line = f"{net} was changed since the run was queued: it is trained as it is now"
+    assert notices == [line]
+    net_files.check(run, read_config(run))  # the one that was trained
+
+
+def test_what_was_put_down_by_others_reads_no_other_files(
+    own: Callable[..., RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = own("    pass\n")
+    config = read_config(run)
+    kept = net_files.digest(config)
+    read: list[Path] = []
+    look = net_files._digest
+    monkeypatch.setattr(net_files, "_digest", lambda path: (read.append(path), look(path))[1])
+    for name in ("/etc/passwd", "../other", "x/../../other"):
+        run.net.write_bytes(msgspec.json.encode(net_files.NetFiles(kept, {name: "0"})))
+        assert net_files.changed(run, config)
+    assert set(read) == {tmp_path / "own.py"}
+    run.net.write_bytes(b"{")
+    with pytest.raises(RunError, match="cannot be read"):
+        net_files.changed(run, config)

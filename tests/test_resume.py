@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
-from tests.tui_helpers import fake_worker, held, make_run, until
+from tests.tui_helpers import append, fake_worker, held, make_run, until
 from trainer import control, events
 from trainer.control import Control
 from trainer.errors import ConfigError, DataError, RunError
@@ -369,3 +369,15 @@ async def test_r_lets_a_run_begin_that_never_began(tmp_path: Path) -> None:
         await pilot.press("r")
         await until(pilot, lambda: "begins: it had not yet" in told(app))
         await until(pilot, lambda: status(app, run) == "completed")
+
+
+@pytest.mark.usefixtures("data_is_there")
+async def test_a_run_that_could_not_go_on_says_why(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", done=1, end=None)
+    app = app_of(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        with held(run):
+            await until(pilot, lambda: status(app, run) == "training")
+            append(run, events.RunEnded(state="stopped", error="the net has a typo"))
+            await until(pilot, lambda: "stays stopped: the net has a typo" in told(app))
+    assert folded(run).status(locked=False) == "stopped"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -40,6 +41,7 @@ def python(script: str, *args: object) -> subprocess.Popen[str]:
 LOCK = """
 import sys
 from pathlib import Path
+from unittest import mock
 from trainer.rundir import RunDir
 with RunDir(Path(sys.argv[1])).locked():
     print("locked", flush=True)
@@ -66,14 +68,23 @@ def test_a_label_never_leaves_the_runs_directory(tmp_path: Path, label: str) -> 
 def test_runs_made_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: create(tmp_path, "quick"), range(40)))
-    assert len({run.id for run in runs}) == 40
+    assert len({run.id[:15] for run in runs}) == 40, "each has its own place in the order"
     assert len(scan(tmp_path)) == 40
+
+
+def test_the_run_that_was_made_last_is_the_last(tmp_path: Path) -> None:
+    made = []
+    for label in ("z", "a", "m", "b", "y", "c"):
+        made.append(create(tmp_path, label))
+        assert find(tmp_path, "last") == made[-1]
+    assert scan(tmp_path) == made[::-1]
 
 
 def test_processes_that_submit_in_the_same_second(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
+from unittest import mock
 from trainer.config import RunConfig
 from trainer.submit import submit
 print("ready", flush=True)
@@ -92,12 +103,22 @@ for _ in range(5):
         process.stdin.flush()
     for process in processes:
         ids += process.communicate(timeout=20)[0].split()
-    assert len(set(ids)) == 15
+    assert len({run[:15] for run in ids}) == 15, "each has its own place in the order"
     assert {run.id for run in scan(tmp_path)} == set(ids)
     for run in scan(tmp_path):
         state = Follower(run).catch_up()
         assert state.run == run.id
         assert state.seq == 0
+
+
+def test_a_directory_that_cannot_be_locked_has_runs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "ALONE_SECONDS", 0.0)
+    with rundir._alone(tmp_path):  # and does not let go
+        assert create(tmp_path, "x").path.is_dir()
+    monkeypatch.setattr(rundir.fcntl, "flock", mock.Mock(side_effect=OSError(errno.EBADF, "no")))
+    assert create(tmp_path, "x").path.is_dir()
 
 
 def test_a_collision_takes_the_next_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

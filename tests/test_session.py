@@ -121,6 +121,14 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert twice.attempt == 2
 
 
+def test_an_old_run_without_a_checkpoint_begins(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1")
+    assert train_run(run, Control(run), resume=True).state == "completed"
+    started = Follower(run).catch_up().started
+    assert started is not None
+    assert started.resumed_step is None
+
+
 def test_a_stop_during_evaluation_is_obeyed_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

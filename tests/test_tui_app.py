@@ -13,10 +13,12 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run, until
+from tests.tui_helpers import admit_all, append, fake_worker, held, make_run, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.follower import Follower
+from trainer.presets import catalog
+from trainer.submit import read_config
 from tui import datasource, reader, store
 from tui import form as form_of
 from tui.app import CifarApp
@@ -43,6 +45,7 @@ MISSING = DataStatus(ready=False, line="CIFAR-10 is not on this machine")
 @pytest.fixture(autouse=True)
 def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasource, "look", lambda source: READY)
+    admit_all(monkeypatch)
 
 
 @pytest.fixture
@@ -832,6 +835,39 @@ async def test_keys_of_the_form_do_what_it_says(tmp_path: Path, size: tuple[int,
 def test_the_form_says_what_would_be_right(key: str, text: str, problem: str) -> None:
     texts = {**form_of.defaults("quick", "synthetic", "cpu"), key: text}
     assert form_of.build("quick", texts) == (None, {key: problem})
+
+
+async def test_a_run_of_the_form_names_its_files_from_the_root_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_net.py").touch()
+    monkeypatch.chdir(tmp_path)
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one("#model", Input).value = "my_net.py:Net"
+        screen.query_one("#settings", Input).value = "data=imgs"
+        await pilot.pause()
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: len(app.store) == 1)
+    config = read_config(next(iter(app.store)).run)
+    assert config.model.name == f"{tmp_path}/my_net.py:Net"
+    assert config.data == f"{tmp_path}/imgs"
+
+
+async def test_a_batch_above_the_images_that_are_trained_on_is_not_started(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one("#settings", Input).value = "train_limit=100"
+        await pilot.pause()
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: hint(screen, "batch") == ("above the 100 training images", True))
+        await pilot.press("escape")
+        crowded = catalog.load("quick", ["data=synthetic", "train_limit=100"])
+        assert not await app.runs.submit(crowded)
+        await until(pilot, lambda: "100 training images" in told(app))
+        assert len(app.store) == 0
 
 
 async def test_another_preset_keeps_what_was_typed(tmp_path: Path) -> None:

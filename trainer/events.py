@@ -45,6 +45,8 @@ class RunQueued(Event, tag="RunQueued", frozen=True, kw_only=True):
     epochs: Whole
     config: str
     """The whole configuration as TOML."""
+    before: EndState | None = None
+    """How the attempt ended from whose checkpoint it is to go on."""
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -276,7 +278,7 @@ class RunEnded(Event, tag="RunEnded", frozen=True, kw_only=True):
     seconds: Seconds = 0.0
     """Of the attempt, pauses not counted."""
     error: str | None = None
-    """One line; set when failed."""
+    """One line; set when failed, and when a run that was stopped could not go on."""
 
 
 AnyEvent = (

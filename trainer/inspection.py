@@ -23,7 +23,7 @@ from model.effective_receptive_field import EffectiveField, effective_receptive_
 from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
 from model.summary import summarize
-from trainer import checkpoint, features, same_data
+from trainer import checkpoint, features, net_files, same_data
 from trainer import device as devices
 from trainer.analysis import pictures
 from trainer.augment import Augment
@@ -254,7 +254,7 @@ def open_inspection(
 
     Raises:
         UserError: no checkpoint, or a damaged one, weights that do not fit, the data set is gone
-            or differs, a net that is not trusted, memory is short.
+            or differs, a net that is not trusted or was changed since, memory is short.
     """
     if role not in ("", "best", "last"):
         raise ConfigError("--checkpoint is best or last")
@@ -263,6 +263,7 @@ def open_inspection(
         if not trusted:
             raise NotTrusted(f"the net is code of the file {config.model.name}")
         check_origin(run, config)
+        net_files.check(run, config)
     role = role or ("best" if run.has_checkpoint("best") else "last")
     path = run.checkpoint(role)
     with suppress(OSError):

@@ -23,7 +23,7 @@ def check_origin(run: RunDir, config: RunConfig) -> None:
     Raises:
         ConfigError: the net lies among runs.
     """
-    file = _file(config)
+    file = net_file(config)
     beside = (run.path.parent.resolve(), run.path.resolve().parent)
     if file is not None and any(file.is_relative_to(folder) for folder in beside):
         raise ConfigError(
@@ -38,7 +38,7 @@ def check_owner(config: RunConfig) -> None:
     Raises:
         ConfigError: its file is another user's, or root's and everybody's to write.
     """
-    file = _file(config)
+    file = net_file(config)
     if file is None:
         return
     with suppress(OSError):  # what is not there cannot be run, which is told elsewhere
@@ -51,7 +51,8 @@ def check_owner(config: RunConfig) -> None:
             )
 
 
-def _file(config: RunConfig) -> Path | None:
+def net_file(config: RunConfig) -> Path | None:
+    """The file of a net of the user's own, without links; ``None`` for a built-in one."""
     from model import registry
 
     if not registry.is_file(config.model.name):

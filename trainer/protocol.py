@@ -12,6 +12,7 @@ class Job(msgspec.Struct, frozen=True):
     """Its folder."""
     data_dir: str | None = None
     resume: bool = False
+    """Whether it is an old run: it goes on from the checkpoint ``last`` if that is there."""
     on_end: str = ""
     """A command to start when the run has ended."""
 

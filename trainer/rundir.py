@@ -5,6 +5,7 @@ RUNS/20261123-143005-dws-late-3f9c/
     lock           held while it trains   control       commands to the trainer
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
     cache/         what can be computed again
+    net.json       checksums of the user's own net
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ STAMP = "%Y%m%d-%H%M%S"
 AHEAD_SECONDS = 15 * 3600
 """More than the time zones are apart from UTC."""
 ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{4}")
+ALONE_SECONDS = 2.0
+"""Until then one waits for another who makes a run in the same directory: it takes milliseconds."""
 CONTROL_ROOM = b" " * 255 + b"\n"
 """More than file systems keep beside a file's name: a block of the disk is taken for it."""
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
     *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
-    "cache",
+    *("net.json", "cache"),
 )
 
 
@@ -77,6 +80,11 @@ class RunDir(msgspec.Struct, frozen=True):
     def config(self) -> Path:
         """The configuration."""
         return self.path / "config.toml"
+
+    @property
+    def net(self) -> Path:
+        """Which files its net is, where it is the user's own: see ``trainer/net_files.py``."""
+        return self.path / "net.json"
 
     @property
     def launch(self) -> Path:
@@ -131,6 +139,7 @@ class RunDir(msgspec.Struct, frozen=True):
             for name in (
                 "events.jsonl",
                 "config.toml",
+                "net.json",
                 "control",
                 "lock",
                 "on-end.log",
@@ -247,30 +256,63 @@ def slug(text: str) -> str:
 
 
 def create(runs_dir: Path, label: str) -> RunDir:
-    """Make a new run's folder; two processes in the same second get two folders.
+    """Make a new run's folder, whose id comes after those of all before it.
 
     Raises:
         RunError: the runs directory cannot be written.
     """
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with _alone(runs_dir):
+            return _create(runs_dir, label)
+    except FileExistsError:
+        raise RunError(f"{runs_dir} is no directory: choose one with --runs-dir") from None
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the runs directory {runs_dir}: {error.strerror}; "
+            "choose another with --runs-dir"
+        ) from None
+
+
+def _create(runs_dir: Path, label: str) -> RunDir:
     import secrets  # the app's first paint need not wait for it
 
     stamp = _stamp(runs_dir)
     for _ in range(100):
         run = RunDir(runs_dir / f"{stamp}-{slug(label)}-{secrets.token_hex(2)}")
-        try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
             run.path.mkdir()
-        except FileExistsError:
-            if not runs_dir.is_dir():
-                raise RunError(f"{runs_dir} is no directory: choose one with --runs-dir") from None
-            continue
-        except OSError as error:
-            raise RunError(
-                f"cannot write to the runs directory {runs_dir}: {error.strerror}; "
-                "choose another with --runs-dir"
-            ) from None
-        return run
+            return run
     raise RunError(f"cannot find a free name for a run in {runs_dir}")
+
+
+@contextmanager
+def _alone(runs_dir: Path) -> Iterator[None]:
+    """Make runs in a directory one after another: two at once would have the same second.
+
+    Where that cannot be had (a file system that locks no directories, one who does not let go) they
+    still get two folders.
+    """
+    handle = -1
+    try:
+        with suppress(OSError):
+            handle = os.open(runs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            until = time.monotonic() + ALONE_SECONDS
+            while not _lock(handle) and time.monotonic() < until:
+                time.sleep(0.002)
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the lock was free, and is had now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _stamp(runs_dir: Path) -> str:
@@ -284,7 +326,7 @@ def _stamp(runs_dir: Path) -> str:
     stamp, ahead = (time.strftime(STAMP, time.gmtime(time.time() + s)) for s in (0, AHEAD_SECONDS))
     try:
         newest = max((run.id[: len(stamp)] for run in scan(runs_dir)), default="")
-        if stamp < newest < ahead:
+        if stamp <= newest < ahead:
             after = calendar.timegm(time.strptime(newest, STAMP)) + 1
             stamp = time.strftime(STAMP, time.gmtime(after))
     except (RunError, ValueError):  # told when it is written; no time

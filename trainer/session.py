@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trainer import config as settings
-from trainer import events, heap, schedule
+from trainer import events, heap, net_files, schedule
+from trainer.admission import check_batch
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import last_event
+from trainer.distributed.aftermath import last_event, unbegun
 from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.follower import Follower
@@ -56,7 +57,8 @@ def train_run(
         control: asked at every step and evaluation batch.
         listener: called with every envelope after it is on disk.
         data_dir: where downloaded data sets lie; the user's data directory by default.
-        resume: go on from the checkpoint ``last``.
+        resume: go on from the checkpoint ``last`` if there is one, as an attempt before may have
+            ended without; a new run begins.
         on_end: a command to start when the attempt has ended, however it did.
         world: the ranks that torchrun has started, of which this is number 0. Without it a run
             of several processes is trained by a torchrun that is started for it.
@@ -112,6 +114,7 @@ def train_locked(
                 on_end=on_end,
             ),
         )
+    resume = resume and run.has_checkpoint("last")  # for all ranks: they are told
     log = RunLog(run, listener)
     began = time.monotonic()
     training: Training | None = None
@@ -157,7 +160,8 @@ def train_locked(
         if lead is not None:
             lead.end()
     except UserError as error:
-        ended = _end(log, training, began, "failed", str(error), lead=lead)
+        how = "failed" if training is not None else unbegun(Follower(run).catch_up())
+        ended = _end(log, training, began, how, str(error), lead=lead)
         on_failure(error)
         raise
     except (Exception, SystemExit) as error:  # a net may call exit()
@@ -248,11 +252,9 @@ def prepare(
         raise DataError(
             f"the data set has {len(dataset.classes)} classes, at most {events.CLASSES}"
         )
-    if config.train.batch_size > len(dataset.train.labels):
-        raise ConfigError(
-            f"batch size {config.train.batch_size} is above the data set's "
-            f"{len(dataset.train.labels)} training images: lower --batch-size"
-        )
+    check_batch(config, len(dataset.train.labels))
+    first = group is None or group.first
+    file = _net_as_it_is(run, config, log, resume=resume) if first else ""
     torch.manual_seed(config.train.seed)
     host_random.seed(config.train.seed)
     try:
@@ -292,8 +294,10 @@ def prepare(
         state = _checkpoint(run, group)
         _check_same(state, config, dataset)
         training.load_state_dict(state)
+    elif first:
+        _keep_net(run, config, file)
     _announce(training, resumed=state is not None)
-    if group is None or group.first:
+    if first:
         best_checkpoint.settle(run, log, training.at)
     if otherwise:
         log.emit(events.Notice(level="warning", code="net-fallback", message=otherwise))
@@ -318,6 +322,31 @@ def check_alike(members: Sequence[Member], config: RunConfig) -> None:
             f"Muon's products differ between {' and '.join(kinds)}: choose GPUs of one kind, or "
             "another optimizer"
         )
+
+
+def _net_as_it_is(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) -> str:
+    """Compare the net's files with those before; the SHA-256 of its own.
+
+    Raises:
+        ConfigError: the run has trained another net.
+    """
+    if resume:
+        net_files.check(run, config)
+    elif file := net_files.changed(run, config):
+        line = f"{file} was changed since the run was queued: it is trained as it is now"
+        log.emit(events.Notice(level="warning", code="net-changed", message=line))
+    return net_files.digest(config)
+
+
+def _keep_net(run: RunDir, config: RunConfig, file: str) -> None:
+    """Put down what is trained, once and for all attempts that go on with it."""
+    from model import registry
+
+    try:
+        net_files.keep(run, config, file, registry.beside())
+    except OSError:  # nothing is known then: what was put down before may be of another net
+        with suppress(OSError):
+            run.net.unlink()
 
 
 def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from trainer import config as settings
-from trainer import control
+from trainer import control, net_files
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
-from trainer.events import RunQueued
+from trainer.events import EndState, RunQueued
 from trainer.follower import Follower
-from trainer.origin import check_owner
+from trainer.origin import check_origin, check_owner
 from trainer.rundir import RunDir, create
 from trainer.runlog import RunLog, open_regular
 from trainer.whole_file import whole_file
@@ -33,6 +33,7 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     text = settings.to_toml(config)
     try:
         _write(run, text)
+        net_files.keep(run, config, net_files.digest(config))
     except OSError as error:
         run.discard()
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
@@ -69,12 +70,14 @@ def resubmit(
 
     Raises:
         RunError: it is completed, being trained, without a checkpoint, or cannot be written.
-        ConfigError: its ``config.toml`` is not one, or that of another run.
+        ConfigError: its ``config.toml`` is not one, or that of another run; its net is one that
+            others can change, or was changed since.
         DataError: ``data`` cannot be read, or are others.
     """
     config = read_config(run)
     if not trust_net:
         check_owner(config)
+    check_origin(run, config)
     with run.locked():
         follower = Follower(run)
         follower.catch_up()
@@ -89,6 +92,8 @@ def resubmit(
             )
         if not begun:
             _check_as_queued(config, follower.state.queued)
+        if run.has_checkpoint("last"):
+            net_files.check(run, config)
         if data and run.has_checkpoint("last"):
             _check_data(run, config, data, data_dir)
         try:
@@ -103,7 +108,8 @@ def resubmit(
                 _write(run, settings.to_toml(config))
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
-        _queue(run, config, settings.to_toml(config))
+        before = ended.state if ended is not None and run.has_checkpoint("last") else None
+        _queue(run, config, settings.to_toml(config), before)
     return config
 
 
@@ -164,7 +170,7 @@ def read_config(run: RunDir) -> RunConfig:
     return settings.from_toml(text, origin=f"{run.id}/config.toml")
 
 
-def _queue(run: RunDir, config: RunConfig, text: str) -> None:
+def _queue(run: RunDir, config: RunConfig, text: str, before: EndState | None = None) -> None:
     log = RunLog(run)
     log.emit(
         RunQueued(
@@ -174,6 +180,7 @@ def _queue(run: RunDir, config: RunConfig, text: str) -> None:
             data=config.data,
             epochs=config.train.epochs,
             config=text,
+            before=before,
         )
     )
     log.close()

@@ -95,10 +95,10 @@ def open_app(
     collector.begin()
     sys.setswitchinterval(SWITCH_SECONDS)
     from trainer import alerts
+    from trainer.admission import anchored_data
     from trainer.errors import ConfigError
     from trainer.paths import absolute, expanded, is_dir
     from trainer.rundir import default_runs_dir
-    from tui.datasource import data_value
 
     if device is not None:
         from trainer.config import DEVICE  # not for the first paint without it: 5 ms
@@ -115,7 +115,7 @@ def open_app(
         directory = absolute(runs_dir) if runs_dir else default_runs_dir()
         for said in filter(None, (human, review, os.environ.get("CIFAR_TUI_DATA"))):
             expanded(said)
-        data = data_value(data) if data else None
+        data = anchored_data(data) if data else None
         there, is_directory = os.path.lexists(directory), is_dir(directory)
     except ConfigError as error:
         return _refuse(str(error))

@@ -64,7 +64,9 @@ class Caller:
                 crashed.append(follower)
                 continue
             line = f"{run_name(follower)} {_how(follower.state, now)}"
-            self._app.tell(line, severity="error" if now == "failed" else "information")
+            ended = follower.state.ended
+            bad = now == "failed" or (ended is not None and bool(ended.error))
+            self._app.tell(line, severity="error" if bad else "information")
         if not crashed:
             return
         if len(crashed) > 1:
@@ -99,8 +101,10 @@ def _how(state: RunState, now: Status) -> str:
     if now == "completed":
         best = formatting.percent(state.best.test_accuracy) if state.best else ""
         return f"is done{': best test accuracy ' + best if best else ''}"
+    reason = state.ended.error if state.ended else ""
+    if now == "stopped" and reason:  # it could not go on
+        return f"stays stopped: {formatting.clean(reason, 300)}"
     if now == "stopped":
         epochs = state.epochs_trained
         return f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
-    reason = state.ended.error if state.ended and state.ended.error else "no reason given"
-    return f"failed: {formatting.clean(reason, 300)}"
+    return f"failed: {formatting.clean(reason or 'no reason given', 300)}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from trainer.paths import absolute
+from trainer.admission import TRAIN_IMAGES
 
-BUILT_IN = ("cifar10", "cifar100", "synthetic")
-TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
+BUILT_IN = tuple(TRAIN_IMAGES)
 
 
 class DataStatus(msgspec.Struct, frozen=True):
@@ -34,11 +33,6 @@ def look(source: str) -> DataStatus:
         line=without_advice(found.message),
         train_images=TRAIN_IMAGES.get(found.kind),
     )
-
-
-def data_value(source: str) -> str:
-    """A data source as it goes into a configuration: folders absolute, names as they are."""
-    return source if source in BUILT_IN else str(absolute(source))
 
 
 def without_advice(line: str) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from model import registry
 from trainer import config as settings
+from trainer.admission import anchored_data
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, UserError
 from trainer.paths import expanded, is_dir, is_file
 from trainer.presets import catalog
-from tui.datasource import BUILT_IN, data_value
+from tui.datasource import BUILT_IN
 
 ORIGIN = "form"
 NORMS = ("batch", "layer", "group")
@@ -133,7 +134,7 @@ def _value(field: Field, text: str) -> object:
             return float(text)
         except ValueError:
             raise ConfigError(f"a number, not {text!r}") from None
-    return data_value(text) if field.key == "data" and text else text
+    return anchored_data(text) if field.key == "data" and text else text
 
 
 def _reason(error: UserError, field: Field) -> str:

@@ -8,10 +8,11 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
+from trainer.admission import admitted, anchored_data
 from trainer.errors import UserError
 from trainer.follower import Follower
 from tui import datasource, formatting
-from tui.datasource import DataStatus, data_value
+from tui.datasource import DataStatus
 from tui.screens.too_small import TooSmall
 from tui.store import ACTIVE, Changes
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     # imported where they are used: the first paint does not wait for them
     from trainer.config import RunConfig
     from trainer.control import Command
+    from trainer.rundir import RunDir
     from tui.app import CifarApp
     from tui.screens.dialogs import Quit
 
@@ -47,7 +49,7 @@ class RunControl:
 
     @data.setter
     def data(self, source: str) -> None:
-        self._data = data_value(source)
+        self._data = anchored_data(source)
         self._app.repaint()
         self._app.run_worker(self.look_for_data(), group="data", description="look for the data")
 
@@ -97,7 +99,7 @@ class RunControl:
     def overrides(self) -> list[str]:
         """What the app's own choices add to a preset."""
         device = [f"train.device={self._app.device}"] if self._app.device else []
-        return [f"data={_toml(data_value(self._data))}", *device]
+        return [f"data={_toml(anchored_data(self._data))}", *device]
 
     async def start(self) -> None:
         """Start the chosen preset on the chosen data, or say what is missing."""
@@ -121,13 +123,16 @@ class RunControl:
         """Put a run on disk and give it to the trainer; whether that worked."""
         from trainer.submit import submit
 
+        def admit() -> RunDir:
+            return submit(admitted(config), app.store.runs_dir.absolute())
+
         app = self._app
         lacking = app.worker.info.lacks_for(config.train.device, config.train.processes)
         if lacking:
             app.tell(lacking, severity="error", title="Not started")
             return False
         try:
-            run = await asyncio.to_thread(submit, config, app.store.runs_dir.absolute())
+            run = await asyncio.to_thread(admit)
         except UserError as error:
             app.tell(str(error), severity="error", title="Not started")
             return False
@@ -171,8 +176,8 @@ class RunControl:
             return
         before = len(self.ours())
         app.store.expect(run.run.id)
-        again = run.run.has_checkpoint("last")
-        if app.worker.queue(run.run.path, resume=again):
+        if app.worker.queue(run.run.path, resume=True):
+            again = run.run.has_checkpoint("last")
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
             if before:
                 where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"

@@ -7,13 +7,13 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 import tomli_w
 import typer
 
 from trainer import alerts, events, heap
+from trainer.admission import admitted, anchored_data, check_data
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
@@ -30,26 +30,19 @@ from trainer.cli.options import (
 )
 from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
-from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.lead import ended as ended_before
 from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
-from trainer.errors import ConfigError, DataError, RunError
+from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
 from trainer.on_end import seconds_of
-from trainer.paths import expanded
 from trainer.presets import catalog
 from trainer.rundir import RunDir, find
 from trainer.submit import read_config, resubmit, submit
 
-if TYPE_CHECKING:
-    from trainer.data.sources import Availability
-
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
-TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "synthetic": 10_000}
-"""What is known without reading a data set."""
 
 
 def train(
@@ -162,7 +155,7 @@ def train(
             )
         if data is not None:
             data = anchored_data(data)
-            _check_data(data, place)
+            check_data(data, place)
         if world is None:
             run = find(runs_dir(directory), resume)
             resubmit(run, processes=processes, data=data, data_dir=place, trust_net=trust_net)
@@ -179,8 +172,7 @@ def train(
     else:
         if processes is not None:
             overrides.append(f"train.processes={processes}")
-        config = anchored(catalog.load(preset, overrides))
-        check(config, place)
+        config = admitted(catalog.load(preset, overrides), place)
         if world is None:
             run = submit(config, runs_dir(directory))
         else:
@@ -193,14 +185,12 @@ def train(
         if (before := ended_before(run)) is not None:
             leave(dismiss(world, run, before))
         world = replace(world, restarts=max(1, world.restarts))
-    again = (found or resume is not None) and run.has_checkpoint("last")
+    old = found or resume is not None
     out.required = False  # from here on the run is what counts
     view: View = JsonView() if json else TerminalView() if _is_live() else PlainView()
     out.lend()
-    new = resume is None and not again
-    ended = attend(
-        run, Control(run), view, place, resume=again, new=new, settings=calls, world=world
-    )
+    new = resume is None and not run.has_checkpoint("last")
+    ended = attend(run, Control(run), view, place, resume=old, new=new, settings=calls, world=world)
     # only an attempt is over when ranks were lost: a notice has told it, torchrun starts them anew
     anew = world is not None and world.restarts_left and ended_before(run) is None
     if not json and not (anew and ended.state == "failed"):
@@ -221,8 +211,7 @@ def _leave(
 ) -> None:
     """Let another process train the run, and say how to find it in a directory that was named."""
     try:
-        again = not new and run.has_checkpoint("last")
-        pid = detach(run, data_dir=data_directory, resume=again, on_end=on_end)
+        pid = detach(run, data_dir=data_directory, resume=not new, on_end=on_end)
     except RunError:
         if new:
             run.discard()
@@ -236,62 +225,6 @@ def _leave(
             f"watch it: cifar-tui{there}",
             f"look at it: cifar-tui show {run.id}{there}",
         )
-
-
-def anchored(config: RunConfig) -> RunConfig:
-    """With absolute paths: the run may be resumed from another folder."""
-    from model import registry
-
-    data, model = anchored_data(config.data), config.model
-    if registry.is_file(model.name):
-        file, _, name = model.name.rpartition(":")
-        if file:
-            model = msgspec.structs.replace(model, name=f"{_absolute(file)}:{name}")
-    return msgspec.structs.replace(config, data=data, model=model)
-
-
-def anchored_data(data: str) -> str:
-    """A data set by name stays; a folder gets an absolute path."""
-    return data if data in TRAIN_IMAGES else _absolute(data)
-
-
-def _absolute(path: str) -> str:
-    try:
-        return str(expanded(path).absolute())
-    except ConfigError:  # the home of nobody, or no text
-        return path
-
-
-def check(config: RunConfig, data_directory: Path | None) -> None:
-    """Refuse what is known to be impossible before a run's folder is made and torch is loaded.
-
-    Raises:
-        UserError: no such model, the data is missing, a batch larger than the training split.
-    """
-    from model import registry
-
-    try:
-        registry.look_up(config.model.name)
-    except registry.ModelError as error:
-        raise ConfigError(str(error)) from None
-    found = _check_data(config.data, data_directory)
-    images = TRAIN_IMAGES.get(found.kind)
-    if config.train_limit:
-        images = min(images or config.train_limit, config.train_limit)
-    if images is not None and config.train.batch_size > images:
-        raise ConfigError(
-            f"batch size {config.train.batch_size} is above the data set's "
-            f"{images} training images: lower --batch-size"
-        )
-
-
-def _check_data(data: str, data_directory: Path | None) -> Availability:
-    from trainer.data import sources
-
-    found = sources.available(data, data_dir=data_directory)
-    if not found.ready:
-        raise DataError(found.message)
-    return found
 
 
 def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:

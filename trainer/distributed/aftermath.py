@@ -26,7 +26,7 @@ def end_from_log(
     state = follower.catch_up()
     ended = last_event(
         state,
-        "failed" if error else "stopped",
+        "stopped" if not error else "failed" if began else unbegun(state),
         error or None,
         seconds=state.attempt_seconds if began else 0.0,
     )
@@ -47,3 +47,11 @@ def last_event(
         final_accuracy=tested[-1].test_accuracy if tested else None,
         seconds=seconds,
     )
+
+
+def unbegun(state: RunState) -> events.EndState:
+    """How a run ends that could not begin, or not go on: one that was stopped is as it was, and can
+    go on when that is mended.
+    """
+    queued = state.queued
+    return "stopped" if queued is not None and queued.before == "stopped" else "failed"

@@ -66,11 +66,9 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
     from trainer.session import train_locked
 
     data_dir = Path(job.data_dir) if job.data_dir else None
-    resume = job.resume
-    if world.restarts:
-        resume = run.has_checkpoint("last")
-        if (ended := lead.ended(run)) is not None:
-            return dismiss(world, run, ended)
+    resume = job.resume or world.restarts > 0
+    if world.restarts and (ended := lead.ended(run)) is not None:
+        return dismiss(world, run, ended)
     try:
         ended = train_locked(
             run, control, data_dir=data_dir, resume=resume, on_end=job.on_end, world=world

@@ -12,6 +12,7 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
 from model import registry
+from trainer.admission import most_images
 from trainer.config import RunConfig
 from tui import datasource, form
 from tui.datasource import BUILT_IN
@@ -259,7 +260,7 @@ class NewRun(Modal[RunConfig | None]):
         if not status.ready:
             self._refuse("data", status.line)
             return
-        images = status.train_images
+        images = most_images(config, status.train_images)
         if images is not None and config.train.batch_size > images:
             self._refuse("batch", f"above the {images:,} training images")
             return
