@@ -41,8 +41,14 @@ class Compiled:
         self._uncompiled, self._on_problem, self._on_size = forward, on_problem, on_size
         self._forward: Forward | None = None
         self._sizes: set[torch.Size] = set()
+        self._compiles = False
         self.lacks = _lacks(device)
         """What is known beforehand to be missing; empty: nothing."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is compiled any more."""
+        return self._forward is self._uncompiled
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to logits [N, classes]."""
@@ -56,11 +62,12 @@ class Compiled:
                 self._forward = torch.compile(self._uncompiled, dynamic=False)
             except RuntimeError as error:  # not for this version of Python
                 return self._give_up(images, first_line(error))
-        if self._forward is self._uncompiled:
+        if self.given_up:
             return self._forward(images)
         from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
 
-        if images.shape not in self._sizes:
+        self._compiles = images.shape not in self._sizes
+        if self._compiles:
             self._sizes.add(images.shape)
             self._on_size(images.shape)
         try:
@@ -68,10 +75,29 @@ class Compiled:
         except TorchDynamoException as error:
             return self._give_up(images, first_line(error))
 
+    def fails(self, error: Exception) -> bool:
+        """Whether the forward and backward pass that raised this may go well uncompiled.
+
+        Gradients are compiled at their first use, and kernels are loaded at theirs: whatever fails
+        then may be the compiler's fault, later only its own errors are. If so, nothing is compiled
+        any more, and whoever asks repeats both passes.
+        """
+        if self._forward is None or self.given_up or isinstance(error, torch.OutOfMemoryError):
+            return False
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not (self._compiles or isinstance(error, TorchDynamoException)):
+            return False
+        self._stop(first_line(error))
+        return True
+
     def _give_up(self, images: Tensor, reason: str) -> Tensor:
+        self._stop(reason)
+        return self._uncompiled(images)
+
+    def _stop(self, reason: str) -> None:
         self._on_problem(f"training without torch.compile: {reason}")
         self._forward = self._uncompiled
-        return self._forward(images)
 
 
 def choose_per_layer(net: nn.Module, device: torch.device) -> None:

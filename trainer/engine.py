@@ -261,11 +261,10 @@ class Training:
         self.net.train()
         try:
             with untouched(self.net, self.optimizers.all, state):
-                for side in schedule.sides(train):
-                    if side >= now:
-                        graphs.record(side)
-                        if train.layer_stats:
-                            graphs.record(side, measured=True)
+                compiles = self._compiles()
+                self._record_sides(graphs, now)
+                if compiles and not self._compiles():
+                    self._record_sides(graphs, now)  # the first ones anew, all uncompiled as told
         except CaptureFailed as failure:
             # of what it leaves behind torch does not clean up everything
             message = f"the step cannot be recorded: set train.cuda_graphs=off ({failure})"
@@ -287,6 +286,17 @@ class Training:
         self._notice(
             "info", "cuda-graphs", f"steps recorded as CUDA graphs in {seconds:.1f} seconds"
         )
+
+    def _record_sides(self, graphs: StepGraphs, smallest: int) -> None:
+        train = self.config.train
+        for side in schedule.sides(train):
+            if side >= smallest:
+                graphs.record(side)
+                if train.layer_stats:
+                    graphs.record(side, measured=True)
+
+    def _compiles(self) -> bool:
+        return isinstance(self.forward, Compiled) and not self.forward.given_up
 
     def _draws(self, epoch: int) -> Draws:
         """The augmentation's random numbers of an epoch."""
@@ -400,22 +410,7 @@ class Training:
         images = self.augment(self.images.index_select(0, index), index, draws)
         images = self._resize(images, side)
         labels = self.labels.index_select(0, index)
-        if measured:
-            self.layer_stats.watch()
-        # compiled code cannot be looked into
-        forward = self.uncompiled if measured else self.forward
-        with self.autocast():
-            logits = forward(images.contiguous(memory_format=self.layout))
-        log_p = F.log_softmax(logits.float(), 1)
-        cross_entropy = F.nll_loss(log_p, labels)
-        smoothing = train.label_smoothing
-        loss = cross_entropy
-        if smoothing:
-            loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
-        if self.together is not None:
-            loss = loss * self.together.weight(len(labels), train.batch_size)
-        self.optimizers.zero_grad()
-        self.scaler.scale(loss).backward()
+        logits, log_p, cross_entropy = self._find_gradients(images, labels, measured)
         for optimizer in self.optimizers.all:
             self.scaler.unscale_(optimizer)
         if measured:
@@ -433,6 +428,45 @@ class Training:
             self.examples.note(index, log_p, labels)
             correct = (logits.argmax(1) == labels).sum()
             self.meter.add(cross_entropy * len(labels), correct)
+
+    def _find_gradients(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both passes, and if what is compiled fails, both again: of a step nothing else is done.
+
+        The batch norms' running statistics may then count the batch twice, which they soon forget.
+        Several processes do not repeat anything: a rank that did would wait for the others.
+        """
+        try:
+            return self._forward_and_backward(images, labels, measured)
+        except Exception as error:
+            compiled = self.forward if isinstance(self.forward, Compiled) else None
+            if compiled is None or measured or self.group is not None or not compiled.fails(error):
+                raise
+        return self._forward_and_backward(images, labels, measured)
+
+    def _forward_and_backward(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of a batch; its logits, log-probabilities [B, classes] and cross-entropy."""
+        train = self.config.train
+        if measured:
+            self.layer_stats.watch()
+        # compiled code cannot be looked into
+        forward = self.uncompiled if measured else self.forward
+        with self.autocast():
+            logits = forward(images.contiguous(memory_format=self.layout))
+        log_p = F.log_softmax(logits.float(), 1)
+        cross_entropy = F.nll_loss(log_p, labels)
+        smoothing = train.label_smoothing
+        loss = cross_entropy
+        if smoothing:
+            loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
+        if self.together is not None:
+            loss = loss * self.together.weight(len(labels), train.batch_size)
+        self.optimizers.zero_grad()
+        self.scaler.scale(loss).backward()
+        return logits, log_p, cross_entropy
 
     @torch.no_grad()
     def _update_ema(self, ema: AveragedModel) -> None:
