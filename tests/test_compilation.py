@@ -186,6 +186,34 @@ def compile_with_gradients_that_fail(
     monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
 
 
+def test_each_run_of_a_process_is_compiled_for_all_its_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch counts what it compiles by function, over all nets: at most eight times."""
+    real, compiled = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda net, **how: real(net, backend=backend, **how))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
+    told: list[str] = []
+    for _ in range(2):
+        forward = Compiled(nn.Softsign(), CPU, told.append, sizes=9)
+        for side in range(9):
+            forward(torch.zeros(1, 3, side, side))
+    assert len(compiled) == 18
+    assert not told
+    compiled.clear()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        forward = Compiled(nn.Softsign(), CPU, told.append, sizes=1)
+        for side in range(3):
+            assert forward(torch.zeros(1, 3, side, side)).shape == (1, 3, side, side)
+    assert len(compiled) == 1
+    assert told == ["training without torch.compile: the net would be compiled again and again"]
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3)])
 def test_halving_is_max_pooling_of_two_by_two(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)

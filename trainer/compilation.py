@@ -29,6 +29,7 @@ class Compiled:
         device: where the net is.
         on_problem: told once, in one line, why training goes on uncompiled.
         on_size: told of each new size of images, before the step that compiles for it.
+        sizes: how many sizes there will be at most.
     """
 
     def __init__(
@@ -37,7 +38,10 @@ class Compiled:
         device: torch.device,
         on_problem: Callable[[str], None],
         on_size: Callable[[torch.Size], None] = lambda size: None,
+        *,
+        sizes: int = 1,
     ) -> None:
+        self._count = sizes
         self._uncompiled, self._on_problem, self._on_size = forward, on_problem, on_size
         self._forward: Forward | None = None
         self._sizes: set[torch.Size] = set()
@@ -57,6 +61,7 @@ class Compiled:
                 return self._give_up(images, self.lacks)
             # tells of a CUDA toolkit that nothing here needs
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+            _begin_anew(self._count)
             try:
                 # images of a few sizes, each compiled for itself
                 self._forward = torch.compile(self._uncompiled, dynamic=False)
@@ -64,7 +69,7 @@ class Compiled:
                 return self._give_up(images, first_line(error))
         if self.given_up:
             return self._forward(images)
-        from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         self._compiles = images.shape not in self._sizes
         if self._compiles:
@@ -72,6 +77,8 @@ class Compiled:
             self._on_size(images.shape)
         try:
             return self._forward(images)
+        except FailOnRecompileLimitHit:
+            return self._give_up(images, "the net would be compiled again and again")
         except TorchDynamoException as error:
             return self._give_up(images, first_line(error))
 
@@ -98,6 +105,20 @@ class Compiled:
     def _stop(self, reason: str) -> None:
         self._on_problem(f"training without torch.compile: {reason}")
         self._forward = self._uncompiled
+
+
+def _begin_anew(sizes: int) -> None:
+    """Forget what earlier runs of this process compiled, and be told when too much is.
+
+    Code is counted by function, not by net: that of earlier runs would fill the number that is
+    allowed, and what comes after it silently run uncompiled.
+    """
+    import torch._dynamo  # seconds to import: not before
+
+    torch._dynamo.reset()
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, sizes)
+    limits.fail_on_recompile_limit_hit = True
 
 
 def choose_per_layer(net: nn.Module, device: torch.device) -> None:

@@ -144,7 +144,8 @@ class Training:
         self.forward: Forward = self.uncompiled
         if train.compile:
             self.forward = Compiled(
-                self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling
+                *(self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling),
+                sizes=len(schedule.sides(train)),
             )
         first = self.group is None or self.group.first
         self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
