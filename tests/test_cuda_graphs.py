@@ -206,6 +206,32 @@ def test_a_step_that_fails_while_it_is_captured_ends_the_run_with_what_to_do(
     assert "set train.cuda_graphs=off" in (ended.error or "")
 
 
+@pytest.mark.parametrize("error", [RuntimeError("first"), CaptureFailed("first"), None])
+def test_what_cannot_be_put_back_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """It went on with what the trial steps had left."""
+
+    def fails(state: torch.Tensor) -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    class Fails(Again):
+        def __call__(self, work: Replay) -> Replay:
+            replay = super().__call__(work)
+            monkeypatch.setattr(torch, "set_rng_state", fails)
+            if error is not None:
+                raise error
+            return replay
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Fails)
+    ended = log_of(tiny_run(tmp_path))[-1]
+    assert isinstance(ended, events.RunEnded)
+    assert ended.state == "failed"
+    reason = "operation failed due to a previous error during capture" if error is None else "first"
+    assert ended.error == f"the step cannot be recorded: set train.cuda_graphs=off ({reason})"
+
+
 def test_a_net_that_exchanges_its_buffers_is_trained_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from trainer.augment import Augment, Draws
 from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, untouched
+from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
@@ -261,7 +261,7 @@ class Training:
             state.append(self.examples.losses)
         self.net.train()
         try:
-            with untouched(self.net, self.optimizers.all, state):
+            with steps_undone(self.net, self.optimizers.all, state):
                 compiles = self._compiles()
                 self._record_sides(graphs, now)
                 if compiles and not self._compiles():
