@@ -6,7 +6,9 @@ places in memory. The stand-in looks whether all of it is still there.
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,28 @@ def test_a_recorded_run_goes_on_as_if_it_had_never_stopped(
         for stopped in (True, False)
     )
     assert stopped == whole
+
+
+def test_nothing_of_a_recorded_run_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its graphs and it know each other, and hold the memory of a GPU."""
+    made: list[weakref.ref[Training]] = []
+    begin = Training.__post_init__
+
+    def look(self: Training) -> None:
+        made.append(weakref.ref(self))
+        begin(self)
+
+    monkeypatch.setattr(Training, "__post_init__", look)
+    record_on_the_cpu(monkeypatch)
+    run = tiny_run(tmp_path, "train.epochs=1")
+    gc.disable()  # it may happen to come by
+    try:
+        assert train_run(run, Control(run)).state == "completed"
+    finally:
+        gc.enable()
+    assert [reference() for reference in made] == [None]
 
 
 @pytest.mark.parametrize(
@@ -505,7 +529,6 @@ def test_cuda_what_a_run_held_goes_back_after_it(tmp_path: Path) -> None:
     device.give_memory_back()
     before = torch.cuda.memory_allocated()
     log_of(run_on_cuda(tmp_path, "train.cuda_graphs='on'", "optimizer.name='muon'"))
-    device.give_memory_back()
     assert torch.cuda.memory_allocated() <= before
 
 

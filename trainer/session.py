@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -171,7 +172,18 @@ def train_locked(
         log.close()
         if ended is not None:
             Follower(run).keep_growing()
+        training = None
+        _give_memory_back()
     return ended
+
+
+def _give_memory_back() -> None:
+    """What the run needed of a GPU: whoever trains the next one in this process has it all."""
+    if "torch" in sys.modules:  # else it ended before it began
+        from trainer import device
+
+        with suppress(RuntimeError):  # of a GPU on which nothing works any more
+            device.give_memory_back()
 
 
 def _processes(run: RunDir) -> RunConfig | None:
