@@ -412,14 +412,15 @@ class Training:
         images = self._resize(images, side)
         labels = self.labels.index_select(0, index)
         logits, log_p, cross_entropy = self._find_gradients(images, labels, measured)
-        for optimizer in self.optimizers.all:
+        used = self.optimizers.used()
+        for optimizer in used:
             self.scaler.unscale_(optimizer)
         if measured:
             self.layer_stats.before_step()
         self.optimizers.add_l1()
         if train.grad_clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
-        for optimizer in self.optimizers.all:
+        for optimizer in used:
             self.scaler.step(optimizer)
         self.scaler.update()
         if measured:
