@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
-from trainer import checkpoint, engine, events
+from trainer import checkpoint, device, engine, events, layer_stats
 from trainer import config as settings
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Replay, RunAhead
+from trainer.device import HostCopy
 from trainer.engine import Training
 from trainer.follower import Follower
 from trainer.meter import Meter
@@ -360,6 +361,34 @@ def test_the_rate_after_a_pause_is_that_of_what_was_done(
     assert all(e.images_per_second is not None and e.images_per_second > 0 for e in told)
 
 
+def test_a_stop_tells_what_was_measured_in_the_last_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[bool] = []
+
+    class Behind(HostCopy):
+        def ready(self) -> bool:
+            return bool(done)
+
+    monkeypatch.setattr(layer_stats, "HostCopy", Behind)
+    monkeypatch.setattr(device, "synchronize", lambda of: done.append(True))
+    run = tiny_run(tmp_path, "train.layer_stats=6")
+    control = Control(run)
+    queued = RunAhead.queued
+    steps: list[bool] = []
+
+    def stop_after_three(self: RunAhead) -> None:
+        queued(self)
+        steps.append(True)
+        if len(steps) == 3:
+            control.request("stop")
+
+    monkeypatch.setattr(RunAhead, "queued", stop_after_three)
+    assert train_run(run, control).state == "stopped"
+    log = [envelope.event for envelope in Follower(run)._tail.read()]
+    assert [e.step for e in log if isinstance(e, events.LayerStats)] == [1, 2, 3]
+
+
 class Gpu:
     """Does one step after the other, by a clock of its own; the host takes no time."""
 
@@ -524,8 +553,6 @@ def test_cuda_measurements_a_step_apart_are_all_told(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @on_cuda
 def test_cuda_what_a_run_held_goes_back_after_it(tmp_path: Path) -> None:
-    from trainer import device
-
     device.give_memory_back()
     before = torch.cuda.memory_allocated()
     log_of(run_on_cuda(tmp_path, "train.cuda_graphs='on'", "optimizer.name='muon'"))

@@ -510,7 +510,9 @@ class Training:
         if self.control.paused():
             self._wait_while_paused(began)
         if self.control.stopping():
+            devices.synchronize(self.device)  # the last steps: their time, and what was measured
             self._keep_epoch_seconds(began)
+            self._report_layers()
             raise StopTraining
 
     def _save_if_asked(self, began: float | None) -> None:
