@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from model import registry
 from model.summary import Summary
@@ -34,6 +33,7 @@ from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, s
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
+from trainer.ema import Average
 from trainer.errors import ConfigError, first_line
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
@@ -132,9 +132,7 @@ class Training:
             compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
-        self.ema: AveragedModel | None = None
-        if train.ema:
-            self.ema = AveragedModel(self.net, use_buffers=True)
+        self.ema = Average(self.net, train.ema) if train.ema else None
         self.uncompiled: Forward = self.net
         self.together: Together | None = None
         if self.group is not None:
@@ -399,7 +397,7 @@ class Training:
             self.layer_stats.begin_read(epoch=epoch, step=step, side=side)
         self.meter.images += len(index)
         if self.ema is not None:
-            self._update_ema(self.ema)
+            self.ema.follow(self.net)
 
     def _factor(self, step: int) -> float:
         """Learning rates of the step after so many, as a share of their peaks."""
@@ -469,23 +467,6 @@ class Training:
         self.optimizers.zero_grad()
         self.scaler.scale(loss).backward()
         return logits, log_p, cross_entropy
-
-    @torch.no_grad()
-    def _update_ema(self, ema: AveragedModel) -> None:
-        """As ``update_parameters`` does, which would wait for a GPU at every step."""
-        mine = [*ema.module.parameters(), *ema.module.buffers()]
-        theirs = [*self.net.parameters(), *self.net.buffers()]
-        first = not int(ema.n_averaged)
-        old, new = [], []
-        for m, t in zip(mine, theirs, strict=True):
-            if first or not m.is_floating_point():
-                m.copy_(t)
-            else:
-                old.append(m)
-                new.append(t)
-        if old:
-            torch._foreach_lerp_(old, new, 1 - self.config.train.ema)
-        ema.n_averaged += 1
 
     def _resize(self, images: Tensor, side: int) -> Tensor:
         """Shrink a batch in the first part of the run, if the settings ask for it."""
