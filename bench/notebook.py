@@ -159,7 +159,7 @@ class Engine:
             training.graphs.begin_epoch(draws)
         for step in range(steps):
             start = step * size % (len(order) - size)
-            training._obey_control(began)
+            training._obey_control()
             training._step(order[start : start + size].to(training.device), draws)
             training.at.batch, training.at.step = step + 1, training.at.step + 1
             training._report_progress()

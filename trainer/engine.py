@@ -34,6 +34,7 @@ from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.ema import Average
+from trainer.epoch_clock import EpochClock
 from trainer.errors import ConfigError, first_line
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
@@ -157,9 +158,8 @@ class Training:
         self.examples = HardExamples(len(self.labels), train, self.device)
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.examples.total()
-        self.paused_seconds = 0.0
+        self.clock = EpochClock()
         self.files = Files(self.run, self.log)
-        self._paused_seconds = 0.0
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
 
@@ -307,8 +307,8 @@ class Training:
     def _train_epoch(self) -> None:
         epoch, size = self.at.epoch, self.config.train.batch_size
         self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
-        began, self._paused_seconds = time.monotonic(), 0.0
-        self._rate_from = (began, self.meter.images)
+        self.clock.begin(self.at.epoch_seconds)
+        self._rate_from = (time.monotonic(), self.meter.images)
         order = self.examples.order(epoch, resumed=self.at.batch > 0)
         steps = self.examples.steps(epoch)
         if epoch == self.examples.first and not self.at.batch:
@@ -321,7 +321,7 @@ class Training:
         self.net.train()
         self.ahead.begin()
         for batch in range(self.at.batch, steps):
-            self._obey_control(began)
+            self._obey_control()
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
             self.ahead.queued()
@@ -336,8 +336,9 @@ class Training:
         else:
             loss, accuracy = self.meter.totals()
         self._report_layers()
-        seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
-        self.at.epoch_seconds = seconds
+        self._keep_epoch_seconds()
+        self.clock.end()
+        seconds = self.at.epoch_seconds
         if not math.isfinite(loss):
             self._not_a_number(self.at.step)
         self.log.emit(
@@ -475,49 +476,41 @@ class Training:
         small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
         return small.to(images.dtype)
 
-    def _obey_control(self, began: float | None) -> None:
+    def _obey_control(self) -> None:
         """Save, wait and stop, as asked.
 
         A checkpoint within an evaluation holds the position before it, as after a stop there:
         whoever resumes evaluates again.
 
-        Args:
-            began: when this epoch's training began; ``None``: it has ended.
-
         Raises:
             StopTraining: the user asked for it.
         """
-        self._save_if_asked(began)
+        self._save_if_asked()
         if self.control.paused():
-            self._wait_while_paused(began)
+            self._wait_while_paused()
         if self.control.stopping():
             devices.synchronize(self.device)  # the last steps: their time, and what was measured
-            self._keep_epoch_seconds(began)
+            self._keep_epoch_seconds()
             self._report_layers()
             raise StopTraining
 
-    def _save_if_asked(self, began: float | None) -> None:
+    def _save_if_asked(self) -> None:
         if self.control.take_checkpoint_request():
-            earlier = self.at.epoch_seconds
-            self._keep_epoch_seconds(began)
+            self._keep_epoch_seconds()
             self.save_checkpoint("last")
-            self.at.epoch_seconds = earlier
 
-    def _keep_epoch_seconds(self, began: float | None) -> None:
-        if began is not None:
-            self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
+    def _keep_epoch_seconds(self) -> None:
+        if (seconds := self.clock.seconds) is not None:
+            self.at.epoch_seconds = seconds
 
-    def _wait_while_paused(self, epoch_began: float | None) -> None:
+    def _wait_while_paused(self) -> None:
         devices.synchronize(self.device)
         self.log.emit(events.Paused(step=self.at.step))
-        began = time.monotonic()
+        self.clock.pause()
         while self.control.paused():
-            so_far = time.monotonic() - began
-            self._save_if_asked(None if epoch_began is None else epoch_began + so_far)
+            self._save_if_asked()
             self.control.wait(0.1)
-        seconds = time.monotonic() - began
-        self._paused_seconds += seconds
-        self.paused_seconds += seconds
+        seconds = self.clock.resume()
         self.ahead.begin()
         rate_from, images = self._rate_from
         self._rate_from = rate_from + seconds, images
@@ -610,7 +603,7 @@ class Training:
         self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
     ) -> Evaluation | None:
         """Evaluate and record it; ``None``, and a notice, where the net gives no numbers."""
-        paused = self.paused_seconds
+        paused = self.clock.paused_total
         result = evaluate(
             net,
             self.test,
@@ -621,7 +614,7 @@ class Training:
             on_batch=partial(self._on_test_batch, epoch),
             group=self.group,
         )
-        paused = self.paused_seconds - paused
+        paused = self.clock.paused_total - paused
         result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
@@ -641,7 +634,7 @@ class Training:
     def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:
             self.together.exchange(self.meter)
-        self._obey_control(None)
+        self._obey_control()
         now = time.monotonic()
         if now - self._progress_at < PROGRESS_SECONDS:
             return

@@ -442,7 +442,7 @@ def _end(
         best_accuracy=at.best_accuracy if evaluated else None,
         best_epoch=at.best_epoch if evaluated else None,
         final_accuracy=at.final_accuracy if at.final_accuracy >= 0 else None,
-        seconds=time.monotonic() - began - training.paused_seconds,
+        seconds=time.monotonic() - began - training.clock.paused_total,
         error=error,
     )
     log.emit(event)
