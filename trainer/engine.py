@@ -22,6 +22,7 @@ from trainer import (
     host_random,
     predictions,
     schedule,
+    step_recording,
 )
 from trainer import config as settings
 from trainer import device as devices
@@ -35,7 +36,7 @@ from trainer.distributed.group import Group
 from trainer.distributed.together import Together
 from trainer.ema import Average
 from trainer.epoch_clock import EpochClock
-from trainer.errors import ConfigError, first_line
+from trainer.errors import ConfigError
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
@@ -225,77 +226,49 @@ class Training:
         wanted = self.config.train.cuda_graphs
         if self.device.type != "cuda" or wanted == "off":
             return
-        why_not = self._not_recorded()
+        grouped, scaling = self.group is not None, self.scaler.is_enabled()
+        why_not = step_recording.why_not(self.config, grouped=grouped, scaling=scaling)
         if not why_not:
             self._record_steps()
         elif wanted == "on":
             self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {why_not}")
-        elif self.group is None and not self.scaler.is_enabled():
+        elif not grouped and not scaling:
             self._notice("info", "own-net", f"not recorded as CUDA graphs: {why_not}")
-
-    def _not_recorded(self) -> str:
-        """Why steps on a GPU are not recorded as CUDA graphs; empty: they are."""
-        if self.scaler.is_enabled():
-            return "in fp16 each step asks the GPU whether its gradients are finite"
-        if self.group is not None:
-            return "several processes hear of each other at each step"
-        if self.config.train.cuda_graphs == "auto" and registry.is_file(self.config.model.name):
-            return (
-                "what a net of your own decides in Python at each step would be decided once; if "
-                "it decides nothing, train.cuda_graphs=on makes training faster"
-            )
-        return ""
 
     def _record_steps(self) -> None:
         """Record the step for each size that images still have; if it fails, train without."""
         train = self.config.train
         began = time.monotonic()
-        draws = self._draws(self.at.epoch)
-        index = torch.arange(train.batch_size, device=self.device)
-        graphs = StepGraphs(self._compute, index, draws, Recorder(self.device))
         now = schedule.side(train, self.at.step, self.total_steps)
         state = [self.meter.device_sums]
         if self.examples.losses is not None:
             state.append(self.examples.losses)
         self.net.train()
         try:
-            with steps_undone(self.net, self.optimizers.all, state):
-                compiles = self._compiles()
-                self._record_sides(graphs, now)
-                if compiles and not self._compiles():
-                    self._record_sides(graphs, now)  # the first ones anew, all uncompiled as told
+            recorded = step_recording.record(
+                self._compute,
+                torch.arange(train.batch_size, device=self.device),
+                self._draws(self.at.epoch),
+                Recorder(self.device),
+                sides=[side for side in schedule.sides(train) if side >= now],
+                measured=train.layer_stats > 0,
+                undone=steps_undone(self.net, self.optimizers.all, state),
+                forward=self.forward,
+            )
         except CaptureFailed as failure:
             # of what it leaves behind torch does not clean up everything
             message = f"the step cannot be recorded: set train.cuda_graphs=off ({failure})"
             raise TrainingFailed(message) from None
-        except torch.OutOfMemoryError:
-            reason = "the GPU has too little memory for them"
-        except RuntimeError as error:
-            reason = first_line(error)
-        else:
-            reason = ""
-        if reason:
-            del graphs
+        if isinstance(recorded, str):
             self.layer_stats.forget()
             torch.cuda.empty_cache()
-            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {reason}")
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {recorded}")
             return
-        self.graphs = graphs
+        self.graphs = recorded
         seconds = time.monotonic() - began
         self._notice(
             "info", "cuda-graphs", f"steps recorded as CUDA graphs in {seconds:.1f} seconds"
         )
-
-    def _record_sides(self, graphs: StepGraphs, smallest: int) -> None:
-        train = self.config.train
-        for side in schedule.sides(train):
-            if side >= smallest:
-                graphs.record(side)
-                if train.layer_stats:
-                    graphs.record(side, measured=True)
-
-    def _compiles(self) -> bool:
-        return isinstance(self.forward, Compiled) and not self.forward.given_up
 
     def _draws(self, epoch: int) -> Draws:
         """The augmentation's random numbers of an epoch."""
