@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
-from trainer import events
+from trainer import engine, events
 from trainer.compilation import Compiled, Halving, HalvingMaxPool2d, choose_per_layer
 from trainer.kernels.build import compiler
 
@@ -97,6 +97,121 @@ def test_an_error_of_the_net_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
     with pytest.raises(ValueError, match="own"):
         Compiled(wrong, CPU, pytest.fail)(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("error", "step", "repeated"),
+    [
+        (RuntimeError("Triton Error [CUDA]: out of resource\nand more"), 1, True),
+        (TorchDynamoException("out of resource"), 3, True),  # compiled anew, say
+        (RuntimeError("of a step that went well before"), 3, False),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, False),
+    ],
+)
+def test_gradients_that_cannot_be_compiled_are_found_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, step: int, repeated: bool
+) -> None:
+    steps: list[int] = []
+    compile_with_gradients_that_fail(monkeypatch, error, steps, at=step)
+    log = log_of(tiny_run(tmp_path, "train.compile=true", "train.layer_stats=0"))
+    ended = log[-1]
+    assert isinstance(ended, events.RunEnded)
+    told = [e.message for e in log if isinstance(e, events.Notice) and e.code == "not-compiled"]
+    if not repeated:
+        assert (ended.state, told) == ("failed", [])
+        return
+    assert len(told) == 1
+    assert told[0].startswith("training without torch.compile: ")
+    assert told[0].endswith("out of resource")
+    assert ended.state == "completed"
+    assert len(steps) == step
+    assert [e.step for e in log if isinstance(e, events.EpochEnded)] == [6, 12]
+
+
+def test_what_fails_in_trial_steps_is_recorded_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sizes are, the first ones too, which could be compiled."""
+    recorded: list[int] = []
+
+    class Again:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def __call__(self, work: Any) -> Any:
+            recorded.append(work.args[2])  # the side
+            for _ in range(3):
+                work()
+            return work
+
+    monkeypatch.setattr(engine, "Recorder", Again)
+    monkeypatch.setattr(engine.Training, "_record_or_tell", engine.Training._record_steps)
+    steps: list[int] = []
+    error = RuntimeError("out of resource")
+    compile_with_gradients_that_fail(monkeypatch, error, steps, at=4)  # of the second size
+    settings = "train.compile=true", "train.layer_stats=0", "train.low_resolution=28"
+    log = log_of(tiny_run(tmp_path, *settings))
+    codes = [e.code for e in log if isinstance(e, events.Notice)]
+    assert codes == ["preparing", "compile", "compile", "not-compiled", "cuda-graphs"]
+    assert isinstance(log[-1], events.RunEnded)
+    assert log[-1].state == "completed"
+    assert recorded == [28, 32] * 2
+    assert len(steps) == 4, "nothing that is compiled is replayed"
+
+
+def compile_with_gradients_that_fail(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, steps: list[int], *, at: int
+) -> None:
+    """Compiled code whose gradients fail at a step, and the steps that were compiled."""
+
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor) -> Tensor:
+            return logits.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            if len(steps) == at:
+                raise error
+            return gradient
+
+    def compiled(forward: Any, **how: Any) -> Any:
+        def call(images: Tensor) -> Any:
+            steps.append(len(steps))
+            return Failing.apply(forward(images))
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
+
+
+def test_each_run_of_a_process_is_compiled_for_all_its_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch counts what it compiles by function, over all nets: at most eight times."""
+    real, compiled = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda net, **how: real(net, backend=backend, **how))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
+    told: list[str] = []
+    for _ in range(2):
+        forward = Compiled(nn.Softsign(), CPU, told.append, sizes=9)
+        for side in range(9):
+            forward(torch.zeros(1, 3, side, side))
+    assert len(compiled) == 18
+    assert not told
+    compiled.clear()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        forward = Compiled(nn.Softsign(), CPU, told.append, sizes=1)
+        for side in range(3):
+            assert forward(torch.zeros(1, 3, side, side)).shape == (1, 3, side, side)
+    assert len(compiled) == 1
+    assert told == ["training without torch.compile: the net would be compiled again and again"]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3)])

@@ -6,17 +6,20 @@ places in memory. The stand-in looks whether all of it is still there.
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
-from trainer import checkpoint, engine, events
+from trainer import checkpoint, device, engine, events, layer_stats
 from trainer import config as settings
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Replay, RunAhead
+from trainer.device import HostCopy
 from trainer.engine import Training
 from trainer.follower import Follower
 from trainer.meter import Meter
@@ -131,6 +134,28 @@ def test_a_recorded_run_goes_on_as_if_it_had_never_stopped(
     assert stopped == whole
 
 
+def test_nothing_of_a_recorded_run_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its graphs and it know each other, and hold the memory of a GPU."""
+    made: list[weakref.ref[Training]] = []
+    begin = Training.__post_init__
+
+    def look(self: Training) -> None:
+        made.append(weakref.ref(self))
+        begin(self)
+
+    monkeypatch.setattr(Training, "__post_init__", look)
+    record_on_the_cpu(monkeypatch)
+    run = tiny_run(tmp_path, "train.epochs=1")
+    gc.disable()  # it may happen to come by
+    try:
+        assert train_run(run, Control(run)).state == "completed"
+    finally:
+        gc.enable()
+    assert [reference() for reference in made] == [None]
+
+
 @pytest.mark.parametrize(
     ("message", "first"),
     [
@@ -204,6 +229,32 @@ def test_a_step_that_fails_while_it_is_captured_ends_the_run_with_what_to_do(
     assert isinstance(ended, events.RunEnded)
     assert ended.state == "failed"
     assert "set train.cuda_graphs=off" in (ended.error or "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("first"), CaptureFailed("first"), None])
+def test_what_cannot_be_put_back_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """It went on with what the trial steps had left."""
+
+    def fails(state: torch.Tensor) -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    class Fails(Again):
+        def __call__(self, work: Replay) -> Replay:
+            replay = super().__call__(work)
+            monkeypatch.setattr(torch, "set_rng_state", fails)
+            if error is not None:
+                raise error
+            return replay
+
+    record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(engine, "Recorder", Fails)
+    ended = log_of(tiny_run(tmp_path))[-1]
+    assert isinstance(ended, events.RunEnded)
+    assert ended.state == "failed"
+    reason = "operation failed due to a previous error during capture" if error is None else "first"
+    assert ended.error == f"the step cannot be recorded: set train.cuda_graphs=off ({reason})"
 
 
 def test_a_net_that_exchanges_its_buffers_is_trained_as_it_is(
@@ -308,6 +359,34 @@ def test_the_rate_after_a_pause_is_that_of_what_was_done(
     told = [e for e in log if isinstance(e, events.Progress) and e.phase == "train"]
     assert len(told) >= 3
     assert all(e.images_per_second is not None and e.images_per_second > 0 for e in told)
+
+
+def test_a_stop_tells_what_was_measured_in_the_last_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[bool] = []
+
+    class Behind(HostCopy):
+        def ready(self) -> bool:
+            return bool(done)
+
+    monkeypatch.setattr(layer_stats, "HostCopy", Behind)
+    monkeypatch.setattr(device, "synchronize", lambda of: done.append(True))
+    run = tiny_run(tmp_path, "train.layer_stats=6")
+    control = Control(run)
+    queued = RunAhead.queued
+    steps: list[bool] = []
+
+    def stop_after_three(self: RunAhead) -> None:
+        queued(self)
+        steps.append(True)
+        if len(steps) == 3:
+            control.request("stop")
+
+    monkeypatch.setattr(RunAhead, "queued", stop_after_three)
+    assert train_run(run, control).state == "stopped"
+    log = [envelope.event for envelope in Follower(run)._tail.read()]
+    assert [e.step for e in log if isinstance(e, events.LayerStats)] == [1, 2, 3]
 
 
 class Gpu:
@@ -474,12 +553,9 @@ def test_cuda_measurements_a_step_apart_are_all_told(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @on_cuda
 def test_cuda_what_a_run_held_goes_back_after_it(tmp_path: Path) -> None:
-    from trainer import device
-
     device.give_memory_back()
     before = torch.cuda.memory_allocated()
     log_of(run_on_cuda(tmp_path, "train.cuda_graphs='on'", "optimizer.name='muon'"))
-    device.give_memory_back()
     assert torch.cuda.memory_allocated() <= before
 
 

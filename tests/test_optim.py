@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.training_helpers import log_of, tiny_dataset, tiny_run
+from trainer import events
 from trainer.config import OptimizerSettings
 from trainer.errors import ConfigError
 from trainer.optim import HOW, Muon, Optimizers, orthogonalise
@@ -192,6 +195,23 @@ def test_a_first_step_that_overflows_in_fp16_leaves_nothing_behind() -> None:
         return net.weight.detach()
 
     assert torch.equal(trained([True, False, False]), trained([False, False]))
+
+
+def test_in_fp16_filters_without_a_gradient_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a net whose convolutions are not trained, nor frozen: Muon has nothing to do."""
+    data = tiny_dataset()
+    monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device))
+    run = tiny_run(tmp_path, "optimizer.name='muon'", "train.epochs=1")
+    net = tmp_path / "tiny.py"
+    only_last = "self[8](nn.Sequential(*list(self)[:8])(x).detach())"
+    net.write_text(net.read_text().replace("super().forward(x)", only_last))
+    (*_, ended) = log_of(run)
+    assert isinstance(ended, events.RunEnded)
+    assert (ended.state, ended.error) == ("completed", None)
 
 
 def test_norms_of_more_dimensions_do_not_decay() -> None:

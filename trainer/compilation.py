@@ -29,6 +29,7 @@ class Compiled:
         device: where the net is.
         on_problem: told once, in one line, why training goes on uncompiled.
         on_size: told of each new size of images, before the step that compiles for it.
+        sizes: how many sizes there will be at most.
     """
 
     def __init__(
@@ -37,12 +38,21 @@ class Compiled:
         device: torch.device,
         on_problem: Callable[[str], None],
         on_size: Callable[[torch.Size], None] = lambda size: None,
+        *,
+        sizes: int = 1,
     ) -> None:
+        self._count = sizes
         self._uncompiled, self._on_problem, self._on_size = forward, on_problem, on_size
         self._forward: Forward | None = None
         self._sizes: set[torch.Size] = set()
+        self._compiles = False
         self.lacks = _lacks(device)
         """What is known beforehand to be missing; empty: nothing."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is compiled any more."""
+        return self._forward is self._uncompiled
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to logits [N, classes]."""
@@ -51,27 +61,64 @@ class Compiled:
                 return self._give_up(images, self.lacks)
             # tells of a CUDA toolkit that nothing here needs
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+            _begin_anew(self._count)
             try:
                 # images of a few sizes, each compiled for itself
                 self._forward = torch.compile(self._uncompiled, dynamic=False)
             except RuntimeError as error:  # not for this version of Python
                 return self._give_up(images, first_line(error))
-        if self._forward is self._uncompiled:
+        if self.given_up:
             return self._forward(images)
-        from torch._dynamo.exc import TorchDynamoException  # seconds to import: not before
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-        if images.shape not in self._sizes:
+        self._compiles = images.shape not in self._sizes
+        if self._compiles:
             self._sizes.add(images.shape)
             self._on_size(images.shape)
         try:
             return self._forward(images)
+        except FailOnRecompileLimitHit:
+            return self._give_up(images, "the net would be compiled again and again")
         except TorchDynamoException as error:
             return self._give_up(images, first_line(error))
 
+    def fails(self, error: Exception) -> bool:
+        """Whether the forward and backward pass that raised this may go well uncompiled.
+
+        Gradients are compiled at their first use, and kernels are loaded at theirs: whatever fails
+        then may be the compiler's fault, later only its own errors are. If so, nothing is compiled
+        any more, and whoever asks repeats both passes.
+        """
+        if self._forward is None or self.given_up or isinstance(error, torch.OutOfMemoryError):
+            return False
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not (self._compiles or isinstance(error, TorchDynamoException)):
+            return False
+        self._stop(first_line(error))
+        return True
+
     def _give_up(self, images: Tensor, reason: str) -> Tensor:
+        self._stop(reason)
+        return self._uncompiled(images)
+
+    def _stop(self, reason: str) -> None:
         self._on_problem(f"training without torch.compile: {reason}")
         self._forward = self._uncompiled
-        return self._forward(images)
+
+
+def _begin_anew(sizes: int) -> None:
+    """Forget what earlier runs of this process compiled, and be told when too much is.
+
+    Code is counted by function, not by net: that of earlier runs would fill the number that is
+    allowed, and what comes after it silently run uncompiled.
+    """
+    import torch._dynamo  # seconds to import: not before
+
+    torch._dynamo.reset()
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, sizes)
+    limits.fail_on_recompile_limit_hit = not limits.suppress_errors  # torch refuses both
 
 
 def choose_per_layer(net: nn.Module, device: torch.device) -> None:

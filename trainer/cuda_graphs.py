@@ -35,7 +35,10 @@ AHEAD_SECONDS = 0.25
 
 
 class CaptureFailed(Exception):  # noqa: N818  # what is told is its message
-    """Work could be done, but not be captured; torch may still believe that it is captured."""
+    """Work could be done, but not be captured, or not be undone: training cannot go on.
+
+    Torch may still believe that it is captured.
+    """
 
 
 class StepGraphs:
@@ -59,7 +62,7 @@ class StepGraphs:
     def record(self, side: int, *, measured: bool = False) -> None:
         """Record the step for images of a side in pixels, with or without measuring layers.
 
-        The step is run some times before: the caller keeps what it changes (``untouched``).
+        The step is run some times before: the caller keeps what it changes (``steps_undone``).
 
         Raises:
             RuntimeError: it cannot be recorded, which was seen before it was captured, or there
@@ -137,7 +140,7 @@ def _not_waiting() -> Iterator[None]:
 
 
 @contextmanager
-def untouched(
+def steps_undone(
     net: nn.Module, optimizers: Iterable[torch.optim.Optimizer], others: Iterable[Tensor]
 ) -> Iterator[None]:
     """Whatever steps are done within, afterwards net, optimizers and tensors are as before.
@@ -148,6 +151,7 @@ def untouched(
     Raises:
         RuntimeError: the net has put other tensors in the place of its buffers, which then have no
             place that a recorded step could write to.
+        CaptureFailed: not all is as before.
     """
     buffers = [
         (module, name, buffer)
@@ -158,12 +162,14 @@ def untouched(
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     states = {id(tensor): tensor.clone() for tensor in _states(optimizers)}
     gpus = {t.device.index for t in tensors if t.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(gpus)):
+    random = torch.get_rng_state()
+    random_of_gpus = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in gpus]
+    try:
+        yield
+        if any(getattr(module, name) is not buffer for module, name, buffer in buffers):
+            raise RuntimeError("the net exchanges its buffers for others")
+    finally:
         try:
-            yield
-            if any(getattr(module, name) is not buffer for module, name, buffer in buffers):
-                raise RuntimeError("the net exchanges its buffers for others")
-        finally:
             for gpu in gpus:
                 torch.cuda.synchronize(gpu)  # what failed may not have been waited for
             with torch.no_grad():
@@ -177,6 +183,12 @@ def untouched(
                         tensor.zero_()
                     else:
                         tensor.copy_(before_it)
+            torch.set_rng_state(random)
+            for gpu, state in random_of_gpus:
+                torch.cuda.set_rng_state(state, gpu)
+        except RuntimeError as error:
+            # what failed before it, if anything, says more
+            raise CaptureFailed(first_line(error.__context__ or error)) from error
 
 
 class Mark(Protocol):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from model import registry
 from model.summary import Summary
@@ -23,6 +22,7 @@ from trainer import (
     host_random,
     predictions,
     schedule,
+    step_recording,
 )
 from trainer import config as settings
 from trainer import device as devices
@@ -30,11 +30,13 @@ from trainer.augment import Augment, Draws, resized
 from trainer.compilation import Compiled, Forward
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, untouched
+from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
-from trainer.errors import ConfigError, first_line
+from trainer.ema import Average
+from trainer.epoch_clock import EpochClock
+from trainer.errors import ConfigError
 from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
@@ -132,9 +134,7 @@ class Training:
             compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
-        self.ema: AveragedModel | None = None
-        if train.ema:
-            self.ema = AveragedModel(self.net, use_buffers=True)
+        self.ema = Average(self.net, train.ema) if train.ema else None
         self.uncompiled: Forward = self.net
         self.together: Together | None = None
         if self.group is not None:
@@ -144,7 +144,8 @@ class Training:
         self.forward: Forward = self.uncompiled
         if train.compile:
             self.forward = Compiled(
-                self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling
+                *(self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling),
+                sizes=len(schedule.sides(train)),
             )
         first = self.group is None or self.group.first
         self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
@@ -158,9 +159,8 @@ class Training:
         self.examples = HardExamples(len(self.labels), train, self.device)
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.examples.total()
-        self.paused_seconds = 0.0
+        self.clock = EpochClock()
         self.files = Files(self.run, self.log)
-        self._paused_seconds = 0.0
         self._progress_at = 0.0
         self._rate_from = (time.monotonic(), 0)
 
@@ -226,63 +226,45 @@ class Training:
         wanted = self.config.train.cuda_graphs
         if self.device.type != "cuda" or wanted == "off":
             return
-        why_not = self._not_recorded()
+        grouped, scaling = self.group is not None, self.scaler.is_enabled()
+        why_not = step_recording.why_not(self.config, grouped=grouped, scaling=scaling)
         if not why_not:
             self._record_steps()
         elif wanted == "on":
             self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {why_not}")
-        elif self.group is None and not self.scaler.is_enabled():
+        elif not grouped and not scaling:
             self._notice("info", "own-net", f"not recorded as CUDA graphs: {why_not}")
-
-    def _not_recorded(self) -> str:
-        """Why steps on a GPU are not recorded as CUDA graphs; empty: they are."""
-        if self.scaler.is_enabled():
-            return "in fp16 each step asks the GPU whether its gradients are finite"
-        if self.group is not None:
-            return "several processes hear of each other at each step"
-        if self.config.train.cuda_graphs == "auto" and registry.is_file(self.config.model.name):
-            return (
-                "what a net of your own decides in Python at each step would be decided once; if "
-                "it decides nothing, train.cuda_graphs=on makes training faster"
-            )
-        return ""
 
     def _record_steps(self) -> None:
         """Record the step for each size that images still have; if it fails, train without."""
         train = self.config.train
         began = time.monotonic()
-        draws = self._draws(self.at.epoch)
-        index = torch.arange(train.batch_size, device=self.device)
-        graphs = StepGraphs(self._compute, index, draws, Recorder(self.device))
         now = schedule.side(train, self.at.step, self.total_steps)
         state = [self.meter.device_sums]
         if self.examples.losses is not None:
             state.append(self.examples.losses)
         self.net.train()
         try:
-            with untouched(self.net, self.optimizers.all, state):
-                for side in schedule.sides(train):
-                    if side >= now:
-                        graphs.record(side)
-                        if train.layer_stats:
-                            graphs.record(side, measured=True)
+            recorded = step_recording.record(
+                self._compute,
+                torch.arange(train.batch_size, device=self.device),
+                self._draws(self.at.epoch),
+                Recorder(self.device),
+                sides=[side for side in schedule.sides(train) if side >= now],
+                measured=train.layer_stats > 0,
+                undone=steps_undone(self.net, self.optimizers.all, state),
+                forward=self.forward,
+            )
         except CaptureFailed as failure:
             # of what it leaves behind torch does not clean up everything
             message = f"the step cannot be recorded: set train.cuda_graphs=off ({failure})"
             raise TrainingFailed(message) from None
-        except torch.OutOfMemoryError:
-            reason = "the GPU has too little memory for them"
-        except RuntimeError as error:
-            reason = first_line(error)
-        else:
-            reason = ""
-        if reason:
-            del graphs
+        if isinstance(recorded, str):
             self.layer_stats.forget()
             torch.cuda.empty_cache()
-            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {reason}")
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {recorded}")
             return
-        self.graphs = graphs
+        self.graphs = recorded
         seconds = time.monotonic() - began
         self._notice(
             "info", "cuda-graphs", f"steps recorded as CUDA graphs in {seconds:.1f} seconds"
@@ -298,8 +280,8 @@ class Training:
     def _train_epoch(self) -> None:
         epoch, size = self.at.epoch, self.config.train.batch_size
         self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
-        began, self._paused_seconds = time.monotonic(), 0.0
-        self._rate_from = (began, self.meter.images)
+        self.clock.begin(self.at.epoch_seconds)
+        self._rate_from = (time.monotonic(), self.meter.images)
         order = self.examples.order(epoch, resumed=self.at.batch > 0)
         steps = self.examples.steps(epoch)
         if epoch == self.examples.first and not self.at.batch:
@@ -312,7 +294,7 @@ class Training:
         self.net.train()
         self.ahead.begin()
         for batch in range(self.at.batch, steps):
-            self._obey_control(began)
+            self._obey_control()
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
             self.ahead.queued()
@@ -327,8 +309,9 @@ class Training:
         else:
             loss, accuracy = self.meter.totals()
         self._report_layers()
-        seconds = self.at.epoch_seconds + time.monotonic() - began - self._paused_seconds
-        self.at.epoch_seconds = seconds
+        self._keep_epoch_seconds()
+        self.clock.end()
+        seconds = self.at.epoch_seconds
         if not math.isfinite(loss):
             self._not_a_number(self.at.step)
         self.log.emit(
@@ -389,7 +372,7 @@ class Training:
             self.layer_stats.begin_read(epoch=epoch, step=step, side=side)
         self.meter.images += len(index)
         if self.ema is not None:
-            self._update_ema(self.ema)
+            self.ema.follow(self.net)
 
     def _factor(self, step: int) -> float:
         """Learning rates of the step after so many, as a share of their peaks."""
@@ -401,6 +384,47 @@ class Training:
         images = self.augment(self.images.index_select(0, index), index, draws)
         images = self._resize(images, side)
         labels = self.labels.index_select(0, index)
+        logits, log_p, cross_entropy = self._find_gradients(images, labels, measured)
+        used = self.optimizers.used()
+        for optimizer in used:
+            self.scaler.unscale_(optimizer)
+        if measured:
+            self.layer_stats.before_step()
+        self.optimizers.add_l1()
+        if train.grad_clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
+        for optimizer in used:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if measured:
+            self.layer_stats.after_step(side)
+        with torch.no_grad():
+            # the cross-entropy without smoothing, so that it compares with the test loss
+            self.examples.note(index, log_p, labels)
+            correct = (logits.argmax(1) == labels).sum()
+            self.meter.add(cross_entropy * len(labels), correct)
+
+    def _find_gradients(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both passes, and if what is compiled fails, both again: of a step nothing else is done.
+
+        The batch norms' running statistics may then count the batch twice, which they soon forget.
+        Several processes do not repeat anything: a rank that did would wait for the others.
+        """
+        try:
+            return self._forward_and_backward(images, labels, measured)
+        except Exception as error:
+            compiled = self.forward if isinstance(self.forward, Compiled) else None
+            if compiled is None or measured or self.group is not None or not compiled.fails(error):
+                raise
+        return self._forward_and_backward(images, labels, measured)
+
+    def _forward_and_backward(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of a batch; its logits, log-probabilities [B, classes] and cross-entropy."""
+        train = self.config.train
         if measured:
             self.layer_stats.watch()
         # compiled code cannot be looked into
@@ -417,86 +441,47 @@ class Training:
             loss = loss * self.together.weight(len(labels), train.batch_size)
         self.optimizers.zero_grad()
         self.scaler.scale(loss).backward()
-        for optimizer in self.optimizers.all:
-            self.scaler.unscale_(optimizer)
-        if measured:
-            self.layer_stats.before_step()
-        self.optimizers.add_l1()
-        if train.grad_clip:
-            nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
-        for optimizer in self.optimizers.all:
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        if measured:
-            self.layer_stats.after_step(side)
-        with torch.no_grad():
-            # the cross-entropy without smoothing, so that it compares with the test loss
-            self.examples.note(index, log_p, labels)
-            correct = (logits.argmax(1) == labels).sum()
-            self.meter.add(cross_entropy * len(labels), correct)
-
-    @torch.no_grad()
-    def _update_ema(self, ema: AveragedModel) -> None:
-        """As ``update_parameters`` does, which would wait for a GPU at every step."""
-        mine = [*ema.module.parameters(), *ema.module.buffers()]
-        theirs = [*self.net.parameters(), *self.net.buffers()]
-        first = not int(ema.n_averaged)
-        old, new = [], []
-        for m, t in zip(mine, theirs, strict=True):
-            if first or not m.is_floating_point():
-                m.copy_(t)
-            else:
-                old.append(m)
-                new.append(t)
-        if old:
-            torch._foreach_lerp_(old, new, 1 - self.config.train.ema)
-        ema.n_averaged += 1
+        return logits, log_p, cross_entropy
 
     def _resize(self, images: Tensor, side: int) -> Tensor:
         """Shrink a batch in the first part of the run, if the settings ask for it."""
         return resized(images, side)
 
-    def _obey_control(self, began: float | None) -> None:
+    def _obey_control(self) -> None:
         """Save, wait and stop, as asked.
 
         A checkpoint within an evaluation holds the position before it, as after a stop there:
         whoever resumes evaluates again.
 
-        Args:
-            began: when this epoch's training began; ``None``: it has ended.
-
         Raises:
             StopTraining: the user asked for it.
         """
-        self._save_if_asked(began)
+        self._save_if_asked()
         if self.control.paused():
-            self._wait_while_paused(began)
+            self._wait_while_paused()
         if self.control.stopping():
-            self._keep_epoch_seconds(began)
+            devices.synchronize(self.device)  # the last steps: their time, and what was measured
+            self._keep_epoch_seconds()
+            self._report_layers()
             raise StopTraining
 
-    def _save_if_asked(self, began: float | None) -> None:
+    def _save_if_asked(self) -> None:
         if self.control.take_checkpoint_request():
-            earlier = self.at.epoch_seconds
-            self._keep_epoch_seconds(began)
+            self._keep_epoch_seconds()
             self.save_checkpoint("last")
-            self.at.epoch_seconds = earlier
 
-    def _keep_epoch_seconds(self, began: float | None) -> None:
-        if began is not None:
-            self.at.epoch_seconds += time.monotonic() - began - self._paused_seconds
+    def _keep_epoch_seconds(self) -> None:
+        if (seconds := self.clock.seconds) is not None:
+            self.at.epoch_seconds = seconds
 
-    def _wait_while_paused(self, epoch_began: float | None) -> None:
+    def _wait_while_paused(self) -> None:
         devices.synchronize(self.device)
         self.log.emit(events.Paused(step=self.at.step))
-        began = time.monotonic()
+        self.clock.pause()
         while self.control.paused():
-            so_far = time.monotonic() - began
-            self._save_if_asked(None if epoch_began is None else epoch_began + so_far)
+            self._save_if_asked()
             self.control.wait(0.1)
-        seconds = time.monotonic() - began
-        self._paused_seconds += seconds
-        self.paused_seconds += seconds
+        seconds = self.clock.resume()
         self.ahead.begin()
         rate_from, images = self._rate_from
         self._rate_from = rate_from + seconds, images
@@ -589,7 +574,7 @@ class Training:
         self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
     ) -> Evaluation | None:
         """Evaluate and record it; ``None``, and a notice, where the net gives no numbers."""
-        paused = self.paused_seconds
+        paused = self.clock.paused_total
         result = evaluate(
             net,
             self.test,
@@ -600,7 +585,7 @@ class Training:
             on_batch=partial(self._on_test_batch, epoch),
             group=self.group,
         )
-        paused = self.paused_seconds - paused
+        paused = self.clock.paused_total - paused
         result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
@@ -620,7 +605,7 @@ class Training:
     def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:
             self.together.exchange(self.meter)
-        self._obey_control(None)
+        self._obey_control()
         now = time.monotonic()
         if now - self._progress_at < PROGRESS_SECONDS:
             return

@@ -211,6 +211,14 @@ class Optimizers:
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
 
+    def used(self) -> list[torch.optim.Optimizer]:
+        """Those that have a gradient to step by: the scaler of fp16 refuses the others."""
+        return [
+            optimizer
+            for optimizer in self.all
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        ]
+
     @torch.no_grad()
     def add_l1(self) -> None:
         """Add the subgradient of the L1 penalty to the weights' gradients."""

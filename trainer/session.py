@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -182,7 +183,18 @@ def train_locked(
         log.close()
         if ended is not None:
             Follower(run).keep_growing()
+        training = None
+        _give_memory_back()
     return ended
+
+
+def _give_memory_back() -> None:
+    """What the run needed of a GPU: whoever trains the next one in this process has it all."""
+    if "torch" in sys.modules:  # else it ended before it began
+        from trainer import device
+
+        with suppress(RuntimeError):  # of a GPU on which nothing works any more
+            device.give_memory_back()
 
 
 def _processes(run: RunDir) -> RunConfig | None:
@@ -466,7 +478,7 @@ def _end(
         best_accuracy=at.best_accuracy if evaluated else None,
         best_epoch=at.best_epoch if evaluated else None,
         final_accuracy=at.final_accuracy if at.final_accuracy >= 0 else None,
-        seconds=time.monotonic() - began - training.paused_seconds,
+        seconds=time.monotonic() - began - training.clock.paused_total,
         error=error,
     )
     log.emit(event)
