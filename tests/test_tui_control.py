@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
-from tests.tui_helpers import fake_worker, held, make_run, until
+from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
 from trainer.rundir import RunDir
 from tui import datasource
 from tui.app import CifarApp
@@ -83,7 +83,10 @@ async def test_a_run_in_the_queue_saves_no_checkpoint(tmp_path: Path) -> None:
             assert b"checkpoint" not in waiting.control.read_bytes()
 
 
-async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
+async def test_a_resumed_run_behind_another_is_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit_all(monkeypatch)
     older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
     older.checkpoint("last").parent.mkdir(exist_ok=True)
     older.checkpoint("last").touch()
