@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from model.errors import ModelError
 from model.inspection import first_device, submodule
-from model.registry import ModelError
 
 
 class Underivable(Exception):  # noqa: N818  # an answer, not an error

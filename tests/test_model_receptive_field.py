@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from model.errors import ModelError
 from model.layout import Seen, image
 from model.receptive_field import Axis, Underivable, gradient_intervals, gradient_probe
-from model.registry import ModelError
 from model.summary import summarize
 from model.trace import Tracer
 

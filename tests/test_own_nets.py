@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from model import registry
+from model.checks import check_output
+from model.errors import ModelError
 from model.summary import summarize
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, events, host_random, net_files, own_net, worker
@@ -85,8 +87,8 @@ def test_a_net_that_exits_at_once_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(f"{BASE}class Own(Base):\n    def forward(self, x):\n        exit(0)\n")
     net = registry.build(f"{path}:Own")
-    for look in (lambda: registry.check_output(net, 10), lambda: summarize(net)):
-        with pytest.raises(registry.ModelError, match=r": own\.py, line \d+: SystemExit: 0$"):
+    for look in (lambda: check_output(net, 10), lambda: summarize(net)):
+        with pytest.raises(ModelError, match=r": own\.py, line \d+: SystemExit: 0$"):
             look()
 
 

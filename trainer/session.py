@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from model.errors import ModelError
 from trainer import config as settings
 from trainer import events, heap, net_files, schedule
 from trainer.admission import check_batch
@@ -242,6 +243,7 @@ def prepare(
     import torch
 
     from model import registry
+    from model.checks import check_output
     from model.fast import Fast
     from model.summary import summarize
     from trainer import best_checkpoint, host_random, own_net, same_data
@@ -277,7 +279,7 @@ def prepare(
             options=config.model.options,
         )
         for side in schedule.sides(config.train):
-            registry.check_output(net, len(dataset.classes), side)
+            check_output(net, len(dataset.classes), side)
         summary = summarize(net)
         way, otherwise = own_net.Way(precision, settings_layout(config)), ""
         if registry.is_file(config.model.name):
@@ -289,7 +291,7 @@ def prepare(
                 net, len(dataset.classes), sides, device, way, batch=batch
             )
             precision = way.precision
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
     if isinstance(net, Fast):
         _fit_to_data(net, dataset, config.train.seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from model.errors import ModelError
 from trainer.cli.options import JsonOption
 from trainer.cli.output import DASH, Column, count, out, percent, table
 from trainer.errors import ConfigError
@@ -55,15 +56,16 @@ def layers(
 
     if not registry.is_file(model):
         _known(model)
+    from model.checks import check_output
     from model.summary import summarize
 
     if json:
         out.alone()
     try:
         net = registry.build(model, classes=classes, norm=norm.value)
-        registry.check_output(net, classes)
+        check_output(net, classes)
         summary = summarize(net)
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
     if json:
         out.json(summary)
@@ -77,7 +79,7 @@ def _known(model: str) -> None:
 
     try:
         registry.describe(model)
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
 
 
