@@ -61,7 +61,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...]
 
 
-def inspect(source: str, *, data_dir: Path | None = None) -> DataReport:
+def report_on(source: str, *, data_dir: Path | None = None) -> DataReport:
     """Load a data set and describe it.
 
     Raises:
