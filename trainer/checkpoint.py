@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainer.errors import RunError
-from trainer.runlog import open_regular
+from trainer.regular_file import open_regular
 from trainer.whole_file import whole_file
 
 FORMAT = 1
