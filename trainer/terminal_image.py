@@ -17,7 +17,7 @@ from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
 
-from trainer.data.dataset import clean
+from trainer.foreign import short_name
 
 ColorMode = Literal["true", "256", "grey", "16", "ascii"]
 """24-bit colour, the 256-colour palette, gray in the palette, the four grays among 16 colours, or
@@ -143,7 +143,7 @@ class preview_grid:  # noqa: N801  # used as a function
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, {len(labels)} labels")
         self.lines = [to_segments(image, color=color, scale=scale) for image in images]
-        self.names = [clean(classes[int(label)]) for label in labels]
+        self.names = [short_name(classes[int(label)]) for label in labels]
         self.columns = columns
         self.width = (
             sum(segment.cell_length for segment in self.lines[0][0]) if len(self.lines) else 0
