@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from model import registry
 from model.errors import ModelError
 from trainer.cli.options import JsonOption
 from trainer.cli.output import DASH, Column, count, out, percent, table
@@ -52,8 +53,6 @@ def layers(
     ] = 10,
 ) -> None:
     """Print a model's layers and receptive fields."""
-    from model import registry
-
     if not registry.is_file(model):
         _known(model)
     from model.checks import check_output
@@ -75,8 +74,6 @@ def layers(
 
 def _known(model: str) -> None:
     """Refuse an unknown name before torch is loaded for nothing."""
-    from model import registry
-
     try:
         registry.describe(model)
     except ModelError as error:
