@@ -203,14 +203,6 @@ def gradient_intervals(
     return _span(gradient.abs().sum((0, 1, 3))), _span(gradient.abs().sum((0, 1, 2)))
 
 
-def gradient_probe(
-    net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32), at: str = ""
-) -> tuple[int, int]:
-    """Image rows and columns that reach a tensor's centre: ``gradient_intervals`` as lengths."""
-    (top, bottom), (left, right) = gradient_intervals(net, input_shape, at)
-    return bottom - top + 1, right - left + 1
-
-
 def _span(gradient: Tensor) -> tuple[int, int]:
     index = gradient.nonzero().flatten().tolist()
     if not index:

@@ -15,6 +15,7 @@ from model import registry
 from model.checks import check_output
 from model.errors import ModelError
 from model.summary import summarize
+from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, events, host_random, net_files, own_net, worker
 from trainer.cli import main
@@ -283,7 +284,7 @@ def test_random_numbers_of_python_and_numpy_are_the_seeds_and_are_resumed(
     assert losses[0] == losses[1] == losses[2]
     state = checkpoint.load(runs[0].checkpoint("last"))
     del state["random_host"]  # as earlier versions have left it
-    checkpoint.save(state, runs[0].checkpoint("last"))
+    save_checkpoint(state, runs[0].checkpoint("last"))
     assert train_run(runs[0], Control(runs[0]), resume=True).state == "completed"
 
 

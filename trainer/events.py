@@ -185,7 +185,7 @@ class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
     dead: Measured = ()
     """Share of each one's channels without a value above 0 in the batch, 0 to 1."""
     reason: str = ""
-    """Why no activations were looked at."""
+    """Why no activations were looked at; in older logs, of compiled nets."""
 
 
 class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
