@@ -399,7 +399,7 @@ def test_a_wrong_command_is_a_notice_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        raise session.settings.ConfigError("nothing to train")
+        raise ConfigError("nothing to train")
 
     monkeypatch.setattr(session, "prepare", fails)
     run = tiny_run(tmp_path)

@@ -158,7 +158,7 @@ def _follow(world: World) -> int:
 def _train(group: Group, start: lead.Start) -> int:
     from trainer.distributed.watch import Watch
     from trainer.engine import StopTraining, TrainingFailed
-    from trainer.session import prepare
+    from trainer.prepare import prepare
 
     watch = Watch(group.world, lambda lost: leave(FAILED))
     watch.group = group
