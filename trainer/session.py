@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import events
+from trainer.aftermath import last_event, unbegun
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import last_event, unbegun
 from trainer.distributed.world import World
 from trainer.errors import UserError
 from trainer.follower import Follower

@@ -34,6 +34,13 @@ def end_from_log(
     call(on_end, run, log, ended, name=follower.name, epochs=state.epochs_trained)
 
 
+def ended(run: RunDir) -> events.RunEnded | None:
+    """How the latest attempt ended the run for good, which a restart by torchrun does not change;
+    ``None`` where it is being trained, or was lost.
+    """
+    return Follower(run).catch_up().ended
+
+
 def last_event(
     state: RunState, end: events.EndState, error: str | None, *, seconds: float
 ) -> events.RunEnded:
