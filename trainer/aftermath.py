@@ -1,4 +1,4 @@
-"""The end of a run whose training can no longer tell it. Torch-free."""
+"""The end of a run whose training does not tell it, or never began. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,16 +22,37 @@ def end_from_log(
         began: whether this attempt came as far as training.
         on_end: a command.
     """
-    follower = Follower(run)
-    state = follower.catch_up()
-    ended = last_event(
-        state,
-        "stopped" if not error else "failed" if began else unbegun(state),
-        error or None,
-        seconds=state.attempt_seconds if began else 0.0,
+    how: events.EndState | None = "stopped" if not error else "failed" if began else None
+    last, state = tell_end(log, how, error or None, seconds=None if began else 0.0)
+    call(on_end, run, log, last, state)
+
+
+def tell_end(
+    log: RunLog, how: events.EndState | None, error: str | None, *, seconds: float | None
+) -> tuple[events.RunEnded, RunState]:
+    """Write a run's last event with the results that its log knows, those of earlier attempts, too.
+
+    Args:
+        log: its log, to write to.
+        how: it ended; ``None``: it could not begin, or not go on.
+        error: why it failed.
+        seconds: of this attempt; ``None``: those that the log knows.
+
+    Returns:
+        The event, and what the log came to before it.
+    """
+    state = Follower(log.run).catch_up()
+    tested = [row for row in state.epochs if row.test_accuracy is not None]
+    last = events.RunEnded(
+        state=_unbegun(state) if how is None else how,
+        error=error,
+        best_accuracy=state.best.test_accuracy if state.best is not None else None,
+        best_epoch=state.best.epoch if state.best is not None else None,
+        final_accuracy=tested[-1].test_accuracy if tested else None,
+        seconds=state.attempt_seconds if seconds is None else seconds,
     )
-    log.emit(ended)
-    call(on_end, run, log, ended, name=follower.name, epochs=state.epochs_trained)
+    log.emit(last)
+    return last, state
 
 
 def ended(run: RunDir) -> events.RunEnded | None:
@@ -41,22 +62,7 @@ def ended(run: RunDir) -> events.RunEnded | None:
     return Follower(run).catch_up().ended
 
 
-def last_event(
-    state: RunState, end: events.EndState, error: str | None, *, seconds: float
-) -> events.RunEnded:
-    """A run's last event with the results that its log knows, those of earlier attempts, too."""
-    tested = [row for row in state.epochs if row.test_accuracy is not None]
-    return events.RunEnded(
-        state=end,
-        error=error,
-        best_accuracy=state.best.test_accuracy if state.best is not None else None,
-        best_epoch=state.best.epoch if state.best is not None else None,
-        final_accuracy=tested[-1].test_accuracy if tested else None,
-        seconds=seconds,
-    )
-
-
-def unbegun(state: RunState) -> events.EndState:
+def _unbegun(state: RunState) -> events.EndState:
     """How a run ends that could not begin, or not go on: one that was stopped is as it was, and can
     go on when that is mended.
     """

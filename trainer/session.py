@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import events
-from trainer.aftermath import last_event, unbegun
+from trainer.aftermath import tell_end
 from trainer.config import RunConfig
 from trainer.control import Control
 from trainer.distributed.world import World
@@ -25,6 +25,7 @@ from trainer.prepare import prepare
 from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
+from trainer.runstate import RunState
 from trainer.submit import read_config
 
 if TYPE_CHECKING:
@@ -111,11 +112,12 @@ def train_locked(
     began = time.monotonic()
     training: Training | None = None
     ended: events.RunEnded | None = None
+    state: RunState | None = None
     lead: Lead | None = None
     try:
         control.poll(now=True)
         if control.stopping() and world is None:
-            ended = _end(log, None, began, "stopped")
+            ended, state = _end(log, None, began, "stopped")
             return ended
         run.sweep()
         log.begin_attempt()
@@ -128,7 +130,7 @@ def train_locked(
                 lead = _gather(world, run, log, on_end)
                 if control.stopping():
                     lead.dismiss()
-                    ended = _end(log, None, began, "stopped")
+                    ended, state = _end(log, None, began, "stopped")
                     return ended
                 lead.begin(run, config, data_dir, resume=resume)
             training = prepare(
@@ -141,19 +143,18 @@ def train_locked(
                 group=None if lead is None else lead.group,
             )
             training.fit()
-            ended = _end(log, training, began, "completed", lead=lead)
+            ended, state = _end(log, training, began, "completed", lead=lead)
         except StopTraining:
             if training is not None:
                 training.save_checkpoint("last")
-            ended = _end(log, training, began, "stopped", lead=lead)
+            ended, state = _end(log, training, began, "stopped", lead=lead)
         except TrainingFailed as failure:
-            ended = _end(log, training, began, "failed", str(failure), lead=lead)
+            ended, state = _end(log, training, began, "failed", str(failure), lead=lead)
             on_failure(failure)
         if lead is not None:
             lead.end()
     except UserError as error:
-        how = "failed" if training is not None else unbegun(Follower(run).catch_up())
-        ended = _end(log, training, began, how, str(error), lead=lead)
+        ended, state = _end(log, training, began, None, str(error), lead=lead)
         on_failure(error)
         raise
     except (Exception, SystemExit) as error:  # a net may call exit()
@@ -167,10 +168,11 @@ def train_locked(
             if training is not None:
                 training.settle()
             return events.RunEnded(state="failed", error=reason)
-        ended = _end(log, training, began, "failed", reason, lead=lead)
+        ended, state = _end(log, training, began, "failed", reason, lead=lead)
     finally:
         if ended is not None:
-            _call(on_end, run, log, ended, training)
+            epochs = None if training is None else training.epochs_done
+            call(on_end, run, log, ended, state, epochs=epochs)
         log.close()
         if ended is not None:
             Follower(run).keep_growing()
@@ -203,39 +205,27 @@ def _gather(world: World, run: RunDir, log: RunLog, on_end: str) -> Lead:
     return Lead(world, run, log, on_end)
 
 
-def _call(
-    command: str, run: RunDir, log: RunLog, ended: events.RunEnded, training: Training | None
-) -> None:
-    """Start the user's command; a wrong one is a notice after the end."""
-    if not command:
-        return
-    follower = Follower(run)
-    state = follower.catch_up()  # of what this attempt did some may not be on disk yet
-    epochs = state.epochs_trained if training is None else training.epochs_done
-    call(command, run, log, ended, name=follower.name, epochs=epochs)
-
-
 def _end(
     log: RunLog,
     training: Training | None,
     began: float,
-    state: events.EndState,
+    how: events.EndState | None,
     error: str | None = None,
     *,
     lead: Lead | None = None,
-) -> events.RunEnded:
+) -> tuple[events.RunEnded, RunState | None]:
+    """Write the last event, ``how`` ``None`` for bad input; where that needs what the log came to
+    before, gives it as well.
+    """
     if lead is not None:
         lead.settled()
     if training is None:
-        earlier = Follower(log.run).catch_up()
-        event = last_event(earlier, state, error, seconds=time.monotonic() - began)
-        log.emit(event)
-        return event
+        return tell_end(log, how, error, seconds=time.monotonic() - began)
     training.settle()
     at = training.at
     evaluated = at.best_epoch > 0
     event = events.RunEnded(
-        state=state,
+        state=how or "failed",
         best_accuracy=at.best_accuracy if evaluated else None,
         best_epoch=at.best_epoch if evaluated else None,
         final_accuracy=at.final_accuracy if at.final_accuracy >= 0 else None,
@@ -243,7 +233,7 @@ def _end(
         error=error,
     )
     log.emit(event)
-    return event
+    return event, None
 
 
 def _reason(error: BaseException) -> str:
