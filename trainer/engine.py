@@ -44,6 +44,7 @@ from trainer.kernels.build import BuildError, library
 from trainer.layer_stats import LayerStats
 from trainer.meter import Meter
 from trainer.optim import Optimizers
+from trainer.position import Position
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
@@ -62,27 +63,6 @@ class TrainingFailed(Exception):  # noqa: N818
 def settings_layout(config: RunConfig) -> torch.memory_format:
     """The memory layout that a run's settings ask for."""
     return torch.channels_last if config.train.channels_last else torch.contiguous_format
-
-
-@dataclass
-class Position:
-    """Where the run is. Together with the seed it decides everything random that follows."""
-
-    epoch: int = 1
-    """The epoch that is being trained, from 1."""
-    batch: int = 0
-    """Batches done in it."""
-    step: int = 0
-    """Optimizer steps done in the whole run."""
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-    evals_without_best: int = 0
-    evaluated: int = 0
-    """The last epoch whose plain evaluation was counted: one that was stopped is done again."""
-    final_accuracy: float = -1.0
-    """Of the last evaluation; below 0 where the net's output was not a number."""
-    epoch_seconds: float = 0.0
-    """Training time spent in this epoch by earlier attempts."""
 
 
 @dataclass
@@ -557,13 +537,9 @@ class Training:
             self._evaluate(self.ema, epoch, "ema")
 
     def _count_evaluation(self, epoch: int, accuracy: float) -> None:
-        if accuracy > self.at.best_accuracy:
-            self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
-            self.at.evals_without_best = 0
+        if self.at.count(epoch, accuracy):
             # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
             self.save_checkpoint("last", "best")
-        else:
-            self.at.evals_without_best += 1
 
     def _evaluate_tta(self) -> None:
         if self.config.evaluate.tta != "none":
