@@ -16,13 +16,14 @@ import pytest
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import fake_worker, make_run
-from trainer import control, events, foreign, inspection, predictions, runlog, session
+from trainer import control, events, foreign, inspection, predictions, runlog
 from trainer.cli import main
 from trainer.cli.output import clean, visible
 from trainer.control import Control
 from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
 from trainer.origin import check_owner
+from trainer.prepare import prepare
 from trainer.rundir import OWN_FILES, RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
@@ -282,7 +283,7 @@ def test_a_net_that_came_with_a_run_is_not_run(tmp_path: Path, where: str, linke
         (run,) = scan(tmp_path / "runs")
     for resume in (False, True):
         with pytest.raises(ConfigError, match="lies among the runs"):
-            session.prepare(run, read_config(run), RunLog(run), Control(run), None, resume=resume)
+            prepare(run, read_config(run), RunLog(run), Control(run), None, resume=resume)
     with pytest.raises(ConfigError, match="lies among the runs"):
         inspection.open_inspection(run, trusted=True)
     assert not trap.exists()

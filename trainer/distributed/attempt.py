@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from trainer.aftermath import ended
 from trainer.config import RunConfig
-from trainer.distributed.lead import ended
 from trainer.distributed.world import World
 from trainer.errors import RunError, UserError
 from trainer.regular_file import open_regular

@@ -19,9 +19,9 @@ import psutil
 
 from trainer import control as commands
 from trainer import events
+from trainer.aftermath import end_from_log
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError
 from trainer.processes import child_environment, lives
 from trainer.protocol import Job
