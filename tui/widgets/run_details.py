@@ -28,7 +28,9 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
         text.append(
             formatting.clean(
                 f"{begun.device} · {begun.precision} · {begun.train_images:,} train and "
-                f"{begun.test_images:,} test images of {begun.data_source} · {begun.host}",
+                f"{begun.test_images:,} test images of {begun.data_source}"
+                + f" · {begun.host}"
+                * bool(begun.host),
                 200,
             )
             + "\n"
