@@ -344,7 +344,7 @@ class Training:
     def _tell_of_compiling(self, size: torch.Size) -> None:
         pixels = f"{size[-2]}x{size[-1]}"
         message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
-        self._notice("info", "compile", message)
+        self._notice("info", events.COMPILE, message)
 
     def _tell_of_skipping(self, images: int) -> None:
         self._notice(
@@ -544,7 +544,7 @@ class Training:
             f"the loss is not a number in epoch {self.at.epoch}, step {step}: "
             "lower the learning rate or set train.grad_clip"
         )
-        self._notice("error", "not-a-number", message)
+        self._notice("error", events.NOT_A_NUMBER, message)
         raise TrainingFailed(message)
 
     def _evaluate_epoch(self, epoch: int) -> None:
@@ -589,7 +589,7 @@ class Training:
         result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
-            self._notice("warning", "not-a-number", self._no_numbers(epoch, variant))
+            self._notice("warning", events.NOT_A_NUMBER, self._no_numbers(epoch, variant))
             return None
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)

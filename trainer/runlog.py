@@ -234,7 +234,7 @@ class RunLog:
         self._append(
             events.Notice(
                 level="info",
-                code="disk-writable",
+                code=events.DISK_WRITABLE,
                 message=f"the disk takes data again after {waited:.0f} s; {rest}",
             ),
             self._stamp(),
@@ -274,10 +274,11 @@ class RunLog:
         if self._full_since is not None:
             return
         self._full_since = time.monotonic()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         self._append(
             events.Notice(
                 level="error",
-                code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
+                code=events.DISK_FULL if full else events.DISK_ERROR,
                 message=f"the log cannot be written ({error.strerror}): training goes on, "
                 "events wait in memory; free some space",
             ),

@@ -128,7 +128,9 @@ def train_locked(
             return ended
         run.sweep()
         log.begin_attempt()
-        log.emit(events.Notice(level="info", code="preparing", message="loading data and model"))
+        log.emit(
+            events.Notice(level="info", code=events.PREPARING, message="loading data and model")
+        )
         from trainer.engine import StopTraining, TrainingFailed
 
         try:

@@ -131,7 +131,7 @@ class _Heard:
             for envelope in found:
                 event = envelope.event
                 self.began = self.began or isinstance(event, events.RunStarted)
-                lost = isinstance(event, events.Notice) and event.code == "rank-lost"
+                lost = isinstance(event, events.Notice) and event.code == events.RANK_LOST
                 self.lost = self.lost or lost
                 if isinstance(event, events.RunEnded):
                     self.ended = event
