@@ -28,7 +28,7 @@ from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws, resized
 from trainer.compilation import Compiled, Forward
-from trainer.config import RunConfig
+from trainer.config import RunConfig, Tta
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
 from trainer.data.dataset import Dataset
@@ -37,7 +37,7 @@ from trainer.distributed.together import Together
 from trainer.ema import Average
 from trainer.epoch_clock import EpochClock
 from trainer.errors import ConfigError
-from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
+from trainer.evaluate import DeviceTestSplit, Evaluation, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
 from trainer.kernels import fused
