@@ -156,6 +156,14 @@ async def test_reason_of_a_failure_and_hostile_names(tmp_path: Path) -> None:
         assert "[b]out[/b] of memory: lower the batch size" in text(app, "#title")
 
 
+async def test_a_failure_says_which_file_tells_more(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", end="failed", error="AttributeError: no such layer")
+    run.traceback.write_text("Traceback")
+    async with dashboard(tmp_path / "runs") as (app, _):
+        said = "AttributeError: no such layer; traceback.txt in its folder tells more"
+        assert said in text(app, "#title")
+
+
 async def test_a_crashed_run_says_so(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", end=None, done=2)
     async with dashboard(tmp_path / "runs") as (app, _):

@@ -504,4 +504,4 @@ def _reason(error: BaseException) -> str:
 
 def _keep_traceback(run: RunDir) -> None:
     with suppress(OSError):
-        (run.path / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
+        run.traceback.write_text(traceback.format_exc(), "utf-8")

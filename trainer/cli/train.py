@@ -242,7 +242,7 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
         lost = f"{state.missing} events miss" if state.missing else "its end misses"
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":
-        warn(f"the run failed: {ended.error or 'for an unknown reason'}")
+        warn(f"the run failed: {ended.error or 'for an unknown reason'}{follower.more}")
 
 
 def _is_live() -> bool:

@@ -60,7 +60,7 @@ def launch(
             more to tell.
     """
     text = msgspec.json.encode(job).decode()
-    traceback, written = _stamp(run.path / "traceback.txt"), _size(run)
+    traceback, written = _stamp(run.traceback), _size(run)
     tail = Tail(run.log)
     while tail.behind():
         tail.read()
@@ -82,9 +82,7 @@ def launch(
         _end(run, heard, control, problem or _why(run, code, written), job.on_end)
         heard.take(tail)
     elif (
-        heard.ended.error
-        and not (heard.began or heard.lost)
-        and _stamp(run.path / "traceback.txt") == traceback
+        heard.ended.error and not (heard.began or heard.lost) and _stamp(run.traceback) == traceback
     ):
         raise RunError(heard.ended.error)
     assert heard.ended is not None
@@ -230,4 +228,6 @@ def _why(run: RunDir, code: int, since: int = 0) -> str:
         rank, how = fields.get("rank", "").split(), fields.get("traceback", "")
         if rank and how:
             return f"rank {rank[0]} ended: {how}; {run.ranks_log.name} tells more"
-    return f"torchrun ended without an end of the run (exit status {code}); see ranks.log"
+    return (
+        f"torchrun ended without an end of the run (exit status {code}); see {run.ranks_log.name}"
+    )

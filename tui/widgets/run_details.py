@@ -34,7 +34,7 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
             + "\n"
         )
     if state.ended is not None and state.ended.error:
-        text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+        text.append(formatting.clean(state.ended.error, 300) + run.more, style=colours["error"])
     elif run.status == "crashed":
         text.append("its trainer ended without a word", style=colours["error"])
     elif notice := _last_notice(run):

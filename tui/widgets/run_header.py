@@ -94,7 +94,8 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
     state = run.state
     text = Text(" ", no_wrap=True, end="")
     if state.ended is not None and state.ended.error:
-        return text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+        said = formatting.clean(state.ended.error, 300) + run.more
+        return text.append(said, style=colours["error"])
     if run.problem and run.status == "crashed":
         return text.append(formatting.clean(run.problem, 300), style=colours["error"])
     if run.status == "crashed":
