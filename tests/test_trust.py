@@ -15,7 +15,7 @@ import pytest
 
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
-from tests.tui_helpers import fake_worker, make_run
+from tests.tui_helpers import make_app, make_run
 from trainer import control, events, inspection, predictions, runlog, session
 from trainer.cli import main
 from trainer.cli.output import visible
@@ -28,7 +28,6 @@ from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
-from tui.app import CifarApp
 
 OWN_FILES = {path.name for path in RunDir(Path("run")).own}
 EVIL = "\x1b]0;owned\a\x1b[2J\x9b31m\x85\u202eevil\u2028[red]x[/red]\x7f\r\n"
@@ -420,9 +419,7 @@ async def test_no_screen_shows_a_control_character_or_fails_on_a_hostile_run(
     tmp_path: Path, keys: str
 ) -> None:
     hostile_run(tmp_path / "runs")
-    app = CifarApp(
-        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
-    )
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
         for key in keys:
             await pilot.press(key)
@@ -445,9 +442,7 @@ async def test_a_thousand_classes_and_odd_shapes_break_no_screen(tmp_path: Path)
             break
     run.log.write_bytes(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n")
     assert len(Follower(run).catch_up().evals) == 2
-    app = CifarApp(
-        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
-    )
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
         for key in "2345":
             await pilot.press(key)
