@@ -28,9 +28,9 @@ from trainer import device as devices
 from trainer.config import TrainSettings
 from trainer.control import Control
 from trainer.engine import Training
+from trainer.prepare import prepare
 from trainer.presets import catalog
 from trainer.runlog import RunLog
-from trainer.session import prepare
 from trainer.submit import submit
 
 USUAL = TrainSettings().layer_stats

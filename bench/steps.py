@@ -30,9 +30,9 @@ from trainer import schedule
 from trainer.control import Control
 from trainer.cuda_graphs import Recorder, StepGraphs
 from trainer.engine import Training
+from trainer.prepare import prepare
 from trainer.presets import catalog
 from trainer.runlog import RunLog
-from trainer.session import prepare
 from trainer.submit import submit
 
 

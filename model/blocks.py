@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from model.registry import NORMS, ModelError
+from model.errors import ModelError
+from model.registry import NORMS
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.errors import ModelError
 from model.grad_cam import captured_output, gradient
 from model.inspection import untouched
-from model.registry import ModelError
 
 SHARE = 0.95
 """Of the gradient's mass, in the box."""

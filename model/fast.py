@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks import norm_act
-from model.registry import ModelError
+from model.errors import ModelError
 
 # Jordan's rates are for a loss summed over 2,000 images: 0.053 for biases and 0.67 for a head whose
 # output is divided by its 256 inputs. With the mean loss that all other nets use these would be 106

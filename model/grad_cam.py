@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.errors import ModelError
 from model.inspection import submodule, untouched
-from model.registry import ModelError
 
 
 class NoGradient(ModelError):  # noqa: N818  # an answer, not an error

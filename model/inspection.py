@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.registry import ModelError
+from model.errors import ModelError
 
 
 def first_device(net: nn.Module) -> torch.device:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.errors import ModelError
 from model.inspection import submodule, untouched
-from model.registry import ModelError
 
 LAYERS = (nn.Linear, nn.Conv2d)
 

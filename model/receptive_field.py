@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from model.errors import ModelError
 from model.inspection import first_device, submodule
-from model.registry import ModelError
 
 
 class Underivable(Exception):  # noqa: N818  # an answer, not an error
@@ -201,14 +201,6 @@ def gradient_intervals(
     finally:
         handle.remove()
     return _span(gradient.abs().sum((0, 1, 3))), _span(gradient.abs().sum((0, 1, 2)))
-
-
-def gradient_probe(
-    net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32), at: str = ""
-) -> tuple[int, int]:
-    """Image rows and columns that reach a tensor's centre: ``gradient_intervals`` as lengths."""
-    (top, bottom), (left, right) = gradient_intervals(net, input_shape, at)
-    return bottom - top + 1, right - left + 1
 
 
 def _span(gradient: Tensor) -> tuple[int, int]:

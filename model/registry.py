@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.errors import ModelError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -42,10 +44,6 @@ _TABLE: dict[str, tuple[str, str]] = {
     "resnet18": ("model.resnet:resnet18", "ResNet-18 with a 3x3 stem for CIFAR, 11 M parameters"),
     "fast": ("model.fast:Fast", "small wide net in the manner of airbench: whitening, GELU, Muon"),
 }
-
-
-class ModelError(ValueError):
-    """A net cannot be built, run or followed; the message is one line for the user."""
 
 
 def names() -> tuple[str, ...]:
@@ -119,48 +117,6 @@ def look_up(spec: str) -> str:
         return split(spec)[0]
     describe(spec)
     return ""
-
-
-def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
-    """Run two square images through a net in eval mode; state, modes and RNG stay as they were.
-
-    Args:
-        net: it takes [2, 3, side, side].
-        classes: it should give [2, classes].
-        side: of the images in pixels.
-
-    Raises:
-        ModelError: it fails, or its output is not [2, classes].
-    """
-    import torch
-
-    from model.inspection import first_device, untouched
-
-    with untouched(net), torch.no_grad():
-        try:
-            output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
-        except (Exception, SystemExit) as error:
-            shape = [2, 3, side, side]
-            raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
-    check_scores(output, 2, classes)
-
-
-def check_scores(output: object, images: int, classes: int) -> None:
-    """Check what a net returns for a batch.
-
-    Raises:
-        ModelError: it is not one tensor [images, classes].
-    """
-    import torch
-
-    if not isinstance(output, torch.Tensor):
-        kind = type(output).__name__
-        raise ModelError(f"the net must return one tensor [N, {classes}], not a {kind}")
-    if (*output.shape,) != (images, classes):
-        raise ModelError(
-            f"the net's output for {images} images has shape {[*output.shape]}: "
-            f"it must be [{images}, {classes}], one score per class"
-        )
 
 
 def _entry(name: str) -> tuple[str, str]:

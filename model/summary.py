@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from model.errors import ModelError
 from model.inspection import first_device, untouched
 from model.layers import BATCH, Layer, Recorder, added, dilated
 from model.layout import POOLINGS, Seen, image
 from model.receptive_field import Axis
-from model.registry import ModelError, reason
+from model.registry import reason
 from model.trace import Op, Tracer
 
 __all__ = ["Layer", "Summary", "summarize"]

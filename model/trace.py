@@ -129,10 +129,10 @@ class Tracer(TorchDispatchMode):
             window=window,
         )
         if kind == "conv" and window is not None:
-            self._mark_separable(call, op, known[0][1])
+            self._mark_separable(op, known[0][1])
         self._on_op(op)
 
-    def _mark_separable(self, call: Call, op: Op, source: Seen | str) -> None:
+    def _mark_separable(self, op: Op, source: Seen | str) -> None:
         """Number a depthwise convolution, and find the pair of a pointwise one."""
         assert op.window is not None
         groups, channels = op.window.groups, op.inputs[1]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -394,12 +395,34 @@ def lose(*_: object, **__: object) -> Dataset:
     raise DataError("the data are not there")
 
 
+@pytest.mark.usefixtures("tiny_data")
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("began", [False, True])
+def test_a_log_is_read_for_the_end_no_oftener_than_that_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool, began: bool
+) -> None:
+    run = tiny_run(tmp_path, "train.epochs=1")
+    reads: list[RunDir] = []
+    catch_up = Follower.catch_up
+
+    def count(follower: Follower) -> RunState:
+        reads.append(follower.run)
+        return catch_up(follower)
+
+    if not began:
+        monkeypatch.setattr("trainer.data.sources.load", lose)
+    with monkeypatch.context() as patched, suppress(DataError):
+        patched.setattr(Follower, "catch_up", count)
+        train_run(run, Control(run), on_end=command(tmp_path) if wanted else "")
+    assert len(reads) == (wanted or not began)
+
+
 @pytest.mark.parametrize("wrong", ["no-such-program-here x", "/", "'open quote"])
 def test_a_wrong_command_is_a_notice_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        raise session.settings.ConfigError("nothing to train")
+        raise ConfigError("nothing to train")
 
     monkeypatch.setattr(session, "prepare", fails)
     run = tiny_run(tmp_path)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import sample_log
+from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import make_app, make_run
 from trainer import checkpoint, events
@@ -266,7 +267,7 @@ def test_a_checkpoint_that_does_not_fit_says_so_in_the_systems_words(
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     target = tmp_path / "checkpoints" / "last.pt"
-    checkpoint.save({"a": 1}, target)
+    save_checkpoint({"a": 1}, target)
     before = target.read_bytes()
     opened = os.open
     monkeypatch.setattr(
@@ -279,7 +280,7 @@ def test_a_checkpoint_that_does_not_fit_says_so_in_the_systems_words(
         ),
     )
     with pytest.raises(OSError, match="No space left on device"):
-        checkpoint.save({"a": 2}, target)
+        save_checkpoint({"a": 2}, target)
     assert target.read_bytes() == before
     assert list(target.parent.iterdir()) == [target]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoint_helpers import save_checkpoint
 from trainer import checkpoint
 from trainer.errors import RunError
 
@@ -15,7 +16,7 @@ from trainer.errors import RunError
 def test_a_round_trip_gives_the_same_tensors(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "last.pt"
     weight = torch.randn(3, 4)
-    checkpoint.save({"net": {"w": weight}, "position": {"step": 7}}, path)
+    save_checkpoint({"net": {"w": weight}, "position": {"step": 7}}, path)
     state = checkpoint.load(path)
     assert torch.equal(state["net"]["w"], weight)
     assert state["position"] == {"step": 7}
@@ -41,7 +42,7 @@ def test_a_hostile_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 def test_damage_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    checkpoint.save({"net": {"w": torch.randn(100)}}, path)
+    save_checkpoint({"net": {"w": torch.randn(100)}}, path)
     whole = path.read_bytes()
     for part in (b"", b"junk", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(part)
@@ -87,13 +88,13 @@ def test_a_failed_write_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.pt"
-    checkpoint.save({"step": 1}, path)
+    save_checkpoint({"step": 1}, path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainer.checkpoint.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save({"step": 2}, path)
+        save_checkpoint({"step": 2}, path)
     assert checkpoint.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

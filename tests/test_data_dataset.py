@@ -13,10 +13,10 @@ from trainer.data.dataset import (
     TestSplit,
     TrainSplit,
     channel_moments,
-    clean,
     overlap,
 )
 from trainer.errors import DataError
+from trainer.foreign import short_name
 
 
 def labels(*values: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_class_names_cannot_drive_the_terminal() -> None:
     assert all(name.isprintable() for name in dataset.classes)
     data = TestData("folder", "x", ("\x07", " "), dataset.test)
     assert data.classes == ("\N{REPLACEMENT CHARACTER}", "(no name)")
-    assert len(clean("x" * 500)) == 60
+    assert len(short_name("x" * 500)) == 60
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_slow_disk_is_not_and_the_newest_of_a_key_is_written() -> None:
         one.do(lambda i=i: done.append(f"c{i}"))  # type: ignore[misc]
     assert not done
     gate.open.set()
-    one.settle()
+    one.close()
     assert done == ["c0", "c1", "a2", "b2", "c2"]
     one.do(lambda: done.append("again"))
     one.close()
@@ -68,7 +68,7 @@ def test_what_a_job_raises_is_raised_once(patience: float) -> None:
 
     def do() -> None:
         one.do(fails)
-        one.settle()
+        one.close()
 
     with pytest.raises(ValueError, match="it"):
         do()

@@ -34,13 +34,14 @@ from trainer.distributed.lead import EXIT_FAILED, Lead
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.follower import Follower
+from trainer.prepare import check_alike
 from trainer.presets import catalog
 from trainer.processes import lives
 from trainer.protocol import Job
 from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
-from trainer.session import check_alike, train_run
+from trainer.session import train_run
 from trainer.submit import read_config, resubmit
 
 LOSS = 1e-5

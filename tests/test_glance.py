@@ -45,7 +45,7 @@ def cells(run: Follower) -> list[object]:
         run.status,
         run_words.data_of(run),
         best and (best.epoch, best.test_accuracy),
-        (state.queued_at, state.started_at, state.ended_at, state.ended, state.started),
+        (state.queued_at, state.started_at, state.ended, state.started),
         (state.attempt, state.seq, state.missing, state.waiting, state.paused, state.elapsed),
         state.epochs[-1],
         state.evals[-1],

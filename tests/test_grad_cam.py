@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from model import penultimate, registry
 from model.effective_receptive_field import effective_receptive_field, mass_box
+from model.errors import ModelError
 from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
-from model.registry import ModelError
 
 
 class Tiny(nn.Module):

@@ -21,6 +21,7 @@ TORCH_FREE = [
     "trainer.events",
     "trainer.follower",
     "trainer.predictions",
+    "trainer.prepare",
     "trainer.presets.catalog",
     "trainer.rundir",
     "trainer.runlog",

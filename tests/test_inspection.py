@@ -15,6 +15,7 @@ import torch
 
 from model import penultimate, registry
 from model.grad_cam import NoGradient
+from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import binary_folder, tiny_run
 from trainer import checkpoint, features, inspection, predictions
 from trainer.cli import inspect, main
@@ -108,7 +109,7 @@ def test_features_are_kept_and_belong_to_their_weights(
     state = checkpoint.load(last_checkpoint)
     state.pop("format")
     state["net"]["0.bias"] += 1
-    checkpoint.save(state, last_checkpoint)
+    save_checkpoint(state, last_checkpoint)
     other = opened(trained)
     assert not other.has_features
     with pytest.raises(UserError, match="not computed yet"):
@@ -198,11 +199,11 @@ def test_an_unusable_checkpoint_is_one_line(
     elif damage == "hostile":
         last_checkpoint.write_bytes(pickle.dumps(Payload(), 2))
     elif damage == "no net":
-        checkpoint.save({**state, "net": 3}, last_checkpoint)
+        save_checkpoint({**state, "net": 3}, last_checkpoint)
     elif damage == "other net":
-        checkpoint.save({**state, "net": {"a": torch.zeros(3)}}, last_checkpoint)
+        save_checkpoint({**state, "net": {"a": torch.zeros(3)}}, last_checkpoint)
     else:
-        checkpoint.save({**state, "fingerprint": "0" * 64}, last_checkpoint)
+        save_checkpoint({**state, "fingerprint": "0" * 64}, last_checkpoint)
     with pytest.raises(UserError) as caught:
         opened(trained)
     reason = {

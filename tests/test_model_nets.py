@@ -10,8 +10,8 @@ from torch import nn
 
 from model import registry
 from model.fast import Fast
-from model.receptive_field import gradient_probe
 from model.summary import summarize
+from tests.test_model_receptive_field import gradient_probe
 
 NORMS = ("batch", "layer", "group")
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from model.errors import ModelError
 from model.layout import Seen, image
-from model.receptive_field import Axis, Underivable, gradient_intervals, gradient_probe
-from model.registry import ModelError
+from model.receptive_field import Axis, Underivable, gradient_intervals
 from model.summary import summarize
 from model.trace import Tracer
 
@@ -28,6 +28,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def gradient_probe(
+    net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32), at: str = ""
+) -> tuple[int, int]:
+    """Image rows and columns that reach a tensor's centre: ``gradient_intervals`` as lengths."""
+    (top, bottom), (left, right) = gradient_intervals(net, input_shape, at)
+    return bottom - top + 1, right - left + 1
 
 
 def follow(net: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Seen]:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from model import registry
-from model.registry import ModelError
+from model.checks import check_output
+from model.errors import ModelError
 
 NET = """
 from torch import nn
@@ -49,9 +50,9 @@ def test_import_needs_no_torch() -> None:
 def test_every_name_builds_with_its_classes(name: str) -> None:
     assert registry.describe(name)
     net = registry.build(name, classes=7)
-    registry.check_output(net, 7)
+    check_output(net, 7)
     with pytest.raises(ModelError, match=r"\[2, 7\].*\[2, 10\]"):
-        registry.check_output(net, 10)
+        check_output(net, 10)
 
 
 def test_unknown_name_lists_near_ones() -> None:
@@ -82,12 +83,12 @@ def test_users_class_gets_what_its_signature_takes(tmp_path: Path, name: str) ->
     spec = net_file(tmp_path, f"{name}, norm, width=1", "(norm, width)", name)
     net = registry.build(spec, classes=4, norm="group", options={"width": 3})
     assert net.given == ("group", 3)
-    registry.check_output(net, 4)
+    check_output(net, 4)
 
 
 def test_users_class_without_arguments(tmp_path: Path) -> None:
     spec = net_file(tmp_path)
-    registry.check_output(registry.build(spec), 10)
+    check_output(registry.build(spec), 10)
     with pytest.raises(ModelError, match="takes no norm"):
         registry.build(spec, norm="layer")
     with pytest.raises(ModelError, match=r"no option 'a'.*none"):
@@ -100,15 +101,15 @@ def test_a_norm_that_is_a_class_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
-    registry.check_output(registry.build(net_file(tmp_path, outputs="10")), 10)
-    registry.check_output(registry.build(net_file(tmp_path, outputs="11")), 11)
+    check_output(registry.build(net_file(tmp_path, outputs="10")), 10)
+    check_output(registry.build(net_file(tmp_path, outputs="11")), 11)
 
 
 def test_neighbouring_files_can_be_imported(tmp_path: Path) -> None:
     (tmp_path / "helper_of_mine.py").write_text("WIDTH = 10")
     text = "from helper_of_mine import WIDTH\n" + NET.format(signature="", given=0, outputs="WIDTH")
     path = list(sys.path)
-    registry.check_output(registry.build(write(tmp_path, text)), 10)
+    check_output(registry.build(write(tmp_path, text)), 10)
     assert sys.path == path
 
 
@@ -148,9 +149,9 @@ class Broken(nn.Module):
 
 def test_output_that_is_no_tensor_and_a_net_that_fails() -> None:
     with pytest.raises(ModelError, match=r"one tensor \[N, 10\], not a dict"):
-        registry.check_output(Broken(), 10)
+        check_output(Broken(), 10)
     with pytest.raises(ModelError, match=r"fails on a batch \[2, 3, 32, 32\]: RuntimeError"):
-        registry.check_output(nn.Linear(7, 10), 10)
+        check_output(nn.Linear(7, 10), 10)
 
 
 def test_check_leaves_the_net_and_the_generator_as_they_were() -> None:
@@ -160,7 +161,7 @@ def test_check_leaves_the_net_and_the_generator_as_they_were() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    registry.check_output(net, 10)
+    check_output(net, 10)
     assert torch.equal(torch.rand(4), expected)
     assert net.training
     assert not net.stem.training

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import registry, rules
+from model.checks import check_output
+from model.errors import ModelError
 from model.operator_call import Call
-from model.registry import ModelError
 from model.summary import Layer, Summary, summarize
 
 
@@ -656,5 +657,5 @@ def test_scripted_modules_are_followed_by_their_operators() -> None:
 
 def test_layers_that_are_not_made_yet_can_be_looked_at() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
-    registry.check_output(net, 2)
+    check_output(net, 2)
     assert summarize(net).parameters > 0

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from model import registry
+from model.checks import check_output
+from model.errors import ModelError
 from model.summary import summarize
+from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, events, host_random, net_files, own_net, worker
 from trainer.cli import main
@@ -85,8 +88,8 @@ def test_a_net_that_exits_at_once_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(f"{BASE}class Own(Base):\n    def forward(self, x):\n        exit(0)\n")
     net = registry.build(f"{path}:Own")
-    for look in (lambda: registry.check_output(net, 10), lambda: summarize(net)):
-        with pytest.raises(registry.ModelError, match=r": own\.py, line \d+: SystemExit: 0$"):
+    for look in (lambda: check_output(net, 10), lambda: summarize(net)):
+        with pytest.raises(ModelError, match=r": own\.py, line \d+: SystemExit: 0$"):
             look()
 
 
@@ -281,7 +284,7 @@ def test_random_numbers_of_python_and_numpy_are_the_seeds_and_are_resumed(
     assert losses[0] == losses[1] == losses[2]
     state = checkpoint.load(runs[0].checkpoint("last"))
     del state["random_host"]  # as earlier versions have left it
-    checkpoint.save(state, runs[0].checkpoint("last"))
+    save_checkpoint(state, runs[0].checkpoint("last"))
     assert train_run(runs[0], Control(runs[0]), resume=True).state == "completed"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer import checkpoint, control, events, predictions
 from trainer.control import Control
@@ -397,7 +398,7 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_can_be_resumed(tmp_path: 
     state = checkpoint.load(run.checkpoint("last"))
     assert "low_resolution = 0\n" in state["config"]
     state["config"] = state["config"].replace("low_resolution = 0\n", "")
-    checkpoint.save(state, run.checkpoint("last"))
+    save_checkpoint(state, run.checkpoint("last"))
     assert train_run(run, Control(run), resume=True).state == "completed"
 
 

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import io
 import time
 
 import numpy as np
 import pytest
-from rich.cells import cell_len
-from rich.console import Console
 from rich.segment import Segment
 
 from trainer.terminal_image import (
     RAMP,
     Cell,
-    HalfBlockImage,
     half_blocks,
-    preview_grid,
     size,
     to_segments,
 )
@@ -32,13 +27,6 @@ def two_by_two() -> np.ndarray:
     image[0, 0, 0] = 255
     image[0, 1, 2] = image[1, :, 2] = 255
     return image
-
-
-def text(renderable: object, width: int = 80) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(renderable)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
 
 
 def test_a_cell_is_two_pixels() -> None:
@@ -172,7 +160,8 @@ def test_ascii_has_no_colour() -> None:
         [Cell(RAMP[-1] * 2, None, None)],
         [Cell(RAMP[0] * 2, None, None)],
     ]
-    assert all(line.isascii() for line in text(HalfBlockImage(noise(3, 32, 32), color="ascii")))
+    for row in half_blocks(noise(3, 32, 32), color="ascii"):
+        assert all(cell.text.isascii() for cell in row)
 
 
 def test_segments_carry_the_colours() -> None:
@@ -201,31 +190,6 @@ def test_other_arrays_are_refused(image: np.ndarray) -> None:
 def test_scales_that_make_no_sense(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         half_blocks(two_by_two(), scale=scale)
-
-
-def test_grid_fits_the_width_and_names_its_images() -> None:
-    grid = preview_grid(noise(5, 3, 32, 32), [0, 1, 0, 1, 1], ["cat", "dog"], color="ascii")
-    lines = text(grid, 70)
-    assert len(lines) == 3 * 18
-    assert lines[16].split() == ["cat", "dog"]
-    assert lines[-2].split() == ["dog"]
-    assert all(cell_len(line) <= 70 for line in lines)
-    assert text(preview_grid(noise(2, 3, 32, 32), [0, 0], ["cat"], columns=1), 200)[16][:3] == "cat"
-
-
-def test_names_in_a_grid_are_data() -> None:
-    names = ["[red]x[/red]", "y\x1b[2J", "漢字" * 20]
-    lines = text(preview_grid(noise(3, 3, 32, 32), [0, 1, 2], names, color="ascii"), 102)
-    assert "[red]x[/red]" in lines[16]
-    assert "\x1b" not in "".join(lines)
-    assert "…" in lines[16]
-    assert cell_len(lines[16].rstrip()) <= 100
-
-
-def test_an_empty_grid_and_a_wrong_count() -> None:
-    assert text(preview_grid(noise(0, 3, 32, 32), [], [])) == []
-    with pytest.raises(ValueError, match="labels"):
-        preview_grid(noise(2, 3, 32, 32), [0], ["a"])
 
 
 def test_a_page_of_images_is_fast() -> None:

@@ -16,18 +16,20 @@ import pytest
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import make_app, make_run
-from trainer import control, events, inspection, predictions, runlog, session
+from trainer import control, events, foreign, inspection, predictions, runlog
 from trainer.cli import main
-from trainer.cli.output import visible
+from trainer.cli.output import clean, visible
 from trainer.control import Control
 from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
 from trainer.origin import check_owner
+from trainer.prepare import prepare
 from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
+from tui import formatting
 
 OWN_FILES = {path.name for path in RunDir(Path("run")).own}
 EVIL = "\x1b]0;owned\a\x1b[2J\x9b31m\x85\u202eevil\u2028[red]x[/red]\x7f\r\n"
@@ -98,6 +100,15 @@ def test_json_for_a_terminal_is_the_same_json() -> None:
 def test_the_character_that_deletes_is_escaped_where_all_the_others_are_harmless() -> None:
     assert visible(b'"a\x7fb"') == b'"a\\u007fb"'
     assert visible(b'"ab"') == b'"ab"'
+
+
+def test_foreign_text_is_made_safe_by_one_rule() -> None:
+    assert foreign.one_line(EVIL) == "]0;owned[2J31m evil [red]x[/red]"
+    text = EVIL + "\x0b\x85\xa0\u3000\ud800\ue000\U000e0001"
+    for shown in (foreign.one_line(text), foreign.printable(text), foreign.short_name(text)):
+        assert shown.isprintable()
+    assert len(foreign.printable(text)) == len(text)
+    assert clean(text) == formatting.clean(text) == foreign.one_line(text)
 
 
 # floods
@@ -272,7 +283,7 @@ def test_a_net_that_came_with_a_run_is_not_run(tmp_path: Path, where: str, linke
         (run,) = scan(tmp_path / "runs")
     for resume in (False, True):
         with pytest.raises(ConfigError, match="lies among the runs"):
-            session.prepare(run, read_config(run), RunLog(run), Control(run), None, resume=resume)
+            prepare(run, read_config(run), RunLog(run), Control(run), None, resume=resume)
     with pytest.raises(ConfigError, match="lies among the runs"):
         inspection.open_inspection(run, trusted=True)
     assert not trap.exists()

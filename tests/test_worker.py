@@ -138,7 +138,7 @@ def test_runs_are_trained_one_after_the_other(worker: Forked, tmp_path: Path, da
     for is_now in watched:
         wait(lambda is_now=is_now: is_now("completed"))
     starts = [Follower(r).catch_up() for r in (first, second)]
-    assert starts[0].ended_at <= starts[1].started_at
+    assert starts[0].alive_at <= starts[1].started_at
 
 
 def test_a_queued_run_shows_as_queued_and_can_be_cancelled(

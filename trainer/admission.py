@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from model.errors import ModelError
 from trainer.errors import ConfigError, DataError
 from trainer.paths import absolute
 
@@ -35,7 +36,7 @@ def admitted(config: RunConfig, data_dir: Path | None = None) -> RunConfig:
     config = _anchored(config)
     try:
         registry.look_up(config.model.name)
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
     found = check_data(config.data, data_dir)
     check_batch(config, TRAIN_IMAGES.get(found.kind))

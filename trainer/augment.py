@@ -159,11 +159,6 @@ class Augment:
         values = images.to(torch.float32, copy=True)
         return values.mul_(self._scale).add_(self._offset).to(self.dtype)
 
-    def to_images(self, normalised: Tensor) -> Tensor:
-        """Undo the normalisation, for looking at it: uint8 [B, 3, H, W]."""
-        values = (normalised.float() - self._offset) / self._scale
-        return values.round_().clamp_(0, 255).to(torch.uint8)
-
     def _move(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
         if draws.columns is None:
             return images

@@ -8,15 +8,12 @@ trained again (of a disk that was full, or of an earlier version): it is set asi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer import checkpoint, events
 from trainer.errors import RunError
+from trainer.position import Position
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
-
-if TYPE_CHECKING:
-    from trainer.engine import Position
 
 
 def settle(run: RunDir, log: RunLog, at: Position) -> None:

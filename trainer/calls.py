@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import unicodedata
 from collections.abc import Mapping, Sequence
+
+from trainer import foreign
 
 BELL = "\a"
 LONGEST = 160
@@ -35,19 +36,13 @@ def sequence(
     if wrap is not None:
         start, end = wrap
         for text in texts:
+            line = foreign.shortened(foreign.one_line(text[: LONGEST * 4]), LONGEST)
             # a text of ConEmu's own commands begins with a digit and a semicolon: ours cannot
-            escaped = f"\x1b]9;cifar-tui: {plain(text)}\a"
+            escaped = f"\x1b]9;cifar-tui: {line}\a"
             if start:
                 escaped = escaped.replace("\x1b", "\x1b\x1b")
             written += f"{start}{escaped}{end}"
     return written
-
-
-def plain(text: str) -> str:
-    """Without anything that a terminal could take for a command, and not long."""
-    kept = (" " if c.isspace() else c for c in text[: LONGEST * 4])
-    line = "".join(c for c in kept if unicodedata.category(c)[0] != "C").strip()
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def _wrapping(environ: Mapping[str, str]) -> tuple[str, str] | None:

@@ -12,23 +12,17 @@ from typing import Any
 import torch
 
 from trainer.errors import RunError
-from trainer.runlog import open_regular
+from trainer.regular_file import open_regular
 from trainer.whole_file import whole_file
 
 FORMAT = 1
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint of tensors, numbers, strings, lists and dicts; whole or not at all.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
-    """
-    write(pack(state), path)
-
-
 def pack(state: dict[str, Any]) -> memoryview:
-    """A checkpoint's bytes: what is written may change right after, on the device and elsewhere."""
+    """The bytes of a checkpoint of tensors, numbers, strings, lists and dicts.
+
+    What is in it may change right after, on the device and elsewhere.
+    """
     # in memory first: torch's zip writer hides a full disk behind an error of its own
     whole = BytesIO()
     torch.save({"format": FORMAT, **state}, whole)
@@ -36,7 +30,11 @@ def pack(state: dict[str, Any]) -> memoryview:
 
 
 def write(packed: memoryview, path: Path) -> None:
-    """Put a packed checkpoint on disk, as ``save`` does."""
+    """Put a packed checkpoint on disk, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
     with whole_file(path) as file:
         file.write(packed)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -171,7 +171,7 @@ class HostCopy:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device; only at the ends of epochs and evaluations, where times are taken."""
+    """Wait for the device: at a pause, a stop or an evaluation's end, never from step to step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -64,14 +64,8 @@ class Disk:
             raise task.error
         self._raise()
 
-    def settle(self) -> None:
-        """Wait until everything is done, however long that takes."""
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._waiting or self._busy))
-        self._raise()
-
     def close(self) -> None:
-        """As ``settle``, then end the thread. Safe to call twice."""
+        """Wait until everything is done, however long that takes. Safe to call twice."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -90,7 +84,6 @@ class Disk:
         while True:
             with self._changed:
                 self._busy = False
-                self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from trainer import (
     convolutions,
     events,
     host_random,
-    predictions,
     schedule,
     step_recording,
 )
@@ -45,6 +44,8 @@ from trainer.kernels.build import BuildError, library
 from trainer.layer_stats import LayerStats
 from trainer.meter import Meter
 from trainer.optim import Optimizers
+from trainer.position import Position
+from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 
@@ -62,27 +63,6 @@ class TrainingFailed(Exception):  # noqa: N818
 def settings_layout(config: RunConfig) -> torch.memory_format:
     """The memory layout that a run's settings ask for."""
     return torch.channels_last if config.train.channels_last else torch.contiguous_format
-
-
-@dataclass
-class Position:
-    """Where the run is. Together with the seed it decides everything random that follows."""
-
-    epoch: int = 1
-    """The epoch that is being trained, from 1."""
-    batch: int = 0
-    """Batches done in it."""
-    step: int = 0
-    """Optimizer steps done in the whole run."""
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-    evals_without_best: int = 0
-    evaluated: int = 0
-    """The last epoch whose plain evaluation was counted: one that was stopped is done again."""
-    final_accuracy: float = -1.0
-    """Of the last evaluation; below 0 where the net's output was not a number."""
-    epoch_seconds: float = 0.0
-    """Training time spent in this epoch by earlier attempts."""
 
 
 @dataclass
@@ -557,13 +537,9 @@ class Training:
             self._evaluate(self.ema, epoch, "ema")
 
     def _count_evaluation(self, epoch: int, accuracy: float) -> None:
-        if accuracy > self.at.best_accuracy:
-            self.at.best_accuracy, self.at.best_epoch = accuracy, epoch
-            self.at.evals_without_best = 0
+        if self.at.count(epoch, accuracy):
             # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
             self.save_checkpoint("last", "best")
-        else:
-            self.at.evals_without_best += 1
 
     def _evaluate_tta(self) -> None:
         if self.config.evaluate.tta != "none":
@@ -617,8 +593,7 @@ class Training:
     def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
         if self.group is not None and not self.group.first:
             return
-        path = self.run.predictions(epoch, variant)
-        found = predictions.Predictions(
+        found = Predictions(
             probabilities=result.probabilities,
             labels=self.dataset.test.labels,
             split="test",
@@ -627,17 +602,9 @@ class Training:
             predicted=result.predicted,
             figures=result.figures,
         )
-        saved = events.PredictionsSaved(
-            epoch=epoch,
-            step=self.at.step,
-            split="test",
-            variant=variant,
-            path=str(path.relative_to(self.run.path)),
-            images=len(result.predicted),
-        )
-        self.files.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
+        self.files.put_predictions(found, variant, step=self.at.step)
 
-    def save_checkpoint(self, *roles: Literal["last", "best"]) -> None:
+    def save_checkpoint(self, *roles: events.Role) -> None:
         """Save ``last`` or, in this order, ``last`` and ``best`` of the same moment. Rank 0 writes.
 
         A failure is a notice, training goes on. A slow disk is not waited for; ``settle`` does.
@@ -645,22 +612,9 @@ class Training:
         state = self.state_dict()
         if self.group is not None and not self.group.first:
             return
-        packed = checkpoint.pack(state)
-        for role in roles:
-            path = self.run.checkpoint(role)
-            saved = events.CheckpointSaved(
-                role=role,
-                epoch=self.at.epoch,
-                step=self.at.step,
-                path=str(path.relative_to(self.run.path)),
-            )
-            # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
-            self.files.put(
-                "checkpoint",
-                partial(checkpoint.write, packed, path),
-                saved,
-                key=" ".join((*roles, path.name)),
-            )
+        self.files.put_checkpoint(
+            checkpoint.pack(state), roles, epoch=self.at.epoch, step=self.at.step
+        )
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""

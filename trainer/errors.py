@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trainer.foreign import printable
+
 LONGEST = 2000
 """Characters of a message: parts of it may come from files of others."""
 
@@ -16,11 +18,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         # names of files and keys end up in messages: they must not drive the terminal
-        super().__init__(
-            "".join(
-                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message[:LONGEST]
-            )
-        )
+        super().__init__(printable(message[:LONGEST]))
 
 
 class ConfigError(UserError):

@@ -17,6 +17,8 @@ Phase = Literal["train", "test"]
 Variant = Literal["plain", "ema", "tta"]
 EndState = Literal["completed", "stopped", "failed"]
 Level = Literal["info", "warning", "error"]
+Role = Literal["last", "best"]
+"""Of a checkpoint."""
 
 # bounds that no real run reaches: what lies outside is a damaged line, not a crash of the reader
 Whole = Annotated[int, Meta(ge=0, le=2**53)]
@@ -185,7 +187,7 @@ class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
     dead: Measured = ()
     """Share of each one's channels without a value above 0 in the batch, 0 to 1."""
     reason: str = ""
-    """Why no activations were looked at."""
+    """Why no activations were looked at; in older logs, of compiled nets."""
 
 
 class EpochEnded(Event, tag="EpochEnded", frozen=True, kw_only=True):
@@ -238,7 +240,7 @@ class PredictionsSaved(Event, tag="PredictionsSaved", frozen=True, kw_only=True)
 class CheckpointSaved(Event, tag="CheckpointSaved", frozen=True, kw_only=True):
     """A checkpoint is whole on disk."""
 
-    role: Literal["last", "best"]
+    role: Role
     epoch: Whole
     """That is being trained; of ``last`` at an epoch's end the one that comes next."""
     step: Whole

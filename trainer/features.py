@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.runlog import open_regular
+from trainer.regular_file import open_regular
 from trainer.whole_file import whole_file
 
 UNPACKED_BYTES = 1 << 30

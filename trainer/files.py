@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from trainer import events
+from trainer import checkpoint, events, predictions
 from trainer.disk import Disk
 from trainer.follower import Follower
+from trainer.predictions import Predictions
 from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 
@@ -20,7 +22,7 @@ class Files:
     """
 
     def __init__(self, run: RunDir, log: RunLog) -> None:
-        self._log = log
+        self._run, self._log = run, log
         self._disk = Disk("files")
         self._follower = Follower(run)
         self._unsaved: dict[str, str] = {}
@@ -45,6 +47,45 @@ class Files:
             self._log.emit(saved)
 
         self._disk.do(job, key=key)
+
+    def put_predictions(self, found: Predictions, variant: events.Variant, *, step: int) -> None:
+        """Write an evaluation's predictions.
+
+        Args:
+            found: these.
+            variant: of the evaluation.
+            step: optimizer steps that were done before it.
+        """
+        path = self._run.predictions(found.epoch, variant)
+        saved = events.PredictionsSaved(
+            epoch=found.epoch,
+            step=step,
+            split="test",
+            variant=variant,
+            path=str(path.relative_to(self._run.path)),
+            images=len(found.predicted),
+        )
+        self.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
+
+    def put_checkpoint(
+        self, packed: memoryview, roles: Sequence[events.Role], *, epoch: int, step: int
+    ) -> None:
+        """Write one packed checkpoint in all its roles, in this order.
+
+        Args:
+            packed: its bytes.
+            roles: which files it goes to.
+            epoch: the one that it goes on in.
+            step: optimizer steps that were done before it.
+        """
+        for role in roles:
+            path = self._run.checkpoint(role)
+            saved = events.CheckpointSaved(
+                role=role, epoch=epoch, step=step, path=str(path.relative_to(self._run.path))
+            )
+            # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
+            key = " ".join((*roles, path.name))
+            self.put("checkpoint", partial(checkpoint.write, packed, path), saved, key=key)
 
     def keep_fold(self) -> None:
         """Keep what a long log comes to."""

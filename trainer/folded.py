@@ -22,8 +22,8 @@ import msgspec
 
 from trainer import events, runstate, steps
 from trainer.events import LayerStats, Whole
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir
-from trainer.runlog import open_regular
 from trainer.runstate import LAYER_STATS_KEPT, LONG_BYTES, RunState
 from trainer.steps import Steps
 from trainer.whole_file import whole_file

@@ -16,7 +16,7 @@ import msgspec
 
 from trainer import events
 from trainer.events import Envelope
-from trainer.runlog import open_regular
+from trainer.regular_file import open_regular
 from trainer.runstate import MEANWHILE, EpochRow, RunState
 
 END_BYTES = 48 * 1024

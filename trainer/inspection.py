@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import penultimate, registry
+from model.checks import check_output
 from model.effective_receptive_field import EffectiveField, effective_receptive_field
+from model.errors import ModelError
 from model.grad_cam import NoGradient, conv_layers, grad_cam
 from model.receptive_field import gradient_intervals
 from model.summary import summarize
@@ -99,7 +101,7 @@ class Inspection:
             dtype=torch.float32,
         )
         self.layers = conv_layers(self.net)
-        with suppress(registry.ModelError):
+        with suppress(ModelError):
             rows = summarize(self.net).layers
             self._sizes = {row.path: row.receptive_field for row in rows}
             self._without_place = {row.path for row in rows if row.output_shape[1:] == (1, 1)}
@@ -169,7 +171,7 @@ class Inspection:
             effective, box = None, None
             with suppress(NoGradient):
                 effective = _guarded(lambda: effective_receptive_field(self.net, images, layer))
-            with suppress(registry.ModelError):
+            with suppress(ModelError):
                 (top, bottom), (left, right) = gradient_intervals(self.net, at=layer)
                 box = (top, bottom, left, right)
             self._fields[layer] = ReceptiveField(self._sizes.get(layer), box, effective)
@@ -318,8 +320,8 @@ def _net(config: RunConfig, dataset: Dataset, state: dict[str, Any], role: str) 
             norm=config.model.norm,
             options=config.model.options,
         )
-        registry.check_output(net, len(dataset.classes))
-    except registry.ModelError as error:
+        check_output(net, len(dataset.classes))
+    except ModelError as error:
         raise ConfigError(str(error)) from None
     weights = state.get("net")
     try:
@@ -364,5 +366,5 @@ def _guarded(compute: Callable[[], T]) -> T:
         return compute()
     except NoGradient:
         raise
-    except registry.ModelError as error:
+    except ModelError as error:
         raise RunError(str(error)) from None

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from model.registry import reason
 from trainer.errors import UserError
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Inspect, Inspected, Near, State
+from trainer.rundir import RunDir
 
 if TYPE_CHECKING:
     from trainer.inspection import Inspection
@@ -98,8 +100,6 @@ class Inspector:
             trust = isinstance(error, NotTrusted)
             tell(Inspected(ask=asked.ask, error=str(error), needs_trust=trust))
         except (Exception, SystemExit) as error:  # a net may call exit()
-            from model.registry import reason
-
             self._open = None
             tell(Inspected(ask=asked.ask, error=reason(error)))
 
@@ -175,7 +175,6 @@ class Inspector:
     def _opened(self, asked: Inspect) -> Inspection:
         """The net of the question; loaded again when its checkpoint was written anew."""
         from trainer.inspection import open_inspection
-        from trainer.rundir import RunDir
 
         run = RunDir(Path(asked.run))
         key = self._key(asked)
@@ -209,8 +208,6 @@ class Inspector:
 
 
 def _written(folder: str) -> tuple[object, ...]:
-    from trainer.rundir import RunDir
-
     stamps: list[object] = []
     for role in ("best", "last"):
         with suppress(OSError):

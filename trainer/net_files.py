@@ -17,8 +17,8 @@ import msgspec
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, RunError
 from trainer.origin import net_file
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir
-from trainer.runlog import open_regular
 from trainer.whole_file import whole_file
 
 RECORD_BYTES = 1 << 20

@@ -61,15 +61,30 @@ def call(
     run: RunDir,
     log: RunLog,
     ended: events.RunEnded,
+    state: RunState | None = None,
     *,
-    name: str = "",
-    epochs: int = 0,
+    epochs: int | None = None,
 ) -> None:
-    """As ``start``; a command that cannot be started is a notice after the end."""
-    if command and log.attempt > 1:
+    """As ``start``; a command that cannot be started is a notice after the end.
+
+    Args:
+        command: empty: nothing is done, and the log is not read.
+        run: its folder.
+        log: its log, to write to.
+        ended: how this attempt ended.
+        state: what the log came to, where that is known.
+        epochs: as ``start`` wants them, where the training tells: of what it did some may not be
+            on disk yet.
+    """
+    if not command:
+        return
+    if state is None:
         state = Follower(run).catch_up()
+    if epochs is None:
+        epochs = state.epochs_trained
+    if log.attempt > 1:
         ended = msgspec.structs.replace(ended, seconds=seconds_of(state, ended))
-    problem = start(command, run, ended, name=name, epochs=epochs)
+    problem = start(command, run, ended, name=state.name or run.id, epochs=epochs)
     if problem:
         log.emit(events.Notice(level="warning", code="on-end", message=problem))
 

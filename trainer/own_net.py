@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import registry
+from model.checks import check_scores
+from model.errors import ModelError
 from model.inspection import untouched
 from trainer import checkpoint
 from trainer.device import DTYPES, Precision
@@ -65,7 +67,7 @@ def find_way(
         if not problem:
             return way, _told(wanted, way, first)
         first = first or problem
-    raise registry.ModelError(problem)
+    raise ModelError(problem)
 
 
 def check_state(net: nn.Module) -> None:
@@ -80,12 +82,12 @@ def check_state(net: nn.Module) -> None:
         if odd:
             checkpoint.unpack(bytes(checkpoint.pack({"net": odd})), "of the net")
     except RunError:
-        raise registry.ModelError(
+        raise ModelError(
             f"the net's checkpoints could not be opened again: {', '.join(map(str, odd))} may only "
             "have tensors, numbers, strings, lists and dicts (see get_extra_state)"
         ) from None
     except Exception as error:  # what it keeps cannot be packed, or its code fails
-        raise registry.ModelError(
+        raise ModelError(
             f"the net cannot be kept in a checkpoint: {registry.reason(error)}"
         ) from None
 
@@ -118,7 +120,7 @@ def _problem(
                 images = torch.rand(shape, device=device).to(DTYPES[way.precision])
                 with torch.enable_grad(), autocast:
                     scores = probe(images.contiguous(memory_format=way.layout))
-                registry.check_scores(scores, batch, classes)
+                check_scores(scores, batch, classes)
                 loss = F.cross_entropy(scores.float(), torch.zeros_like(scores[:, 0]).long())
                 if loss.requires_grad:
                     loss.backward()
@@ -126,10 +128,10 @@ def _problem(
             probe.eval()
             shape, images = [IMAGES, *shape[1:]], images[:IMAGES]
             with torch.inference_mode(), autocast:
-                registry.check_scores(probe(images), len(images), classes)
+                check_scores(probe(images), len(images), classes)
     except torch.OutOfMemoryError:
         raise
-    except registry.ModelError as error:
+    except ModelError as error:
         return f"in {doing}: {error}"
     except (Exception, SystemExit) as error:
         return f"the net fails in {doing} on a batch {shape}: {registry.reason(error)}"

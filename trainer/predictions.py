@@ -10,7 +10,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from trainer.errors import RunError
-from trainer.runlog import open_regular
+from trainer.regular_file import open_regular
 from trainer.whole_file import whole_file
 
 UNPACKED_BYTES = 1 << 29

@@ -21,7 +21,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line on the worker's stdout; unknown fields are ignored."""
 
     state: str
-    """loading, ready, training, idle, failed or refused."""
+    """loading, ready, training, idle, failed, refused or inspected."""
     run: str = ""
     torch: str = ""
     device: str = ""

@@ -15,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from trainer import events
 from trainer.disk import Disk
 from trainer.errors import RunError
 from trainer.events import Envelope, Event
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir
 
 SYNCED = (
@@ -330,20 +330,6 @@ def _last_newline(fd: int, end: int) -> int:
             return start + found
         end = start
     return -1
-
-
-def open_regular(path: Path) -> FileIO:
-    """Open a file for reading; a pipe or a device in a folder of others must not hang the reader.
-
-    Raises:
-        OSError: it cannot be opened, or is no file.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not S_ISREG(os.fstat(handle).st_mode):
-        is_folder = S_ISDIR(os.fstat(handle).st_mode)
-        os.close(handle)
-        raise OSError(errno.EISDIR if is_folder else errno.EINVAL, "it is no file")
-    return FileIO(handle, "rb")
 
 
 def file_of(log: Path) -> tuple[int, int] | None:

@@ -84,7 +84,6 @@ class RunState(msgspec.Struct):
     )
     paused: bool = False
     ended: events.RunEnded | None = None
-    ended_at: Seconds = 0.0
     attempt: Whole = 0
     seq: Last = -1
     missing: Whole = 0
@@ -416,7 +415,7 @@ def _ended(state: RunState, envelope: Envelope, event: events.RunEnded) -> None:
         seconds = state._base + envelope.elapsed - state.elapsed
         state._base -= seconds
         state._pauses += seconds
-    state.ended, state.ended_at, state.paused = event, envelope.time, False
+    state.ended, state.paused = event, False
 
 
 _HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {

@@ -14,8 +14,9 @@ from trainer.errors import ConfigError, RunError
 from trainer.events import EndState, RunQueued
 from trainer.follower import Follower
 from trainer.origin import check_origin, check_owner
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir, create
-from trainer.runlog import RunLog, open_regular
+from trainer.runlog import RunLog
 from trainer.whole_file import whole_file
 
 CONFIG_BYTES = 1 << 20

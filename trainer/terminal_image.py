@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.cells import cell_len, set_cell_size
 from rich.color import Color, ColorType
 from rich.color_triplet import ColorTriplet
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
-
-from trainer.data.dataset import clean
 
 ColorMode = Literal["true", "256", "grey", "16", "ascii"]
 """24-bit colour, the 256-colour palette, gray in the palette, the four grays among 16 colours, or
@@ -99,73 +93,6 @@ def size(image_height: int, image_width: int, scale: float = 1) -> tuple[int, in
     """Columns and lines that an image takes."""
     height, width = _target(image_height, image_width, scale)
     return width, math.ceil(height / 2)
-
-
-class HalfBlockImage:
-    """One image as a Rich renderable."""
-
-    def __init__(self, image: Pixels, *, color: ColorMode = "true", scale: float = 1) -> None:
-        self.lines = to_segments(image, color=color, scale=scale)
-        self.width = sum(segment.cell_length for segment in self.lines[0]) if self.lines else 0
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for line in self.lines:
-            yield from line
-            yield Segment.line()
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(self.width, self.width)
-
-
-class preview_grid:  # noqa: N801  # used as a function
-    """A grid of images with their class names below, as a Rich renderable.
-
-    Args:
-        images: uint8 [N, 3, H, W] or [N, H, W, 3].
-        labels: class of each.
-        classes: names; index = label.
-        columns: images side by side; ``None`` takes as many as fit.
-        color, scale: as ``half_blocks``.
-    """
-
-    GAP = 2
-
-    def __init__(
-        self,
-        images: Pixels,
-        labels: Sequence[int] | NDArray[np.int64],
-        classes: Sequence[str],
-        columns: int | None = None,
-        *,
-        color: ColorMode = "true",
-        scale: float = 1,
-    ) -> None:
-        if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images, {len(labels)} labels")
-        self.lines = [to_segments(image, color=color, scale=scale) for image in images]
-        self.names = [clean(classes[int(label)]) for label in labels]
-        self.columns = columns
-        self.width = (
-            sum(segment.cell_length for segment in self.lines[0][0]) if len(self.lines) else 0
-        )
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if not self.lines:
-            return
-        fitting = max(1, (options.max_width + self.GAP) // (self.width + self.GAP))
-        columns = fitting if self.columns is None else max(1, min(self.columns, fitting))
-        gap = Segment(" " * self.GAP)
-        for start in range(0, len(self.lines), columns):
-            pictures = self.lines[start : start + columns]
-            names = self.names[start : start + columns]
-            captions = [[Segment(_fit(name, self.width))] for name in names]
-            for parts in (*zip(*pictures, strict=True), captions):
-                for column, part in enumerate(parts):
-                    if column:
-                        yield gap
-                    yield from part
-                yield Segment.line()
-            yield Segment.line()
 
 
 def _as_rows(image: Pixels) -> Pixels:
@@ -286,10 +213,3 @@ def _palette_style(foreground: int | None, background: int | None) -> Style | No
         return None
     lower = None if background is None else Color.from_ansi(background)
     return Style.from_color(Color.from_ansi(foreground), lower)
-
-
-def _fit(text: str, width: int) -> str:
-    """Exactly so many columns; a longer text ends in an ellipsis."""
-    if cell_len(text) > width > 0:
-        return set_cell_size(text, width - 1) + "…"
-    return set_cell_size(text, width)

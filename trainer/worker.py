@@ -25,8 +25,8 @@ from pathlib import Path
 import msgspec
 
 from trainer import heap
+from trainer.aftermath import end_from_log
 from trainer.control import Control
-from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError, UserError
 from trainer.handover import Left, Waiting, replace_process, spoils, taken_over
 from trainer.inspector_process import InspectorProcess

@@ -37,7 +37,6 @@ class Alive:
         self._newest = _by_layer(self._kept[-1]) if self._kept else {}
         self.step = self._kept[-1].step if self._kept else -1
         self.epoch = self._kept[-1].epoch if self._kept else 0
-        self.reason = self._kept[-1].reason if self._kept else ""
 
     def __bool__(self) -> bool:
         return bool(self._kept)

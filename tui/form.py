@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model import registry
+from model.errors import ModelError
 from trainer import config as settings
 from trainer.admission import anchored_data
 from trainer.config import RunConfig
@@ -96,7 +97,7 @@ def _check(config: RunConfig, field: Field, text: str) -> None:
     if field.key == "model":
         try:
             file = registry.look_up(config.model.name)
-        except registry.ModelError as error:
+        except ModelError as error:
             raise ConfigError(str(error)) from None
         if file and not is_file(path := expanded(file)):
             raise ConfigError(f"no such file: {path}")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from trainer import words
+from trainer import foreign, words
 
 DASH = "–"  # noqa: RUF001
 NAME_CHARACTERS = 80
@@ -31,22 +30,9 @@ STATES: dict[str, tuple[str, str]] = {
 
 
 def clean(value: object, limit: int = NAME_CHARACTERS) -> str:
-    """One line of plain text from anything: no control characters, at most ``limit`` cells long.
-
-    Direction marks and other format characters go too: they could reorder what stands beside.
-    """
-    # a hostile name may be huge: look only at what can be shown
-    text = str(value)[: limit * 4]
-    if text.isprintable():  # no control or format character, no separator but the space
-        return shorten(text.strip(), limit)
-    kept = []
-    for character in text:
-        category = unicodedata.category(character)
-        if character in "\t\n\r" or category in ("Zl", "Zp"):
-            kept.append(" ")
-        elif category[0] != "C":
-            kept.append(character)
-    return shorten("".join(kept).strip(), limit)
+    """One line of plain text from anything, at most ``limit`` cells long."""
+    # a hostile name may be huge: only what can be shown is looked at
+    return shorten(foreign.one_line(str(value)[: limit * 4]), limit)
 
 
 def shorten(text: str, limit: int) -> str:

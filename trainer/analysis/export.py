@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from trainer.analysis.mistakes import Indices, Mistakes
-from trainer.data.dataset import printable
+from trainer.foreign import printable
 
 FIELDS = (
     "index",

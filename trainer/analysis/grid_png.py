@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Indices, Mistakes
-from trainer.data.dataset import clean
 from trainer.errors import ConfigError
+from trainer.foreign import short_name
 
 MOST = 1000
 """Images in a picture: more than anyone looks at, and a picture that opens everywhere."""
@@ -71,7 +71,7 @@ def draw(
         image = Image.fromarray(np.ascontiguousarray(pixels[index].transpose(1, 2, 0)))
         picture.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
         actual, predicted = int(images.actual[index]), int(images.predicted[index])
-        names = f"{clean(classes[actual])}>{clean(classes[predicted])}"
+        names = f"{short_name(classes[actual])}>{short_name(classes[predicted])}"
         colour = _RIGHT if actual == predicted else _WRONG
         _write(brush, (x, y + side + 1), names, side, colour, font)
         sure = mistake_words.percent(float(images.confidence[index]), 1, exact=images.exact)

@@ -18,8 +18,8 @@ from trainer.analysis.human import People
 from trainer.analysis.label_doubt import LabelDoubt, label_doubt
 from trainer.analysis.mistakes_filter import EVERYTHING, Filter
 from trainer.analysis.review import Review
-from trainer.data.dataset import clean
 from trainer.errors import ConfigError
+from trainer.foreign import short_name
 from trainer.predictions import Figures, Predictions
 
 Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "index"]
@@ -265,7 +265,7 @@ def select(
 
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
     """As many printable names as there are classes: a log may name too few."""
-    return tuple(clean(names[i]) if i < len(names) else f"class {i}" for i in range(classes))
+    return tuple(short_name(names[i]) if i < len(names) else f"class {i}" for i in range(classes))
 
 
 @dataclass(frozen=True)

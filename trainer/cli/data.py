@@ -21,7 +21,7 @@ from trainer.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.data.inspect import DataReport
+    from trainer.data.report import DataReport
 
 COLUMNS = (Column("class", flexible=True), Column("train", right=True), Column("test", right=True))
 STEP_SECONDS = 0.1
@@ -52,9 +52,9 @@ def data(
         if preview:
             _preview(source, place, preset)
             return
-        from trainer.data.inspect import inspect
+        from trainer.data.report import report_on
 
-        report = inspect(source, data_dir=place)
+        report = report_on(source, data_dir=place)
     except DataError as error:
         if json:
             out.json({"error": str(error)})

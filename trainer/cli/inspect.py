@@ -83,7 +83,7 @@ def inspect(
     if json:
         out.json(answer)
     else:
-        out.lines(*_lines(inspection, answer))
+        out.lines(*_lines(answer))
 
 
 def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _lines(inspection: Inspection, answer: dict[str, Any]) -> list[Any]:
+def _lines(answer: dict[str, Any]) -> list[Any]:
     lines: list[Any] = [
         f"test image {answer['index']}: {clean(answer['actual'])}, "
         f"predicted {clean(answer['predicted'])}, "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from model import registry
+from model.errors import ModelError
 from trainer.cli.options import JsonOption
 from trainer.cli.output import DASH, Column, count, out, percent, table
 from trainer.errors import ConfigError
@@ -51,19 +53,18 @@ def layers(
     ] = 10,
 ) -> None:
     """Print a model's layers and receptive fields."""
-    from model import registry
-
     if not registry.is_file(model):
         _known(model)
+    from model.checks import check_output
     from model.summary import summarize
 
     if json:
         out.alone()
     try:
         net = registry.build(model, classes=classes, norm=norm.value)
-        registry.check_output(net, classes)
+        check_output(net, classes)
         summary = summarize(net)
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
     if json:
         out.json(summary)
@@ -73,11 +74,9 @@ def layers(
 
 def _known(model: str) -> None:
     """Refuse an unknown name before torch is loaded for nothing."""
-    from model import registry
-
     try:
         registry.describe(model)
-    except registry.ModelError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
 
 

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from trainer import words
+from trainer import foreign, words
 
 DASH = "–"  # noqa: RUF001
 GAP = "  "
@@ -41,15 +40,10 @@ STATE_STYLES = {
 
 
 def clean(value: object, limit: int = 200) -> str:
-    """One line of plain text from anything: no control, format or surrogate characters."""
-    text = str(value)[: limit * 4]
-    kept = "".join(
-        " " if c in "\t\n\r" else "" if unicodedata.category(c) in REFUSED else c for c in text
-    ).strip()
-    return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
+    """One line of plain text from anything, at most ``limit`` characters long."""
+    # a hostile name may be huge: only what can be shown is looked at
+    return foreign.shortened(foreign.one_line(str(value)[: limit * 4]), limit)
 
-
-REFUSED = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
 _UNSEEN = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"

@@ -14,6 +14,7 @@ import typer
 
 from trainer import alerts, events, heap
 from trainer.admission import admitted, anchored_data, check_data
+from trainer.aftermath import ended as ended_before
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
@@ -32,7 +33,6 @@ from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
 from trainer.control import Control
 from trainer.distributed.attempt import resubmit_once, submit_once
-from trainer.distributed.lead import ended as ended_before
 from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, RunError

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.foreign import printable, short_name
 
 Kind = Literal["cifar10", "cifar100", "synthetic", "folder"]
 Images = NDArray[np.uint8]
@@ -24,7 +25,6 @@ Labels = NDArray[np.int64]
 Channels = tuple[float, float, float]
 
 IMAGE_SHAPE = (3, 32, 32)
-NAME_LIMIT = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class TestData:
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(map(clean, self.classes)))
+        object.__setattr__(self, "classes", tuple(map(short_name, self.classes)))
         object.__setattr__(self, "source", printable(self.source))
         _check_labels(self.test, len(self.classes))
 
@@ -104,7 +104,7 @@ class Dataset:
     """Where the training images lie in the whole split, int64 [N], when ``limited`` chose them."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(map(clean, self.classes)))
+        object.__setattr__(self, "classes", tuple(map(short_name, self.classes)))
         object.__setattr__(self, "source", printable(self.source))
         if len(self.classes) < 2:
             raise DataError(f"{self.source}: one class only, at least two are needed")
@@ -181,19 +181,6 @@ def _drawn(labels: Labels, images: int) -> NDArray[np.int64]:
     before[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
     fair: NDArray[np.int64] = order[np.argsort(before, kind="stable")[:images]]
     return fair
-
-
-def clean(name: str) -> str:
-    """A name that cannot drive a terminal: printable, short, never empty."""
-    name = printable(name.strip())
-    if len(name) > NAME_LIMIT:
-        name = name[: NAME_LIMIT - 1] + "…"
-    return name or "(no name)"
-
-
-def printable(text: str) -> str:
-    """Text of any length without control characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def channel_moments(images: Images) -> tuple[Channels, Channels]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from trainer.aftermath import ended
 from trainer.config import RunConfig
-from trainer.distributed.lead import ended
 from trainer.distributed.world import World
 from trainer.errors import RunError, UserError
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir, find, scan
-from trainer.runlog import open_regular
 from trainer.submit import queue_again, read_config, resubmit, submit
 
 LOOKED_AT = 100

@@ -19,14 +19,15 @@ import psutil
 
 from trainer import control as commands
 from trainer import events
+from trainer.aftermath import end_from_log
 from trainer.config import RunConfig
 from trainer.control import Control
-from trainer.distributed.aftermath import end_from_log
 from trainer.errors import RunError
 from trainer.processes import child_environment, lives
 from trainer.protocol import Job
+from trainer.regular_file import open_regular
 from trainer.rundir import RunDir
-from trainer.runlog import Listener, RunLog, Tail, open_regular
+from trainer.runlog import Listener, RunLog, Tail
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 10.0

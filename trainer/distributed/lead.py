@@ -13,8 +13,8 @@ import msgspec
 
 from trainer import config as settings
 from trainer import events
+from trainer.aftermath import end_from_log
 from trainer.config import RunConfig
-from trainer.distributed.aftermath import end_from_log
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.follower import Follower
@@ -122,8 +122,3 @@ def _restarted(world: World, run: RunDir) -> str:
     return (
         f"torchrun has started {ranks} anew (restart {world.restarts} of {world.max_restarts}){why}"
     )
-
-
-def ended(run: RunDir) -> events.RunEnded | None:
-    """How an earlier attempt ended the run for good, which a restart does not change."""
-    return Follower(run).catch_up().ended

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trainer import aftermath, events, heap
 from trainer import config as settings
-from trainer import events, heap
 from trainer.control import Control
 from trainer.distributed import lead
 from trainer.distributed.silent_log import SilentLog
@@ -67,7 +67,7 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
 
     data_dir = Path(job.data_dir) if job.data_dir else None
     resume = job.resume or world.restarts > 0
-    if world.restarts and (ended := lead.ended(run)) is not None:
+    if world.restarts and (ended := aftermath.ended(run)) is not None:
         return dismiss(world, run, ended)
     try:
         ended = train_locked(
@@ -158,7 +158,7 @@ def _follow(world: World) -> int:
 def _train(group: Group, start: lead.Start) -> int:
     from trainer.distributed.watch import Watch
     from trainer.engine import StopTraining, TrainingFailed
-    from trainer.session import prepare
+    from trainer.prepare import prepare
 
     watch = Watch(group.world, lambda lost: leave(FAILED))
     watch.group = group

@@ -30,8 +30,8 @@ def augmented(
         index: int64 [B], which row of the draws belongs to each.
         draws: the epoch's parameters.
         hole: side of the square that is covered, pixels.
-        luma: weights of the colours in a gray value, [3].
-        scale, offset: normalisation of values 0 to 255, per colour, [3].
+        luma: weights of the colours in a gray value, [1, 3, 1, 1].
+        scale, offset: normalisation of values 0 to 255, per colour, [1, 3, 1, 1].
 
     Returns:
         bf16 [B, 3, 32, 32] in channels_last.

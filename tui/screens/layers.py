@@ -200,8 +200,6 @@ class LayersScreen(StoreScreen):
         if found.dead is not None:
             words.append(f"{figure(found.dead, 1)}% of channels dead")
         told = ", ".join(words) or "nothing is measured of it"
-        if self._alive.reason and not words:
-            told += f": {clean(self._alive.reason, 60)}"
         text = Text(told, no_wrap=True, overflow="ellipsis")
         place = f"  step {self._alive.step:,}, epoch {self._alive.epoch}"
         return text.append(place, style=colours["secondary"])

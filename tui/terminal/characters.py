@@ -65,7 +65,7 @@ _NAMED = {
     "║": "|",
     "┃": "|",
 }
-_UPPER_DOTS = 0b00011011 | 0b00000000
+_UPPER_DOTS = 0b00011011
 """Dots 1, 2, 4 and 5 of a Braille cell: its upper half."""
 
 

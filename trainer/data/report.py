@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from trainer.data import sources
-from trainer.data.dataset import Channels, Dataset, Kind, clean, overlap, printable
+from trainer.data.dataset import Channels, Dataset, Kind, overlap
 from trainer.errors import DataError
+from trainer.foreign import printable, short_name
 
 OF_A_LAYOUT = re.compile(
     r"(data_batch_\d+|test_batch|train|test)(\.bin)?|meta|batches\.meta(\.txt)?"
@@ -61,7 +62,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...]
 
 
-def inspect(source: str, *, data_dir: Path | None = None) -> DataReport:
+def report_on(source: str, *, data_dir: Path | None = None) -> DataReport:
     """Load a data set and describe it.
 
     Raises:
@@ -111,7 +112,9 @@ def _files(path: Path) -> tuple[FileRow, ...]:
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
             rows.append(
-                FileRow(name=clean(file.name), bytes=file.stat().st_size, md5=digest.hexdigest())
+                FileRow(
+                    name=short_name(file.name), bytes=file.stat().st_size, md5=digest.hexdigest()
+                )
             )
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None

@@ -10,13 +10,13 @@ import pytest
 
 from tests.data_helpers import binary_folder, image_folders, python_folder
 from trainer.data import sources
-from trainer.data.inspect import DataReport, inspect
+from trainer.data.report import DataReport, report_on
 
 
 def test_numbers_of_a_folder(tmp_path: Path) -> None:
     folder = binary_folder(tmp_path)
     (folder / "notes.txt").write_text("not of the set")
-    report = inspect(str(tmp_path))
+    report = report_on(str(tmp_path))
     dataset = sources.load(str(tmp_path))
     assert (report.train_images, report.test_images) == (40, 10)
     assert report.memory == 50 * 3072
@@ -36,7 +36,7 @@ def test_numbers_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_it_is_json_and_back(tmp_path: Path) -> None:
-    report = inspect(str(image_folders(tmp_path)))
+    report = report_on(str(image_folders(tmp_path)))
     assert report.files == ()
     assert msgspec.json.decode(msgspec.json.encode(report), type=DataReport) == report
 
@@ -44,12 +44,12 @@ def test_it_is_json_and_back(tmp_path: Path) -> None:
 def test_shared_images_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = binary_folder(tmp_path)
     (folder / "test_batch.bin").write_bytes((folder / "data_batch_1.bin").read_bytes())
-    assert inspect(str(folder)).shared_images == 20
+    assert report_on(str(folder)).shared_images == 20
 
 
 def test_the_official_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python_folder(tmp_path, monkeypatch)
-    report = inspect("cifar10", data_dir=tmp_path)
+    report = report_on("cifar10", data_dir=tmp_path)
     assert report.kind == "cifar10"
     assert len(report.files) == 7
 
@@ -59,8 +59,8 @@ def test_looking_at_data_loads_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from trainer import terminal_image\n"
-        "from trainer.data import download, inspect\n"
-        "inspect.inspect(sys.argv[1])\n"
+        "from trainer.data import download, report\n"
+        "report.report_on(sys.argv[1])\n"
         "assert not {'torch', 'torchvision', 'textual'} & set(sys.modules)\n"
     )
     root = Path(__file__).parent.parent

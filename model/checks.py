@@ -1,0 +1,46 @@
+"""Whether a net takes the images and gives the scores that it should."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from model.errors import ModelError
+from model.inspection import first_device, untouched
+from model.registry import reason
+
+
+def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
+    """Run two square images through a net in eval mode; state, modes and RNG stay as they were.
+
+    Args:
+        net: it takes [2, 3, side, side].
+        classes: it should give [2, classes].
+        side: of the images in pixels.
+
+    Raises:
+        ModelError: it fails, or its output is not [2, classes].
+    """
+    with untouched(net), torch.no_grad():
+        try:
+            output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
+        except (Exception, SystemExit) as error:
+            shape = [2, 3, side, side]
+            raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
+    check_scores(output, 2, classes)
+
+
+def check_scores(output: object, images: int, classes: int) -> None:
+    """Check what a net returns for a batch.
+
+    Raises:
+        ModelError: it is not one tensor [images, classes].
+    """
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise ModelError(f"the net must return one tensor [N, {classes}], not a {kind}")
+    if (*output.shape,) != (images, classes):
+        raise ModelError(
+            f"the net's output for {images} images has shape {[*output.shape]}: "
+            f"it must be [{images}, {classes}], one score per class"
+        )
