@@ -7,10 +7,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from trainer import stall
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import TestData
 
 # started in the background or under nohup: programs under test would be deaf to these as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,6 +49,50 @@ def nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         (home / "config.toml").touch()
         environment.setenv("CIFAR_TUI_CONFIG", str(home / "config.toml"))
         yield
+
+
+@pytest.fixture
+def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any data set that the app looks for is on this machine."""
+    from tui import datasource
+
+    there = datasource.DataStatus(ready=True, line="there")
+    monkeypatch.setattr(datasource, "look", lambda source: there)
+
+
+@pytest.fixture
+def runs_may_start(monkeypatch: pytest.MonkeyPatch, data_is_there: None) -> None:
+    """Runs are submitted whose data is not on this machine."""
+    from trainer import admission
+    from trainer.data.sources import Availability
+
+    ready = Availability("cifar10", True, "", "cifar10")
+    monkeypatch.setattr(admission, "check_data", lambda data, data_dir=None: ready)
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> TestData:
+    """The synthetic test images."""
+    from trainer.data import sources
+
+    return sources.load_test("synthetic")
+
+
+@pytest.fixture
+def images_are_there(
+    monkeypatch: pytest.MonkeyPatch, data_is_there: None, synthetic: TestData
+) -> None:
+    """The synthetic images need no loading, and the app draws them in true colour."""
+    from trainer.data import sources
+    from tui.widgets import image_view
+
+    load = sources.load_test
+
+    def load_test(source: str, data_dir: Path | None = None) -> TestData:
+        return synthetic if source == "synthetic" else load(source, data_dir=data_dir)
+
+    monkeypatch.setattr(sources, "load_test", load_test)
+    monkeypatch.setattr(image_view, "color_mode", lambda app: "true")
 
 
 @pytest.fixture

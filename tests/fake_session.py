@@ -51,6 +51,7 @@ def train_run(
         if how == "crash":
             raise ValueError("a bug")
         if how == "fail":
+            run.traceback.write_text("Traceback")
             ended = events.RunEnded(state="failed", error="out of memory: lower the batch size")
         while how == "hang" or (how == "wait" and not control.stopping()):
             time.sleep(0.01)

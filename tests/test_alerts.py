@@ -294,7 +294,7 @@ def command(folder: Path) -> str:
 
 
 def output(run: RunDir, lines: int = 1) -> list[object]:
-    log = run.path / on_end.LOG
+    log = run.on_end_log
     end = time.monotonic() + 30
     while not (log.is_file() and log.read_bytes().count(b"\n") >= lines):
         assert time.monotonic() < end

@@ -17,7 +17,7 @@ import pytest
 from tests import sample_log
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
-from tests.tui_helpers import fake_worker, make_run
+from tests.tui_helpers import make_app, make_run
 from trainer import checkpoint, events
 from trainer.cli import main
 from trainer.cli import output as outputs
@@ -26,9 +26,6 @@ from trainer.follower import Follower
 from trainer.rundir import RunDir, create, scan
 from trainer.runlog import RunLog
 from trainer.session import train_run
-from tui import datasource
-from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.launcher import WorkerInfo
 
 Train = Callable[..., tuple[int, str, str]]
@@ -304,15 +301,11 @@ def test_a_device_that_is_not_here_is_refused_when_it_is_known() -> None:
     assert WorkerInfo().lacks_for("auto", 2) == "", "torch is still loading"
 
 
-async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
+@pytest.mark.usefixtures("data_is_there")
+async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     make_run(runs)
-    app = CifarApp(
-        runs, device="cuda", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
-    )
+    app = make_app(runs, device="cuda")
     async with app.run_test(size=(120, 40)) as pilot:
         for _ in range(100):
             await pilot.pause(0.05)

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from tests import sample_log
+from tests.tui_helpers import make_run
 from trainer import events
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.cli.output import Column, Output, clean, duration, table
+from trainer.follower import Follower
 from trainer.rundir import RunDir
 
 ROOT = Path(main.__file__).parents[2]
@@ -132,6 +134,20 @@ def test_show(cli: Cli, runs: Path) -> None:
     rows = [line.split() for line in text.splitlines() if line.strip().startswith(("1 ", "3 "))]
     assert rows[0][:2] == ["1", "0.1"]
     assert "best" in rows[1]
+
+
+def test_an_error_says_which_file_tells_more(cli: Cli, tmp_path: Path) -> None:
+    run = make_run(tmp_path, end="failed", error="AttributeError: no such layer")
+    assert cli("show", "last", "--runs-dir", tmp_path)[1].count("no such layer\n") == 1
+    run.traceback.write_text("Traceback")
+    asked = Follower(run).catch_up().asked_at
+    for written, more in (
+        (asked - 60, ""),
+        (asked + 60, "; traceback.txt in its folder tells more"),
+    ):
+        os.utime(run.traceback, (written, written))
+        said = cli("show", "last", "--runs-dir", tmp_path)[1]
+        assert f"error       AttributeError: no such layer{more}\n" in said
 
 
 def test_show_has_both_sides_of_a_receptive_field(cli: Cli, runs: Path) -> None:

@@ -229,6 +229,7 @@ def test_a_failed_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 1
     assert "failed" in text
     assert "cifar-tui: the run failed: out of memory: lower the batch size" in err
+    assert err.endswith("; traceback.txt in its folder tells more\n")
 
 
 def test_bad_input_that_shows_late(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,38 +11,25 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from tests.test_tui_mistakes import evaluate, some, until
-from tests.tui_helpers import fake_worker, held, make_run
+from tests.tui_helpers import held, make_run, synthetic_app
 from trainer.analysis import calibration, model_diff
-from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
-from tui import datasource, difference
+from tui import difference
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.screens.compare import CompareScreen
 from tui.screens.dialogs import Choice
 from tui.screens.difference import DifferenceScreen
 from tui.screens.mistakes import MistakesScreen
 from tui.screens.pair_image import PairImageScreen
-from tui.widgets import image_view
 from tui.widgets.difference_table import DifferenceTable
 from tui.widgets.pair_grid import PairGrid
 from tui.widgets.reliability import ReliabilityChart
 
 LARGE, SMALL = (160, 50), (80, 24)
 
-
-@pytest.fixture(scope="module")
-def synthetic() -> TestData:
-    return sources.load_test("synthetic")
-
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch, synthetic: TestData) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-    monkeypatch.setattr(sources, "load_test", lambda source, data_dir=None: synthetic)
-    monkeypatch.setattr(image_view, "color_mode", lambda app: "true")
+pytestmark = pytest.mark.usefixtures("images_are_there")
 
 
 def other(data: TestData, epoch: int) -> Predictions:
@@ -64,15 +51,6 @@ def two_runs(folder: Path, data: TestData) -> tuple[RunDir, RunDir]:
     evaluate(first, some(data, 1))
     evaluate(second, other(data, 1))
     return first, second
-
-
-def make_app(folder: Path) -> CifarApp:
-    return CifarApp(
-        folder,
-        data="synthetic",
-        worker_command=fake_worker(),
-        worker_log=folder.parent / "worker.log",
-    )
 
 
 async def read(pilot: Pilot[None], app: CifarApp, *marks: RunDir) -> None:
@@ -111,7 +89,7 @@ async def test_a_run_without_predictions_is_not_read_for_ever(
         file.unlink()
     bare = make_run(tmp_path / "runs", name="bare", seed=3, created=120)
     for marks in ((first, second), (first, bare)):
-        app = make_app(tmp_path / "runs")
+        app = synthetic_app(tmp_path / "runs")
         async with app.run_test(size=LARGE) as pilot:
             await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)  # noqa: B023
             for run in marks:
@@ -131,7 +109,7 @@ async def test_counts_are_those_of_the_analysis(
     tmp_path: Path, synthetic: TestData, size: tuple[int, int]
 ) -> None:
     first, second = two_runs(tmp_path / "runs", synthetic)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await open_runs(pilot, app, first, second)
         one, two = some(synthetic, 1), other(synthetic, 1)
@@ -162,7 +140,7 @@ async def test_calibration_of_each(
     tmp_path: Path, synthetic: TestData, size: tuple[int, int]
 ) -> None:
     first, second = two_runs(tmp_path / "runs", synthetic)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await open_runs(pilot, app, first, second)
         if size == SMALL:
@@ -186,7 +164,7 @@ async def test_calibration_of_each(
 
 async def test_the_difference_of_the_matrices(tmp_path: Path, synthetic: TestData) -> None:
     first, second = two_runs(tmp_path / "runs", synthetic)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await open_runs(pilot, app, first, second)
         table = screen.query_one(DifferenceTable)
@@ -222,7 +200,7 @@ async def test_enter_shows_exactly_the_images(
     tmp_path: Path, synthetic: TestData, size: tuple[int, int]
 ) -> None:
     first, second = two_runs(tmp_path / "runs", synthetic)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await open_runs(pilot, app, first, second)
         await pilot.press("down", "enter")
@@ -269,7 +247,7 @@ async def test_enter_shows_exactly_the_images(
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_not_two_runs_marked(tmp_path: Path, synthetic: TestData, count: int) -> None:
     runs = [*two_runs(tmp_path / "runs", synthetic), make_run(tmp_path / "runs", seed=9)]
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await until(pilot, lambda: len(app.store) == 3 and not app.store.loading)
         for run in runs[:count]:
@@ -304,7 +282,7 @@ async def open_evaluations(pilot: Pilot[None], app: CifarApp, *keys: str) -> Dif
 
 
 async def test_the_evaluation_before_is_the_default(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_evaluations(pilot, app)
         assert "epoch 2 " in text(screen, "#side-1")
@@ -314,7 +292,7 @@ async def test_the_evaluation_before_is_the_default(tmp_path: Path, run: RunDir)
 
 
 async def test_another_evaluation_is_chosen(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_evaluations(pilot, app, "up")
         assert "epoch 1 " in text(screen, "#side-1")
@@ -329,7 +307,7 @@ async def test_another_evaluation_is_chosen(tmp_path: Path, run: RunDir) -> None
 async def test_a_run_with_one_evaluation(tmp_path: Path, synthetic: TestData) -> None:
     run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
     evaluate(run, some(synthetic, 1))
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await read(pilot, app)
         await pilot.press("4")
@@ -346,7 +324,7 @@ async def test_a_run_with_one_evaluation(tmp_path: Path, synthetic: TestData) ->
 async def test_the_newest_is_followed_and_the_chosen_one_stays(
     tmp_path: Path, run: RunDir, synthetic: TestData
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     with held(run):
         async with app.run_test(size=SMALL) as pilot:
             screen = await open_evaluations(pilot, app)
@@ -368,7 +346,7 @@ async def test_the_newest_is_followed_and_the_chosen_one_stays(
 async def test_other_test_images(tmp_path: Path, synthetic: TestData) -> None:
     first, second = two_runs(tmp_path / "runs", synthetic)
     evaluate(second, replace(other(synthetic, 2), fingerprint="f" * 64))
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_runs(pilot, app, first, second)
         assert "different test images" in text(screen, "#problem")
@@ -388,7 +366,7 @@ async def test_damaged_predictions(tmp_path: Path, synthetic: TestData, damage: 
         path.unlink()
     else:
         path.write_bytes(b"PK\x03\x04 nothing of the kind")
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await open_runs(pilot, app, first, second)
         assert "epoch 1" in text(screen, "#side-1")
@@ -406,7 +384,7 @@ async def test_an_evaluation_that_is_read_when_the_screen_is_left(
     tmp_path: Path, synthetic: TestData
 ) -> None:
     runs = two_runs(tmp_path, synthetic)
-    app = make_app(tmp_path)
+    app = synthetic_app(tmp_path)
     async with app.run_test(size=LARGE) as pilot:
         screen = await open_runs(pilot, app, *runs)
         await pilot.press("escape")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
+import torch
 
 from tests import sample_log
 from tests.sample_log import envelope
 from tests.test_runstate import fold, numbered
 from trainer import events
-from trainer.config import TrainSettings
-from trainer.eta import eta
+from trainer.augment import tta_views
+from trainer.config import TrainSettings, Tta
+from trainer.eta import _VIEWS, eta
 from trainer.runstate import RunState
 from trainer.schedule import side
+
+
+@pytest.mark.parametrize("kind", get_args(Tta))
+def test_test_time_augmentation_counts_as_many_passes_as_it_has_views(kind: Tta) -> None:
+    views = tta_views(torch.zeros(1, 3, 32, 32), kind)
+    assert _VIEWS.get(kind, 1) == len(views)
 
 
 def test_eta_counts_down_over_the_whole_run() -> None:

@@ -18,8 +18,8 @@ from trainer import predictions, words
 from trainer.analysis import export, mistake_words, mistakes
 from trainer.analysis.mistakes import Mistakes, Sort
 from trainer.analysis.mistakes_filter import parse_filter
-from trainer.augment import Augment, Tta
-from trainer.config import AugmentSettings
+from trainer.augment import Augment
+from trainer.config import AugmentSettings, Tta
 from trainer.errors import RunError
 from trainer.evaluate import DeviceTestSplit, Evaluation, evaluate
 from trainer.predictions import Predictions

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
-from tests.test_difference import LARGE, SMALL, data_is_there, make_app, synthetic
+from tests.test_difference import LARGE, SMALL
 from tests.test_tui_mistakes import evaluate, open_mistakes, some, until
-from tests.tui_helpers import held, make_run
+from tests.tui_helpers import held, make_run, synthetic_app
 from trainer.analysis import human, label_doubt, mistakes
 from trainer.data.dataset import TestData
 from trainer.rundir import RunDir
@@ -26,7 +26,7 @@ from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
 from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
-__all__ = ["data_is_there", "synthetic"]
+pytestmark = pytest.mark.usefixtures("images_are_there")
 
 
 def answers(data: TestData) -> NDArray[np.uint8]:
@@ -62,7 +62,7 @@ def run(tmp_path: Path, synthetic: TestData) -> RunDir:
 
 
 def app_with(run: RunDir, human: Path | None = None, review: Path | None = None) -> CifarApp:
-    app = make_app(run.path.parent)
+    app = synthetic_app(run.path.parent)
     app.opinions = Opinions(human and str(human), review and str(review))
     return app
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
+from tests.tui_helpers import held, make_app, make_run, told, until
 from tui import datasource
-from tui.app import CifarApp
 from tui.datasource import DataStatus
 from tui.screens.dialogs import Choice, DataSource, Help, Quit
 from tui.screens.download import Download, Line
@@ -20,20 +19,7 @@ from tui.screens.too_small import TooSmall
 
 SMALL = (80, 24)
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-    admit_all(monkeypatch)
-
-
-def make_app(folder: Path, *download: str) -> CifarApp:
-    return CifarApp(
-        folder / "runs",
-        worker_command=fake_worker(),
-        worker_log=folder / "worker.log",
-        download_command=download or None,
-    )
+pytestmark = pytest.mark.usefixtures("runs_may_start")
 
 
 def waits_for(file: Path) -> tuple[str, ...]:
@@ -47,7 +33,7 @@ def dialog() -> Choice:
 
 
 async def test_two_answers_at_once_are_one(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         answers: list[str | None] = []
         shown = dialog()
@@ -66,7 +52,7 @@ async def test_two_answers_at_once_are_one(tmp_path: Path) -> None:
 
 
 async def test_what_ends_under_another_dialog_closes_after_it(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         answers: list[str | None] = []
         shown = dialog()
@@ -82,7 +68,7 @@ async def test_what_ends_under_another_dialog_closes_after_it(tmp_path: Path) ->
 
 
 async def test_a_download_that_ends_in_a_terminal_that_is_too_small(tmp_path: Path) -> None:
-    app = make_app(tmp_path, *waits_for(tmp_path / "go"))
+    app = make_app(tmp_path / "runs", download_command=waits_for(tmp_path / "go"))
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("D")
         shown = app.screen
@@ -95,11 +81,11 @@ async def test_a_download_that_ends_in_a_terminal_that_is_too_small(tmp_path: Pa
         assert isinstance(app.screen, TooSmall)
         await pilot.resize_terminal(*SMALL)
         await until(pilot, lambda: isinstance(app.screen, RunsScreen))
-        assert any("CIFAR-10 is there" in note.message for note in app._notifications)
+        await until(pilot, lambda: "CIFAR-10 is there" in told(app))
 
 
 async def test_a_download_that_ends_under_the_question_whether_to_quit(tmp_path: Path) -> None:
-    app = make_app(tmp_path, *waits_for(tmp_path / "go"))
+    app = make_app(tmp_path / "runs", download_command=waits_for(tmp_path / "go"))
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("s")
         await until(pilot, lambda: [f.status for f in app.store] == ["training"])
@@ -122,7 +108,7 @@ async def test_a_download_that_ends_under_the_question_whether_to_quit(tmp_path:
 
 async def test_a_dialog_over_the_word_that_it_is_too_small(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", end=None, done=1)
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     with held(run):
         async with app.run_test(size=SMALL) as pilot:
             await pilot.resize_terminal(50, 10)
@@ -139,7 +125,7 @@ async def test_a_dialog_over_the_word_that_it_is_too_small(tmp_path: Path) -> No
 async def test_what_arrives_after_the_answer_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = make_app(tmp_path, *waits_for(tmp_path / "never"))
+    app = make_app(tmp_path / "runs", download_command=waits_for(tmp_path / "never"))
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("F")
         source = app.screen

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
-from tests.tui_helpers import append, fake_worker, held, make_run, until
+from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
 from trainer import control, events
 from trainer.control import Control
 from trainer.errors import ConfigError, DataError, RunError
@@ -25,10 +25,6 @@ from trainer.runlog import Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit, submit
-from tui import datasource
-from tui.app import CifarApp
-from tui.datasource import DataStatus
-from tui.widgets.key_line import KeyLine
 
 
 def folded(run: RunDir) -> RunState:
@@ -297,35 +293,9 @@ def test_detach_and_resume_with_bad_input(tmp_path: Path, data: Path) -> None:
 # the app
 
 
-@pytest.fixture
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
-
-
 def give_checkpoint(run: RunDir) -> None:
     run.checkpoint("last").parent.mkdir(exist_ok=True)
     run.checkpoint("last").touch()
-
-
-def app_of(runs_dir: Path, *options: str) -> CifarApp:
-    return CifarApp(
-        runs_dir,
-        worker_command=fake_worker(*options),
-        worker_log=runs_dir.parent / "worker.log",
-    )
-
-
-def told(app: CifarApp) -> str:
-    return "\n".join(notice.message for notice in app._notifications)
-
-
-def keys(app: CifarApp) -> str:
-    return app.screen.query_one(KeyLine).render().plain
-
-
-def status(app: CifarApp, run: RunDir) -> str:
-    follower = app.store.get(run.id)
-    return follower.status if follower is not None else ""
 
 
 @pytest.mark.usefixtures("data_is_there")
@@ -333,7 +303,7 @@ async def test_r_resumes_the_chosen_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", epochs=3, done=1, end="stopped")
     give_checkpoint(run)
     control.send(run, "stop")
-    app = app_of(tmp_path / "runs", "steps=40")
+    app = make_app(tmp_path / "runs", "steps=40")
     async with app.run_test(size=(160, 50)) as pilot:
         await until(pilot, lambda: "r Resume" in keys(app))
         await pilot.press("r")
@@ -352,7 +322,7 @@ async def test_r_resumes_the_chosen_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("data_is_there")
 async def test_a_run_without_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", epochs=3, done=1, end=None)
-    app = app_of(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: status(app, run) == "crashed")
         await pilot.press("r")
@@ -363,7 +333,7 @@ async def test_a_run_without_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None
 @pytest.mark.usefixtures("data_is_there")
 async def test_r_lets_a_run_begin_that_never_began(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", done=0, end=None)
-    app = app_of(tmp_path / "runs", "steps=4")
+    app = make_app(tmp_path / "runs", "steps=4")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: status(app, run) == "crashed")
         await pilot.press("r")
@@ -374,7 +344,7 @@ async def test_r_lets_a_run_begin_that_never_began(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("data_is_there")
 async def test_a_run_that_could_not_go_on_says_why(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", done=1, end=None)
-    app = app_of(tmp_path / "runs")
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(80, 24)) as pilot:
         with held(run):
             await until(pilot, lambda: status(app, run) == "training")

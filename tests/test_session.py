@@ -327,6 +327,9 @@ def test_an_exception_ends_the_run_as_failed_with_its_reason(
     assert "lower the batch size" in ended.error
     assert "\n" not in ended.error
     assert "Traceback" in (run.path / "traceback.txt").read_text()
+    follower = Follower(run)
+    follower.catch_up()
+    assert follower.more == "; traceback.txt in its folder tells more"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui_helpers import fake_worker, make_run, until
+from tests.tui_helpers import make_run, synthetic_app, until
 from trainer import predictions
-from tui import datasource
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.evaluation_loader import EvaluationLoader
 from tui.opinions import Opinions
 from tui.screens.base import StoreScreen
@@ -40,8 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+def same_everywhere(monkeypatch: pytest.MonkeyPatch, data_is_there: None) -> Iterator[None]:
     monkeypatch.setattr("tui.screens.runs.time.time", lambda: 1_764_100_000.0)
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -146,12 +143,7 @@ def driven(
     runs: Path, keys: tuple[str, ...], count: int
 ) -> tuple[CifarApp, Callable[[Pilot[None]], Awaitable[None]]]:
     """The app, and what presses the keys once so many runs are read."""
-    app = CifarApp(
-        runs,
-        data="synthetic",
-        worker_command=fake_worker(),
-        worker_log=runs.parent / "worker.log",
-    )
+    app = synthetic_app(runs)
 
     async def drive(pilot: Pilot[None]) -> None:
         app.worker.start()  # as once a run was begun

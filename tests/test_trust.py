@@ -15,7 +15,7 @@ import pytest
 
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
-from tests.tui_helpers import fake_worker, make_run
+from tests.tui_helpers import make_app, make_run
 from trainer import control, events, foreign, inspection, predictions, runlog
 from trainer.cli import main
 from trainer.cli.output import clean, visible
@@ -24,14 +24,14 @@ from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
 from trainer.origin import check_owner
 from trainer.prepare import prepare
-from trainer.rundir import OWN_FILES, RunDir, scan
+from trainer.rundir import RunDir, scan
 from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit
 from tui import formatting
-from tui.app import CifarApp
 
+OWN_FILES = {path.name for path in RunDir(Path("run")).own}
 EVIL = "\x1b]0;owned\a\x1b[2J\x9b31m\x85\u202eevil\u2028[red]x[/red]\x7f\r\n"
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]")
 CHECKED = ("kind", "phase", "split", "variant", "role", "path")
@@ -234,10 +234,10 @@ def test_all_that_a_trainer_writes_into_a_run_is_looked_at(tmp_path: Path) -> No
     written = {path.name for path in run.path.iterdir()}
     assert {"events.jsonl", "config.toml", "lock", "checkpoints", "predictions"} <= written
     others = {"control", "cache", "on-end.log", "traceback.txt", "launch", "ranks.log"}
-    assert written | others | {".reserve", ".reserve-last"} <= set(OWN_FILES)
+    assert written | others | {".reserve", ".reserve-last"} <= OWN_FILES
 
 
-@pytest.mark.parametrize("name", OWN_FILES)
+@pytest.mark.parametrize("name", sorted(OWN_FILES))
 def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "runs", done=1, end="stopped")
     victim = tmp_path / "victim"
@@ -430,9 +430,7 @@ async def test_no_screen_shows_a_control_character_or_fails_on_a_hostile_run(
     tmp_path: Path, keys: str
 ) -> None:
     hostile_run(tmp_path / "runs")
-    app = CifarApp(
-        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
-    )
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
         for key in keys:
             await pilot.press(key)
@@ -455,9 +453,7 @@ async def test_a_thousand_classes_and_odd_shapes_break_no_screen(tmp_path: Path)
             break
     run.log.write_bytes(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n")
     assert len(Follower(run).catch_up().evals) == 2
-    app = CifarApp(
-        tmp_path / "runs", worker_command=fake_worker(), worker_log=tmp_path / "worker.log"
-    )
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
         for key in "2345":
             await pilot.press(key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui_helpers import append, fake_worker, held, make_run, until
+from tests.tui_helpers import append, held, make_app, make_run, until
 from trainer import events
 from trainer.alerts import AlertSettings
 from tui import formatting, store, themes
@@ -15,12 +15,7 @@ from tui.widgets.run_header import RunHeader
 
 
 def app_of(runs_dir: Path, settings: AlertSettings) -> tuple[CifarApp, list[str]]:
-    app = CifarApp(
-        runs_dir,
-        worker_command=fake_worker(),
-        worker_log=runs_dir.parent / "worker.log",
-        alerts=settings,
-    )
+    app = make_app(runs_dir, alerts=settings)
     written: list[str] = []
     app.write_to_terminal = written.append  # type: ignore[method-assign, assignment]
     return app, written

@@ -6,14 +6,13 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import admit_all, append, fake_worker, held, make_run, until
+from tests.tui_helpers import append, held, make_app, make_run, told, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.follower import Follower
@@ -41,31 +40,14 @@ SMALL = (80, 24)
 READY = DataStatus(ready=True, line="CIFAR-10: 50,000 train and 10,000 test images")
 MISSING = DataStatus(ready=False, line="CIFAR-10 is not on this machine")
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: READY)
-    admit_all(monkeypatch)
+pytestmark = pytest.mark.usefixtures("runs_may_start")
 
 
 @pytest.fixture
-def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_data(monkeypatch: pytest.MonkeyPatch, runs_may_start: None) -> None:
     monkeypatch.setattr(
         datasource, "look", lambda source: READY if source == "synthetic" else MISSING
     )
-
-
-def make_app(runs_dir: Path, *options: str, **arguments: Any) -> CifarApp:
-    return CifarApp(
-        runs_dir,
-        worker_command=fake_worker(*options),
-        worker_log=runs_dir.parent / "worker.log",
-        **arguments,
-    )
-
-
-def told(app: CifarApp) -> str:
-    return "\n".join(notice.message for notice in app._notifications)
 
 
 def table(app: CifarApp) -> RunTable:

@@ -8,23 +8,14 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
-from tests.tui_helpers import fake_worker, make_run, until
-from tui import datasource
+from tests.tui_helpers import make_app, make_run, until
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.screens.mistakes import MistakesScreen
 from tui.screens.runs import RunsScreen
 
 SMALL = (80, 24)
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-
-
-def make_app(folder: Path) -> CifarApp:
-    return CifarApp(folder / "runs", worker_command=fake_worker(), worker_log=folder / "worker.log")
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 def burst(app: CifarApp, *keys: str) -> None:
@@ -38,7 +29,7 @@ def burst(app: CifarApp, *keys: str) -> None:
 async def test_keys_after_quit_are_for_nobody(tmp_path: Path, key: str) -> None:
     run = make_run(tmp_path / "runs", end="stopped", done=2)
     before = run.log.read_bytes()
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         burst(app, "q", key)
@@ -51,7 +42,7 @@ async def test_keys_after_quit_are_for_nobody(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("line", ["state", "dd", "S", "q"])
 async def test_what_is_typed_with_the_slash_is_in_the_filter(tmp_path: Path, line: str) -> None:
     make_run(tmp_path / "runs", end="stopped", done=2)
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         burst(app, "/", *line)
@@ -67,7 +58,7 @@ async def test_what_is_typed_with_the_slash_is_in_the_filter(tmp_path: Path, lin
 
 async def test_a_filter_that_is_typed_and_taken_in_one_read(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", end="stopped", done=2)
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         burst(app, "/", *"stopped", "enter")
@@ -79,7 +70,7 @@ async def test_a_filter_that_is_typed_and_taken_in_one_read(tmp_path: Path) -> N
 
 async def test_what_is_typed_with_the_slash_is_in_the_filter_of_mistakes(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", with_predictions=True)
-    app = make_app(tmp_path)
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         await pilot.press("4")

@@ -14,12 +14,10 @@ from rich.cells import cell_len
 
 from tests import sample_log
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
-from tests.tui_helpers import append, fake_worker, held, make_run, progress
+from tests.tui_helpers import append, held, make_app, make_run, progress
 from trainer import events
 from trainer.follower import Follower
-from tui import comparison, datasource, export
-from tui.app import CifarApp
-from tui.datasource import DataStatus
+from tui import comparison, export
 from tui.export import prepare
 from tui.screens.compare import CompareScreen
 from tui.widgets import progress_line, run_table
@@ -28,10 +26,7 @@ from tui.widgets.lines import Lines
 
 NAMES = ("train-loss", "test-loss", "train-accuracy", "test-accuracy")
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 def three(runs_dir: Path) -> list[str]:
@@ -41,12 +36,6 @@ def three(runs_dir: Path) -> list[str]:
     )
     queued = make_run(runs_dir, preset="standard", done=0, end="stopped", seed=3, created=120)
     return [quick.id, late.id, queued.id]
-
-
-def make_app(runs_dir: Path) -> CifarApp:
-    return CifarApp(
-        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
-    )
 
 
 def followed(run: Path | object) -> Follower:
@@ -352,7 +341,7 @@ def test_a_time_is_the_same_on_all_screens(tmp_path: Path) -> None:
 async def test_names_of_wide_characters_do_not_move_the_figures(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", name="日本語" * 5, seed=1)
     make_run(tmp_path / "runs", name="plain", seed=2, created=60)
-    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.pause(0.3)
         for run in app.store.followers:
@@ -370,7 +359,7 @@ async def test_names_of_wide_characters_do_not_move_the_figures(tmp_path: Path) 
 
 async def test_keys_that_come_together_leave_all_charts_alike(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", epochs=40)
-    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.pause(0.3)
         await pilot.press("5")
@@ -391,7 +380,7 @@ async def test_the_cursor_stands_on_whole_epochs_and_says_whose_value_it_shows(
 ) -> None:
     run = make_run(tmp_path / "runs", epochs=20, done=7, end=None)
     append(run, progress(8, 3), events.RunEnded(state="stopped"))
-    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.pause(0.3)
         await pilot.press("5", "v")

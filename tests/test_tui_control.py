@@ -8,38 +8,23 @@ from pathlib import Path
 import pytest
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
-from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
+from tests.tui_helpers import held, keys, make_app, make_run, status, until
+from trainer.config import RunConfig
+from trainer.follower import Follower
 from trainer.rundir import RunDir
-from tui import datasource
+from trainer.submit import name_of
 from tui.app import CifarApp
 from tui.commands import entries
-from tui.datasource import DataStatus
+from tui.run_control import _epoch
 from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
-from tui.widgets.key_line import KeyLine
 from tui.widgets.run_table import RunTable
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line=""))
-
-
-def make_app(runs_dir: Path, *options: str) -> CifarApp:
-    return CifarApp(
-        runs_dir,
-        worker_command=fake_worker(*options),
-        worker_log=runs_dir.parent / "worker.log",
-    )
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 def told(app: CifarApp) -> list[str]:
     return [notice.message for notice in app._notifications]
-
-
-def status(app: CifarApp, run: RunDir) -> str:
-    follower = app.store.get(run.id)
-    return follower.status if follower is not None else ""
 
 
 def target(app: CifarApp) -> str:
@@ -83,10 +68,8 @@ async def test_a_run_in_the_queue_saves_no_checkpoint(tmp_path: Path) -> None:
             assert b"checkpoint" not in waiting.control.read_bytes()
 
 
-async def test_a_resumed_run_behind_another_is_told_to_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    admit_all(monkeypatch)
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
     older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
     older.checkpoint("last").parent.mkdir(exist_ok=True)
     older.checkpoint("last").touch()
@@ -280,7 +263,7 @@ async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_pat
         await until(pilot, lambda: names(app) == ["MistakesScreen"])
         await until(pilot, lambda: app.screen.has_class("-nothing"))
         assert not images & offered(app)
-        assert "o Sort" not in app.screen.query_one(KeyLine).render().plain
+        assert "o Sort" not in keys(app)
         await pilot.press("slash")
         assert not app.screen.query_one("#filter").display
         await pilot.press("3")
@@ -292,4 +275,19 @@ async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_pat
         await until(pilot, lambda: layers <= offered(app))
         await pilot.press("4")
         await until(pilot, lambda: images <= offered(app))
-        await until(pilot, lambda: "o Sort" in app.screen.query_one(KeyLine).render().plain)
+        await until(pilot, lambda: "o Sort" in keys(app))
+
+
+def test_the_epoch_of_a_run_is_not_the_number_of_its_rows(tmp_path: Path) -> None:
+    run = Follower(make_run(tmp_path, epochs=5, done=3, end=None))
+    run.catch_up()
+    del run.state.epochs[0]  # as in a damaged log
+    run.state.progress = None
+    assert _epoch(run) == "3/5"
+
+
+def test_a_run_is_called_as_it_is_queued(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "id")
+    assert name_of(RunConfig(name=" ", preset="quick"), run) == "quick"
+    assert name_of(RunConfig(name=" mine "), run) == "mine"
+    assert name_of(RunConfig(), run) == "id"

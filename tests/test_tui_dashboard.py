@@ -15,14 +15,21 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from tests.tui_helpers import append, fake_worker, held, make_run, progress, started, until
+from tests.tui_helpers import (
+    append,
+    held,
+    make_app,
+    make_run,
+    progress,
+    started,
+    until,
+)
 from trainer import events
 from trainer.follower import Follower
 from trainer.runlog import RunLog
 from trainer.runstate import NOTICES_KEPT
-from tui import datasource, device_stats
+from tui import device_stats
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
 from tui.pace import CALM_POLLS, POLL_SECONDS
 from tui.screens import charts
@@ -38,19 +45,14 @@ from tui.widgets.run_header import RunHeader
 LARGE, MIDDLE, SMALL = (160, 50), (120, 40), (80, 24)
 SIZES = [LARGE, MIDDLE, SMALL]
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 @asynccontextmanager
 async def dashboard(
     runs_dir: Path, size: tuple[int, int] = LARGE
 ) -> AsyncIterator[tuple[CifarApp, Pilot[None]]]:
-    app = CifarApp(
-        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
-    )
+    app = make_app(runs_dir)
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: len(app.store) and not app.store.loading)
         await pilot.press("2")
@@ -156,6 +158,14 @@ async def test_reason_of_a_failure_and_hostile_names(tmp_path: Path) -> None:
         assert "[b]out[/b] of memory: lower the batch size" in text(app, "#title")
 
 
+async def test_a_failure_says_which_file_tells_more(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", end="failed", error="AttributeError: no such layer")
+    run.traceback.write_text("Traceback")
+    async with dashboard(tmp_path / "runs") as (app, _):
+        said = "AttributeError: no such layer; traceback.txt in its folder tells more"
+        assert said in text(app, "#title")
+
+
 async def test_a_crashed_run_says_so(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", end=None, done=2)
     async with dashboard(tmp_path / "runs") as (app, _):
@@ -177,7 +187,7 @@ async def test_results_with_tta_have_a_line_of_their_own(tmp_path: Path) -> None
 
 async def test_no_run(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await pilot.pause(0.2)
         await pilot.press("2")

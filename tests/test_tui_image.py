@@ -10,18 +10,16 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from tests.test_tui_mistakes import evaluate, grid, some, text, until, with_images
-from tests.tui_helpers import fake_worker, make_run
+from tests.tui_helpers import make_run, synthetic_app
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import Moment
-from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.events import LayerRow
 from trainer.protocol import Inspected, Near
 from trainer.rundir import RunDir
-from tui import datasource, inside, overlay
+from tui import inside, overlay
 from tui.app import CifarApp
 from tui.commands import entries
-from tui.datasource import DataStatus
 from tui.screens.dialogs import Help
 from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
@@ -32,17 +30,7 @@ from tui.widgets.neighbours import Neighbours
 LARGE, SMALL = (160, 50), (80, 24)
 COLOURS = {"secondary": "#999999", "success": "#00ff00", "error": "#ff0000", "primary": "#0000ff"}
 
-
-@pytest.fixture(scope="module")
-def synthetic() -> TestData:
-    return sources.load_test("synthetic")
-
-
-@pytest.fixture(autouse=True)
-def prepared(monkeypatch: pytest.MonkeyPatch, synthetic: TestData) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-    monkeypatch.setattr(sources, "load_test", lambda source, data_dir=None: synthetic)
-    monkeypatch.setattr(image_view, "color_mode", lambda app: "true")
+pytestmark = pytest.mark.usefixtures("images_are_there")
 
 
 @pytest.fixture
@@ -51,15 +39,6 @@ def run(tmp_path: Path, synthetic: TestData) -> RunDir:
     for epoch in (1, 2):
         evaluate(run, some(synthetic, epoch))
     return run
-
-
-def make_app(runs: Path, *options: str) -> CifarApp:
-    return CifarApp(
-        runs,
-        data="synthetic",
-        worker_command=fake_worker(*options),
-        worker_log=runs.parent / "worker.log",
-    )
 
 
 async def enlarged(pilot: Pilot[None], app: CifarApp) -> ImageScreen:
@@ -83,7 +62,7 @@ def colours(shown: ImageScreen, row: int) -> list[tuple[int, int, int]]:
 
 
 async def test_its_keys_are_told_and_the_help_closes_first(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         for close in ("escape", "question_mark", "q"):
@@ -106,7 +85,7 @@ async def test_its_keys_are_told_and_the_help_closes_first(tmp_path: Path, run: 
 async def test_the_inside_of_the_net(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         shown = await enlarged(pilot, app)
         said = text(shown, "#inside")
@@ -135,7 +114,7 @@ async def test_the_inside_of_the_net(
 async def test_maps_and_frames_over_the_image(
     tmp_path: Path, run: RunDir, synthetic: TestData
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         screen = app.screen_stack[-2]
@@ -167,7 +146,7 @@ async def test_maps_and_frames_over_the_image(
 async def test_without_an_answer_the_rest_works(
     tmp_path: Path, run: RunDir, option: str, wanted: str
 ) -> None:
-    app = make_app(tmp_path / "runs", option)
+    app = synthetic_app(tmp_path / "runs", option)
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         assert wanted in text(shown, "#inside")
@@ -180,7 +159,7 @@ async def test_without_an_answer_the_rest_works(
 
 
 async def test_features_on_their_way(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs", "slow")
+    app = synthetic_app(tmp_path / "runs", "slow")
     async with app.run_test(size=LARGE) as pilot:
         shown = await enlarged(pilot, app)
         await until(pilot, lambda: "convolutions" in text(shown, "#inside"))
@@ -189,14 +168,14 @@ async def test_features_on_their_way(tmp_path: Path, run: RunDir) -> None:
 
 
 async def test_a_worker_that_dies_leaves_a_line(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs", "die=3")
+    app = synthetic_app(tmp_path / "runs", "die=3")
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         assert "no look inside: the trainer ended" in text(shown, "#inside")
 
 
 async def test_the_layer_of_the_layers_screen_is_the_first_one(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         await pilot.press("3")
@@ -216,7 +195,7 @@ async def test_the_layer_of_the_layers_screen_is_the_first_one(tmp_path: Path, r
 async def test_the_first_layer_counts_once_the_cursor_came_back_to_it(
     tmp_path: Path, run: RunDir
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await until(pilot, lambda: len(app.store) == 1)
         await pilot.press("3")
@@ -276,7 +255,7 @@ def test_the_curve_has_rows() -> None:
 
 
 async def test_a_net_without_convolutions_is_told_in_one_line(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         asked = shown._inside._number
@@ -312,7 +291,7 @@ def test_frames_stay_inside_and_maps_of_another_size_are_left_out() -> None:
 
 
 async def test_a_history_that_is_read_when_the_image_is_closed(run: RunDir, tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         shown = await enlarged(pilot, app)
         await pilot.press("escape")

@@ -9,14 +9,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run, until
+from tests.tui_helpers import append, held, make_app, make_run, until
 from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
-from tui import datasource, formatting
+from tui import formatting
 from tui.alive import Alive, Figures
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.screens.layers import LayersScreen
 from tui.widgets import layer_table
 from tui.widgets.layer_table import LayerTable, block_of, formula, rows_of
@@ -24,10 +23,7 @@ from tui.widgets.limits_panel import LimitsPanel, checks
 
 SIZES = [(160, 50), (120, 40), (80, 24)]
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 def layer(path: str, **changes: object) -> LayerRow:
@@ -70,12 +66,6 @@ NET = (
     layer("c2.1.conv", dilation=(2, 2), jump=(2, 2), receptive_field=(13, 13)),
     plain("[red]x[/]\x1b[31m", type="Mystery", receptive_field=None, jump=None, reason="an if"),
 )
-
-
-def make_app(runs_dir: Path) -> CifarApp:
-    return CifarApp(
-        runs_dir, worker_command=fake_worker(), worker_log=runs_dir.parent / "worker.log"
-    )
 
 
 async def open_layers(pilot: Pilot[None], app: CifarApp) -> LayersScreen:

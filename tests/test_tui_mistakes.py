@@ -14,7 +14,7 @@ from rich.segment import Segment
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from tests.tui_helpers import append, fake_worker, held, make_run, until
+from tests.tui_helpers import append, held, make_app, make_run, synthetic_app, until
 from trainer import events, predictions
 from trainer.analysis.mistakes import Moment
 from trainer.data import sources
@@ -22,9 +22,8 @@ from trainer.data.dataset import TestData
 from trainer.errors import DataError
 from trainer.predictions import Predictions
 from trainer.rundir import RunDir
-from tui import datasource, evaluation_choice, evaluations
+from tui import evaluation_choice, evaluations
 from tui.app import CifarApp
-from tui.datasource import DataStatus
 from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
 from tui.widgets import image_view
@@ -35,26 +34,7 @@ LARGE, SMALL = (160, 50), (80, 24)
 COLOR_MODE = image_view.color_mode
 COLOURS = {"secondary": "#999999", "success": "#00ff00", "error": "#ff0000", "primary": "#0000ff"}
 
-
-@pytest.fixture(scope="module")
-def synthetic() -> TestData:
-    return sources.load_test("synthetic")
-
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch, synthetic: TestData) -> None:
-    load = sources.load_test
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
-
-    def load_test(source: str, data_dir: Path | None = None) -> TestData:
-        return synthetic if source == "synthetic" else load(source, data_dir=data_dir)
-
-    monkeypatch.setattr(sources, "load_test", load_test)
-
-
-@pytest.fixture(autouse=True)
-def true_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_view, "color_mode", lambda app: "true")
+pytestmark = pytest.mark.usefixtures("images_are_there")
 
 
 def some(data: TestData, epoch: int, *, wrong: float = 0.1) -> Predictions:
@@ -105,15 +85,6 @@ def run(tmp_path: Path, synthetic: TestData) -> RunDir:
     return run
 
 
-def make_app(runs_dir: Path, data: str = "synthetic") -> CifarApp:
-    return CifarApp(
-        runs_dir,
-        data=data,
-        worker_command=fake_worker(),
-        worker_log=runs_dir.parent / "worker.log",
-    )
-
-
 async def open_mistakes(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
     await until(pilot, lambda: not app.store.loading)
     await pilot.press("4")
@@ -135,7 +106,7 @@ async def live(
     tmp_path: Path, run: RunDir
 ) -> AsyncIterator[tuple[CifarApp, Pilot[None], MistakesScreen]]:
     """The screen with its images, of a run that a trainer holds."""
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     with held(run):
         async with app.run_test(size=LARGE) as pilot:
             yield app, pilot, await with_images(pilot, app)
@@ -170,7 +141,7 @@ NAMED |= {"#": "number_sign", "_": "underscore", "-": "minus"}
 async def test_images_with_their_classes(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int], fit: int
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await with_images(pilot, app)
         made = some(synthetic, 3)
@@ -205,7 +176,7 @@ async def test_fewer_colours(
     tmp_path: Path, run: RunDir, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_view, "color_mode", lambda app: mode)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         line = grid(screen).render_line(3)
@@ -229,7 +200,7 @@ def test_what_a_terminal_can_show(system: str | None, mode: str) -> None:
 
 
 async def test_cursor_and_pages(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         at = grid(screen)
@@ -255,7 +226,7 @@ async def test_cursor_and_pages(tmp_path: Path, run: RunDir) -> None:
 
 
 async def test_a_move_within_the_page_paints_captions_only(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         asked: list[tuple[object, ...]] = []
@@ -269,7 +240,7 @@ async def test_a_move_within_the_page_paints_captions_only(tmp_path: Path, run: 
 
 
 async def test_sizes(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         chosen = grid(screen).chosen
@@ -287,7 +258,7 @@ async def test_sizes(tmp_path: Path, run: RunDir) -> None:
 
 async def test_sorts(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     made = some(synthetic, 3)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         for sort in ("loss", "margin", "entropy", "doubt", "index"):
@@ -304,7 +275,7 @@ async def test_sorts(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
 
 async def test_filter_line(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     made = some(synthetic, 3)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     first, second = synthetic.classes[0], synthetic.classes[1]
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
@@ -326,7 +297,7 @@ async def test_filter_line(tmp_path: Path, run: RunDir, synthetic: TestData) -> 
 
 async def test_class_choosers(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     made = some(synthetic, 3)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("a", "down", "down", "down", "enter")
@@ -343,7 +314,7 @@ async def test_class_choosers(tmp_path: Path, run: RunDir, synthetic: TestData) 
 
 
 async def test_all_images(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("t", "home")
@@ -358,7 +329,7 @@ async def test_all_images(tmp_path: Path, run: RunDir) -> None:
 
 @pytest.mark.usefixtures("run")
 async def test_pairs_without_room_beside_the_matrix_are_not_folded_into_it(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("k")
@@ -378,7 +349,7 @@ async def test_a_cell_shows_exactly_its_images(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
 ) -> None:
     made = some(synthetic, 3)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await with_images(pilot, app)
         matrix = screen.query_one(ConfusionTable)
@@ -405,7 +376,7 @@ async def test_a_cell_shows_exactly_its_images(
 
 async def test_counts_and_percentages(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     made = some(synthetic, 3)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         matrix = screen.query_one(ConfusionTable)
@@ -420,7 +391,7 @@ async def test_counts_and_percentages(tmp_path: Path, run: RunDir, synthetic: Te
 async def test_most_confused_pairs_and_figures(
     tmp_path: Path, run: RunDir, synthetic: TestData
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         pairs = screen.query_one("#pairs", OptionList)
@@ -448,7 +419,7 @@ async def test_a_hundred_classes(tmp_path: Path, size: tuple[int, int]) -> None:
         (raw / raw.sum(1, keepdims=True)).astype(np.float16), labels, "test", "0" * 64, 1
     )
     evaluate(run, made)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: screen.loader.evaluation)
@@ -481,7 +452,7 @@ async def test_stepping_through_evaluations(
     tmp_path: Path, run: RunDir, synthetic: TestData
 ) -> None:
     evaluate(run, some(synthetic, 3, wrong=0.05), "tta")
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         assert "epoch 3 newest" in text(screen, "#title"), "of one epoch the plain one"
@@ -641,7 +612,7 @@ async def test_a_filter_of_classes_that_another_run_does_not_have(
     shares = np.full((len(labels), 2), 0.3, np.float16)
     shares[np.arange(len(labels)), (labels + (np.arange(len(labels)) % 5 == 0)) % 2] = 0.7
     evaluate(few, Predictions(shares, labels, "test", synthetic.fingerprint, 1))
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await type_filter(pilot, f">{synthetic.classes[9]}")
@@ -666,7 +637,7 @@ async def test_images_are_looked_for_again_where_the_data_is_new(
         raise DataError("the images of this run are not here")
 
     monkeypatch.setattr(evaluations, "read_pictures", gone)
-    app = make_app(tmp_path / "runs", "cifar10")
+    app = make_app(tmp_path / "runs", data="cifar10")
     async with app.run_test(size=LARGE) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: "are not here" in text(screen, "#problem"))
@@ -680,7 +651,7 @@ async def test_images_are_looked_for_again_where_the_data_is_new(
 
 async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
     make_run(tmp_path / "runs", created=-600, seed=7, name="elder", done=1, epochs=2)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("1", "down", "4")
@@ -695,7 +666,7 @@ async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: Tes
 
 
 async def test_no_run_and_no_evaluation(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         assert "No run is chosen" in text(screen, "#nothing")
@@ -712,7 +683,7 @@ async def test_damaged_and_missing_predictions(
     path = run.predictions(3, "plain")
     path.write_bytes(path.read_bytes()[:1000])
     run.predictions(2, "plain").unlink()
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: "cannot be read" in text(screen, "#nothing"))
@@ -730,7 +701,7 @@ async def test_a_log_that_names_a_file_elsewhere(tmp_path: Path, synthetic: Test
     predictions.save(made, tmp_path / "epoch.npz")
     hostile = saved(run, made)
     append(run, events.PredictionsSaved(**{**_fields(hostile), "path": "../../epoch.npz"}))  # type: ignore[arg-type]
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: "outside the run's folder" in text(screen, "#nothing"))
@@ -747,7 +718,7 @@ async def test_predictions_of_another_split(tmp_path: Path, synthetic: TestData)
         run,
         Predictions(made.probabilities, made.labels, "train", made.fingerprint, 5, made.predicted),
     )
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: "another split than test" in text(screen, "#nothing"))
@@ -755,7 +726,7 @@ async def test_predictions_of_another_split(tmp_path: Path, synthetic: TestData)
 
 async def test_a_line_has_the_colours_of_the_theme_it_is_read_in(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", with_predictions=True)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: "mistakes" in text(screen, "#shown"))
@@ -771,7 +742,7 @@ async def test_a_line_has_the_colours_of_the_theme_it_is_read_in(tmp_path: Path)
 async def test_without_images_the_rest_works(tmp_path: Path, gone: bool) -> None:
     data = str(tmp_path / "away") if gone else "synthetic"
     run = make_run(tmp_path / "runs", data=data, data_kind="folder", with_predictions=True)
-    app = make_app(tmp_path / "runs", data)
+    app = make_app(tmp_path / "runs", data=data)
     async with app.run_test(size=LARGE) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: screen.query_one("#problem").display)
@@ -816,7 +787,7 @@ async def test_names_of_classes_are_data(tmp_path: Path) -> None:
     labels = np.arange(80) % 8
     raw = np.eye(8)[(labels + 1) % 8] * 0.9 + 0.0125
     evaluate(run, Predictions(raw.astype(np.float16), labels, "test", "0" * 64, 1))
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await open_mistakes(pilot, app)
         await until(pilot, lambda: grid(screen).count == 80)
@@ -843,7 +814,7 @@ async def test_names_of_classes_are_data(tmp_path: Path) -> None:
 async def test_one_image_enlarged(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int]
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("enter")
@@ -939,7 +910,7 @@ def test_histories_read_only_what_is_new(
 
 
 async def test_the_index_is_copied(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("right", "y")
@@ -947,7 +918,7 @@ async def test_the_index_is_copied(tmp_path: Path, run: RunDir) -> None:
 
 
 async def test_idle_it_paints_nothing(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.pause(0.1)
@@ -963,7 +934,7 @@ async def test_idle_it_paints_nothing(tmp_path: Path, run: RunDir) -> None:
 async def test_a_click_below_the_tiles_is_none_on_the_next_page(
     tmp_path: Path, run: RunDir
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=(160, 36)) as pilot:
         screen = await with_images(pilot, app)
         await pilot.click(MistakeGrid, offset=(5, grid(screen).size.height - 1))
@@ -971,7 +942,7 @@ async def test_a_click_below_the_tiles_is_none_on_the_next_page(
 
 
 async def test_a_click_chooses_and_a_second_one_enlarges(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.click(MistakeGrid, offset=(40, 25))
@@ -981,7 +952,7 @@ async def test_a_click_chooses_and_a_second_one_enlarges(tmp_path: Path, run: Ru
 
 
 async def test_filter_has_the_keys_while_it_is_typed(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("slash", "o", "k", "left_square_bracket")

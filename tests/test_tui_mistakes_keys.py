@@ -15,16 +15,13 @@ from textual.widgets import Static
 from tests.test_tui_mistakes import (
     LARGE,
     SMALL,
-    data_is_there,
     grid,
-    make_app,
     run,
-    synthetic,
-    true_colour,
     type_filter,
     until,
     with_images,
 )
+from tests.tui_helpers import synthetic_app
 from trainer.analysis import grid_png
 from trainer.data.dataset import TestData
 from trainer.errors import DataError
@@ -34,7 +31,9 @@ from tui.app import CifarApp
 from tui.screens.mistakes import MistakesScreen
 from tui.screens.mistakes_keys import Jump
 
-__all__ = ["data_is_there", "run", "synthetic", "true_colour"]  # fixtures
+__all__ = ["run"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("images_are_there")
 
 
 def exported(runs_dir: Path, name: str) -> Path:
@@ -53,7 +52,7 @@ async def told(pilot: Pilot[None], app: CifarApp) -> str:
 
 
 async def test_the_shown_list_as_csv(tmp_path: Path, run: RunDir, synthetic: TestData) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await type_filter(pilot, "#0-400")
@@ -79,7 +78,7 @@ async def test_paths_in_the_csv(
         return [f"={source}/{i}.png" for i in range(images)]
 
     monkeypatch.setattr(sources, "image_paths", where)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         await with_images(pilot, app)
         await pilot.press("k", "e")  # also from the matrix
@@ -94,7 +93,7 @@ async def test_the_shown_images_as_png(
     tmp_path: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch, synthetic: TestData
 ) -> None:
     monkeypatch.setattr(grid_png, "MOST", 6)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("E")
@@ -115,7 +114,7 @@ async def test_nothing_to_draw(
         raise DataError("the images of this run are not here: /gone is gone")
 
     monkeypatch.setattr(evaluations, "read_pictures", gone)
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await until(pilot, lambda: not app.store.loading)
         await pilot.press("4")
@@ -133,7 +132,7 @@ async def test_a_list_without_paths_is_written(
 ) -> None:
     from trainer.data import sources
 
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await with_images(pilot, app)
 
@@ -162,7 +161,7 @@ async def test_a_full_disk_is_one_line(
             file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await with_images(pilot, app)
         monkeypatch.setattr(Path, "write_bytes", full)
@@ -185,7 +184,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_jump_to_an_index(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         images = screen.loader.evaluation
@@ -206,7 +205,7 @@ async def test_jump_to_an_index(tmp_path: Path, run: RunDir) -> None:
 
 
 async def test_jumps_that_lead_nowhere(tmp_path: Path, run: RunDir) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         found = screen.loader.evaluation
@@ -231,7 +230,7 @@ def says(app: CifarApp) -> str:
 async def test_the_copy_goes_to_the_terminal(
     tmp_path: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = make_app(tmp_path / "runs")
+    app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
         screen = await with_images(pilot, app)
         sent: list[str] = []

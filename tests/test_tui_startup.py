@@ -13,8 +13,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from tests.test_imports import modules_after
-from tests.test_tui_app import make_app, until
-from tests.tui_helpers import make_run
+from tests.tui_helpers import make_app, make_run, until
 from tui import collector
 from tui.widgets.lines import to_strip
 from tui.widgets.run_table import RunTable

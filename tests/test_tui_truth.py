@@ -9,21 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.test_tui_dashboard import LARGE, chart, dashboard, evaluated, text
-from tests.tui_helpers import append, fake_worker, held, make_run, progress, until
+from tests.tui_helpers import append, held, make_app, make_run, progress, until
 from trainer import events, follower
 from trainer.follower import Follower
 from trainer.rundir import RunDir
-from tui import datasource, store
-from tui.app import CifarApp
-from tui.datasource import DataStatus
+from tui import store
 from tui.screens.compare import READING
 from tui.store import Store
 from tui.widgets import progress_line
 
-
-@pytest.fixture(autouse=True)
-def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasource, "look", lambda source: DataStatus(ready=True, line="there"))
+pytestmark = pytest.mark.usefixtures("data_is_there")
 
 
 @pytest.fixture
@@ -73,7 +68,7 @@ async def test_what_is_half_read_says_so_and_is_exported_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(tmp_path / "runs", epochs=20, best=0.9)
-    app = CifarApp(tmp_path / "runs", worker_command=fake_worker())
+    app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         await until(pilot, lambda: app.store.current and not app.store.loading)
         current = app.store.current

@@ -10,18 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import msgspec
 import numpy as np
-import pytest
 
-from trainer import admission, events, predictions
 from trainer import config as settings
+from trainer import events, predictions
 from trainer.config import ModelSettings, RunConfig, TrainSettings
-from trainer.data.sources import Availability
 from trainer.errors import ConfigError
 from trainer.predictions import Predictions
 from trainer.presets import catalog
@@ -30,6 +29,8 @@ from trainer.runlog import RunLog
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
+
+    from tui.app import CifarApp
 
 START = 1_764_000_000.0
 """2025-11-24, 16:00 UTC."""
@@ -403,15 +404,42 @@ def some_predictions(
     )
 
 
-def admit_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs be submitted whose data is not on this machine."""
-    ready = Availability("cifar10", True, "", "cifar10")
-    monkeypatch.setattr(admission, "check_data", lambda data, data_dir=None: ready)
-
-
 def fake_worker(*options: str) -> tuple[str, ...]:
     """The command of a trainer without torch; ``steps=N``, ``die=CODE``, ``refuse``."""
     return (sys.executable, str(Path(__file__).with_name("fake_worker.py")), *options)
+
+
+def make_app(runs_dir: Path, *options: str, **arguments: Any) -> CifarApp:
+    """The app with a fake trainer, of such options."""
+    from tui.app import CifarApp  # tests of the command line need none
+
+    return CifarApp(
+        runs_dir,
+        worker_command=fake_worker(*options),
+        worker_log=runs_dir.parent / "worker.log",
+        **arguments,
+    )
+
+
+synthetic_app = partial(make_app, data="synthetic")
+
+
+def told(app: CifarApp) -> str:
+    """What is told in the corner, a line a message."""
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+def status(app: CifarApp, run: RunDir) -> str:
+    """As the app knows it; empty of a run that it does not know."""
+    follower = app.store.get(run.id)
+    return follower.status if follower is not None else ""
+
+
+def keys(app: CifarApp) -> str:
+    """The line of keys."""
+    from tui.widgets.key_line import KeyLine
+
+    return app.screen.query_one(KeyLine).render().plain
 
 
 def progress(epoch: int, done: int, **changes: object) -> events.Progress:

@@ -14,6 +14,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from trainer import events
 from trainer.errors import ConfigError
 from trainer.paths import expanded
 from trainer.runstate import RunState, Status
@@ -164,7 +165,7 @@ class Watcher:
 
     def look(self, state: RunState, status: Status, stalled: int | None) -> list[Alert]:
         """News of a run, the most important first."""
-        nan = [(at, n) for at, n in state.notices if n.code == "not-a-number"]
+        nan = [(at, n) for at, n in state.notices if n.code == events.NOT_A_NUMBER]
         best = state.best.test_accuracy if state.best is not None else None
         now = _Known(
             ended=status in ENDED,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import AugmentSettings
+from trainer.config import AugmentSettings, Tta
 from trainer.device import send
 from trainer.kernels.images import augmented
 
@@ -174,9 +173,6 @@ class Augment:
         distance = self._line - corners[:, :, None]
         hit = (distance >= 0) & (distance < self.settings.dropout_size)
         return (hit[:, 0, :, None] & hit[:, 1, None, :])[:, None]
-
-
-Tta = Literal["none", "flip", "flip+shift"]
 
 
 def resized(images: Tensor, side: int) -> Tensor:

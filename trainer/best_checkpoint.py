@@ -46,7 +46,7 @@ def settle(run: RunDir, log: RunLog, at: Position) -> None:
             )
     except (OSError, RunError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        log.emit(_notice("checkpoint-not-saved", f"checkpoint not saved: {reason}"))
+        log.emit(_notice(f"checkpoint{events.NOT_SAVED}", f"checkpoint not saved: {reason}"))
 
 
 def _best_of(path: Path) -> tuple[int, float]:

@@ -26,6 +26,9 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+"""The same in words."""
+Tta = Literal["none", "flip", "flip+shift"]
 NAME_LIMIT = 80
 DEEPEST = 20
 """Tables in tables in tables of a file: no setting lies deeper than three."""
@@ -157,7 +160,7 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
 
     every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    tta: Literal["none", "flip", "flip+shift"] = "none"
+    tta: Tta = "none"
     """Test-time augmentation of a second evaluation after the last epoch, reported apart."""
     batch_size: Count = 1000
     """Images per evaluation batch."""
@@ -227,9 +230,7 @@ def check(config: RunConfig, *, origin: str = "configuration") -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {path} must be a finite number, not {value}")
     if not DEVICE.fullmatch(config.train.device):
-        raise ConfigError(
-            f"{origin}: device must be auto, cpu, cuda, cuda:N or mps, not {config.train.device!r}"
-        )
+        raise ConfigError(f"{origin}: device must be {DEVICES}, not {config.train.device!r}")
     if len(config.name) > NAME_LIMIT:
         raise ConfigError(
             f"{origin}: the run's name has {len(config.name)} characters, at most {NAME_LIMIT}"
@@ -396,12 +397,12 @@ def explain(error: msgspec.ValidationError, kind: type[msgspec.Struct] = RunConf
     message = message.replace("Object contains unknown field", "unknown key")
     message = message.replace("Expected", "expected", 1)
     message = message.replace("Invalid enum value", "unknown value", 1)
-    if choices := _choices(kind, place):
+    if choices := choices_of(kind, place):
         message += f": choose {', '.join(choices[:-1])} or {choices[-1]}"
     return f"{place}: {message}" if place else message
 
 
-def _choices(kind: Any, place: str) -> tuple[str, ...]:
+def choices_of(kind: Any, place: str) -> tuple[str, ...]:
     """The values that a field takes, by its path such as ``train.precision``; () for any."""
     for part in place.split("."):
         name, _, item = part.partition("[")

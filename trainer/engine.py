@@ -27,7 +27,7 @@ from trainer import config as settings
 from trainer import device as devices
 from trainer.augment import Augment, Draws, resized
 from trainer.compilation import Compiled, Forward
-from trainer.config import RunConfig
+from trainer.config import RunConfig, Tta
 from trainer.control import Control
 from trainer.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
 from trainer.data.dataset import Dataset
@@ -36,7 +36,7 @@ from trainer.distributed.together import Together
 from trainer.ema import Average
 from trainer.epoch_clock import EpochClock
 from trainer.errors import ConfigError
-from trainer.evaluate import DeviceTestSplit, Evaluation, Tta, evaluate
+from trainer.evaluate import DeviceTestSplit, Evaluation, evaluate
 from trainer.files import Files
 from trainer.hard_examples import HardExamples
 from trainer.kernels import fused
@@ -324,7 +324,7 @@ class Training:
     def _tell_of_compiling(self, size: torch.Size) -> None:
         pixels = f"{size[-2]}x{size[-1]}"
         message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
-        self._notice("info", "compile", message)
+        self._notice("info", events.COMPILE, message)
 
     def _tell_of_skipping(self, images: int) -> None:
         self._notice(
@@ -524,7 +524,7 @@ class Training:
             f"the loss is not a number in epoch {self.at.epoch}, step {step}: "
             "lower the learning rate or set train.grad_clip"
         )
-        self._notice("error", "not-a-number", message)
+        self._notice("error", events.NOT_A_NUMBER, message)
         raise TrainingFailed(message)
 
     def _evaluate_epoch(self, epoch: int) -> None:
@@ -565,7 +565,7 @@ class Training:
         result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
-            self._notice("warning", "not-a-number", self._no_numbers(epoch, variant))
+            self._notice("warning", events.NOT_A_NUMBER, self._no_numbers(epoch, variant))
             return None
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from trainer import events
 from trainer.augment import Augment, tta_views
+from trainer.config import Tta
 from trainer.device import synchronize
 from trainer.predictions import Figures
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
-
-Tta = Literal["none", "flip", "flip+shift"]
 
 
 @dataclass(frozen=True)

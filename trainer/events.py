@@ -260,12 +260,26 @@ class Resumed(Event, tag="Resumed", frozen=True, kw_only=True):
     seconds: Seconds
 
 
+# codes of notices that others than their readers wait for
+NOT_A_NUMBER = "not-a-number"
+RANK_LOST = "rank-lost"
+DISK_FULL = "disk-full"
+DISK_ERROR = "disk-error"
+DISK_WRITABLE = "disk-writable"
+PREPARING = "preparing"
+COMPILE = "compile"
+NOT_SAVED = "-not-saved"
+"""Behind the kind of a file; so is ``SAVED_AGAIN``, which says that it is over."""
+SAVED_AGAIN = "-saved-again"
+
+
 class Notice(Event, tag="Notice", frozen=True, kw_only=True):
     """Something the user should know."""
 
     level: Level
     code: str
-    """Short and stable, for scripts: ``not-a-number``, ``disk-full``, …"""
+    """Short and stable, for scripts: ``not-a-number``, ``disk-full``, … Any: logs of other versions
+    have others than those above."""
     message: str
 
 

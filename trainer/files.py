@@ -102,11 +102,11 @@ class Files:
         """Told once, not at every epoch of a night on a full disk."""
         if self._unsaved.get(what) != reason:
             self._unsaved[what] = reason
-            self._notice("error", f"{what}-not-saved", f"{what} not saved: {reason}")
+            self._notice("error", what + events.NOT_SAVED, f"{what} not saved: {reason}")
 
     def _saved(self, what: str) -> None:
         if self._unsaved.pop(what, None) is not None:
-            self._notice("info", f"{what}-saved-again", f"{what} saved again")
+            self._notice("info", what + events.SAVED_AGAIN, f"{what} saved again")
 
     def _notice(self, level: events.Level, code: str, message: str) -> None:
         self._log.emit(events.Notice(level=level, code=code, message=message))

@@ -57,6 +57,21 @@ class Follower:
         return self.state.name or self.run.id
 
     @property
+    def more(self) -> str:
+        """What to say behind a run's error: which file tells where it failed; empty without one.
+
+        A resumed run's may be of an earlier attempt, and then tells nothing of this one.
+        """
+        if self.status != "failed":
+            return ""
+        try:
+            written = self.run.traceback.stat().st_mtime
+        except OSError:
+            return ""
+        found = written >= self.state.asked_at
+        return f"; {self.run.traceback.name} in its folder tells more" if found else ""
+
+    @property
     def here(self) -> bool:
         """Whether it was begun on this machine; so is a run whose log names none."""
         begun = self.state.started

@@ -17,7 +17,7 @@ import msgspec
 from trainer import events
 from trainer.events import Envelope
 from trainer.regular_file import open_regular
-from trainer.runstate import EpochRow, RunState
+from trainer.runstate import MEANWHILE, EpochRow, RunState
 
 END_BYTES = 48 * 1024
 WHOLE_BYTES = 4 * END_BYTES
@@ -25,7 +25,8 @@ WHOLE_BYTES = 4 * END_BYTES
 TAIL_EVENTS = 12
 """Events before the last one that a glance looks at, what goes on within a phase not counted: an
 epoch's end with its evaluations, and the checkpoint of a stop in the next one."""
-MEANWHILE = re.compile(rb'"kind":"(?:Progress|Ranks|LayerStats)"')
+_KINDS = "|".join(kind.__name__ for kind in MEANWHILE).encode()
+_MEANWHILE = re.compile(rb'"kind":"(?:%s)"' % _KINDS)
 PAUSE_SECONDS = 1.0
 
 
@@ -105,7 +106,7 @@ def _fold_tail(state: RunState, tail: bytes, last: Envelope) -> None:
     """Everything but what goes on within a phase; evaluations only of the last epoch."""
     found, end = [last], tail.rfind(b"\n", 0, -1)
     while len(found) <= TAIL_EVENTS and (before := tail.rfind(b"\n", 0, end)) >= 0:
-        if MEANWHILE.search(tail, before, end) is None:
+        if _MEANWHILE.search(tail, before, end) is None:
             found.append(events.decode(tail[before + 1 : end]))
         end = before
     found.reverse()

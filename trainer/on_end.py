@@ -19,8 +19,6 @@ from trainer.rundir import RunDir
 from trainer.runlog import RunLog
 from trainer.runstate import RunState
 
-LOG = "on-end.log"
-
 
 def start(
     command: str, run: RunDir, ended: events.RunEnded, *, name: str = "", epochs: int = 0
@@ -41,7 +39,7 @@ def start(
     if not words:
         return ""
     try:
-        with (run.path / LOG).open("ab") as output:
+        with run.on_end_log.open("ab") as output:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,

@@ -6,6 +6,10 @@ RUNS/20261123-143005-dws-late-3f9c/
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
     cache/         what can be computed again
     net.json       checksums of the user's own net
+    on-end.log     what the command at the end printed
+    traceback.txt  of the last failure    ranks.log     what torchrun and the ranks had to say
+    launch         which launch of torchrun began it
+    .reserve, .reserve-last               room on the disk, while it trains
 """
 
 from __future__ import annotations
@@ -34,11 +38,6 @@ ALONE_SECONDS = 2.0
 """Until then one waits for another who makes a run in the same directory: it takes milliseconds."""
 CONTROL_ROOM = b" " * 255 + b"\n"
 """More than file systems keep beside a file's name: a block of the disk is taken for it."""
-OWN_FILES = (
-    *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
-    *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
-    *("net.json", "cache"),
-)
 
 
 def default_runs_dir() -> Path:
@@ -60,6 +59,34 @@ class RunDir(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """The folder's name: unique, sortable by time of creation, which it tells in UTC."""
         return self.path.name
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """All files and folders that a trainer may write, whether they are there or not."""
+        kept = (self.reserve, self.last_reserve, self.traceback)
+        return (*self._folders, *kept, *self._before_it_begins)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def _predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def _cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self._checkpoints, self._predictions, self._cache
+
+    @property
+    def _before_it_begins(self) -> tuple[Path, ...]:
+        """The files of a run that has not begun."""
+        asked = (self.log, self.config, self.net, self.control, self.lock)
+        return (*asked, self.on_end_log, self.launch, self.ranks_log)
 
     @property
     def log(self) -> Path:
@@ -96,9 +123,29 @@ class RunDir(msgspec.Struct, frozen=True):
         """What torchrun and the ranks wrote to their standard error."""
         return self.path / "ranks.log"
 
+    @property
+    def on_end_log(self) -> Path:
+        """What the command of ``--on-end`` printed."""
+        return self.path / "on-end.log"
+
+    @property
+    def traceback(self) -> Path:
+        """Where in the code it failed last, unless the error said all."""
+        return self.path / "traceback.txt"
+
+    @property
+    def reserve(self) -> Path:
+        """Room on the disk for the log of a run that trains, given back when the disk is full."""
+        return self.path / ".reserve"
+
+    @property
+    def last_reserve(self) -> Path:
+        """As ``reserve``, kept for the run's end."""
+        return self.path / ".reserve-last"
+
     def checkpoint(self, role: str) -> Path:
         """The checkpoint ``last`` or ``best``."""
-        return self.path / "checkpoints" / f"{role}.pt"
+        return self._checkpoints / f"{role}.pt"
 
     def has_checkpoint(self, role: str) -> bool:
         """Whether the checkpoint is there, as far as this user may see."""
@@ -107,16 +154,16 @@ class RunDir(msgspec.Struct, frozen=True):
 
     def predictions(self, epoch: int, variant: str) -> Path:
         """Where an evaluation's predictions go."""
-        return self.path / "predictions" / f"epoch-{epoch:04d}-{variant}.npz"
+        return self._predictions / f"epoch-{epoch:04d}-{variant}.npz"
 
     def features(self, role: str) -> Path:
         """Where the features of the training images go, of the checkpoint ``last`` or ``best``."""
-        return self.path / "cache" / f"features-{role}.npz"
+        return self._cache / f"features-{role}.npz"
 
     @property
     def folded(self) -> Path:
         """What a long log came to, see ``trainer/folded.py``."""
-        return self.path / "cache" / "folded.msgpack"
+        return self._cache / "folded.msgpack"
 
     def inside(self, relative: str) -> Path:
         """The path of a file that the log names.
@@ -136,17 +183,8 @@ class RunDir(msgspec.Struct, frozen=True):
     def discard(self) -> None:
         """Remove the folder of a run that never began; whatever else lies in it stays."""
         with suppress(OSError):
-            for name in (
-                "events.jsonl",
-                "config.toml",
-                "net.json",
-                "control",
-                "lock",
-                "on-end.log",
-                "launch",
-                "ranks.log",
-            ):
-                (self.path / name).unlink(missing_ok=True)
+            for file in self._before_it_begins:
+                file.unlink(missing_ok=True)
             self.path.rmdir()
 
     def refuse_links(self) -> None:
@@ -155,17 +193,17 @@ class RunDir(msgspec.Struct, frozen=True):
         Raises:
             RunError: one of the run's own files is a link.
         """
-        for name in OWN_FILES:
-            if os.path.islink(self.path / name):  # noqa: PTH114  # it never raises
+        for file in self.own:
+            if os.path.islink(file):  # noqa: PTH114  # it never raises
                 raise RunError(
-                    f"run {self.id}: {name} is a link to another place: it is not written to"
+                    f"run {self.id}: {file.name} is a link to another place: it is not written to"
                 )
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
-        for folder in ("", "checkpoints", "predictions", "cache"):
+        for folder in (self.path, *self._folders):
             with suppress(OSError):
-                for partial in (self.path / folder).glob("*.partial"):
+                for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
 
     def is_locked(self) -> bool:

@@ -89,7 +89,7 @@ class RunLog:
             self._last = Stamp(last.attempt, last.time, last.elapsed)
             self._began -= last.elapsed
         self._make_reserve()
-        _occupy(self._last_reserve, LAST_RESERVE_BYTES)
+        _occupy(self._run.last_reserve, LAST_RESERVE_BYTES)
 
     @property
     def run(self) -> RunDir:
@@ -135,14 +135,14 @@ class RunLog:
 
     def _finish(self) -> None:
         with suppress(OSError):
-            self._reserve.unlink(missing_ok=True)
+            self._run.reserve.unlink(missing_ok=True)
         self._flush(force=True)
         with suppress(OSError):
             if self._pending:
                 self._write_the_most()
         with suppress(OSError):
-            self._reserve.unlink(missing_ok=True)  # a flush that went well has made one anew
-            self._last_reserve.unlink(missing_ok=True)
+            self._run.reserve.unlink(missing_ok=True)  # a flush that went well has made one anew
+            self._run.last_reserve.unlink(missing_ok=True)
         with suppress(OSError):
             os.fsync(self._fd)
         os.close(self._fd)
@@ -175,16 +175,8 @@ class RunLog:
             for envelope in untold:
                 self._listener(envelope)
 
-    @property
-    def _reserve(self) -> Path:
-        return self._run.path / ".reserve"
-
-    @property
-    def _last_reserve(self) -> Path:
-        return self._run.path / ".reserve-last"
-
     def _make_reserve(self) -> bool:
-        return _occupy(self._reserve, RESERVE_BYTES)
+        return _occupy(self._run.reserve, RESERVE_BYTES)
 
     def _write_the_most(self) -> None:
         """The end on a full disk: what fits without the progress, then how the run ended for sure.
@@ -196,7 +188,7 @@ class RunLog:
         ends = [i for i, line in enumerate(lines) if b'"kind":"RunEnded"' in line]
         at = ends[-1] if ends else len(lines) - 1
         self._write([x for x in lines[:at] if b'"kind":"Progress"' not in x])
-        self._last_reserve.unlink(missing_ok=True)
+        self._run.last_reserve.unlink(missing_ok=True)
         self._write(lines[at : at + 1])
         self._write(lines[at + 1 :])
 
@@ -234,7 +226,7 @@ class RunLog:
         self._append(
             events.Notice(
                 level="info",
-                code="disk-writable",
+                code=events.DISK_WRITABLE,
                 message=f"the disk takes data again after {waited:.0f} s; {rest}",
             ),
             self._stamp(),
@@ -274,17 +266,18 @@ class RunLog:
         if self._full_since is not None:
             return
         self._full_since = time.monotonic()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         self._append(
             events.Notice(
                 level="error",
-                code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk-error",
+                code=events.DISK_FULL if full else events.DISK_ERROR,
                 message=f"the log cannot be written ({error.strerror}): training goes on, "
                 "events wait in memory; free some space",
             ),
             self._stamp(),
         )
         with suppress(OSError):
-            self._reserve.unlink(missing_ok=True)
+            self._run.reserve.unlink(missing_ok=True)
             self._write_pending()
 
     def _bound_pending(self) -> None:

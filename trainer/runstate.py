@@ -405,7 +405,7 @@ def _notice(state: RunState, envelope: Envelope, event: events.Notice) -> None:
         event = msgspec.structs.replace(
             event, message=event.message[:MESSAGE_KEPT], code=event.code[:MESSAGE_KEPT]
         )
-    state.compiling |= event.code == "compile"
+    state.compiling |= event.code == events.COMPILE
     state.notices.append((envelope.time, event))
     del state.notices[:-NOTICES_KEPT]
 

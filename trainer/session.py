@@ -121,7 +121,9 @@ def train_locked(
             return ended
         run.sweep()
         log.begin_attempt()
-        log.emit(events.Notice(level="info", code="preparing", message="loading data and model"))
+        log.emit(
+            events.Notice(level="info", code=events.PREPARING, message="loading data and model")
+        )
         from trainer.engine import StopTraining, TrainingFailed
 
         try:
@@ -253,4 +255,4 @@ def _reason(error: BaseException) -> str:
 
 def _keep_traceback(run: RunDir) -> None:
     with suppress(OSError):
-        (run.path / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
+        run.traceback.write_text(traceback.format_exc(), "utf-8")

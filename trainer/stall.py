@@ -10,6 +10,8 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
+from trainer import events
+
 if TYPE_CHECKING:
     from trainer.runstate import RunState
 
@@ -47,8 +49,8 @@ def limit(state: RunState, steps: int = STEPS) -> float | None:
 
 def _unwritten(state: RunState) -> bool:
     for _, notice in reversed(state.notices):
-        if notice.code in ("disk-full", "disk-error", "disk-writable"):
-            return notice.code != "disk-writable"
+        if notice.code in (events.DISK_FULL, events.DISK_ERROR, events.DISK_WRITABLE):
+            return notice.code != events.DISK_WRITABLE
     return False
 
 

@@ -171,11 +171,16 @@ def read_config(run: RunDir) -> RunConfig:
     return settings.from_toml(text, origin=f"{run.id}/config.toml")
 
 
+def name_of(config: RunConfig, run: RunDir) -> str:
+    """What a run is called, from its queuing on."""
+    return config.name.strip() or config.preset or run.id
+
+
 def _queue(run: RunDir, config: RunConfig, text: str, before: EndState | None = None) -> None:
     log = RunLog(run)
     log.emit(
         RunQueued(
-            name=config.name.strip() or config.preset or run.id,
+            name=name_of(config, run),
             preset=config.preset,
             model=config.model.name,
             data=config.data,

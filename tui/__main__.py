@@ -101,10 +101,10 @@ def open_app(
     from trainer.rundir import default_runs_dir
 
     if device is not None:
-        from trainer.config import DEVICE  # not for the first paint without it: 5 ms
+        from trainer.config import DEVICE, DEVICES  # not for the first paint without it: 5 ms
 
         if not DEVICE.fullmatch(device):
-            return _refuse(f"--device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+            return _refuse(f"--device must be {DEVICES}, not {device!r}")
     for option, value in (("--runs-dir", runs_dir), ("--data", data)):
         if value == "":
             return _refuse(f"{option} is empty")

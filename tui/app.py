@@ -27,7 +27,7 @@ from textual.widgets import Input
 
 from trainer.alerts import AlertSettings
 from tui import collector, directory_watch, formatting, themes, toasts
-from tui.caller import Caller, run_name
+from tui.caller import Caller
 from tui.commands import CifarCommands, entries
 from tui.keys import BINDINGS
 from tui.launcher import Launcher, WorkerInfo
@@ -36,6 +36,7 @@ from tui.pace import Pace
 from tui.quick_filter import QuickFilters
 from tui.reader import Reader
 from tui.run_control import RunControl
+from tui.run_words import run_name
 from tui.screens.base import StoreScreen
 from tui.screens.modal import Modal
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall

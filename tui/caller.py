@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trainer import calls
 from trainer.alerts import ENDED, Alert, AlertSettings, Watcher
 from tui import formatting
+from tui.run_words import run_name
 
 if TYPE_CHECKING:
     from trainer.follower import Follower
@@ -89,11 +90,6 @@ class Caller:
         settings = self._settings
         written = calls.sequence(texts, bell=settings.bell, notify=settings.notify)
         self._app.call_from_thread(self._app.write_to_terminal, written)
-
-
-def run_name(follower: Follower) -> str:
-    """A run's name for a sentence."""
-    return formatting.clean(follower.name, 40)
 
 
 def _how(state: RunState, now: Status) -> str:

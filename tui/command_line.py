@@ -9,6 +9,7 @@ import typer
 
 from trainer.cli.main import VersionOption, app, run
 from trainer.cli.options import AlertOption, OnEndOption, not_empty
+from trainer.config import DEVICES
 from trainer.errors import ConfigError
 
 OpenApp = Callable[..., int]
@@ -29,9 +30,7 @@ def run_with_app(open_app: OpenApp) -> int:
                 parser=not_empty, metavar="DATA", help="cifar10, cifar100, synthetic, or a folder."
             ),
         ] = None,
-        device: Annotated[
-            str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
-        ] = None,
+        device: Annotated[str | None, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = None,
         alert: AlertOption = None,
         stall_steps: Annotated[
             str | None,

@@ -19,8 +19,8 @@ from trainer.presets import catalog
 from tui.datasource import BUILT_IN
 
 ORIGIN = "form"
-NORMS = ("batch", "layer", "group")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+NORMS = settings.choices_of(RunConfig, "model.norm")
+PRECISIONS = settings.choices_of(RunConfig, "train.precision")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from trainer.analysis.mistakes import Sort
 from trainer.follower import Follower
-from tui import evaluations, formatting, run_words
+from tui import evaluations, run_words
 from tui.evaluations import Evaluation
 from tui.formatting import clean
 
@@ -52,8 +52,7 @@ def title(
     if run is None or run.state.queued is None:
         return text
     text.append(f" {clean(run.name, 30)}", style="bold")
-    kind = run.state.started.data_kind if run.state.started else run.state.queued.data
-    label = formatting.data_label(kind)
+    label = run_words.data_of(run)
     real = label.startswith("CIFAR")
     text.append(f"  {label}", style=colours["secondary" if real else "warning"])
     if found is not None:

@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.follower import Follower
 from tui import datasource, formatting
 from tui.datasource import DataStatus
+from tui.run_words import run_name
 from tui.screens.too_small import TooSmall
 from tui.store import ACTIVE, Changes
 
@@ -121,7 +122,7 @@ class RunControl:
 
     async def submit(self, config: RunConfig) -> bool:
         """Put a run on disk and give it to the trainer; whether that worked."""
-        from trainer.submit import submit
+        from trainer.submit import name_of, submit
 
         def admit() -> RunDir:
             return submit(admitted(config), app.store.runs_dir.absolute())
@@ -141,7 +142,7 @@ class RunControl:
         queued = app.worker.queue(run.path)
         if not queued:
             app.store.give_up(app.worker.given)
-        name = formatting.clean(config.name or config.preset or run.id, 40)
+        name = formatting.clean(name_of(config, run), 40)
         if before and queued:
             others = f"{len(before)} other{'s' * (len(before) > 1)}"
             app.tell(f"{name} is queued behind {others}", kind="queued")
@@ -167,7 +168,7 @@ class RunControl:
             self.pause()
             return
         if run.status in ACTIVE:
-            app.tell(f"{_name(run)} is {run.status}: there is nothing to resume")
+            app.tell(f"{run_name(run)} is {run.status}: there is nothing to resume")
             return
         try:
             await asyncio.to_thread(resubmit, run.run)
@@ -181,7 +182,7 @@ class RunControl:
             where = "goes on from its checkpoint" if again else "begins: it had not yet"
             if before:
                 where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
-            app.tell(f"{_name(run)} {where}", kind="queued")
+            app.tell(f"{run_name(run)} {where}", kind="queued")
         else:
             app.store.give_up(app.worker.given)
         app.poll()
@@ -294,7 +295,7 @@ class RunControl:
         if run is None:
             return
         if run.run.id in self.stopping:
-            self._app.tell(f"{_name(run)} is stopping: it ends at its next step")
+            self._app.tell(f"{run_name(run)} is stopping: it ends at its next step")
             return
 
         def answered(answer: str | None) -> None:
@@ -303,14 +304,14 @@ class RunControl:
 
         what = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
         choices = [("x", "stop", f"Stop and {what}"), ("c", "cancel", "Cancel")]
-        text = f"{_name(run)} · {run.status} · epoch {_epoch(run)}"
+        text = f"{run_name(run)} · {run.status} · epoch {_epoch(run)}"
         dialog = Choice("Stop this run?", text, choices, about=run.run.id)
         self._app.push_screen(dialog, answered)
 
     def stop(self, run: Follower) -> None:
         """Stop at the next step; shown as stopping until it has ended."""
         if run not in self._app.store.active():  # while the question was on the screen
-            self._app.tell(f"{_name(run)} has ended already")
+            self._app.tell(f"{run_name(run)} has ended already")
         elif self.send(run, "stop"):
             self.stopping.add(run.run.id)
             self._app.repaint()
@@ -321,10 +322,10 @@ class RunControl:
         if run is None:
             return
         if run.status == "queued":
-            self._app.tell(f"{_name(run)} waits in the queue: it can be paused when it trains")
+            self._app.tell(f"{run_name(run)} waits in the queue: it can be paused when it trains")
         elif self.send(run, "resume" if run.status == "paused" else "pause"):
             word = "goes on" if run.status == "paused" else "pauses at its next step"
-            self._app.tell(f"{_name(run)} {word}", kind=f"pause {run.run.id}")
+            self._app.tell(f"{run_name(run)} {word}", kind=f"pause {run.run.id}")
 
     def checkpoint(self) -> None:
         """Save a checkpoint now."""
@@ -332,9 +333,9 @@ class RunControl:
         if run is None:
             return
         if run.status == "queued":
-            self._app.tell(f"{_name(run)} waits in the queue: there is nothing new to save")
+            self._app.tell(f"{run_name(run)} waits in the queue: there is nothing new to save")
         elif self.send(run, "checkpoint"):
-            self._app.tell(f"{_name(run)} saves a checkpoint at its next step")
+            self._app.tell(f"{run_name(run)} saves a checkpoint at its next step")
 
     # ---- quitting ---------------------------------------------------------------------------
 
@@ -383,17 +384,13 @@ class RunControl:
             self._quitting.show_runs(_listed(self.ours()))
 
 
-def _name(run: Follower) -> str:
-    return formatting.clean(run.name, 40)
-
-
 def _listed(runs: list[Follower]) -> list[str]:
-    return [f"{_name(run)} ({run.status})" for run in runs]
+    return [f"{run_name(run)} ({run.status})" for run in runs]
 
 
 def _epoch(run: Follower) -> str:
     planned = run.state.queued.epochs if run.state.queued else 0
-    now = run.state.progress.epoch if run.state.progress else len(run.state.epochs)
+    now = run.state.progress.epoch if run.state.progress else run.state.epochs_trained
     return f"{now}/{planned}"
 
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tui.evaluations import Evaluation
 
 
+def run_name(run: Follower) -> str:
+    """A run's name for a sentence."""
+    return formatting.clean(run.name, 40)
+
+
 def model_of(run: Follower) -> str:
     """The net's name as it was asked for."""
     return formatting.clean(run.state.queued.model if run.state.queued else "")

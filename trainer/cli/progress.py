@@ -19,7 +19,7 @@ from trainer.runstate import EpochRow, RunState
 ROW_TITLES = ("lr", "train loss", "train acc", "test loss", "test acc", "seconds")
 
 
-FATAL = ("error", "not-a-number")
+FATAL = ("error", events.NOT_A_NUMBER)
 """Level and code of the notice just before training fails."""
 
 

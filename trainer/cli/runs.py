@@ -231,7 +231,7 @@ def _header(follower: Follower) -> list[str | Text]:
     if brief["problem"]:
         lines.append(Text(f"problem     {clean(brief['problem'], 400)}", style="red"))
     if brief["error"]:
-        lines.append(Text(f"error       {clean(brief['error'], 400)}", style="red"))
+        lines.append(Text(f"error       {clean(brief['error'], 400)}{follower.more}", style="red"))
     return lines
 
 

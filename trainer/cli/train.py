@@ -238,11 +238,11 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
     if follower.problem:
         warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
     elif state.missing or state.ended is None:
-        full = any(notice.code == "disk-full" for _, notice in state.notices)
+        full = any(notice.code == events.DISK_FULL for _, notice in state.notices)
         lost = f"{state.missing} events miss" if state.missing else "its end misses"
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":
-        warn(f"the run failed: {ended.error or 'for an unknown reason'}")
+        warn(f"the run failed: {ended.error or 'for an unknown reason'}{follower.more}")
 
 
 def _is_live() -> bool:

@@ -61,7 +61,7 @@ def launch(
             more to tell.
     """
     text = msgspec.json.encode(job).decode()
-    traceback, written = _stamp(run.path / "traceback.txt"), _size(run)
+    traceback, written = _stamp(run.traceback), _size(run)
     tail = Tail(run.log)
     while tail.behind():
         tail.read()
@@ -83,9 +83,7 @@ def launch(
         _end(run, heard, control, problem or _why(run, code, written), job.on_end)
         heard.take(tail)
     elif (
-        heard.ended.error
-        and not (heard.began or heard.lost)
-        and _stamp(run.path / "traceback.txt") == traceback
+        heard.ended.error and not (heard.began or heard.lost) and _stamp(run.traceback) == traceback
     ):
         raise RunError(heard.ended.error)
     assert heard.ended is not None
@@ -132,7 +130,7 @@ class _Heard:
             for envelope in found:
                 event = envelope.event
                 self.began = self.began or isinstance(event, events.RunStarted)
-                lost = isinstance(event, events.Notice) and event.code == "rank-lost"
+                lost = isinstance(event, events.Notice) and event.code == events.RANK_LOST
                 self.lost = self.lost or lost
                 if isinstance(event, events.RunEnded):
                     self.ended = event
@@ -231,4 +229,6 @@ def _why(run: RunDir, code: int, since: int = 0) -> str:
         rank, how = fields.get("rank", "").split(), fields.get("traceback", "")
         if rank and how:
             return f"rank {rank[0]} ended: {how}; {run.ranks_log.name} tells more"
-    return f"torchrun ended without an end of the run (exit status {code}); see ranks.log"
+    return (
+        f"torchrun ended without an end of the run (exit status {code}); see {run.ranks_log.name}"
+    )

@@ -111,12 +111,12 @@ def tell_loss(log: RunLog, world: World, reason: str) -> None:
     """A notice of what ended the attempt, and of what torchrun does now."""
     left = world.restarts_left
     then = f"torchrun starts all ranks anew ({left} restarts left)" if left else "the run ends"
-    log.emit(events.Notice(level="error", code="rank-lost", message=f"{reason}; {then}"))
+    log.emit(events.Notice(level="error", code=events.RANK_LOST, message=f"{reason}; {then}"))
 
 
 def _restarted(world: World, run: RunDir) -> str:
     state = Follower(run).catch_up()
-    known = [n.message for _, n in state.notices[-3:] if n.code == "rank-lost"]
+    known = [n.message for _, n in state.notices[-3:] if n.code == events.RANK_LOST]
     why = "" if known else ": a rank was killed or ended without a word"
     ranks = f"all {world.size} ranks" if world.size > 1 else "one rank"
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -13,16 +13,13 @@ from textual.widgets import Button, Input, Select, Static
 
 from model import registry
 from trainer.admission import most_images
-from trainer.config import RunConfig
+from trainer.config import DEVICES, RunConfig
 from tui import datasource, form
 from tui.datasource import BUILT_IN
 from tui.form import BY_KEY, FIELDS, Field
 from tui.formatting import clean
 from tui.screens.modal import Modal
 from tui.widgets.run_details import summary
-
-if TYPE_CHECKING:
-    from tui.app import CifarApp
 
 SUMMARY_LINES = 4
 """As in the style sheet."""
@@ -58,11 +55,6 @@ class NewRun(Modal[RunConfig | None]):
         self._config: RunConfig | None = None
         self._wrong: dict[str, str] = {}
         """What is wrong, by field; of the whole under the empty key."""
-
-    @property
-    def cifar(self) -> CifarApp:
-        """The app, typed."""
-        return cast("CifarApp", self.app)
 
     def compose(self) -> ComposeResult:
         """A line for each field: label, control, hint or what is wrong."""
@@ -220,7 +212,7 @@ class NewRun(Modal[RunConfig | None]):
             return f"{self._config.optimizer.name}, {self._config.schedule.name} schedule"
         if field.key == "device":
             known = self.cifar.worker.info.devices
-            return "here: " + ", ".join(known) if known else "auto, cpu, cuda, cuda:N or mps"
+            return "here: " + ", ".join(known) if known else DEVICES
         return field.hint
 
     def _say(self, key: str, text: str, *, error: bool = False) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from trainer import events
 from trainer.follower import Follower
 from tui import formatting
 from tui.run_words import data_of, model_of
@@ -13,7 +14,6 @@ from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
-    from trainer.events import Notice
 
 
 def details(run: Follower, colours: dict[str, str]) -> Text:
@@ -36,7 +36,7 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
             + "\n"
         )
     if state.ended is not None and state.ended.error:
-        text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+        text.append(formatting.clean(state.ended.error, 300) + run.more, style=colours["error"])
     elif run.status == "crashed":
         text.append("its trainer ended without a word", style=colours["error"])
     elif notice := _last_notice(run):
@@ -58,11 +58,11 @@ def _summary(run: Follower) -> str:
     return summary(config)
 
 
-def _last_notice(run: Follower) -> Notice | None:
+def _last_notice(run: Follower) -> events.Notice | None:
     """The last thing the run had to say; that it is being prepared only until it has begun."""
     said = [notice for _, notice in run.state.notices]
     if run.state.started is not None:
-        said = [notice for notice in said if notice.code != "preparing"]
+        said = [notice for notice in said if notice.code != events.PREPARING]
     return said[-1] if said else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from trainer.events import Notice
+from trainer import events
 from trainer.follower import Follower
 from tui import formatting, themes
 from tui.run_words import data_of, model_of
@@ -94,7 +94,8 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
     state = run.state
     text = Text(" ", no_wrap=True, end="")
     if state.ended is not None and state.ended.error:
-        return text.append(formatting.clean(state.ended.error, 300), style=colours["error"])
+        said = formatting.clean(state.ended.error, 300) + run.more
+        return text.append(said, style=colours["error"])
     if run.problem and run.status == "crashed":
         return text.append(formatting.clean(run.problem, 300), style=colours["error"])
     if run.status == "crashed":
@@ -118,7 +119,7 @@ def _whole_epochs(run: Follower) -> str:
     return f"epoch {done}" if done else f"step {step:,}"
 
 
-def _notice(run: Follower) -> Notice | None:
+def _notice(run: Follower) -> events.Notice | None:
     """The last warning or error; before the first step also what is being prepared."""
     waits = run.state.started is None or (run.state.progress is None and run.state.ended is None)
     notices = [notice for _, notice in run.state.notices]
@@ -127,13 +128,13 @@ def _notice(run: Follower) -> Notice | None:
     return said[-1] if said else None
 
 
-def _over(notices: list[Notice]) -> list[Notice]:
+def _over(notices: list[events.Notice]) -> list[events.Notice]:
     """Troubles that a later notice says are over: nothing to worry about any more."""
-    over: list[Notice] = []
+    over: list[events.Notice] = []
     for i, notice in enumerate(notices):
-        code = notice.code.removesuffix("-saved-again") + "-not-saved"
-        if notice.code.endswith("-saved-again"):
+        code = notice.code.removesuffix(events.SAVED_AGAIN) + events.NOT_SAVED
+        if notice.code.endswith(events.SAVED_AGAIN):
             over += [n for n in notices[:i] if n.code == code]
-        elif notice.code == "disk-writable":
-            over += [n for n in notices[:i] if n.code in ("disk-full", "disk-error")]
+        elif notice.code == events.DISK_WRITABLE:
+            over += [n for n in notices[:i] if n.code in (events.DISK_FULL, events.DISK_ERROR)]
     return over
