@@ -160,13 +160,24 @@ def test_float16_alone_says_bounds() -> None:
     assert not images.exact
     (row,) = export.rows(images, np.array([4]), CLASSES)
     assert not row["exact"]
-    assert mistake_words.loss(row["loss"], exact=False) == "≥16.636"
+    assert mistake_words.loss(row["loss"], exact=False) == "≥16.23"
     assert mistake_words.percent(row["p_predicted"], exact=False) == "≥99.97 %"
     assert mistake_words.percent(row["p_predicted"], 1, exact=False) == "≥99.9 %"
     assert mistake_words.probability(row["p_predicted"], exact=False) == "≥.99"
     assert mistake_words.percent(row["p_actual"], exact=False) == "<0.01 %"
     assert mistake_words.entropy(row["entropy"], exact=False) == "<0.01"
     assert mistake_words.loss(2.5, exact=False) == "2.500"
+
+
+@pytest.mark.parametrize("gap", [16.2305, 16.3, 17.0, 40.0])
+def test_the_largest_loss_of_float16_is_a_bound(gap: float) -> None:
+    p = torch.softmax(torch.tensor([[0.0, -gap]], dtype=torch.float64), 1).half().numpy()
+    images = mistakes.table(Predictions(p, np.array([1]), "test", "", 1))
+    loss = float(images.loss[0])
+    assert loss <= gap
+    told = mistake_words.loss(loss, exact=False)
+    assert told == "≥16.23"
+    assert parse_filter(f"loss>={told[1:]}", CLASSES).mask(images).all()
 
 
 def test_a_round_trip_and_what_is_refused(tmp_path: Path) -> None:

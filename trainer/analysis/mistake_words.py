@@ -32,9 +32,9 @@ def percent(p: float, digits: int = 2, *, exact: bool) -> str:
 
 
 def loss(nats: float, *, exact: bool) -> str:
-    """A loss in at most seven cells: ``0.125``, ``1234.5``, ``≥16.636``."""
+    """A loss in at most seven cells: ``0.125``, ``1234.5``, ``≥16.23``."""
     if nats >= LARGEST_LOSS and not exact:
-        return f"≥{nats:.3f}"
+        return _at_least(nats, 2)
     return f"{nats:.3f}" if nats < 1000 else f"{nats:.1f}" if nats < 1e5 else f"{nats:.1e}"
 
 

@@ -26,8 +26,9 @@ Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "ind
 SORTS: tuple[Sort, ...] = get_args(Sort)
 SMALLEST = 2.0**-24
 """The smallest float16 above 0: what a stored probability of 0 may have been."""
-LARGEST_LOSS = 24 * math.log(2)
-"""-ln ``SMALLEST``, 16.64: without exact figures such a loss means "at least"."""
+LARGEST_LOSS = 24 * math.log(2) - math.log(1.5)
+"""-ln 1.5 ``SMALLEST``, 16.23: what is less than 1.5 of it float16 makes 1 or none of it, so that
+without exact figures such a loss means "at least"."""
 IMPOSSIBLE = -1e37
 """Logarithms below it are of what a logit of -infinity leaves out."""
 
