@@ -287,6 +287,7 @@ async def test_a_very_sure_mistake(tmp_path: Path, synthetic: TestData) -> None:
         lines = text(shown, "#bars").splitlines()
         assert [bool(set(line) & set("█▏")) for line in lines] == [True] + [False] * 9
         assert ">.999 predicted" in lines[0]
+        assert "loss 50.000  margin <-0.999  entropy <0.001 nats" in text(shown, "#what")
         ranked = [line.split()[0] for line in lines[1:]]
         assert ranked == [name for name in synthetic.classes if name in ranked], "all are 0 alike"
 

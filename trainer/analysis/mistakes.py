@@ -46,7 +46,7 @@ class Mistakes:
     cross-entropy -ln p_actual in nats; ``margin``, p_actual minus the largest probability of
     another class (below 0: wrong); ``entropy`` of the probabilities in nats. Where they are not
     ``exact``, they are as float16 probabilities have it, with a loss of ``LARGEST_LOSS`` at most;
-    where they are, what no float64 can tell from 0 or 1 is the one next to it.
+    where they are, what no float64 can tell from 0, 1 or -1 is the one next to it.
     ``people`` and ``review`` are what people say about the same images, where that is known.
     """
 
@@ -228,6 +228,7 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
     # float16 rounds: what is right is never below the others, what is wrong never above
     above = np.maximum(confidence - np.minimum(second, rest), 0)
     below = np.minimum(p_actual + rest - 1, 0)
+    below = np.where(chance, np.maximum(below, np.nextafter(-1, 0)), below)
     return Mistakes(
         source=predictions,
         actual=actual,

@@ -283,7 +283,8 @@ class ImageScreen(Modal[None]):
         text.append(
             f"  epoch {found.saved.epoch} {found.saved.variant}  "
             f"loss {mistake_words.loss(float(images.loss[index]), exact=images.exact)}  "
-            f"margin {images.margin[index]:+.3f}  "
+            f"margin {mistake_words.margin(float(images.margin[index]), right=actual == predicted)}"
+            "  "
             f"entropy {mistake_words.entropy(float(images.entropy[index]), exact=images.exact)} "
             "nats",
             style=colours["secondary"],
