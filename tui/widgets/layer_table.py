@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,7 +17,7 @@ from model.coverage import layer_skips
 from trainer.events import LayerRow
 from trainer.words import axes, figure
 from tui import formatting
-from tui.alive import TREND, Alive
+from tui.alive import TREND, Alive, Call
 from tui.formatting import DASH, clean
 from tui.widgets.fixed_table import FixedTable
 
@@ -38,16 +39,13 @@ class Row:
 
     name: str
     layers: tuple[LayerRow, ...]
+    calls: tuple[Call, ...]
+    """Which call of its module each of the layers is."""
 
     @property
     def folded(self) -> bool:
         """Whether it stands for several layers."""
         return len(self.layers) > 1
-
-    @property
-    def paths(self) -> list[str]:
-        """Of all its layers."""
-        return [layer.path for layer in self.layers]
 
     @property
     def last(self) -> LayerRow:
@@ -89,12 +87,17 @@ def rows_of(
 ) -> list[Row]:
     """Rows in order; ``open_blocks``: the blocks that are not folded, ``None``: none is."""
     rows: list[Row] = []
-    for name, group in groupby(layers, key=lambda layer: block_of(layer.path)):
+    singles = [
+        Row(layer.path, (layer,), (call,))
+        for layer, call in zip(layers, _calls(layers), strict=True)
+    ]
+    for name, group in groupby(singles, key=lambda row: block_of(row.name)):
         members = tuple(group)
         if open_blocks is None or name in open_blocks or len(members) == 1:
-            rows += [Row(layer.path, (layer,)) for layer in members]
+            rows += members
         else:
-            rows.append(Row(name, members))
+            inside = tuple(row.last for row in members)
+            rows.append(Row(name, inside, tuple(row.calls[0] for row in members)))
     if sort == "parameters":
         rows.sort(key=lambda row: -row.parameters)
     elif sort == "macs":
@@ -102,8 +105,17 @@ def rows_of(
     elif sort == "receptive":
         rows.sort(key=lambda row: -max(row.last.receptive_field or (0,)))
     elif sort != "path":
-        rows.sort(key=lambda row: _least_last(getattr(alive.figures(row.paths), sort)))
+        rows.sort(key=lambda row: _least_last(getattr(alive.figures(row.calls), sort)))
     return rows
+
+
+def _calls(layers: Sequence[LayerRow]) -> list[Call]:
+    of, before = Counter(layer.path for layer in layers), Counter[str]()
+    calls = []
+    for layer in layers:
+        calls.append(Call(layer.path, before[layer.path], of[layer.path]))
+        before[layer.path] += 1
+    return calls
 
 
 def _least_last(value: float | None) -> float:
@@ -281,7 +293,7 @@ def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -
     if column.key == "trend":
         words = "" if row.folded else alive.trend(row.last.path)
         return Text(words, style=colours["primary"], no_wrap=True)
-    value = getattr(alive.figures(row.paths), column.key)
+    value = getattr(alive.figures(row.calls), column.key)
     style = ""
     if value is None:
         words = ""
