@@ -567,6 +567,22 @@ async def test_a_newer_measurement_changes_cells_in_place(tmp_path: Path) -> Non
             assert screen.measured_first
 
 
+async def test_the_cursor_stays_on_its_call_of_a_module(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", layers=SHARED)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await open_layers(pilot, app)
+        table = screen.query_one(LayerTable)
+        await pilot.press(*["down"] * 5)
+        for keys in (["v"], ["f"], ["f"], ["o"], ["o"]):
+            await pilot.press(*keys)
+            assert table.chosen is not None
+            assert table.chosen.calls == (Call("act", 2, 4),), keys
+        await pilot.resize_terminal(120, 40)
+        await pilot.pause()
+        assert table.chosen.calls == (Call("act", 2, 4),)
+
+
 @pytest.mark.parametrize("exponent", range(-8, 12))
 def test_norms_read_as_what_they_are_in_their_columns(exponent: int) -> None:
     widths = {c.key: c.width for c in layer_table.COLUMNS}

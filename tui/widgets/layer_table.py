@@ -249,7 +249,7 @@ class LayerTable(FixedTable):
         measured: bool = False,
     ) -> None:
         """Show these rows; the cursor stays on the layer it was on."""
-        before = self.chosen.name if self.chosen else ""
+        before = self.chosen
         size = {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit, 1.0)
         longest = max((len(row.name) + 2 * row.folded for row in rows), default=0)
         path = max(PATH_MIN, min(PATH_MAX, longest))
@@ -272,14 +272,7 @@ class LayerTable(FixedTable):
                 for column in visible
             ]
             self.add_row(*cells)
-        names = [row.name for row in rows]
-        # a layer whose block was folded: the block
-        at = names.index(before) if before in names else None
-        if at is None and before:
-            block = block_of(before)
-            at = next((i for i, name in enumerate(names) if block_of(name) == block), None)
-            at = names.index(block) if block in names else at
-        self.move_cursor(row=at or 0, animate=False)
+        self.move_cursor(row=_same(rows, before) if before else 0, animate=False)
 
     def measure(self, alive: Alive) -> None:
         """Show a newer measurement: only cells that say something else are painted again."""
@@ -287,6 +280,15 @@ class LayerTable(FixedTable):
         for number, (key, row) in enumerate(zip(self.rows, self._rows, strict=True)):
             new = {at: _measured(self._visible[at], row, alive, self._colours) for at in measured}
             self.set_cells(key, number, new)
+
+
+def _same(rows: Sequence[Row], before: Row) -> int:
+    """Number of the row with the same call of a layer: itself, its block, or a layer of it."""
+    calls = {(call.path, call.number) for call in before.calls}
+    for number, row in enumerate(rows):
+        if any((call.path, call.number) in calls for call in row.calls):
+            return number
+    return 0
 
 
 def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -> Text:
