@@ -153,6 +153,26 @@ def test_nothing_is_rounded_to_all_of_it() -> None:
     assert mistake_words.loss(40.125, exact=True) == "40.125"
     assert [mistake_words.loss(x, exact=True) for x in (1234.5, 1e9)] == ["1234.5", "1.0e+09"]
     assert words.probability(1.0) == "1.00"
+    assert row["margin"] > -1
+    assert not parse_filter("margin<=-1", CLASSES).mask(images).any()
+    assert mistake_words.margin(row["margin"], right=False) == "<-0.999"
+    assert mistake_words.entropy(row["entropy"], exact=True) == "<0.001"
+
+
+def test_no_figure_is_rounded_to_none_or_outgrows_its_column() -> None:
+    losses = [0.0, 1e-9, 0.0004, 0.0006, 999.9994, 999.9997, 99999.94, 99999.97, 3e38, np.inf]
+    assert [mistake_words.loss(nats, exact=True) for nats in losses] == [
+        *("<0.001", "<0.001", "<0.001", "0.001", "999.999"),
+        *("1000.0", "99999.9", "1.0e+05", "3.0e+38", "inf"),
+    ]
+    assert mistake_words.loss(0.0, exact=False) == "<0.001", "float16 makes 0.9998 all of it"
+    assert mistake_words.entropy(1e-9, exact=True) == "<0.001"
+    assert mistake_words.entropy(1e-9, exact=False) == "<0.01"
+    margins = [-1.0, -0.9997, -0.125, -1e-9, 0.0]
+    told = ["<-0.999", "<-0.999", "-0.125", ">-0.001", ">-0.001"]
+    assert [mistake_words.margin(m, right=False) for m in margins] == told
+    turned = [words.replace("-", "+").translate(str.maketrans("<>", "><")) for words in told]
+    assert [mistake_words.margin(-m, right=True) for m in margins] == turned
 
 
 def test_float16_alone_says_bounds() -> None:
@@ -160,13 +180,24 @@ def test_float16_alone_says_bounds() -> None:
     assert not images.exact
     (row,) = export.rows(images, np.array([4]), CLASSES)
     assert not row["exact"]
-    assert mistake_words.loss(row["loss"], exact=False) == "≥16.636"
+    assert mistake_words.loss(row["loss"], exact=False) == "≥16.23"
     assert mistake_words.percent(row["p_predicted"], exact=False) == "≥99.97 %"
     assert mistake_words.percent(row["p_predicted"], 1, exact=False) == "≥99.9 %"
     assert mistake_words.probability(row["p_predicted"], exact=False) == "≥.99"
     assert mistake_words.percent(row["p_actual"], exact=False) == "<0.01 %"
     assert mistake_words.entropy(row["entropy"], exact=False) == "<0.01"
     assert mistake_words.loss(2.5, exact=False) == "2.500"
+
+
+@pytest.mark.parametrize("gap", [16.2305, 16.3, 17.0, 40.0])
+def test_the_largest_loss_of_float16_is_a_bound(gap: float) -> None:
+    p = torch.softmax(torch.tensor([[0.0, -gap]], dtype=torch.float64), 1).half().numpy()
+    images = mistakes.table(Predictions(p, np.array([1]), "test", "", 1))
+    loss = float(images.loss[0])
+    assert loss <= gap
+    told = mistake_words.loss(loss, exact=False)
+    assert told == "≥16.23"
+    assert parse_filter(f"loss>={told[1:]}", CLASSES).mask(images).all()
 
 
 def test_a_round_trip_and_what_is_refused(tmp_path: Path) -> None:

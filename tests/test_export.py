@@ -32,7 +32,7 @@ def test_rows_name_their_split(images: Mistakes) -> None:
         "predicted": "dog",
         "p_predicted": 1.0,
         "p_actual": 0.0,
-        "loss": pytest.approx(24 * math.log(2)),
+        "loss": pytest.approx(-math.log(1.5 * 2**-24)),
         "margin": -1.0,
         "entropy": 0.0,
         "doubt": images.doubt[2],

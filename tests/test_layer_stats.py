@@ -115,7 +115,7 @@ def test_norms_and_the_update_ratio_are_those_by_hand() -> None:
         assert found.update_ratio[i] == pytest.approx(math.log10(0.1 * gradient / weight), abs=2e-3)
 
 
-def test_dead_channels_are_counted_and_a_module_used_twice_is_averaged() -> None:
+def test_dead_channels_are_counted_at_each_call_of_a_module() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,8 +130,26 @@ def test_dead_channels_are_counted_and_a_module_used_twice_is_averaged() -> None
     images = torch.ones(2, 4, 3, 3) * torch.tensor([-1.0, 1.0, 3.0, 4.0]).view(1, 4, 1, 1)
     found = measure(Net(), images)
     assert found.layers == ("(net)",)
-    assert found.activations == ("act",)
-    assert found.dead == (0.375,)  # one of four, then two of four
+    assert found.activations == ("act", "act")
+    assert found.dead == (0.25, 0.5)
+
+
+def test_a_call_that_nothing_is_known_of_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = half_dead(nn.Conv2d(8, 16, 3)), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.act(self.act(self.conv(x)).sum())
+            return self.act(self.conv(x)) * y
+
+    found = measure(Net(), torch.randn(2, 8, 6, 6))
+    assert found.activations == ("act",) * 3
+    assert found.dead == (0.5, None, 0.5)
+    monkeypatch.setattr(layer_stats, "CALLS", 2)
+    found = measure(Net(), torch.randn(2, 8, 6, 6))
+    assert (found.activations, found.dead) == (("act",), (0.5,)), "of so many calls the mean"
 
 
 class To(nn.Module):

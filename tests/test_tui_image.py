@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.analysis.human import People
 from trainer.analysis.mistakes import Moment
 from trainer.data.dataset import TestData
 from trainer.events import LayerRow
+from trainer.predictions import Figures
 from trainer.protocol import Inspected, Near
 from trainer.rundir import RunDir
 from tui import inside, overlay
@@ -245,6 +247,28 @@ def test_people_stand_beside_the_bars() -> None:
     assert drawn[0].endswith("0.500 people 0.10 predicted")
     assert drawn[2].endswith("0.200 people 0.90 actual")
     assert max(map(len, drawn)) <= 60
+
+
+async def test_a_very_sure_mistake(tmp_path: Path, synthetic: TestData) -> None:
+    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
+    found = some(synthetic, 1)
+    images = len(found.labels)
+    figures = Figures(
+        loss=np.full(images, 50, np.float32),
+        log_rest=np.full(images, -50, np.float32),
+        log_entropy=np.full(images, -46, np.float32),
+    )
+    sure = np.eye(len(synthetic.classes), dtype=np.float16)[(found.labels - 1)]
+    evaluate(run, replace(found, probabilities=sure, predicted=sure.argmax(1), figures=figures))
+    app = synthetic_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        shown = await enlarged(pilot, app)
+        lines = text(shown, "#bars").splitlines()
+        assert [bool(set(line) & set("█▏")) for line in lines] == [True] + [False] * 9
+        assert ">.999 predicted" in lines[0]
+        assert "loss 50.000  margin <-0.999  entropy <0.001 nats" in text(shown, "#what")
+        ranked = [line.split()[0] for line in lines[1:]]
+        assert ranked == [name for name in synthetic.classes if name in ranked], "all are 0 alike"
 
 
 def test_the_curve_has_rows() -> None:

@@ -14,7 +14,7 @@ from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
 from tui import formatting
-from tui.alive import Alive, Figures
+from tui.alive import Alive, Call, Figures
 from tui.app import CifarApp
 from tui.screens.layers import LayersScreen
 from tui.widgets import layer_table
@@ -467,19 +467,50 @@ def stats(step: int, **changes: object) -> events.LayerStats:
     return events.LayerStats(**fields)  # type: ignore[arg-type]
 
 
+def calls(*paths: str) -> list[Call]:
+    return [Call(path) for path in paths]
+
+
 def test_a_folded_block_has_the_norm_over_all_its_weights() -> None:
     alive = Alive([stats(1, update_ratio=(-3.0, -2.0, None))])
-    both = alive.figures(["c1.0.conv", "c2.0.conv", "c1.0.act"])
+    both = alive.figures(calls("c1.0.conv", "c2.0.conv", "c1.0.act"))
     assert both.weight == pytest.approx(5.0)
     assert both.gradient == pytest.approx((0.25 + 4) ** 0.5)
     update = ((3e-3) ** 2 + (4e-2) ** 2) ** 0.5
     assert both.update == pytest.approx(math.log10(update / 5))
     assert both.dead == 0.75
-    assert alive.figures(["c1.0.conv", "c1.0.act", "c1.0.conv", "c2.0.conv"]) == both, (
+    assert alive.figures(calls("c1.0.conv", "c1.0.act", "c1.0.conv", "c2.0.conv")) == both, (
         "called twice"
     )
-    assert alive.figures(["nowhere"]) == Figures()
+    assert alive.figures(calls("nowhere")) == Figures()
     assert not Alive(())
+
+
+SHARED = tuple(plain("act") if i % 2 else layer(f"conv{i // 2}") for i in range(8))
+"""One activation module, called four times."""
+
+
+def test_each_row_of_a_module_has_the_dead_channels_of_its_call() -> None:
+    told = stats(1, activations=("act",) * 4, dead=(0.0, 0.25, None, 1.0))
+    rows = [row for row in rows_of(SHARED, open_blocks=None) if row.name == "act"]
+    alive = Alive([told])
+    assert [alive.figures(row.calls).dead for row in rows] == [0.0, 0.25, None, 1.0]
+    assert {alive.mean_dead(row.calls[0]) for row in rows} == {None}
+    by_dead = rows_of(SHARED, open_blocks=None, sort="dead", alive=alive)
+    assert [row.calls[0].number for row in by_dead[:3]] == [3, 1, 0]
+    (block,) = rows_of([plain("c.0.act")] * 2, open_blocks=frozenset())
+    twice = Alive([stats(1, activations=("c.0.act",) * 2, dead=(0.25, 0.75))])
+    assert twice.figures(block.calls).dead == 0.5
+
+
+def test_a_mean_over_calls_is_no_rows_own_figure() -> None:
+    rows = [row for row in rows_of(SHARED, open_blocks=None) if row.name == "act"]
+    older = Alive([stats(1, activations=("act",), dead=(0.125,))])
+    assert [older.figures(row.calls).dead for row in rows] == [None] * 4
+    assert [older.mean_dead(row.calls[0]) for row in rows] == [0.125] * 4
+    assert older.mean_dead(Call("conv0")) is None
+    again = Alive([stats(1, activations=("act", "act"), dead=(0.25, 0.25))])
+    assert again.figures(calls("act")).dead == 0.25, "computed again for the backward pass"
 
 
 def test_the_trend_runs_from_the_oldest_to_the_newest() -> None:
@@ -524,6 +555,22 @@ async def test_a_newer_measurement_changes_cells_in_place(tmp_path: Path) -> Non
             await pilot.press("v")
             await pilot.pause(0.1)
             assert screen.measured_first
+
+
+async def test_the_cursor_stays_on_its_call_of_a_module(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", layers=SHARED)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await open_layers(pilot, app)
+        table = screen.query_one(LayerTable)
+        await pilot.press(*["down"] * 5)
+        for keys in (["v"], ["f"], ["f"], ["o"], ["o"]):
+            await pilot.press(*keys)
+            assert table.chosen is not None
+            assert table.chosen.calls == (Call("act", 2, 4),), keys
+        await pilot.resize_terminal(120, 40)
+        await pilot.pause()
+        assert table.chosen.calls == (Call("act", 2, 4),)
 
 
 @pytest.mark.parametrize("exponent", range(-8, 12))

@@ -875,6 +875,23 @@ def test_bars_name_actual_and_predicted() -> None:
     assert "1.000 actual ✓" in right.plain
 
 
+def test_bars_rank_by_one_kind_of_figure() -> None:
+    drawn = image_view.bars(
+        np.array([0, 1, 0, 6e-8, 0], np.float16),
+        ("ape", "bat", "cat", "deer", "eel"),
+        actual=4,
+        predicted=1,
+        colours=COLOURS,
+        width=40,
+        limit=9,
+        written=np.array([0, 1 - 1e-9, 0, 6e-8, 3e-23]),
+    ).plain.splitlines()
+    assert [line.split()[0] for line in drawn] == ["bat", "deer", "ape", "cat", "eel"]
+    assert [bool(set(line) & set("█▏")) for line in drawn] == [True, True, False, False, False]
+    assert drawn[0].endswith(">.999 predicted")
+    assert drawn[4].endswith("<.001 actual")
+
+
 def test_history_strip() -> None:
     moments = [Moment(1, False, 0.0), Moment(2, False, 0.01), Moment(5, True, 1.0)]
     first, right, curve = image_view.history(moments, COLOURS, 60).plain.splitlines()

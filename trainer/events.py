@@ -183,9 +183,10 @@ class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
     update_ratio: Measured = ()
     """log10 of the update's norm over the weights'."""
     activations: Annotated[tuple[str, ...], Meta(max_length=LAYERS)] = ()
-    """Paths of the activation modules."""
+    """Paths of the activation modules, one for each call; each module's calls in their order."""
     dead: Measured = ()
-    """Share of each one's channels without a value above 0 in the batch, 0 to 1."""
+    """Share of its output's channels without a value above 0 in the batch, 0 to 1; of a module that
+    is here once but called more often, as in older logs, the mean over its calls."""
     reason: str = ""
     """Why no activations were looked at; in older logs, of compiled nets."""
 

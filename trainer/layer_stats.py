@@ -35,6 +35,8 @@ ACTIVATIONS = (
 """Modules whose channels count as dead when they give nothing above 0."""
 DIGITS = 4
 """Significant digits in the log."""
+CALLS = 100
+"""Calls of a module that are told apart; of more the mean is told."""
 WIDE = 256
 """Numbers in a row of a reduction on a CPU."""
 
@@ -45,9 +47,9 @@ class LayerStats:
     For each module with parameters of its own: the norm of its weights before the step, of its
     gradient (after loss scaling is undone, before clipping), and log10 of the norm of the update
     over that of the weights; about -3 is usual for SGD and Adam (Karpathy 2019, "A recipe for
-    training neural networks"; CS231n). For each activation module: the share of dead channels,
-    which are those without one value above 0 in the whole batch; nothing where it is not known
-    which dimension holds the channels.
+    training neural networks"; CS231n). For each call of each activation module: the share of dead
+    channels, which are those without one value above 0 in the whole batch; nothing where it is not
+    known which dimension holds the channels.
 
     Args:
         net: the net that is trained, not wrapped.
@@ -65,12 +67,13 @@ class LayerStats:
                 self._weights[path or "(net)"] = own
             if isinstance(module, ACTIVATIONS):
                 self._activations[path] = module
-        self._dead: dict[str, list[Tensor]] = {}
+        self._dead: dict[str, list[Tensor | None]] = {}
+        """Of each call; None where the channels are not known."""
         self._hooks: list[Any] = []
         self._before: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
-        """By the images' side: what a step was measured to be, and which activations it ran."""
+        """By the images' side: what a step was measured to be, and which activations it called."""
         self._found: deque[tuple[int, int, tuple[str, ...], HostCopy]] = deque()
         """Several, where a GPU is further behind than two measured steps are apart."""
 
@@ -121,12 +124,14 @@ class LayerStats:
         """
         new = [p.detach() for p in self._parameters()]
         updates = torch._foreach_sub(new, self._before)
-        dead = [torch.stack(found).mean() for found in self._dead.values()]
-        values = torch.cat([*self._norms, self._by_layer(updates), *(d.view(1) for d in dead)])
+        dead = {path: found for path, calls in self._dead.items() if (found := _by_call(calls))}
+        activations = tuple(path for path, found in dead.items() for _ in found)
+        shares = [share.view(1) for found in dead.values() for share in found]
+        values = torch.cat([*self._norms, self._by_layer(updates), *shares])
         kept, _ = self._left.get(side, (None, ()))
         if kept is None or len(kept) != len(values):
             kept = torch.empty_like(values)
-        self._left[side] = kept, tuple(self._dead)
+        self._left[side] = kept, activations
         kept.copy_(values)  # a recorded step writes to where the first one did
         self._before, self._norms, self._dead = [], [], {}
 
@@ -162,11 +167,12 @@ class LayerStats:
 
     def _looker(self, path: str, axes: ChannelAxes) -> Any:
         def look(module: nn.Module, inputs: object, output: Tensor) -> None:
+            calls = self._dead.setdefault(path, [])
             if output.ndim < 2 or output.shape[0] == 0 or (axis := axes.of(output)) is None:
+                calls.append(None)
                 return
             with torch.no_grad():
-                dead = (peaks(output.detach(), axis) <= 0).float().mean()
-            self._dead.setdefault(path, []).append(dead)
+                calls.append((peaks(output.detach(), axis) <= 0).float().mean())
 
         return look
 
@@ -181,6 +187,17 @@ class LayerStats:
             found.append(torch.linalg.vector_norm(torch.stack(norms[at : at + len(own)])))
             at += len(own)
         return torch.stack(found)
+
+
+def _by_call(calls: list[Tensor | None]) -> list[Tensor]:
+    """What is told of a module: not-a-number for a call that nothing is known of, and nothing at
+    all where that is so of each."""
+    known = [share for share in calls if share is not None]
+    if not known:
+        return []
+    if len(calls) > CALLS:
+        return [torch.stack(known).mean()]
+    return [torch.full_like(known[0], math.nan) if share is None else share for share in calls]
 
 
 def peaks(values: Tensor, axis: int) -> Tensor:

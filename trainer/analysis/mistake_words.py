@@ -15,6 +15,8 @@ SURE = 1 - 2.0**-12
 """The smallest probability that is 1 in float16."""
 UNSURE = 0.01
 """More than the entropy of probabilities that float16 makes 1 and 0, of 1,000 classes too."""
+LOSS_CELLS = 7
+"""At most, for columns of losses."""
 
 
 def probability(p: float, digits: int = 2, *, exact: bool) -> str:
@@ -32,15 +34,34 @@ def percent(p: float, digits: int = 2, *, exact: bool) -> str:
 
 
 def loss(nats: float, *, exact: bool) -> str:
-    """A loss in at most seven cells: ``0.125``, ``1234.5``, ``≥16.636``."""
+    """A loss in at most seven cells: ``0.125``, ``1234.5``, ``<0.001``, ``≥16.23``."""
     if nats >= LARGEST_LOSS and not exact:
-        return f"≥{nats:.3f}"
-    return f"{nats:.3f}" if nats < 1000 else f"{nats:.1f}" if nats < 1e5 else f"{nats:.1e}"
+        return _at_least(nats, 2)
+    shown = (_not_none(nats), f"{nats:.1f}")
+    return next((words for words in shown if len(words) <= LOSS_CELLS), f"{nats:.1e}")
 
 
 def entropy(nats: float, *, exact: bool) -> str:
-    """An entropy: ``0.125``."""
-    return f"<{UNSURE}" if not nats and not exact else f"{nats:.3f}"
+    """An entropy: ``0.125``, ``<0.001``."""
+    words = _not_none(nats)
+    return f"<{UNSURE}" if words.startswith("<") and not exact else words
+
+
+def margin(value: float, *, right: bool) -> str:
+    """A margin: ``+0.125``, ``<-0.999``, ``>-0.001``; ``right``: whether it is of a right image,
+    which one too small for its type does not say."""
+    above = value > 0 or (right and not value)
+    sign, nearer, further = ("+", "<", ">") if above else ("-", ">", "<")
+    words = f"{abs(value):.3f}"
+    if float(words) >= 1:
+        return f"{further}{sign}0.999"
+    return f"{sign}{words}" if float(words) else f"{nearer}{sign}0.001"
+
+
+def _not_none(nats: float) -> str:
+    """Three decimals; what they make nothing may be above 0, or too small for its type."""
+    words = f"{nats:.3f}"
+    return words if float(words) else "<0.001"
 
 
 def _above(p: float) -> float:

@@ -26,8 +26,9 @@ Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "ind
 SORTS: tuple[Sort, ...] = get_args(Sort)
 SMALLEST = 2.0**-24
 """The smallest float16 above 0: what a stored probability of 0 may have been."""
-LARGEST_LOSS = 24 * math.log(2)
-"""-ln ``SMALLEST``, 16.64: without exact figures such a loss means "at least"."""
+LARGEST_LOSS = 24 * math.log(2) - math.log(1.5)
+"""-ln 1.5 ``SMALLEST``, 16.23: what is less than 1.5 of it float16 makes 1 or none of it, so that
+without exact figures such a loss means "at least"."""
 IMPOSSIBLE = -1e37
 """Logarithms below it are of what a logit of -infinity leaves out."""
 
@@ -45,7 +46,7 @@ class Mistakes:
     cross-entropy -ln p_actual in nats; ``margin``, p_actual minus the largest probability of
     another class (below 0: wrong); ``entropy`` of the probabilities in nats. Where they are not
     ``exact``, they are as float16 probabilities have it, with a loss of ``LARGEST_LOSS`` at most;
-    where they are, what no float64 can tell from 0 or 1 is the one next to it.
+    where they are, what no float64 can tell from 0, 1 or -1 is the one next to it.
     ``people`` and ``review`` are what people say about the same images, where that is known.
     """
 
@@ -227,6 +228,7 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
     # float16 rounds: what is right is never below the others, what is wrong never above
     above = np.maximum(confidence - np.minimum(second, rest), 0)
     below = np.minimum(p_actual + rest - 1, 0)
+    below = np.where(chance, np.maximum(below, np.nextafter(-1, 0)), below)
     return Mistakes(
         source=predictions,
         actual=actual,

@@ -234,7 +234,7 @@ class ImageScreen(Modal[None]):
         bars = self.query_one("#bars", Static)
         people = None if images.people is None else images.people.shares[index]
         text = image_view.bars(
-            images.probabilities(index),
+            images.source.probabilities[index],
             found.classes,
             actual=int(images.actual[index]),
             predicted=int(images.predicted[index]),
@@ -242,6 +242,7 @@ class ImageScreen(Modal[None]):
             width=room,
             limit=max(2, min(24, height - 14)),
             people=people,
+            written=images.probabilities(index),
             exact=images.exact,
         )
         # all images have as many lines: only the first one is laid out
@@ -282,7 +283,8 @@ class ImageScreen(Modal[None]):
         text.append(
             f"  epoch {found.saved.epoch} {found.saved.variant}  "
             f"loss {mistake_words.loss(float(images.loss[index]), exact=images.exact)}  "
-            f"margin {images.margin[index]:+.3f}  "
+            f"margin {mistake_words.margin(float(images.margin[index]), right=actual == predicted)}"
+            "  "
             f"entropy {mistake_words.entropy(float(images.entropy[index]), exact=images.exact)} "
             "nats",
             style=colours["secondary"],

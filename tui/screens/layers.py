@@ -189,7 +189,7 @@ class LayersScreen(StoreScreen):
 
     def _told(self, row: Row) -> Text:
         """What was measured of the chosen row, in words."""
-        found, colours = self._alive.figures(row.paths), self.cifar.colours()
+        found, colours = self._alive.figures(row.calls), self.cifar.colours()
         words = []
         if found.weight is not None:
             words.append(f"weights {layer_table.short_number(found.weight)}")
@@ -199,6 +199,8 @@ class LayersScreen(StoreScreen):
             words.append(f"log10 update/weight {found.update:.2f}")
         if found.dead is not None:
             words.append(f"{figure(found.dead, 1)}% of channels dead")
+        elif not row.folded and (mean := self._alive.mean_dead(row.calls[0])) is not None:
+            words.append(f"{figure(mean, 1)}% of channels dead in the mean of its calls")
         told = ", ".join(words) or "nothing is measured of it"
         text = Text(told, no_wrap=True, overflow="ellipsis")
         place = f"  step {self._alive.step:,}, epoch {self._alive.epoch}"

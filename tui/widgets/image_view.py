@@ -101,7 +101,7 @@ class ImageView(Widget):
 
 
 def bars(
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
     classes: Sequence[str],
     *,
     actual: int,
@@ -110,13 +110,16 @@ def bars(
     width: int,
     limit: int,
     people: NDArray[np.float64] | None = None,
+    written: NDArray[np.float64] | None = None,
     exact: bool = True,
 ) -> Text:
     """Probabilities [C] as bars, largest first; the actual and the predicted class are named.
 
     At most ``limit`` classes; the actual one is always among them. ``people``: the share of them
-    who say each class [C], put beside. ``exact``: as ``Mistakes`` has it.
+    who say each class [C], put beside. ``written``: the numbers [C] where some are known better
+    than others; the order and the bars are of one kind. ``exact``: as ``Mistakes`` has it.
     """
+    numbers = probabilities if written is None else written
     asked = people is not None and bool(np.isfinite(people).all())
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
     # float16 probabilities can tie: the predicted class is the one that was predicted
@@ -136,7 +139,7 @@ def bars(
         text.append(
             formatting.bar(float(probabilities[i]), room), style=colour or colours["secondary"]
         )
-        number = mistake_words.probability(float(probabilities[i]), 3, exact=exact)
+        number = mistake_words.probability(float(numbers[i]), 3, exact=exact)
         text.append(f" {number:>5}", style="bold" if role else "")
         if asked and people is not None:
             text.append(f" people {probability(float(people[i]))}", style=colours["secondary"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,7 +17,7 @@ from model.coverage import layer_skips
 from trainer.events import LayerRow
 from trainer.words import axes, figure
 from tui import formatting
-from tui.alive import TREND, Alive
+from tui.alive import TREND, Alive, Call
 from tui.formatting import DASH, clean
 from tui.widgets.fixed_table import FixedTable
 
@@ -38,16 +39,13 @@ class Row:
 
     name: str
     layers: tuple[LayerRow, ...]
+    calls: tuple[Call, ...]
+    """Which call of its module each of the layers is."""
 
     @property
     def folded(self) -> bool:
         """Whether it stands for several layers."""
         return len(self.layers) > 1
-
-    @property
-    def paths(self) -> list[str]:
-        """Of all its layers."""
-        return [layer.path for layer in self.layers]
 
     @property
     def last(self) -> LayerRow:
@@ -89,12 +87,17 @@ def rows_of(
 ) -> list[Row]:
     """Rows in order; ``open_blocks``: the blocks that are not folded, ``None``: none is."""
     rows: list[Row] = []
-    for name, group in groupby(layers, key=lambda layer: block_of(layer.path)):
+    singles = [
+        Row(layer.path, (layer,), (call,))
+        for layer, call in zip(layers, _calls(layers), strict=True)
+    ]
+    for name, group in groupby(singles, key=lambda row: block_of(row.name)):
         members = tuple(group)
         if open_blocks is None or name in open_blocks or len(members) == 1:
-            rows += [Row(layer.path, (layer,)) for layer in members]
+            rows += members
         else:
-            rows.append(Row(name, members))
+            inside = tuple(row.last for row in members)
+            rows.append(Row(name, inside, tuple(row.calls[0] for row in members)))
     if sort == "parameters":
         rows.sort(key=lambda row: -row.parameters)
     elif sort == "macs":
@@ -102,8 +105,17 @@ def rows_of(
     elif sort == "receptive":
         rows.sort(key=lambda row: -max(row.last.receptive_field or (0,)))
     elif sort != "path":
-        rows.sort(key=lambda row: _least_last(getattr(alive.figures(row.paths), sort)))
+        rows.sort(key=lambda row: _least_last(getattr(alive.figures(row.calls), sort)))
     return rows
+
+
+def _calls(layers: Sequence[LayerRow]) -> list[Call]:
+    of, before = Counter(layer.path for layer in layers), Counter[str]()
+    calls = []
+    for layer in layers:
+        calls.append(Call(layer.path, before[layer.path], of[layer.path]))
+        before[layer.path] += 1
+    return calls
 
 
 def _least_last(value: float | None) -> float:
@@ -237,7 +249,7 @@ class LayerTable(FixedTable):
         measured: bool = False,
     ) -> None:
         """Show these rows; the cursor stays on the layer it was on."""
-        before = self.chosen.name if self.chosen else ""
+        before = self.chosen
         size = {"G": 1e9, "M": 1e6, "k": 1e3}.get(unit, 1.0)
         longest = max((len(row.name) + 2 * row.folded for row in rows), default=0)
         path = max(PATH_MIN, min(PATH_MAX, longest))
@@ -260,14 +272,7 @@ class LayerTable(FixedTable):
                 for column in visible
             ]
             self.add_row(*cells)
-        names = [row.name for row in rows]
-        # a layer whose block was folded: the block
-        at = names.index(before) if before in names else None
-        if at is None and before:
-            block = block_of(before)
-            at = next((i for i, name in enumerate(names) if block_of(name) == block), None)
-            at = names.index(block) if block in names else at
-        self.move_cursor(row=at or 0, animate=False)
+        self.move_cursor(row=_same(rows, before) if before else 0, animate=False)
 
     def measure(self, alive: Alive) -> None:
         """Show a newer measurement: only cells that say something else are painted again."""
@@ -277,11 +282,20 @@ class LayerTable(FixedTable):
             self.set_cells(key, number, new)
 
 
+def _same(rows: Sequence[Row], before: Row) -> int:
+    """Number of the row with the same call of a layer: itself, its block, or a layer of it."""
+    calls = {(call.path, call.number) for call in before.calls}
+    for number, row in enumerate(rows):
+        if any((call.path, call.number) in calls for call in row.calls):
+            return number
+    return 0
+
+
 def _measured(column: Column, row: Row, alive: Alive, colours: dict[str, str]) -> Text:
     if column.key == "trend":
         words = "" if row.folded else alive.trend(row.last.path)
         return Text(words, style=colours["primary"], no_wrap=True)
-    value = getattr(alive.figures(row.paths), column.key)
+    value = getattr(alive.figures(row.calls), column.key)
     style = ""
     if value is None:
         words = ""
