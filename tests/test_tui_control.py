@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
 from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
@@ -204,6 +205,72 @@ async def test_a_run_that_is_not_chosen_goes_without_a_word(
         assert names(app) == ["LayersScreen"]
         assert told(app) == []
         assert app.store.selected == three[2].id
+
+
+async def test_a_line_that_is_typed_is_not_cut_off_when_the_run_goes(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", created=60 * i, with_predictions=True) for i in range(2)]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 2)
+        await pilot.press("4")
+        await until(pilot, lambda: "mistakes.filter" in offered(app))
+        await pilot.press("slash", "b")
+        runs[1].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.press("i", "r", "d")
+        assert names(app) == ["MistakesScreen"]
+        field = app.focused
+        assert isinstance(field, Input)
+        assert field.value == "bird"
+        await pilot.press("enter")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+async def test_a_comparison_stays_when_a_run_goes_that_it_does_not_show(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        app.store.toggle_mark(three[0].id)
+        app.store.toggle_mark(three[1].id)
+        await pilot.press("5")
+        await until(pilot, lambda: names(app) == ["CompareScreen"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: len(told(app)) == 1)
+        assert names(app) == ["CompareScreen"]
+        await pilot.press("d")
+        await until(pilot, lambda: names(app) == ["DifferenceScreen"])
+        (tmp_path / "away").rename(three[2].path)
+        app.poll(now=True)
+        app.store.selected = three[2].id
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.pause()
+        assert names(app) == ["DifferenceScreen"]
+        app.store.selected = three[1].id
+        three[1].path.rename(tmp_path / "gone")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+async def test_a_run_that_is_started_meanwhile_is_shown(
+    tmp_path: Path, three: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit_all(monkeypatch)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("2", "n")
+        await until(pilot, lambda: names(app) == ["DashboardScreen", "NewRun"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.press("ctrl+s")
+        known = {run.id for run in three}
+        await until(pilot, lambda: app.store.selected not in known)
+        await pilot.pause()
+        assert names(app) == ["DashboardScreen"]
 
 
 # messages in the corner

@@ -118,6 +118,10 @@ class CompareScreen(ChartScreen):
         self._show_results(runs)
         self.draw_charts()
 
+    def shows(self, run: str) -> bool:
+        """Whether it is one of the marked runs, or none is marked."""
+        return run in self.store.view.marked or not self.store.marked()
+
     # ---- results ----------------------------------------------------------------------------
 
     def _show_results(self, runs: list[Follower]) -> None:
