@@ -9,7 +9,8 @@ import pytest
 from textual.widgets import Input
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
-from tests.tui_helpers import admit_all, fake_worker, held, make_run, until
+from tests.tui_helpers import admit_all, append, fake_worker, held, make_run, until
+from trainer.events import RunEnded
 from trainer.rundir import RunDir
 from tui import datasource
 from tui.app import CifarApp
@@ -293,6 +294,37 @@ async def test_a_message_takes_the_place_of_its_kind_and_three_are_shown(tmp_pat
         await until(pilot, lambda: told(app) == ["an error", "two", "three"])
         await pilot.press("escape")
         await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+
+
+async def test_only_an_error_takes_the_place_of_an_error(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(100, 30)) as pilot:
+        for number in range(3):
+            app.tell(f"error {number}", severity="error")
+        app.tell("copied 12", kind="copied")
+        errors = ["error 0", "error 1", "error 2"]
+        await until(pilot, lambda: told(app) == [*errors, "copied 12"])
+        app.tell("saved")
+        await until(pilot, lambda: told(app) == [*errors, "saved"])
+        app.tell("error 3", severity="error")
+        await until(pilot, lambda: told(app) == ["error 1", "error 2", "error 3"])
+
+
+async def test_ends_of_runs_of_one_name_are_not_one_message(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", done=1, end=None, created=i) for i in range(5)]
+    app = make_app(tmp_path / "runs")
+    with held(*runs):
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 5)
+            for run in runs[:2]:
+                append(run, RunEnded(state="stopped"))
+            app.poll(now=True)
+            stopped = ["quick stopped after 1 epoch"] * 2
+            await until(pilot, lambda: told(app) == stopped)
+            for run in runs[2:]:
+                append(run, RunEnded(state="failed", error="disk full"))
+            app.poll(now=True)
+            await until(pilot, lambda: told(app) == [*stopped, "3 runs failed: disk full"])
 
 
 async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:

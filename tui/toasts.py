@@ -26,12 +26,15 @@ class Message(Notification):
 def make_room(app: App[None], new: Notification) -> None:
     """Take away what a new message replaces, and what there is no room for beside it.
 
-    Errors stay longest, of others the latest.
+    Errors stay longest, of others the latest; beside three errors there is room for one of those.
     """
     shown = list(app._notifications)
     kept = [one for one in shown if _kind(one) != _kind(new)]
     while len(kept) >= AT_ONCE:
-        kept.remove(next((one for one in kept if one.severity != "error"), kept[0]))
+        others = [one for one in kept if one.severity != "error"]
+        if not others and new.severity != "error":
+            break
+        kept.remove((others or kept)[0])
     gone = [one for one in shown if one not in kept]
     for one in gone:
         app._unnotify(one, refresh=False)
