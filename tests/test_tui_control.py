@@ -327,6 +327,26 @@ async def test_ends_of_runs_of_one_name_are_not_one_message(tmp_path: Path) -> N
             await until(pilot, lambda: told(app) == [*stopped, "3 runs failed: disk full"])
 
 
+async def test_an_error_under_a_dialog_is_seen_when_that_has_closed(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await pilot.press("n")
+        await until(pilot, lambda: names(app) == ["RunsScreen", "NewRun"])
+        app.tell("an error", severity="error")
+        app.tell("a word")
+        await until(pilot, lambda: told(app) == ["an error", "a word"])
+        error, word = app._notifications
+        assert error.time_left > 3600
+        assert word.time_left <= 5
+        await pilot.press("question_mark", "escape", "escape")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        assert 9 < error.time_left <= 10
+        await until(pilot, lambda: app.screen.query(Toast))
+        app.tell("another", severity="error")
+        await until(pilot, lambda: len(told(app)) == 3)
+        assert list(app._notifications)[2].time_left <= 10
+
+
 async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:
     app = make_app(tmp_path / "runs")
     async with app.run_test(notifications=True, size=(80, 24)) as pilot:

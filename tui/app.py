@@ -372,13 +372,14 @@ class CifarApp(App[None]):
 
         ``kind``: the next message of the same kind takes its place.
         """
-        timeout = 10 if severity == "error" else 5
+        timeout = toasts.ERROR_SECONDS if severity == "error" else toasts.SECONDS
         told = toasts.Message(message, title, severity, timeout, kind=kind)
         self.post_message(Notify(told))
 
     def on_notify(self, event: Notify) -> None:
         """Before Textual shows the message."""
         toasts.make_room(self, event.notification)
+        toasts.wait(self, event.notification)
 
     def write_to_terminal(self, sequence: str) -> None:
         """Write what moves no cursor and draws nothing, between two paints."""

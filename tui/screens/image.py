@@ -79,6 +79,7 @@ class ImageScreen(Modal[None]):
         HELP,
     ]
     CSS_PATH = "image.tcss"
+    FILLS = True
 
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
         super().__init__(classes="image")
