@@ -862,7 +862,14 @@ async def test_a_batch_above_the_images_that_are_trained_on_is_not_started(tmp_p
         screen.query_one("#settings", Input).value = "train_limit=100"
         await pilot.pause()
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: hint(screen, "batch") == ("above the 100 training images", True))
+        refused = ("above the 100 training images", True)
+        await until(pilot, lambda: hint(screen, "batch") == refused)
+        app.trainer_told.publish(app.worker.info)
+        await pilot.pause()
+        assert hint(screen, "batch") == refused
+        assert "above the 100" in str(screen.query_one("#summary", Static).content)
+        screen.query_one("#batch", Input).value = "64"
+        await until(pilot, lambda: not hint(screen, "batch")[1])
         await pilot.press("escape")
         crowded = catalog.load("quick", ["data=synthetic", "train_limit=100"])
         assert not await app.runs.submit(crowded)
