@@ -390,7 +390,7 @@ async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_pat
     bare = make_run(tmp_path / "runs", done=0, end="stopped", created=9)
     full = make_run(tmp_path / "runs", with_predictions=True)
     images = {f"mistakes.{name}" for name in ("filter", "sort", "matrix", "size", "enlarge")}
-    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page"}
+    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page", "mistakes.fault"}
     layers = {"layers.sort", "layers.fold", "layers.measured"}
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
@@ -412,3 +412,15 @@ async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_pat
         await pilot.press("4")
         await until(pilot, lambda: images <= offered(app))
         await until(pilot, lambda: "o Sort" in app.screen.query_one(KeyLine).render().plain)
+
+
+async def test_without_a_run_there_is_nothing_to_export_or_to_compare(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    keys = {"compare.export", "compare.difference"}
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: names(app) == ["CompareScreen"])
+        assert not keys & offered(app)
+        make_run(tmp_path / "runs")
+        app.poll(now=True)
+        await until(pilot, lambda: keys <= offered(app))
