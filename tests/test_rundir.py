@@ -22,10 +22,15 @@ from trainer import config as settings
 from trainer import rundir
 from trainer.errors import ConfigError, RunError
 from trainer.follower import Follower
-from trainer.rundir import ID, RunDir, create, find, scan, slug
+from trainer.rundir import ID, RunDir, create, find, made_at, scan, slug
 from trainer.submit import submit
 
 ROOT = Path(rundir.__file__).parents[1]
+
+
+def test_an_id_tells_when_its_run_was_made() -> None:
+    assert made_at("20251124-160000-quick-0000") == 1_764_000_000
+    assert made_at("20251324-160000-quick-0000") == 0
 
 
 def python(script: str, *args: object) -> subprocess.Popen[str]:

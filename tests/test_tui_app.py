@@ -239,6 +239,35 @@ async def test_sorting_by_key_and_by_a_click_on_the_header(tmp_path: Path) -> No
         assert table(app).order == (low.id, high.id, none.id)
 
 
+async def test_started_is_sorted_by_the_time_that_is_shown(tmp_path: Path) -> None:
+    # renamed: its id tells another time than its log
+    early = make_run(tmp_path / "runs", name="early", created=60)
+    late = make_run(tmp_path / "runs", name="late", created=7200)
+    odd = make_run(tmp_path / "runs", name="odd", created=3600)
+    moved = early.path.with_name(late.id.replace("-0000", "-ffff"))
+    early.path.rename(moved)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: not app.store.loading and len(table(app).order) == 3)
+        order = (late.id, odd.id, moved.name)
+        await until(pilot, lambda: table(app).order == order)
+        await pilot.press("O")
+        assert table(app).order == order[::-1]
+
+
+async def test_newest_first_comes_back_where_its_column_is_not_shown(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", best=0.9 - i / 10, created=60 * i) for i in range(2)]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(60, 24)) as pilot:
+        await until(pilot, lambda: len(table(app).order) == 2)
+        assert "started" not in table(app).columns
+        await pilot.press("o")
+        assert table(app).order == (runs[0].id, runs[1].id)
+        assert str(table(app).columns["best"].label) == "best▼"  # type: ignore[index]
+        await pilot.press("o", "o")
+        assert table(app).order == (runs[1].id, runs[0].id)
+
+
 async def test_marks_have_colours_that_are_there_again_the_next_time(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", seed=i, created=60 * i) for i in range(3)]
     app = make_app(tmp_path / "runs")
@@ -844,7 +873,14 @@ async def test_a_batch_above_the_images_that_are_trained_on_is_not_started(tmp_p
         screen.query_one("#settings", Input).value = "train_limit=100"
         await pilot.pause()
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: hint(screen, "batch") == ("above the 100 training images", True))
+        refused = ("above the 100 training images", True)
+        await until(pilot, lambda: hint(screen, "batch") == refused)
+        app.trainer_told.publish(app.worker.info)
+        await pilot.pause()
+        assert hint(screen, "batch") == refused
+        assert "above the 100" in str(screen.query_one("#summary", Static).content)
+        screen.query_one("#batch", Input).value = "64"
+        await until(pilot, lambda: not hint(screen, "batch")[1])
         await pilot.press("escape")
         crowded = catalog.load("quick", ["data=synthetic", "train_limit=100"])
         assert not await app.runs.submit(crowded)

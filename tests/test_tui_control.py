@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
-from tests.tui_helpers import held, keys, make_app, make_run, status, until
+from tests.tui_helpers import append, held, keys, make_app, make_run, status, until
 from trainer.config import RunConfig
+from trainer.events import RunEnded
 from trainer.follower import Follower
 from trainer.rundir import RunDir
 from trainer.submit import name_of
@@ -189,6 +191,72 @@ async def test_a_run_that_is_not_chosen_goes_without_a_word(
         assert app.store.selected == three[2].id
 
 
+async def test_a_line_that_is_typed_is_not_cut_off_when_the_run_goes(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", created=60 * i, with_predictions=True) for i in range(2)]
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 2)
+        await pilot.press("4")
+        await until(pilot, lambda: "mistakes.filter" in offered(app))
+        await pilot.press("slash", "b")
+        runs[1].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.press("i", "r", "d")
+        assert names(app) == ["MistakesScreen"]
+        field = app.focused
+        assert isinstance(field, Input)
+        assert field.value == "bird"
+        await pilot.press("enter")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+async def test_a_comparison_stays_when_a_run_goes_that_it_does_not_show(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        app.store.toggle_mark(three[0].id)
+        app.store.toggle_mark(three[1].id)
+        await pilot.press("5")
+        await until(pilot, lambda: names(app) == ["CompareScreen"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await until(pilot, lambda: len(told(app)) == 1)
+        assert names(app) == ["CompareScreen"]
+        await pilot.press("d")
+        await until(pilot, lambda: names(app) == ["DifferenceScreen"])
+        (tmp_path / "away").rename(three[2].path)
+        app.poll(now=True)
+        app.store.selected = three[2].id
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.pause()
+        assert names(app) == ["DifferenceScreen"]
+        app.store.selected = three[1].id
+        three[1].path.rename(tmp_path / "gone")
+        app.poll(now=True)
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+
+
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_run_that_is_started_meanwhile_is_shown(
+    tmp_path: Path, three: list[RunDir]
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 3)
+        await pilot.press("2", "n")
+        await until(pilot, lambda: names(app) == ["DashboardScreen", "NewRun"])
+        three[2].path.rename(tmp_path / "away")
+        app.poll(now=True)
+        await pilot.press("ctrl+s")
+        known = {run.id for run in three}
+        await until(pilot, lambda: app.store.selected not in known)
+        await pilot.pause()
+        assert names(app) == ["DashboardScreen"]
+
+
 # messages in the corner
 
 
@@ -209,6 +277,57 @@ async def test_a_message_takes_the_place_of_its_kind_and_three_are_shown(tmp_pat
         await until(pilot, lambda: told(app) == ["an error", "two", "three"])
         await pilot.press("escape")
         await until(pilot, lambda: len(app.screen.query(ToastHolder)) == 3)
+
+
+async def test_only_an_error_takes_the_place_of_an_error(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(100, 30)) as pilot:
+        for number in range(3):
+            app.tell(f"error {number}", severity="error")
+        app.tell("copied 12", kind="copied")
+        errors = ["error 0", "error 1", "error 2"]
+        await until(pilot, lambda: told(app) == [*errors, "copied 12"])
+        app.tell("saved")
+        await until(pilot, lambda: told(app) == [*errors, "saved"])
+        app.tell("error 3", severity="error")
+        await until(pilot, lambda: told(app) == ["error 1", "error 2", "error 3"])
+
+
+async def test_ends_of_runs_of_one_name_are_not_one_message(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", done=1, end=None, created=i) for i in range(5)]
+    app = make_app(tmp_path / "runs")
+    with held(*runs):
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: len(app.store.active()) == 5)
+            for run in runs[:2]:
+                append(run, RunEnded(state="stopped"))
+            app.poll(now=True)
+            stopped = ["quick stopped after 1 epoch"] * 2
+            await until(pilot, lambda: told(app) == stopped)
+            for run in runs[2:]:
+                append(run, RunEnded(state="failed", error="disk full"))
+            app.poll(now=True)
+            await until(pilot, lambda: told(app) == [*stopped, "3 runs failed: disk full"])
+
+
+async def test_an_error_under_a_dialog_is_seen_when_that_has_closed(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await pilot.press("n")
+        await until(pilot, lambda: names(app) == ["RunsScreen", "NewRun"])
+        app.tell("an error", severity="error")
+        app.tell("a word")
+        await until(pilot, lambda: told(app) == ["an error", "a word"])
+        error, word = app._notifications
+        assert error.time_left > 3600
+        assert word.time_left <= 5
+        await pilot.press("question_mark", "escape", "escape")
+        await until(pilot, lambda: names(app) == ["RunsScreen"])
+        assert 9 < error.time_left <= 10
+        await until(pilot, lambda: app.screen.query(Toast))
+        app.tell("another", severity="error")
+        await until(pilot, lambda: len(told(app)) == 3)
+        assert list(app._notifications)[2].time_left <= 10
 
 
 async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:
@@ -254,7 +373,7 @@ async def test_keys_of_images_and_layers_are_offered_where_there_are_any(tmp_pat
     bare = make_run(tmp_path / "runs", done=0, end="stopped", created=9)
     full = make_run(tmp_path / "runs", with_predictions=True)
     images = {f"mistakes.{name}" for name in ("filter", "sort", "matrix", "size", "enlarge")}
-    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page"}
+    images |= {"mistakes.epoch", "mistakes.csv", "mistakes.jump", "mistakes.page", "mistakes.fault"}
     layers = {"layers.sort", "layers.fold", "layers.measured"}
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(160, 50)) as pilot:
@@ -291,3 +410,15 @@ def test_a_run_is_called_as_it_is_queued(tmp_path: Path) -> None:
     assert name_of(RunConfig(name=" ", preset="quick"), run) == "quick"
     assert name_of(RunConfig(name=" mine "), run) == "mine"
     assert name_of(RunConfig(), run) == "id"
+
+
+async def test_without_a_run_there_is_nothing_to_export_or_to_compare(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    keys = {"compare.export", "compare.difference"}
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: names(app) == ["CompareScreen"])
+        assert not keys & offered(app)
+        make_run(tmp_path / "runs")
+        app.poll(now=True)
+        await until(pilot, lambda: keys <= offered(app))

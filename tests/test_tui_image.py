@@ -294,6 +294,12 @@ async def test_a_net_without_convolutions_is_told_in_one_line(tmp_path: Path, ru
                 "no Grad-CAM, no receptive field",
             ]
         assert "nearest training images, by" in shown._inside.neighbours_line(80)
+        assert "Grad-CAM" not in text(shown, "#note")
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        titles = {entry.title for entry in app.screen._entries if entry.enabled}  # type: ignore[attr-defined]
+        assert "Neighbours" in titles
+        assert not {"Grad-CAM", "Effective field", "Fields", "Layer after"} & titles
 
 
 def test_answers_to_earlier_questions_are_of_no_use() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,36 @@ def test_a_lost_trainer_is_a_crash(tmp_path: Path) -> None:
     with held(run):
         store = loaded(tmp_path)
     store._checked.clear()
+    assert store.poll().transitions == {run.id: ("training", "crashed")}
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_run_whose_folder_is_moved_does_not_crash(tmp_path: Path, done: int) -> None:
+    run = make_run(tmp_path / "runs", done=done, end=None)
+    with held(run):
+        store = loaded(tmp_path / "runs")
+        follower = store.current
+        assert follower is not None
+        before = follower.status
+        run.path.rename(tmp_path / "elsewhere")
+        # the directory is listed once a second, the run is looked at at every poll
+        found = store.poll()
+        assert (found.transitions, found.runs, follower.status) == ({}, set(), before)
+        found = store.poll()
+        assert (found.transitions, found.gone, found.lost) == ({}, {run.id}, follower)
+        (tmp_path / "elsewhere").rename(run.path)
+        found = store.poll(now=True)
+        assert not found.transitions
+        assert [f.status for f in store] == [before]
+
+
+def test_a_run_without_its_log_is_not_held_to_train_for_ever(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=1, end=None)
+    with held(run):
+        store = loaded(tmp_path)
+    run.log.unlink()
+    assert not store.poll().transitions, "its folder may be about to go"
+    os.utime(run.path, (0, 0))
     assert store.poll().transitions == {run.id: ("training", "crashed")}
 
 

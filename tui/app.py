@@ -137,7 +137,7 @@ class CifarApp(App[None]):
         )
         """Which widget got a key that is still on its way."""
         self._goes_home = False
-        """Whether the chosen run has gone, and a dialog lies over its screen."""
+        """Whether the chosen run has gone, and a dialog or a typed line keeps its screen."""
         self.leaving = False
         """Whether it closes: keys that come now are for nobody."""
         self.opinions = Opinions(human, review)
@@ -306,23 +306,37 @@ class CifarApp(App[None]):
         folder = formatting.clean(gone, 60)
         line = f"{run_name(changes.lost)}: its folder {folder} was moved or deleted"
         self.tell(line, severity="warning")
-        self._goes_home = True
-        self.go_home()
+        screen = self._main_screen()
+        if screen is not None and screen.shows(gone):
+            self._goes_home = True
+            self.go_home()
 
     def go_home(self) -> None:
-        """To the list of runs if the chosen one has gone, once no dialog lies above."""
-        if self._goes_home and isinstance(self.screen, StoreScreen):
-            self._goes_home = False
+        """To the list of runs if the chosen one has gone, once no dialog lies above.
+
+        Nor while a line is typed: the rest of it would be run as commands.
+        """
+        if not self._goes_home or not isinstance(self.screen, StoreScreen):
+            return
+        if not isinstance(self.focused, Input):
             self.action_show("runs")
 
+    def stay(self) -> None:
+        """The user has chosen what to look at since the chosen run has gone."""
+        self._goes_home = False
+
+    def _main_screen(self) -> StoreScreen | None:
+        """The main screen that is visible, also behind a dialog."""
+        stack = reversed(self.screen_stack)
+        return next((screen for screen in stack if isinstance(screen, StoreScreen)), None)
+
     def _show(self, changes: Changes) -> None:
-        """Tell the main screen that is visible, also behind a dialog."""
-        for screen in reversed(self.screen_stack):
-            if isinstance(screen, StoreScreen):
-                # while the app closes a screen stands longer than what is on it
-                with suppress(NoMatches):
-                    screen.show(changes)
-                return
+        """Tell the main screen that is visible."""
+        screen = self._main_screen()
+        if screen is not None:
+            # while the app closes a screen stands longer than what is on it
+            with suppress(NoMatches):
+                screen.show(changes)
 
     def repaint(self) -> None:
         """The data source, the preset or the trainer changed: repaint all of the screen."""
@@ -359,13 +373,14 @@ class CifarApp(App[None]):
 
         ``kind``: the next message of the same kind takes its place.
         """
-        timeout = 10 if severity == "error" else 5
+        timeout = toasts.ERROR_SECONDS if severity == "error" else toasts.SECONDS
         told = toasts.Message(message, title, severity, timeout, kind=kind)
         self.post_message(Notify(told))
 
     def on_notify(self, event: Notify) -> None:
         """Before Textual shows the message."""
         toasts.make_room(self, event.notification)
+        toasts.wait(self, event.notification)
 
     def write_to_terminal(self, sequence: str) -> None:
         """Write what moves no cursor and draws nothing, between two paints."""
@@ -432,6 +447,7 @@ class CifarApp(App[None]):
 
     def action_show(self, name: str) -> None:
         """Switch to a main screen."""
+        self.stay()
         if isinstance(self.screen, StoreScreen) and name != self.screen.TAB:
             if self.store.current is not None and self.store.current.partial:
                 self.poll()  # its curves, if they are soon read
@@ -442,6 +458,7 @@ class CifarApp(App[None]):
         if self.store.get(run) is None:
             return
         self.store.selected = run
+        self.stay()
         if isinstance(self.screen, StoreScreen) and self.screen.TAB == "dashboard":
             self.poll()
             self.repaint()

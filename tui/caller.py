@@ -55,8 +55,9 @@ class Caller:
             )
 
     def _tell_ends(self, changes: Changes) -> None:
-        """How runs ended; of those that crashed together one message."""
+        """How runs ended; of those that crashed or failed together one message."""
         crashed: list[Follower] = []
+        failed: list[Follower] = []
         for run, (_, now) in changes.transitions.items():
             follower = self._app.store.get(run)
             if follower is None or now not in ENDED:
@@ -64,19 +65,26 @@ class Caller:
             if now == "crashed":
                 crashed.append(follower)
                 continue
-            line = f"{run_name(follower)} {_how(follower.state, now)}"
+            if now == "failed":
+                failed.append(follower)
+                continue
             ended = follower.state.ended
-            bad = now == "failed" or (ended is not None and bool(ended.error))
-            self._app.tell(line, severity="error" if bad else "information")
-        if not crashed:
-            return
+            bad = ended is not None and bool(ended.error)
+            line = f"{run_name(follower)} {_how(follower.state, now)}"
+            self._app.tell(line, severity="error" if bad else "information", kind=_end(follower))
         if len(crashed) > 1:
             line = f"{len(crashed)} runs crashed: their trainer ended without a word"
-        else:
+            self._app.tell(line, severity="error", kind=_end(*crashed))
+        elif crashed:
             line = f"{run_name(crashed[0])} crashed, its trainer ended without a word"
             if crashed[0].run.has_checkpoint("last"):
                 line += ": r goes on from its checkpoint"
-        self._app.tell(line, severity="error")
+            self._app.tell(line, severity="error", kind=_end(*crashed))
+        if failed:
+            name = run_name(failed[0]) if len(failed) == 1 else f"{len(failed)} runs"
+            reasons = " · ".join(dict.fromkeys(_reason(run.state) for run in failed))
+            line = f"{name} failed: {formatting.clean(reasons, 300)}"
+            self._app.tell(line, severity="error", kind=_end(*failed))
 
     def _show(self, run: str, name: str, alert: Alert) -> None:
         """In the corner; how a run ended is told there in any case."""
@@ -92,15 +100,24 @@ class Caller:
         self._app.call_from_thread(self._app.write_to_terminal, written)
 
 
+def _end(*runs: Follower) -> str:
+    """What such a message replaces: that of the same runs, not of others of the same name."""
+    return " ".join(["end", *(run.run.id for run in runs)])
+
+
 def _how(state: RunState, now: Status) -> str:
-    """How a run ended that told of its end."""
+    """How a run ended that told of its end and did not fail."""
     if now == "completed":
         best = formatting.percent(state.best.test_accuracy) if state.best else ""
         return f"is done{': best test accuracy ' + best if best else ''}"
     reason = state.ended.error if state.ended else ""
-    if now == "stopped" and reason:  # it could not go on
+    if reason:  # it could not go on
         return f"stays stopped: {formatting.clean(reason, 300)}"
-    if now == "stopped":
-        epochs = state.epochs_trained
-        return f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
-    return f"failed: {formatting.clean(reason or 'no reason given', 300)}"
+    epochs = state.epochs_trained
+    return f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
+
+
+def _reason(state: RunState) -> str:
+    """Why a run failed."""
+    reason = state.ended.error if state.ended else ""
+    return formatting.clean(reason or "no reason given", 300)

@@ -130,10 +130,15 @@ def brief(seconds: int) -> str:
     return f"{seconds}s"
 
 
+def is_moment(then: float) -> bool:
+    """Whether it is a time, in seconds since 1970: not never, nor out of a damaged log."""
+    return 0 < then < 1e11
+
+
 def moment(then: float, now: float) -> str:
     """When, in local time and eleven cells: ``21:14`` of this day, ``11-26 21:14``; far from now
     the date alone."""
-    if not 0 < then < 1e11:  # never, or out of a damaged log
+    if not is_moment(then):
         return DASH
     at = time.localtime(then)
     if at[:3] == time.localtime(now)[:3]:

@@ -57,6 +57,8 @@ class Inside:
         self.answer: Inspected | None = None
         """Of the image that is shown; ``None``: computing."""
         self.layers: tuple[str, ...] = ()
+        self.bare = False
+        """Whether the net is known to have no convolution."""
 
     def want(
         self, run: Follower, found: Evaluation, index: int, data: str, neighbours: int = 8
@@ -90,7 +92,8 @@ class Inside:
         """An answer has come; those to earlier questions are of no use."""
         if answer.ask == self._number and self._asked is not None:
             self.answer = answer
-            self.layers = self.layers if answer.error else answer.layers
+            if not answer.error:
+                self.layers, self.bare = answer.layers, not answer.layers
             self._changed()
 
     def step(self, step: int) -> None:

@@ -83,7 +83,8 @@ class Reader:
                 if not self._app.screen_stack:  # the app is being left
                     return
                 self._read.add(store.poll(budget=SLICE_SECONDS))
-                if time.monotonic() - shown >= SHOWN_SECONDS:
+                # keys mean another run as soon as the chosen one has gone
+                if self._read.gone or time.monotonic() - shown >= SHOWN_SECONDS:
                     self.poll()
                     shown = time.monotonic()
         finally:

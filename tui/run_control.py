@@ -148,6 +148,7 @@ class RunControl:
             app.tell(f"{name} is queued behind {others}", kind="queued")
         else:
             app.store.selected = run.id
+            app.stay()
         app.poll()
         app.refresh_bindings()
         return queued
@@ -261,6 +262,7 @@ class RunControl:
 
         def filled(config: RunConfig | None) -> None:
             if config is not None:
+                self._app.stay()
                 self._app.run_worker(self.submit(config), group="start", description="start a run")
 
         self._app.push_screen(NewRun(self.preset, self._data, self._app.device), filled)

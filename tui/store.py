@@ -5,6 +5,7 @@ The app polls it from one timer on the UI thread; screens read it and never writ
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -174,8 +175,12 @@ class Store:
             self._hinted.discard(follower.run.id)
             self._checked.pop(follower.run.id, None)  # to the end of those that were looked at
             self._checked[follower.run.id] = began
-            known, told = _shown(follower), _told(follower)
+            known, told, before = _shown(follower), _told(follower), follower.status
             self._read(follower, end)
+            if before in ACTIVE and follower.status == "crashed" and _vanishes(follower.run):
+                follower.status = before  # no lock, but nobody knows whether it is trained
+                self._scanned = 0.0
+                continue
             corrected = self._correct(follower, changes)
             if corrected or known != _shown(follower):
                 changes.runs.add(follower.run.id)
@@ -327,6 +332,17 @@ def _told(follower: Follower) -> tuple[object, ...]:
     """The same, but for the progress."""
     state = follower.state
     return id(state), state.news, follower.stalled, follower.damaged, follower.reading
+
+
+def _vanishes(run: RunDir) -> bool:
+    """Whether a run's folder has gone, or is just being removed."""
+    if os.path.exists(run.log):  # noqa: PTH110  # never raises
+        return False
+    try:
+        changed = run.path.stat().st_mtime
+    except OSError:
+        return True
+    return abs(time.time() - changed) < SETTLED_SECONDS
 
 
 def _made(follower: Follower) -> float:

@@ -10,7 +10,7 @@ from textual.css.query import NoMatches
 from textual.events import ScreenResume
 from textual.screen import Screen
 
-from tui import exact
+from tui import exact, toasts
 from tui.store import Changes, Store
 from tui.widgets.header import HeaderLine
 from tui.widgets.key_line import KeyLine
@@ -89,7 +89,17 @@ class StoreScreen(Screen[None]):
         self._styled_for = look
         self.show(Changes(listing=True, runs=set(self.store.followers)))
         self.cifar.refresh_header()
-        self.cifar.go_home()
+        toasts.seen(self.cifar)
+        self.app.call_later(self.cifar.go_home)  # after what the answer of a dialog does
+
+    def on_descendant_blur(self) -> None:
+        """A line that was typed may have been left; not with the terminal's window."""
+        if self.app.app_focus:
+            self.app.call_later(self.cifar.go_home)
+
+    def shows(self, run: str) -> bool:
+        """Whether it is about this run, which was chosen until it went."""
+        return True
 
     def show(self, changes: Changes) -> None:
         """Repaint what these changes touch; called on the UI thread, once a poll at most."""

@@ -113,10 +113,15 @@ class CompareScreen(ChartScreen):
         runs = self.runs_shown()
         if self.has_class("-no-run") == bool(runs):
             self.set_class(not runs, "-no-run")
+            self.refresh_bindings()
         if not runs:
             return
         self._show_results(runs)
         self.draw_charts()
+
+    def shows(self, run: str) -> bool:
+        """Whether it is one of the marked runs, or none is marked."""
+        return run in self.store.view.marked or not self.store.marked()
 
     # ---- results ----------------------------------------------------------------------------
 
@@ -197,6 +202,12 @@ class CompareScreen(ChartScreen):
                 line.append(set_cell_size(words, min(24, room - 2)), style=colours["foreground"])
             lines.append(line)
         return lines
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without a run there is nothing to export, nor two to put side by side."""
+        if action in ("export", "difference"):
+            return bool(self.runs_shown())
+        return super().check_action(action, parameters)
 
     def action_scroll_results(self, lines: int) -> None:
         """Scroll the results where there is no room for all."""

@@ -146,6 +146,10 @@ class DifferenceScreen(StoreScreen):
         """The runs of both sides."""
         return [self.store.get(side.run) for side in self.sides]
 
+    def shows(self, run: str) -> bool:
+        """Whether it is one of the sides."""
+        return any(side.run == run for side in self.sides)
+
     def show(self, changes: Changes) -> None:
         """Read what is new of the sides; what was chosen stays, the newest is followed."""
         shown = {side.run for side in self.sides}

@@ -39,6 +39,7 @@ class FaultScreen(Modal[Group | None]):
     """Gives back the set of images to show, or nothing."""
 
     CSS_PATH = "fault.tcss"
+    FILLS = True
     BINDINGS = [
         Binding("escape,q,w", "close", "Close", id="fault.close", tooltip="Back to the images"),
         HELP,

@@ -79,6 +79,7 @@ class ImageScreen(Modal[None]):
         HELP,
     ]
     CSS_PATH = "image.tcss"
+    FILLS = True
 
     def __init__(self, run: Follower, loader: EvaluationLoader, grid: MistakeGrid) -> None:
         super().__init__(classes="image")
@@ -144,6 +145,10 @@ class ImageScreen(Modal[None]):
         """The image is as large as there is room, in whole pixels."""
         self.call_after_refresh(self._paint)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without a convolution there is neither a map nor a field."""
+        return not (action in ("view", "boxes", "layer") and self._inside.bare)
+
     def action_step(self, step: int) -> None:
         """Another image of the grid."""
         self._grid.action_move(step)
@@ -203,7 +208,8 @@ class ImageScreen(Modal[None]):
             int(found.images.actual[index]),
             self._inside.neighbours_line(self.size.width),
         )
-        self._say("#note", Text(_note(self.size.width, wide=self.has_class("-room"))))
+        keys = _note(self.size.width, wide=self.has_class("-room"), bare=self._inside.bare)
+        self._say("#note", Text(keys))
 
     def _scale(self) -> int:
         """Cells for each pixel of the image; also whether the neighbours have a place below."""
@@ -292,11 +298,11 @@ class ImageScreen(Modal[None]):
         return text
 
 
-def _note(width: int, *, wide: bool) -> str:
+def _note(width: int, *, wide: bool, bare: bool) -> str:
+    """The keys; ``wide``: the neighbours have a place; ``bare``: the net has no convolution."""
+    near = [] if wide else ["n neighbours"]
     if width < 110:
-        return "← → others  g Grad-CAM  f fields  e effective  [ ] layer" + (
-            "  esc" if wide else "  n neighbours  esc"
-        )
-    keys = ["← → other images", "g Grad-CAM", "f fields", "e effective field", "[ ] layer"]
-    keys += [] if wide else ["n neighbours"]
-    return "   ".join([*keys, "y copies the index", "escape closes"])
+        inside = [] if bare else ["g Grad-CAM", "f fields", "e effective", "[ ] layer"]
+        return "  ".join(["← → others", *inside, *near, "esc"])
+    inside = [] if bare else ["g Grad-CAM", "f fields", "e effective field", "[ ] layer"]
+    return "   ".join(["← → other images", *inside, *near, "y copies the index", "escape closes"])

@@ -34,7 +34,7 @@ from tui.widgets.mistake_grid import DENSITIES, MistakeGrid
 
 ON_IMAGES = (
     *("filter", "sort", "reverse", "matrix", "all", "density", "actual", "predicted", "percent"),
-    *("copy", "jump", "save_csv", "save_png"),
+    *("copy", "jump", "save_csv", "save_png", "fault"),
 )
 """Actions that do something to the images."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.await_complete import AwaitComplete
 from textual.events import ScreenResume
 from textual.screen import ModalScreen, ScreenResultType
+
+from tui import toasts
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
@@ -19,6 +21,9 @@ class Modal(ModalScreen[ScreenResultType]):
     or another dialog that was opened over this one. Here the first answer counts, and one that
     comes while something lies above is given when that has gone.
     """
+
+    FILLS: ClassVar[bool] = False
+    """Whether it fills the terminal: messages in the corner are seen."""
 
     about: str = ""
     """Id of the run that it is about: it closes without an answer when that has gone."""
@@ -47,5 +52,6 @@ class Modal(ModalScreen[ScreenResultType]):
 
     def on_screen_resume(self, event: ScreenResume) -> None:
         """What lay above has gone; Textual calls the methods of the classes below as well."""
+        toasts.seen(self.cifar)
         if self._answer is not None:
             super().dismiss(self._answer[0])

@@ -55,6 +55,8 @@ class NewRun(Modal[RunConfig | None]):
         self._config: RunConfig | None = None
         self._wrong: dict[str, str] = {}
         """What is wrong, by field; of the whole under the empty key."""
+        self._refused: tuple[str, dict[str, str], str, str] | None = None
+        """Preset and fields of what could not be started, the field at fault, and why."""
 
     def compose(self) -> ComposeResult:
         """A line for each field: label, control, hint or what is wrong."""
@@ -145,6 +147,9 @@ class NewRun(Modal[RunConfig | None]):
             crowded = self.cifar.worker.info.lacks_for(train.device, train.processes)
             if crowded:
                 self._config, wrong["processes"] = None, crowded
+        if self._refused is not None and self._refused[:2] == (self.preset, texts):
+            key, why = self._refused[2:]
+            wrong.setdefault(key, why)
         self._say("preset", dict(self.cifar.presets()).get(self.preset, ""))
         for field in FIELDS:
             self._say(
@@ -260,7 +265,6 @@ class NewRun(Modal[RunConfig | None]):
 
     def _refuse(self, key: str, why: str) -> None:
         """Nothing that is typed wrong, but it cannot be started so."""
-        self._wrong = {key: why}
-        self._say(key, why, error=True)
+        self._refused = self.preset, self.texts(), key, why
+        self._check()
         self.query_one(f"#{key}").focus()
-        self._show_below()

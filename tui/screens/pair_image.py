@@ -38,6 +38,7 @@ class PairImageScreen(ImageScreen):
         if self._run is not before:
             # another net: its own code, if it has any, was not trusted yet; other layers
             self._inside.trusted, self._inside.layer, self._inside.layers = False, "", ()
+            self._inside.bare = False
         self._history = None
         self._paint()
         found = self._loader.evaluation

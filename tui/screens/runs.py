@@ -231,7 +231,8 @@ class RunsScreen(StoreScreen):
 
     def action_sort(self) -> None:
         """Sort by the next of the usual columns."""
-        shown = [key for key in SORTS if key in self.query_one(RunTable).columns]
+        columns = self.query_one(RunTable).columns  # without when it began where it is narrow
+        shown = [key for key in SORTS if key in columns or key == "started"]
         at = shown.index(self.sort[0]) if self.sort[0] in shown else -1
         self.sort = (shown[(at + 1) % len(shown)], False)
         self._repaint()

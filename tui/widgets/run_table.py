@@ -12,6 +12,7 @@ from textual.binding import Binding
 from textual.message import Message
 
 from trainer.follower import Follower
+from trainer.rundir import made_at
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.run_words import data_of, model_of, time_of
@@ -32,6 +33,8 @@ class Column(msgspec.Struct, frozen=True):
     right: bool = False
     sort: Callable[[Follower], tuple[bool, float | str]] | None = None
     """Order of its values, best first; what has none comes last."""
+    short: str = ""
+    """The title beside an arrow, where there is no room for all of it."""
 
 
 def name_of(run: Follower) -> str:
@@ -63,14 +66,15 @@ def _parameters(run: Follower) -> float | None:
     return run.state.described.parameters if run.state.described else None
 
 
-def _id_newest_first(run: Follower) -> tuple[bool, float | str]:
-    # ids start with the time in digits: their complement sorts the newest first
-    return (False, _complement(run.run.id))
+def _began(run: Follower) -> float:
+    """What ``started`` tells, seconds since 1970; before that is known, what the id does."""
+    told = run.state.started_at or run.state.queued_at
+    return told if formatting.is_moment(told) else _made(run.run.id)
 
 
 @lru_cache(maxsize=8192)
-def _complement(text: str) -> str:
-    return "".join(chr(0x10FFFF - ord(c)) for c in text)
+def _made(run: str) -> float:
+    return made_at(run)
 
 
 STATE_ORDER = ("training", "paused", "queued", "failed", "crashed", "stopped", "completed")
@@ -85,11 +89,16 @@ COLUMNS = (
     Column(
         "epochs", "epochs", 7, 0, right=True, sort=_most(lambda r: float(r.state.epochs_trained))
     ),
-    Column("best", "best test", 9, 0, right=True, sort=_most(_best)),
+    Column("best", "best test", 9, 0, right=True, sort=_most(_best), short="best"),
     Column("at", "at", 4, 97, right=True),
-    Column("parameters", "parameters", 10, 119, right=True, sort=_most(_parameters)),
+    Column(
+        *("parameters", "parameters", 10, 119),
+        right=True,
+        sort=_most(_parameters),
+        short="params",
+    ),
     Column("time", "time", 9, 107, right=True, sort=_most(lambda run: run.state.elapsed)),
-    Column("started", "started", 11, 77, right=True, sort=_id_newest_first),
+    Column("started", "started", 11, 77, right=True, sort=_most(_began)),
 )
 NAME_MIN = 14
 NAME_MAX = 60
@@ -260,7 +269,7 @@ class RunTable(FixedTable):
             title = column.title
             if column.key == sort[0] and column.width != 1:
                 # the arrow shows which way the column's best value lies
-                title = f"{title[: (column.width or name) - 1]}{'▲' if sort[1] else '▼'}"
+                title = f"{column.short or title}{'▲' if sort[1] else '▼'}"
             label = Text(title, justify="right" if column.right else "left")
             self.add_column(label, key=column.key, width=column.width or name)
         return True
