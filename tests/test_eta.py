@@ -151,7 +151,10 @@ low_resolution_share = 0.5
         "low_resolution = 99",
         "low_resolution = 'x'",
         "low_resolution = 16\nlow_resolution_share = nan",
+        "[evaluate]\nevery = inf",
+        f"a = {'[' * 20000}{']' * 20000}",
     ],
+    ids=range(5),
 )
 def test_settings_that_make_no_sense_shrink_nothing(settings: str) -> None:
     parts = sample_log.whole()[:8]

@@ -144,7 +144,8 @@ def _plan(config: str) -> _Plan:
     """Of settings as TOML; what they do not tell is as it is by default."""
     import tomllib
 
-    with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
+    # a log may come from anyone: an infinite number, brackets too deep in one another
+    with suppress(AttributeError, TypeError, ValueError, OverflowError, RecursionError):
         found = tomllib.loads(config)
         asked, train = found.get("evaluate", {}), found.get("train", {})
         return _Plan(
