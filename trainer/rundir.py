@@ -324,13 +324,15 @@ def _stamp(runs_dir: Path) -> str:
     import calendar  # nor for this
 
     stamp, ahead = (time.strftime(STAMP, time.gmtime(time.time() + s)) for s in (0, AHEAD_SECONDS))
-    try:
-        newest = max((run.id[: len(stamp)] for run in scan(runs_dir)), default="")
-        if stamp <= newest < ahead:
-            after = calendar.timegm(time.strptime(newest, STAMP)) + 1
-            stamp = time.strftime(STAMP, time.gmtime(after))
-    except (RunError, ValueError):  # told when it is written; no time
-        pass
+    with suppress(RunError):  # told when it is written
+        for run in scan(runs_dir):  # newest first
+            before = run.id[: len(stamp)]
+            if before < stamp:
+                break
+            with suppress(ValueError):  # no time
+                if before < ahead:
+                    after = calendar.timegm(time.strptime(before, STAMP)) + 1
+                    return time.strftime(STAMP, time.gmtime(after))
     return stamp
 
 
