@@ -87,10 +87,7 @@ def resubmit(
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
         begun = follower.state.queued is None or follower.state.started is not None
         if begun and not run.has_checkpoint("last"):
-            raise RunError(
-                f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
-                f"'cifar-tui train {shlex.quote(str(run.config))}'"
-            )
+            raise no_checkpoint(run)
         if not begun:
             _check_as_queued(config, follower.state.queued)
         if run.has_checkpoint("last"):
@@ -112,6 +109,14 @@ def resubmit(
         before = ended.state if ended is not None and run.has_checkpoint("last") else None
         _queue(run, config, settings.to_toml(config), before)
     return config
+
+
+def no_checkpoint(run: RunDir) -> RunError:
+    """A run that has trained cannot go on without what it has learnt."""
+    return RunError(
+        f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
+        f"'cifar-tui train {shlex.quote(str(run.config))}'"
+    )
 
 
 def queue_again(run: RunDir, config: RunConfig) -> None:
