@@ -63,6 +63,8 @@ class RunState(msgspec.Struct):
     """When it was queued last: later than ``queued_at`` in a resumed run."""
     waiting: bool = True
     """Whether no attempt has begun since it was queued last."""
+    trained: bool = False
+    """Whether an attempt has begun to train since it was queued last."""
     started: events.RunStarted | None = None
     started_at: Seconds = 0.0
     described: events.ModelDescribed | None = None
@@ -256,6 +258,7 @@ class RunState(msgspec.Struct):
 
 def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
     state.queued, state.asked_at, state.waiting = event, envelope.time, True
+    state.trained = False
     state.queued_at = state.queued_at or envelope.time
     if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
         state.ended, state.paused = None, False
@@ -267,6 +270,7 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
     if state.started is not None or event.resumed_step is not None:
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
+    state.trained = True
     state.progress = state.ranks = state.memory = None
     state.compiling = False
     state.started_at = state.started_at or envelope.time

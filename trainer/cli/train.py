@@ -197,7 +197,8 @@ def train(
         _conclude(run, ended, config.data)
     if world is not None:  # a run that was stopped is not to be started anew
         leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])
-    raise typer.Exit(EXIT_CODES[ended.state])
+    # nobody stopped one that could not go on
+    raise typer.Exit(2 if ended.state == "stopped" and ended.error else EXIT_CODES[ended.state])
 
 
 def _leave(
@@ -243,6 +244,8 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":
         warn(f"the run failed: {ended.error or 'for an unknown reason'}")
+    elif ended.error:
+        warn(f"the run stays {ended.state}: {ended.error}")
 
 
 def _is_live() -> bool:
