@@ -6,6 +6,7 @@ RUNS/20261123-143005-dws-late-3f9c/
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
     cache/         what can be computed again
     net.json       checksums of the user's own net
+    net/           copies of its files, which are never run
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CONTROL_ROOM = b" " * 255 + b"\n"
 OWN_FILES = (
     *("events.jsonl", "config.toml", "lock", "control", "checkpoints", "predictions"),
     *(".reserve", ".reserve-last", "on-end.log", "traceback.txt", "launch", "ranks.log"),
-    *("net.json", "cache"),
+    *("net.json", "net", "cache"),
 )
 
 
@@ -85,6 +86,10 @@ class RunDir(msgspec.Struct, frozen=True):
     def net(self) -> Path:
         """Which files its net is, where it is the user's own: see ``trainer/net_files.py``."""
         return self.path / "net.json"
+
+    def net_copy(self, name: str) -> Path:
+        """Where a copy of one of these files goes, by path from the net's folder."""
+        return self.path / "net" / name.replace(os.sep, ".")
 
     @property
     def launch(self) -> Path:
@@ -147,6 +152,11 @@ class RunDir(msgspec.Struct, frozen=True):
                 "ranks.log",
             ):
                 (self.path / name).unlink(missing_ok=True)
+            copies = self.net_copy("x").parent
+            if copies.is_dir() and not copies.is_symlink():
+                for copy in copies.iterdir():
+                    copy.unlink()
+                copies.rmdir()
             self.path.rmdir()
 
     def refuse_links(self) -> None:
@@ -163,7 +173,7 @@ class RunDir(msgspec.Struct, frozen=True):
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
-        for folder in ("", "checkpoints", "predictions", "cache"):
+        for folder in ("", "checkpoints", "predictions", "cache", "net"):
             with suppress(OSError):
                 for partial in (self.path / folder).glob("*.partial"):
                     partial.unlink(missing_ok=True)

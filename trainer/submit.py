@@ -49,6 +49,7 @@ def resubmit(
     data: str | None = None,
     data_dir: Path | None = None,
     trust_net: bool = False,
+    changed_net: bool = False,
 ) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
@@ -65,6 +66,7 @@ def resubmit(
         data: where its data lie; by default as before, and then they are compared by who trains.
         data_dir: where downloaded sets lie.
         trust_net: whether a net that others can change may be run.
+        changed_net: whether the run may go on with a net whose files were changed since.
 
     Returns:
         What it is trained with.
@@ -90,11 +92,13 @@ def resubmit(
             raise no_checkpoint(run)
         if not begun:
             _check_as_queued(config, follower.state.queued)
-        if run.has_checkpoint("last"):
+        if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
         if data and run.has_checkpoint("last"):
             _check_data(run, config, data, data_dir)
         try:
+            if changed_net and run.has_checkpoint("last"):
+                net_files.accept(run, config)
             control.clear(run)
             train = config.train
             if processes is not None:

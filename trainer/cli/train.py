@@ -19,6 +19,7 @@ from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
     AlertOption,
+    ChangedNetOption,
     DataDirOption,
     DataOption,
     JsonOption,
@@ -96,6 +97,7 @@ def train(
         ),
     ] = None,
     trust_net: TrustNetOption = False,
+    changed_net: ChangedNetOption = False,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -145,6 +147,8 @@ def train(
     given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
     calls = alerts.load(alert, stall_steps, on_end)
+    if changed_net and resume is None:
+        raise ConfigError("--changed-net goes with --resume: a new run takes the net as it is")
     found = False  # whether torchrun has started anew what trains it already
     if resume is not None:
         fixed = [value for key, value in asked.items() if key != "data" and value is not None]
@@ -158,13 +162,21 @@ def train(
             check_data(data, place)
         if world is None:
             run = find(runs_dir(directory), resume)
-            resubmit(run, processes=processes, data=data, data_dir=place, trust_net=trust_net)
+            resubmit(
+                run,
+                processes=processes,
+                data=data,
+                data_dir=place,
+                trust_net=trust_net,
+                changed_net=changed_net,
+            )
         else:
             run, found = resubmit_once(
                 *(resume, runs_dir(directory), world),
                 data=data,
                 data_dir=place,
                 trust_net=trust_net,
+                changed_net=changed_net,
             )
         config = read_config(run)
     elif preset is None:
