@@ -76,6 +76,8 @@ class RunState(msgspec.Struct):
     checkpoints: dict[str, events.CheckpointSaved] = {}
     notices: list[tuple[Seconds, events.Notice]] = []
     progress: events.Progress | None = None
+    evaluating: bool = False
+    """Whether the evaluation that progress tells of is under way."""
     memory: Whole | None = None
     """As progress told it last: evaluations do not tell it."""
     compiling: bool = False
@@ -165,7 +167,8 @@ class RunState(msgspec.Struct):
             self.steps.extend(points, [self._base + envelope.elapsed for envelope in many])
             last = many[-1]
             self.news += not _goes_on(self.progress, points[-1])
-            self.seq, self.progress, self.compiling = last.seq, points[-1], False
+            self.seq, self.progress = last.seq, points[-1]
+            self.compiling = self.evaluating = False
             told = (point.memory for point in reversed(points))
             self.memory = next((memory for memory in told if memory is not None), self.memory)
             self.alive_at, self.alive_seq = last.time, last.seq
@@ -317,6 +320,7 @@ def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
     state.news += not _goes_on(state.progress, event)
     state.progress, state.compiling = event, False
+    state.evaluating = event.phase == "test"
     state.memory = state.memory if event.memory is None else event.memory
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
@@ -342,6 +346,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
 
 
 def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
+    state.evaluating = False
     _forget_matrix(state.evals, event.variant)
     _put(state.evals, event)
     state.points += 1
