@@ -39,7 +39,8 @@ def untouched(net: nn.Module) -> Iterator[None]:
 
     The generators are torch's, Python's and numpy's.
     """
-    modes = [(m, m.training) for m in net.modules()]
+    # a frozen TorchScript module has no mode: it stays in eval mode
+    modes = [(m, m.training) for m in net.modules() if hasattr(m, "training")]
     buffers = [
         (m, name, b, b.detach().clone())
         for m in net.modules()

@@ -394,6 +394,8 @@ def test_a_log_that_cannot_be_read_is_no_full_disk(
         log.close()
         train._conclude(run, ended, "synthetic")
         assert capsys.readouterr().err.endswith(said)
+    train._conclude(run, events.RunEnded(state="stopped", error="no GPU"), "synthetic")
+    assert capsys.readouterr().err.endswith("the run stays stopped: no GPU\n")
     run.path.rename(tmp_path / "moved")
     train._conclude(run, ended, "synthetic")
     assert "cannot be read: was the folder moved or removed?" in capsys.readouterr().err

@@ -18,6 +18,9 @@ from trainer.eta import _VIEWS, eta
 from trainer.runstate import RunState
 from trainer.schedule import side
 
+NO_TIME = msgspec.structs.replace(sample_log.eval_ended(1, 0.5), seconds=0.0)
+"""Of an evaluation that takes none: the rest is of the training alone."""
+
 
 @pytest.mark.parametrize("kind", get_args(Tta))
 def test_test_time_augmentation_counts_as_many_passes_as_it_has_views(kind: Tta) -> None:
@@ -131,6 +134,7 @@ low_resolution_share = 0.5
         sample_log.started(), steps_per_epoch=12, batch_size=10, total_steps=total if told else 0
     )
     state = fold(numbered(queued, started))
+    state.evals.append(NO_TIME)
     settings = TrainSettings(low_resolution=16, low_resolution_share=0.5)
     seconds = [10 * (side(settings, step, total) / 32) ** 2 for step in range(total)]
     done = 0
@@ -161,7 +165,10 @@ low_resolution_share = 0.5
         "low_resolution = 99",
         "low_resolution = 'x'",
         "low_resolution = 16\nlow_resolution_share = nan",
+        "[evaluate]\nevery = inf",
+        f"a = {'[' * 20000}{']' * 20000}",
     ],
+    ids=range(5),
 )
 def test_settings_that_make_no_sense_shrink_nothing(settings: str) -> None:
     parts = sample_log.whole()[:8]
@@ -184,6 +191,7 @@ low_resolution_share = 0.5
         sample_log.started(), steps_per_epoch=10, batch_size=10, total_steps=200
     )
     state = fold(numbered(queued, started))
+    state.evals.append(NO_TIME)
     seconds = [fixed + (1 - fixed) * (side(settings, step, 200) / 32) ** 2 for step in range(200)]
     for epoch in range(1, 21):
         done = 10 * epoch
@@ -207,3 +215,29 @@ def test_speeds_that_no_run_has_are_no_crash(speed: float) -> None:
         ended = msgspec.structs.replace(sample_log.epoch_ended(epoch), images_per_second=speed)
         state.apply(envelope(state.seq + 1, ended))
         eta(state)
+
+
+def test_before_the_first_evaluation_nothing_is_told_at_the_end() -> None:
+    """Two epochs of 4 steps, evaluated after the second alone."""
+    config = "[evaluate]\nevery = 2\n"
+    queued = msgspec.structs.replace(sample_log.queued(), epochs=2, config=config)
+    started = msgspec.structs.replace(sample_log.started(), steps_per_epoch=4, total_steps=8)
+    state = fold(numbered(queued, started))
+    for epoch, steps in ((1, 4), (2, 4)):
+        for step in range(1, steps + 1):
+            state.apply(envelope(state.seq + 1, sample_log.progress(epoch, step)))
+            assert (eta(state) is None) == (epoch == 2)
+
+
+def test_the_time_left_goes_down_within_an_evaluation() -> None:
+    """After two epochs of three, of which each evaluation took half a second."""
+    state = fold(sample_log.whole()[:8])
+    before, point = eta(state), state.progress
+    assert before is not None
+    assert point is not None
+    now = events.Progress(phase="test", epoch=2, step=point.step, done=0, total=4)
+    left = []
+    for done in range(4):
+        state.apply(envelope(state.seq + 1, msgspec.structs.replace(now, done=done)))
+        left.append(eta(state))
+    assert left == pytest.approx([before - 0.5 * done / 4 for done in range(4)])

@@ -163,6 +163,13 @@ class To(nn.Module):
         return x.permute(self.dims)
 
 
+class Middle(nn.Module):
+    """Half of the channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, x.shape[1] // 4 : -x.shape[1] // 4]
+
+
 class LayerNorm2d(nn.LayerNorm):
     """As ConvNeXt has it: [N, C, H, W]."""
 
@@ -197,6 +204,12 @@ def half_dead(layer: nn.Module) -> nn.Module:
         ([nn.Flatten(2), To(0, 2, 1), half_dead(nn.Linear(8, 16)), nn.ReLU()], (2, 8, 3, 4), 0.5),
         ([half_dead(nn.Conv2d(8, 16, 3)), nn.MaxPool2d(2), nn.ReLU()], (2, 8, 34, 34), 0.5),
         ([half_dead(nn.Conv2d(8, 16, 3)), nn.Dropout(), nn.ReLU()], (2, 8, 18, 18), 0.5),
+        ([half_dead(nn.Conv2d(8, 32, 3)), Middle(), nn.ReLU()], (2, 8, 18, 18), 0.5),
+        (
+            [half_dead(nn.Conv2d(8, 32, 3)), Middle(), To(0, 2, 3, 1), nn.ReLU()],
+            (2, 8, 18, 18),
+            None,
+        ),
         ([half_dead(nn.Conv2d(8, 16, 3)), nn.PixelShuffle(2), nn.ReLU()], (2, 8, 6, 6), None),
         # which dimension of [N, 16, 16, 16] is meant cannot be told any more
         (

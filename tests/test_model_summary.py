@@ -659,3 +659,10 @@ def test_layers_that_are_not_made_yet_can_be_looked_at() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
     check_output(net, 2)
     assert summarize(net).parameters > 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_frozen_torchscript_net_has_no_mode_and_is_looked_at_all_the_same() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    assert summarize(torch.jit.freeze(torch.jit.script(net))).macs == 30720

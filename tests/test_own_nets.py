@@ -20,7 +20,7 @@ from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import checkpoint, events, host_random, net_files, own_net, worker
 from trainer.cli import main
 from trainer.control import Control
-from trainer.errors import ConfigError, RunError
+from trainer.errors import ConfigError, DataError, RunError
 from trainer.follower import Follower
 from trainer.inspection import open_inspection
 from trainer.rundir import RunDir
@@ -347,6 +347,38 @@ def test_a_run_does_not_go_on_with_other_files(
     path.write_text(before)
     resubmit(run)
     assert train_run(run, Control(run), resume=True).state == "completed"
+
+
+def test_a_run_goes_on_with_other_files_where_that_is_asked_for(
+    own: Callable[..., RunDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "parts_of_own").mkdir()
+    helper = tmp_path / "parts_of_own" / "twice.py"
+    helper.write_text("def twice(x):\n    return 2 * x\n")
+    run = own("    from parts_of_own.twice import twice\n")
+    config = read_config(run)
+    net = tmp_path / "own.py"
+    stopped(run)
+    before = helper.read_text()
+    copies = {path.name: path.read_text() for path in (run.path / "net").iterdir()}
+    assert copies == {"own.py": net.read_text(), "parts_of_own.twice.py": before}
+    helper.write_text(f"{before}# the same\n")
+    with pytest.raises(ConfigError, match=rf"as they were lie in {run.path}/net; .*--changed-net"):
+        resubmit(run)
+    with pytest.raises(DataError):  # no word of the net
+        open_inspection(run, trusted=True, changed_net=True)
+    other = net_files.identity(run, config)
+    arguments = ["train", "--resume", "last", "--runs-dir", str(run.path.parent)]
+    resubmit(run, changed_net=True)
+    assert net_files.identity(run, config) == other, "it has none of the features kept so far"
+    helper.write_text(before)  # who changes his mind may go on as well
+    assert not net_files.identity(run, config)
+    net_files.check(run, config)
+    helper.write_text(f"{before}# the same\n")
+    assert main.run([*arguments, "--changed-net"]) == 0
+    assert f"{helper} was changed since the run trained it" in capsys.readouterr().err
+    assert not net_files.changed(run, config)
+    assert (run.path / "net" / "parts_of_own.twice.py").read_text() == helper.read_text()
 
 
 @pytest.mark.parametrize("waiting", [False, True])

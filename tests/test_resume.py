@@ -10,18 +10,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
+from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
 from trainer import control, events
+from trainer.aftermath import end_from_log
 from trainer.control import Control
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.follower import Follower
 from trainer.presets import catalog
 from trainer.rundir import RunDir, scan
-from trainer.runlog import Tail
+from trainer.runlog import RunLog, Tail
 from trainer.runstate import RunState
 from trainer.session import train_run
 from trainer.submit import read_config, resubmit, submit
@@ -192,6 +195,41 @@ def test_a_resumed_run_waits_trains_and_can_be_taken_out_of_the_queue(tmp_path: 
     asked.request("stop")
     assert train_run(run, asked, resume=True).state == "stopped"
     assert [row.epoch for row in folded(run).epochs] == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["stopped", None])
+def test_a_checkpoint_that_goes_while_the_run_waits_takes_no_results_along(
+    tmp_path: Path, end: events.EndState | None
+) -> None:
+    run = make_run(tmp_path, epochs=4, done=2, end=end)
+    give_checkpoint(run)
+    if end is None:
+        append(
+            run, events.CheckpointSaved(role="last", path="checkpoints/last.pt", epoch=2, step=8)
+        )
+    resubmit(run)
+    run.checkpoint("last").unlink()
+    with pytest.raises(RunError, match="no checkpoint to go on from"):
+        train_run(run, Control(run), resume=True)
+    state = folded(run)
+    assert state.ended is not None
+    assert state.ended.state == (end or "failed")
+    assert "no checkpoint to go on from" in (state.ended.error or "")
+    assert [row.epoch for row in state.epochs] == [1, 2]
+
+
+def test_a_restart_that_cannot_go_on_is_no_stop(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=4, done=2, end="stopped")
+    give_checkpoint(run)
+    resubmit(run)
+    append(run, msgspec.structs.replace(sample_log.started(), resumed_step=8))
+    log = RunLog(run)
+    log.begin_attempt()
+    end_from_log(run, log, "no GPU any more", began=False)
+    log.close()
+    ended = folded(run).ended
+    assert ended is not None
+    assert (ended.state, ended.error) == ("failed", "no GPU any more")
 
 
 # the command line, with real training

@@ -167,12 +167,15 @@ def test_a_new_run_is_the_last_beside_runs_that_were_named_by_local_time(tmp_pat
         return time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + seconds))
 
     wrong = f"{stamp(3e8)}-wrong-0000"  # ten years ahead: not the time of anything
-    for name in (f"{stamp(9 * 3600)}-east-0000", f"{stamp(-3600)}-old-0000", wrong):
-        (tmp_path / name).mkdir()
+    (tmp_path / wrong).mkdir()
+    (tmp_path / f"{stamp(0)[:6]}99-000000-no-date-0000").mkdir()
     assert stamp(-60) < create(tmp_path, "x").id[:15] < stamp(60)
-    (tmp_path / wrong).rmdir()
+    for name in (f"{stamp(9 * 3600)}-east-0000", f"{stamp(-3600)}-old-0000"):
+        (tmp_path / name).mkdir()
     first, second = create(tmp_path, "x"), create(tmp_path, "y")
     assert f"{stamp(9 * 3600 - 60)}" < first.id[:15] < second.id[:15]
+    for false in tmp_path.glob("*-[wn]*-0000"):
+        false.rmdir()
     assert find(tmp_path, "last") == second
 
 

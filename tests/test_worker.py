@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,11 +56,11 @@ def data(tmp_path: Path) -> Path:
 class Forked:
     """A worker that has torch loaded when it begins, and its pipes."""
 
-    def __init__(self, errors: Path) -> None:
+    def __init__(self, errors: Path, serve: Callable[..., None] | None = None) -> None:
         (read, write), (told, tell) = os.pipe(), os.pipe()
         self.stdin, self.stdout = os.fdopen(write, "wb"), os.fdopen(told, "rb")
         with Connection(read, writable=False) as lines, Connection(tell, readable=False) as states:
-            self.process = forks().Process(target=_serve, args=(lines, states, errors))
+            self.process = forks().Process(target=serve or _serve, args=(lines, states, errors))
             self.process.start()
 
     def send_signal(self, number: int) -> None:
@@ -252,6 +253,48 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     assert "device-side assert" in ends[0].error
 
 
+def _serve_and_be_told(lines: Connection, states: Connection, errors: Path) -> None:
+    """SIGTERM comes while the process replaces itself."""
+    replace = program.replace_process
+
+    def told(left: Left, out: int, ending: Callable[[], bool]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not ending():
+            time.sleep(0.001)
+        replace(left, out, ending)
+
+    program.replace_process = told
+    _serve(lines, states, errors)
+
+
+def test_a_signal_while_the_process_is_replaced_is_not_lost(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    bad = new_run(tmp_path / "a", data, f"model.name='{tmp_path}/poison.py:Net'")
+    good = new_run(tmp_path / "b", data)
+    worker = Forked(tmp_path / "stderr", _serve_and_be_told)
+    try:
+        for run in (bad, good):
+            queue(worker, run)
+        assert worker.wait(60) == 0
+    finally:
+        worker.close()
+    ends = [Follower(run).catch_up().ended for run in (bad, good)]
+    assert [ended.state for ended in ends] == ["failed", "stopped"]
+
+
+def test_what_an_earlier_image_started_is_waited_for() -> None:
+    program = """
+import subprocess, time
+import psutil
+from trainer.processes import adopt_children
+subprocess.Popen(["true"])
+adopt_children()
+while psutil.Process().children():
+    time.sleep(0.001)
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=30, check=True)
+
+
 def test_what_is_half_read_and_half_answered_is_handed_over(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +308,7 @@ def test_what_is_half_read_and_half_answered_is_handed_over(
     worker.inspector._open = question
     worker.read(read)
     found: list[Left] = []
-    monkeypatch.setattr(program, "replace_process", lambda left, out: found.append(left))
+    monkeypatch.setattr(program, "replace_process", lambda left, *_: found.append(left))
     worker.hand_over(1)
     (left,) = found
     (waiting,) = left.waiting
@@ -290,7 +333,7 @@ def test_what_is_half_read_and_half_answered_is_handed_over(
 def test_nothing_is_handed_over_when_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = program.Worker(lambda _: None)
     worker.close()
-    monkeypatch.setattr(program, "replace_process", lambda left, out: pytest.fail("replaced"))
+    monkeypatch.setattr(program, "replace_process", lambda *_: pytest.fail("replaced"))
     worker.hand_over(1)
 
 

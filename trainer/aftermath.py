@@ -64,7 +64,7 @@ def ended(run: RunDir) -> events.RunEnded | None:
 
 def _unbegun(state: RunState) -> events.EndState:
     """How a run ends that could not begin, or not go on: one that was stopped is as it was, and can
-    go on when that is mended.
+    go on when that is mended. Not so where it has gone on, and a restart could not.
     """
-    queued = state.queued
-    return "stopped" if queued is not None and queued.before == "stopped" else "failed"
+    before = None if state.queued is None or state.trained else state.queued.before
+    return "stopped" if before == "stopped" else "failed"

@@ -73,17 +73,36 @@ class ChannelAxes:
         if (given := next(same, None)) is not None:
             clear = _once(output.shape, output.shape[given.axis])
             return given.axis if clear or given.strides == output.stride() else None
-        alike = (given for given in reversed(self._given) if len(given.shape) == output.ndim)
-        return None if (given := next(alike, None)) is None else _moved(given, output.shape)
+        alike = [given for given in self._given if len(given.shape) == output.ndim]
+        if not alike:
+            return None
+        given = alike[-1]
+        axis = _moved(given, output.shape)
+        if axis is None and all(one.axis == given.axis for one in alike):
+            # all sizes alike, as 32 channels of 32x32: no layer so far has them elsewhere
+            kept = _order(output.stride()) == _order(given.strides)
+            return given.axis if kept and _same_places(given, output.shape) else None
+        return axis
 
 
 def _moved(given: _Given, shape: torch.Size) -> int | None:
     axis, channels = given.axis, given.shape[given.axis]
-    others = all(given.shape[d] == shape[d] for d in range(len(shape)) if d != axis)
-    if others or shape[axis] == channels:  # other channels at the same places, or other places
+    if (
+        _same_places(given, shape) or shape[axis] == channels
+    ):  # other channels at the same places, or other places
         return axis if _once(shape, shape[axis]) else None
     moved = sorted(given.shape) == sorted(shape) and _once(shape, channels)
     return list(shape).index(channels, 1) if moved else None
+
+
+def _same_places(given: _Given, shape: torch.Size) -> bool:
+    """Whether nothing but the number of channels is another one."""
+    return all(given.shape[d] == shape[d] for d in range(len(shape)) if d != given.axis)
+
+
+def _order(strides: tuple[int, ...]) -> list[int]:
+    """Dimensions from the outermost in memory to the innermost."""
+    return sorted(range(len(strides)), key=lambda dim: -strides[dim])
 
 
 def _once(shape: torch.Size, size: int) -> bool:

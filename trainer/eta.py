@@ -32,7 +32,11 @@ _VIEWS = {"flip": 2, "flip+shift": 6}
 
 
 def eta(state: RunState) -> float | None:
-    """Seconds until the whole run ends: training and evaluation timed apart."""
+    """Seconds until the whole run ends: training and evaluation timed apart.
+
+    Before the first evaluation they are those of the training alone; ``None`` in the last epoch,
+    where the evaluation may take longer than what is left of that.
+    """
     if state.ended is not None or state.queued is None or state.started is None:
         return None
     size, steps = state.started.batch_size, state.total_steps or 0
@@ -45,7 +49,12 @@ def eta(state: RunState) -> float | None:
     if not speed:
         return None
     done = now.step if now is not None else state.started.resumed_step or 0
-    return max(0.0, cost(steps) - cost(done)) * size / speed + _evaluation_seconds_left(state)
+    testing = _evaluation_seconds_left(state)
+    if testing is None:
+        if done >= steps or (now is not None and now.epoch >= state.queued.epochs):
+            return None
+        testing = 0.0
+    return max(0.0, cost(steps) - cost(done)) * size / speed + testing
 
 
 def _cost(state: RunState, plan: _Plan, total: int) -> Cost:
@@ -101,19 +110,30 @@ def _whole_speed(state: RunState, row: EpochRow, cost: Cost) -> float | None:
     return row.images_per_second * _mean_cost(state, row, cost)
 
 
-def _evaluation_seconds_left(state: RunState) -> float:
-    """Of the evaluations that are still due, as long as those before, or by their passes."""
+def _evaluation_seconds_left(state: RunState) -> float | None:
+    """Of the evaluations that are still due, as long as those before, or by their passes; ``None``
+    where there was none before.
+    """
     assert state.queued is not None
     plan = _plan(state.queued.config)
     last = state.evals[-_TESTED:]
-    plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:]) or 0.0
-    left = _evaluations_left(state, plan.every, "plain") * plain
+    plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:])
+    if plain is None:
+        return None
+    due = [(_evaluations_left(state, plan.every, "plain"), plain)]
     if plan.ema:
         ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
-        left += _evaluations_left(state, plan.every, "ema") * (plain if ema is None else ema)
+        due.append((_evaluations_left(state, plan.every, "ema"), plain if ema is None else ema))
     if plan.views and not any(e.variant == "tta" for e in last[-VARIANTS:]):
-        left += plan.views * plain
-    return left
+        due.append((1, plan.views * plain))
+    now = state.progress
+    under_way = 0.0
+    if state.evaluating and now is not None and now.total:
+        # after an epoch the one of which most are left comes first, at the end that of all views
+        most = max((count for count, _ in due), default=0)
+        seconds = next((seconds for count, seconds in due if count == most), 0.0)
+        under_way = min(1.0, now.done / now.total) * seconds if most else 0.0
+    return sum(count * seconds for count, seconds in due) - under_way
 
 
 def _evaluations_left(state: RunState, every: int, variant: events.Variant) -> int:
@@ -144,7 +164,8 @@ def _plan(config: str) -> _Plan:
     """Of settings as TOML; what they do not tell is as it is by default."""
     import tomllib
 
-    with suppress(tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
+    # a log may come from anyone: an infinite number, brackets too deep in one another
+    with suppress(AttributeError, TypeError, ValueError, OverflowError, RecursionError):
         found = tomllib.loads(config)
         asked, train = found.get("evaluate", {}), found.get("train", {})
         return _Plan(

@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from trainer.processes import child_environment
+from trainer.processes import adopt_children, child_environment
 from trainer.protocol import Inspect, Job
 
 COMMAND = (sys.executable, "-P", "-m", "trainer.worker")
+ENDING = "--end"
 KINDS = ("AcceleratorError", "CaptureFailed")
 """Exceptions that are known by name: torch is not loaded here, and not every torch has them."""
 WORDS = ("CUDA error", "CUDA driver error", "cuDNN error", "Triton Error [CUDA]")
@@ -42,6 +43,8 @@ class Left(msgspec.Struct, frozen=True):
     """The beginning of a line of stdin, whose end has not been read."""
     inspect: Inspect | None = None
     """A question that is not fully answered."""
+    ending: bool = False
+    """Whether the process was told to end while it was replaced."""
 
 
 def spoils(error: BaseException) -> bool:
@@ -60,12 +63,13 @@ def spoils(error: BaseException) -> bool:
     return False
 
 
-def replace_process(left: Left, out: int) -> None:
+def replace_process(left: Left, out: int, ending: Callable[[], bool]) -> None:
     """Go on as a fresh worker, which takes over what is left. It returns by an error alone.
 
     Args:
         left: what the next image finds by ``taken_over``.
         out: the descriptor that becomes its standard output.
+        ending: whether the process was told to end; asked last of all.
 
     Raises:
         OSError: this process has to go on.
@@ -79,13 +83,18 @@ def replace_process(left: Left, out: int) -> None:
             with suppress(OSError):  # the folder's own
                 # what a driver has open, too, would keep the device's memory
                 os.set_inheritable(number, number in kept)
+        environment = child_environment()
         arguments = [*COMMAND, "--queue", str(file.fileno())]
-        os.execve(sys.executable, arguments, child_environment())
+        if ending():
+            arguments.append(ENDING)
+        os.execve(sys.executable, arguments, environment)
 
 
 def taken_over(arguments: Sequence[str]) -> Left:
     """What an earlier image has left, by the arguments of this one; nothing to the first one."""
-    if len(arguments) != 2 or arguments[0] != "--queue":
+    if len(arguments) < 2 or arguments[0] != "--queue":
         return Left()
+    adopt_children()
     with open(int(arguments[1]), "rb") as file:  # noqa: PTH123  # a descriptor
-        return msgspec.json.decode(file.read(), type=Left)
+        left = msgspec.json.decode(file.read(), type=Left)
+    return msgspec.structs.replace(left, ending=ENDING in arguments)

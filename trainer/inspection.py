@@ -242,6 +242,7 @@ def open_inspection(
     data_dir: Path | None = None,
     device: str = "auto",
     trusted: bool = False,
+    changed_net: bool = False,
 ) -> Inspection:
     """Load a run's net with a checkpoint's weights, and its data set.
 
@@ -253,6 +254,7 @@ def open_inspection(
         device: of the net; ``auto`` leaves a GPU alone whose memory is short.
         trusted: whether a net of the user's own file may be run: it is code, and the run may
             come from someone else.
+        changed_net: whether it is taken although its files were changed since.
 
     Raises:
         UserError: no checkpoint, or a damaged one, weights that do not fit, the data set is gone
@@ -265,7 +267,8 @@ def open_inspection(
         if not trusted:
             raise NotTrusted(f"the net is code of the file {config.model.name}")
         check_origin(run, config)
-        net_files.check(run, config)
+        if not changed_net:
+            net_files.check(run, config)
     role = role or ("best" if run.has_checkpoint("best") else "last")
     path = run.checkpoint(role)
     with suppress(OSError):
@@ -277,6 +280,7 @@ def open_inspection(
     net = _net(config, dataset, state, role)
     digest = hashlib.sha256(packed)
     digest.update(dataset.train.images.data)
+    digest.update(net_files.identity(run, config).encode())
     chosen = _device(device)
     return Inspection(
         run, role, _epoch(state), net.to(chosen).eval(), dataset, chosen, digest.hexdigest()

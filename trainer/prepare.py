@@ -76,8 +76,8 @@ def prepare(
         state = _checkpoint(run, group)
         _check_same(state, config, dataset)
         training.load_state_dict(state)
-    elif first:
-        _keep_net(run, config, file)
+    if first:
+        _keep_net(run, config, file, resume=resume)
     _announce(training, resumed=resume)
     if first:
         best_checkpoint.settle(run, log, training.at)
@@ -175,8 +175,9 @@ def _net_as_it_is(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) 
     """
     if resume:
         net_files.check(run, config)
-    elif file := net_files.changed(run, config):
-        line = f"{file} was changed since the run was queued: it is trained as it is now"
+    if file := net_files.changed(run, config):
+        before = "trained it" if resume else "was queued"
+        line = f"{file} was changed since the run {before}: it is trained as it is now"
         log.emit(events.Notice(level="warning", code="net-changed", message=line))
     return net_files.digest(config)
 
@@ -240,14 +241,16 @@ def _comparable(config: RunConfig) -> RunConfig:
     return msgspec.structs.replace(config, train=train, data="")
 
 
-def _keep_net(run: RunDir, config: RunConfig, file: str) -> None:
-    """Put down what is trained, once and for all attempts that go on with it."""
+def _keep_net(run: RunDir, config: RunConfig, file: str, *, resume: bool) -> None:
+    """Put down what is trained, for all attempts that go on with it."""
     from model import registry
 
     try:
         net_files.keep(run, config, file, registry.beside())
-    except OSError:  # nothing is known then: what was put down before may be of another net
-        with suppress(OSError):
+    except OSError:
+        if resume:
+            return  # what was put down before is true, or told that this net was accepted
+        with suppress(OSError):  # nothing is known then: that may be of another net
             run.net.unlink()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,22 @@ def lives(process: psutil.Process) -> bool:
         return False
     except psutil.Error:  # it may not be asked, so it is there
         return True
+
+
+def adopt_children() -> None:
+    """Wait for what an earlier image of this process has started: it would stay as zombies.
+
+    To be called before this image starts anything.
+    """
+    import psutil
+
+    for child in psutil.Process().children():
+        threading.Thread(target=_wait, args=(child.pid,), name="adopted", daemon=True).start()
+
+
+def _wait(child: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
 
 
 def keep_output() -> int:

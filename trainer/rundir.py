@@ -6,6 +6,7 @@ RUNS/20261123-143005-dws-late-3f9c/
     checkpoints/   last.pt, best.pt       predictions/  one .npz per evaluation
     cache/         what can be computed again
     net.json       checksums of the user's own net
+    net/           copies of its files, which are never run
     on-end.log     what the command at the end printed
     traceback.txt  of the last failure    ranks.log     what torchrun and the ranks had to say
     launch         which launch of torchrun began it
@@ -79,8 +80,12 @@ class RunDir(msgspec.Struct, frozen=True):
         return self.path / "cache"
 
     @property
+    def _net_copies(self) -> Path:
+        return self.path / "net"
+
+    @property
     def _folders(self) -> tuple[Path, ...]:
-        return self._checkpoints, self._predictions, self._cache
+        return self._checkpoints, self._predictions, self._cache, self._net_copies
 
     @property
     def _before_it_begins(self) -> tuple[Path, ...]:
@@ -112,6 +117,10 @@ class RunDir(msgspec.Struct, frozen=True):
     def net(self) -> Path:
         """Which files its net is, where it is the user's own: see ``trainer/net_files.py``."""
         return self.path / "net.json"
+
+    def net_copy(self, name: str) -> Path:
+        """Where a copy of one of these files goes, by path from the net's folder."""
+        return self._net_copies / name.replace(os.sep, ".")
 
     @property
     def launch(self) -> Path:
@@ -185,6 +194,10 @@ class RunDir(msgspec.Struct, frozen=True):
         with suppress(OSError):
             for file in self._before_it_begins:
                 file.unlink(missing_ok=True)
+            if self._net_copies.is_dir() and not self._net_copies.is_symlink():
+                for copy in self._net_copies.iterdir():
+                    copy.unlink()
+                self._net_copies.rmdir()
             self.path.rmdir()
 
     def refuse_links(self) -> None:
@@ -362,13 +375,15 @@ def _stamp(runs_dir: Path) -> str:
     import calendar  # nor for this
 
     stamp, ahead = (time.strftime(STAMP, time.gmtime(time.time() + s)) for s in (0, AHEAD_SECONDS))
-    try:
-        newest = max((run.id[: len(stamp)] for run in scan(runs_dir)), default="")
-        if stamp <= newest < ahead:
-            after = calendar.timegm(time.strptime(newest, STAMP)) + 1
-            stamp = time.strftime(STAMP, time.gmtime(after))
-    except (RunError, ValueError):  # told when it is written; no time
-        pass
+    with suppress(RunError):  # told when it is written
+        for run in scan(runs_dir):  # newest first
+            before = run.id[: len(stamp)]
+            if before < stamp:
+                break
+            with suppress(ValueError):  # no time
+                if before < ahead:
+                    after = calendar.timegm(time.strptime(before, STAMP)) + 1
+                    return time.strftime(STAMP, time.gmtime(after))
     return stamp
 
 

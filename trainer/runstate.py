@@ -63,6 +63,8 @@ class RunState(msgspec.Struct):
     """When it was queued last: later than ``queued_at`` in a resumed run."""
     waiting: bool = True
     """Whether no attempt has begun since it was queued last."""
+    trained: bool = False
+    """Whether an attempt has begun to train since it was queued last."""
     started: events.RunStarted | None = None
     started_at: Seconds = 0.0
     described: events.ModelDescribed | None = None
@@ -74,6 +76,8 @@ class RunState(msgspec.Struct):
     checkpoints: dict[str, events.CheckpointSaved] = {}
     notices: list[tuple[Seconds, events.Notice]] = []
     progress: events.Progress | None = None
+    evaluating: bool = False
+    """Whether the evaluation that progress tells of is under way."""
     memory: Whole | None = None
     """As progress told it last: evaluations do not tell it."""
     compiling: bool = False
@@ -163,7 +167,8 @@ class RunState(msgspec.Struct):
             self.steps.extend(points, [self._base + envelope.elapsed for envelope in many])
             last = many[-1]
             self.news += not _goes_on(self.progress, points[-1])
-            self.seq, self.progress, self.compiling = last.seq, points[-1], False
+            self.seq, self.progress = last.seq, points[-1]
+            self.compiling = self.evaluating = False
             told = (point.memory for point in reversed(points))
             self.memory = next((memory for memory in told if memory is not None), self.memory)
             self.alive_at, self.alive_seq = last.time, last.seq
@@ -256,6 +261,7 @@ class RunState(msgspec.Struct):
 
 def _queued(state: RunState, envelope: Envelope, event: events.RunQueued) -> None:
     state.queued, state.asked_at, state.waiting = event, envelope.time, True
+    state.trained = False
     state.queued_at = state.queued_at or envelope.time
     if state.attempt or state.ended:  # once more: what is known of the earlier attempts stays
         state.ended, state.paused = None, False
@@ -267,6 +273,7 @@ def _started(state: RunState, envelope: Envelope, event: events.RunStarted) -> N
     if state.started is not None or event.resumed_step is not None:
         _rewind(state, event.resumed_step or 0, envelope)
     state.started, state.ended, state.paused = event, None, False
+    state.trained = True
     state.progress = state.ranks = state.memory = None
     state.compiling = False
     state.started_at = state.started_at or envelope.time
@@ -313,6 +320,7 @@ def _goes_on(before: events.Progress | None, now: events.Progress) -> bool:
 def _progress(state: RunState, envelope: Envelope, event: events.Progress) -> None:
     state.news += not _goes_on(state.progress, event)
     state.progress, state.compiling = event, False
+    state.evaluating = event.phase == "test"
     state.memory = state.memory if event.memory is None else event.memory
     if event.phase == "train" and event.loss is not None:
         state.steps.append(event, state.elapsed)
@@ -338,6 +346,7 @@ def _epoch_ended(state: RunState, envelope: Envelope, event: events.EpochEnded) 
 
 
 def _eval_ended(state: RunState, envelope: Envelope, event: events.EvalEnded) -> None:
+    state.evaluating = False
     _forget_matrix(state.evals, event.variant)
     _put(state.evals, event)
     state.points += 1

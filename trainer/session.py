@@ -26,7 +26,7 @@ from trainer.protocol import Job
 from trainer.rundir import RunDir
 from trainer.runlog import Listener, RunLog
 from trainer.runstate import RunState
-from trainer.submit import read_config
+from trainer.submit import no_checkpoint, read_config
 
 if TYPE_CHECKING:
     from trainer.distributed.lead import Lead
@@ -51,7 +51,7 @@ def train_run(
         listener: called with every envelope after it is on disk.
         data_dir: where downloaded data sets lie; the user's data directory by default.
         resume: go on from the checkpoint ``last`` if there is one, as an attempt before may have
-            ended without; a new run begins.
+            ended without; a run that never had one begins.
         on_end: a command to start when the attempt has ended, however it did.
         world: the ranks that torchrun has started, of which this is number 0. Without it a run
             of several processes is trained by a torchrun that is started for it.
@@ -107,7 +107,8 @@ def train_locked(
                 on_end=on_end,
             ),
         )
-    resume = resume and run.has_checkpoint("last")  # for all ranks: they are told
+    gone = resume and not run.has_checkpoint("last")
+    resume = resume and not gone  # for all ranks: they are told
     log = RunLog(run, listener)
     began = time.monotonic()
     training: Training | None = None
@@ -127,6 +128,8 @@ def train_locked(
         from trainer.engine import StopTraining, TrainingFailed
 
         try:
+            if gone and _had_checkpoint(run):
+                raise no_checkpoint(run)
             config = read_config(run)
             if world is not None:
                 lead = _gather(world, run, log, on_end)
@@ -190,6 +193,13 @@ def _give_memory_back() -> None:
 
         with suppress(RuntimeError):  # of a GPU on which nothing works any more
             device.give_memory_back()
+
+
+def _had_checkpoint(run: RunDir) -> bool:
+    """Whether the log tells of a checkpoint ``last``: to begin anew would drop its results."""
+    state = Follower(run).catch_up()
+    before = state.queued is not None and state.queued.before is not None
+    return before or "last" in state.checkpoints
 
 
 def _processes(run: RunDir) -> RunConfig | None:

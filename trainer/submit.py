@@ -49,6 +49,7 @@ def resubmit(
     data: str | None = None,
     data_dir: Path | None = None,
     trust_net: bool = False,
+    changed_net: bool = False,
 ) -> RunConfig:
     """Queue a run that has ended, or whose trainer died, to go on from its checkpoint ``last``.
 
@@ -65,6 +66,7 @@ def resubmit(
         data: where its data lie; by default as before, and then they are compared by who trains.
         data_dir: where downloaded sets lie.
         trust_net: whether a net that others can change may be run.
+        changed_net: whether the run may go on with a net whose files were changed since.
 
     Returns:
         What it is trained with.
@@ -87,17 +89,16 @@ def resubmit(
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
         begun = follower.state.queued is None or follower.state.started is not None
         if begun and not run.has_checkpoint("last"):
-            raise RunError(
-                f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
-                f"'cifar-tui train {shlex.quote(str(run.config))}'"
-            )
+            raise no_checkpoint(run)
         if not begun:
             _check_as_queued(config, follower.state.queued)
-        if run.has_checkpoint("last"):
+        if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
         if data and run.has_checkpoint("last"):
             _check_data(run, config, data, data_dir)
         try:
+            if changed_net and run.has_checkpoint("last"):
+                net_files.accept(run, config)
             control.clear(run)
             train = config.train
             if processes is not None:
@@ -112,6 +113,14 @@ def resubmit(
         before = ended.state if ended is not None and run.has_checkpoint("last") else None
         _queue(run, config, settings.to_toml(config), before)
     return config
+
+
+def no_checkpoint(run: RunDir) -> RunError:
+    """A run that has trained cannot go on without what it has learnt."""
+    return RunError(
+        f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
+        f"'cifar-tui train {shlex.quote(str(run.config))}'"
+    )
 
 
 def queue_again(run: RunDir, config: RunConfig) -> None:

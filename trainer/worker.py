@@ -110,6 +110,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closed = False
         self._stopping = False
+        self._ending = False
         self._reading = threading.Lock()
         self._rest = b""
 
@@ -117,7 +118,9 @@ class Worker:
         """Go on where an earlier image of this process ended; before anything is read."""
         self._waiting.extend(Held(waiting.job, waiting.lock) for waiting in left.waiting)
         self._rest = left.rest
-        if left.inspect is not None:
+        if left.ending:
+            self.stop()
+        elif left.inspect is not None:
             self.inspector.ask(left.inspect)
 
     def hand_over(self, out: int) -> None:
@@ -133,7 +136,7 @@ class Worker:
                 return
             waiting = tuple(Waiting(held.job, held.descriptor) for held in self._waiting)
             left = Left(waiting=waiting, rest=self._rest, inspect=self.inspector.question())
-            replace_process(left, out)
+            replace_process(left, out, lambda: self._ending)
 
     def read(self, descriptor: int) -> None:
         """Take lines from a pipe until it ends."""
@@ -177,6 +180,11 @@ class Worker:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def end(self) -> None:
+        """As ``stop``, in a signal handler: what it interrupts may hold the lock."""
+        self._ending = True  # also where this process is replaced before the thread has its turn
+        threading.Thread(target=self.stop).start()
 
     def stop(self) -> None:
         """Stop the running run, cancel the queued ones, then exit."""
@@ -224,9 +232,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     tell = Teller(out)
     heap.share_one_arena()
     worker = Worker(tell)
-    # the last message of a signal handler must be possible while the lock is held elsewhere
     for number in ENDING:
-        signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
+        signal.signal(number, lambda *_: worker.end())
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # an earlier image has kept them waiting

@@ -57,6 +57,7 @@ def attend(
         while earlier.behind():
             known = earlier.read()
             view.fold(known)
+            trainer.know(known)
             caller.fold(known)
         with _signals(trainer):
             trainer.start()
@@ -103,7 +104,7 @@ class _Trainer:
         self.told = False
         """Whether a signal has come."""
         self.began = False
-        """Whether data and net were fit to train."""
+        """Whether data and net were fit to train, in this attempt or an earlier one."""
         self.finished = False
 
     def start(self) -> None:
@@ -134,9 +135,13 @@ class _Trainer:
             while True:
                 if one is not None:
                     found.append(one)
-                    self.began = self.began or isinstance(one.event, events.RunStarted)
                 one = self._queue.get_nowait()
+        self.know(found)
         return found
+
+    def know(self, found: list[Envelope]) -> None:
+        """What the log has, or has now."""
+        self.began = self.began or any(isinstance(one.event, events.RunStarted) for one in found)
 
     def result(self) -> events.RunEnded:
         """The run's last event; what the thread raised is raised here."""

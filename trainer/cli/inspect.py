@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainer.cli.options import (
+    ChangedNetOption,
     DataDirOption,
     DataOption,
     JsonOption,
@@ -59,6 +60,7 @@ def inspect(
     directory: DataDirOption = None,
     runs: RunsDirOption = None,
     trust_net: TrustNetOption = False,
+    changed_net: ChangedNetOption = False,
 ) -> None:
     """Look into a run's net: probabilities, nearest training images, receptive fields.
 
@@ -72,7 +74,12 @@ def inspect(
     from trainer.inspection import open_inspection
 
     inspection = open_inspection(
-        found, checkpoint, data=data or "", data_dir=data_dir(directory), trusted=True
+        found,
+        checkpoint,
+        data=data or "",
+        data_dir=data_dir(directory),
+        trusted=True,
+        changed_net=changed_net,
     )
     layer = inspection.check(index, layer)
     if top and not inspection.has_features:

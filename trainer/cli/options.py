@@ -54,6 +54,10 @@ TrustNetOption = Annotated[
         "--trust-net", help="Run the code of a run's net although its file is another user's."
     ),
 ]
+ChangedNetOption = Annotated[
+    bool,
+    typer.Option("--changed-net", help="Take a run's net although its files were changed since."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 AlertOption = Annotated[
     str | None,

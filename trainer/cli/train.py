@@ -19,6 +19,7 @@ from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
     AlertOption,
+    ChangedNetOption,
     DataDirOption,
     DataOption,
     JsonOption,
@@ -96,6 +97,7 @@ def train(
         ),
     ] = None,
     trust_net: TrustNetOption = False,
+    changed_net: ChangedNetOption = False,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -145,6 +147,8 @@ def train(
     given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
     calls = alerts.load(alert, stall_steps, on_end)
+    if changed_net and resume is None:
+        raise ConfigError("--changed-net goes with --resume: a new run takes the net as it is")
     found = False  # whether torchrun has started anew what trains it already
     if resume is not None:
         fixed = [value for key, value in asked.items() if key != "data" and value is not None]
@@ -158,13 +162,21 @@ def train(
             check_data(data, place)
         if world is None:
             run = find(runs_dir(directory), resume)
-            resubmit(run, processes=processes, data=data, data_dir=place, trust_net=trust_net)
+            resubmit(
+                run,
+                processes=processes,
+                data=data,
+                data_dir=place,
+                trust_net=trust_net,
+                changed_net=changed_net,
+            )
         else:
             run, found = resubmit_once(
                 *(resume, runs_dir(directory), world),
                 data=data,
                 data_dir=place,
                 trust_net=trust_net,
+                changed_net=changed_net,
             )
         config = read_config(run)
     elif preset is None:
@@ -197,7 +209,8 @@ def train(
         _conclude(run, ended, config.data)
     if world is not None:  # a run that was stopped is not to be started anew
         leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])
-    raise typer.Exit(EXIT_CODES[ended.state])
+    # nobody stopped one that could not go on
+    raise typer.Exit(2 if ended.state == "stopped" and ended.error else EXIT_CODES[ended.state])
 
 
 def _leave(
@@ -243,6 +256,8 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":
         warn(f"the run failed: {ended.error or 'for an unknown reason'}{follower.more}")
+    elif ended.error:
+        warn(f"the run stays {ended.state}: {ended.error}")
 
 
 def _is_live() -> bool:

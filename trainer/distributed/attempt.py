@@ -60,6 +60,7 @@ def resubmit_once(
     data: str | None = None,
     data_dir: Path | None = None,
     trust_net: bool = False,
+    changed_net: bool = False,
 ) -> tuple[RunDir, bool]:
     """Queue a run to go on, or find the one that this launch had queued before a restart.
 
@@ -70,6 +71,7 @@ def resubmit_once(
         data: as of ``resubmit``.
         data_dir: as of ``resubmit``.
         trust_net: as of ``resubmit``.
+        changed_net: as of ``resubmit``.
 
     Returns:
         The run, and whether it had been queued before.
@@ -84,7 +86,14 @@ def resubmit_once(
         _go_on(run, world)
         return run, True
     run = find(runs_dir, query)
-    resubmit(run, processes=world.size, data=data, data_dir=data_dir, trust_net=trust_net)
+    resubmit(
+        run,
+        processes=world.size,
+        data=data,
+        data_dir=data_dir,
+        trust_net=trust_net,
+        changed_net=changed_net,
+    )
     # behind the log's entry: who dies in between leaves a run that is queued once more
     _sign(run, world)
     return run, False
