@@ -144,8 +144,14 @@ class LayersScreen(StoreScreen):
         return text
 
     def _totals(self, net: ModelDescribed, width: int) -> Text:
-        """On as many lines as it takes: nothing that limits may ask for is cut."""
-        colours, narrow = self.cifar.colours(), width < NARROW
+        """On as many lines as it takes, nothing that limits may ask for is cut; in full words where
+        short ones save no line.
+        """
+        found = [self._totals_in(net, width, narrow=narrow) for narrow in (width < NARROW, True)]
+        return min(found, key=lambda text: text.plain.count("\n"))
+
+    def _totals_in(self, net: ModelDescribed, width: int, *, narrow: bool) -> Text:
+        colours = self.cifar.colours()
         parameters = Text(f"{net.parameters:,} parameters", style="bold")
         if net.trainable_parameters != net.parameters:
             parameters.append(f" ({net.trainable_parameters:,} trainable)", style="not bold")
