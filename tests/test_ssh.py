@@ -140,7 +140,7 @@ def test_a_run_outlives_its_connection_and_obeys_the_next_one(
     try:
         first.wait("first paint", lambda: "synthetic" in first.text(), 30)
         first.press("n")
-        first.wait("form", lambda: "enter starts" in first.text(), 20)
+        first.wait("form", lambda: "ctrl+s starts" in first.text(), 20)
         for key in ("\t", "\t", "\t", "\t", "50"):  # preset, model, norm, data, epochs
             first.press(key)
             first.settle()

@@ -468,7 +468,7 @@ def test_in_ascii_mode_no_other_byte_is_sent(tmp_path: Path) -> None:
         for key in ("2", "f", "f", "3", "4", "k", "5", "n"):
             terminal.press(key)
             terminal.settle()
-        terminal.wait("the form", lambda: "enter starts" in terminal.text(), 20)
+        terminal.wait("the form", lambda: "ctrl+s starts" in terminal.text(), 20)
         assert "+--" in terminal.text()
         rest = ESCAPES.sub(b"", bytes(terminal.raw))
         assert all(byte < 0x80 for byte in rest)
