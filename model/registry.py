@@ -244,9 +244,8 @@ def _lies_beside(module: str, folder: Path) -> bool:
     file = getattr(sys.modules[module], "__file__", None)
     if not file or "site-packages" in Path(file).parts:
         return False
-    if Path(file).is_relative_to(
-        Path(os.__file__).parent
-    ):  # Python's own, below the home directory
+    library = Path(os.__file__).parent  # Python's own, which may lie below the home directory
+    if Path(file).is_relative_to(library):
         return False
     return Path(file).is_relative_to(folder)
 

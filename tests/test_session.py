@@ -15,10 +15,10 @@ import torch
 
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, control, events, predictions
+from trainer import checkpoint, control, engine, events, predictions
+from trainer.augment import resized
 from trainer.control import Control
 from trainer.data.dataset import TrainSplit
-from trainer.engine import Training
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
 from trainer.events import Envelope
 from trainer.follower import Follower
@@ -373,14 +373,13 @@ def test_the_first_part_of_a_run_can_be_trained_on_shrunk_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides: list[int] = []
-    step = Training._resize
 
-    def resize(self: Training, images: torch.Tensor, side: int) -> torch.Tensor:
-        small = step(self, images, side)
+    def resize(images: torch.Tensor, side: int) -> torch.Tensor:
+        small = resized(images, side)
         sides.append(small.shape[-1])
         return small
 
-    monkeypatch.setattr(Training, "_resize", resize)
+    monkeypatch.setattr(engine, "resized", resize)
     run = tiny_run(tmp_path, "train.low_resolution=20", "train.low_resolution_share=0.75")
     assert train_run(run, Control(run)).state == "completed"
     assert sides == [20] * 3 + [24] * 3 + [28] * 3 + [32] * 3

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from rich.cells import cell_len
+from textual.pilot import Pilot
 
 from tests import sample_log
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
@@ -18,6 +19,7 @@ from tests.tui_helpers import append, held, make_app, make_run, progress
 from trainer import events
 from trainer.follower import Follower
 from tui import comparison, export
+from tui.app import CifarApp
 from tui.export import prepare
 from tui.screens.compare import CompareScreen
 from tui.widgets import progress_line, run_table
@@ -88,16 +90,21 @@ async def test_four_graphs_of_the_marked_runs(tmp_path: Path, size: tuple[int, i
         assert "do not compare" in "".join(rows)
 
 
+async def compare_all(pilot: Pilot[None], app: CifarApp, runs: int) -> None:
+    """Mark all runs, so many, and go to the screen."""
+    await until(pilot, lambda: len(app.store) == runs and not app.store.loading)
+    for run in app.store.followers:
+        app.store.toggle_mark(run)
+    await pilot.press("5")
+
+
 @pytest.mark.parametrize("size", [(60, 18), (80, 20), (70, 21)])
 async def test_four_graphs_in_a_low_terminal(tmp_path: Path, size: tuple[int, int]) -> None:
     for seed in range(4):
         make_run(tmp_path / "runs", name=f"run{seed}", best=0.6 + seed / 10, epochs=5, seed=seed)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: len(app.store) == 4 and not app.store.loading)
-        for run in app.store.followers:
-            app.store.toggle_mark(run)
-        await pilot.press("5")
+        await compare_all(pilot, app, 4)
         await until(pilot, lambda: "80.00 %" in text(app, "#results"))
         for name in NAMES:
             assert name.replace("-", " ") in chart(app, name).render_line(0).text
@@ -111,10 +118,7 @@ async def test_the_best_of_runs_on_the_same_images_is_marked(tmp_path: Path) -> 
         make_run(tmp_path / "runs", name=f"run{seed}", best=best, seed=seed, created=60 * seed)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
-        await until(pilot, lambda: len(app.store) == 2 and not app.store.loading)
-        for run in app.store.followers:
-            app.store.toggle_mark(run)
-        await pilot.press("5")
+        await compare_all(pilot, app, 2)
         await until(pilot, lambda: "90.00 %" in text(app, "#results"))
         rows = text(app, "#results").splitlines()
         assert [row.split()[0] for row in rows if "★" in row] == ["★"]

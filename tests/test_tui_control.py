@@ -97,6 +97,12 @@ def names(app: CifarApp) -> list[str]:
     return [type(screen).__name__ for screen in app.screen_stack[1:]]
 
 
+def move(app: CifarApp, run: RunDir, to: Path) -> None:
+    """Move a run's folder, which the app notices."""
+    run.path.rename(to)
+    app.poll(now=True)
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> list[RunDir]:
     """Oldest first; the best one is the oldest."""
@@ -115,8 +121,7 @@ async def test_when_the_chosen_run_goes_no_screen_shows_another_in_silence(
         await pilot.press("down", "4")
         await until(pilot, lambda: names(app) == ["MistakesScreen"])
         assert app.store.selected == three[1].id
-        three[1].path.rename(tmp_path / "runs" / "elsewhere")
-        app.poll(now=True)
+        move(app, three[1], tmp_path / "runs" / "elsewhere")
         await until(pilot, lambda: names(app) == ["RunsScreen"])
         line = f"run 1: its folder {three[1].id} was moved or deleted"
         await until(pilot, lambda: told(app) == [line])
@@ -138,8 +143,7 @@ async def test_the_neighbour_is_the_one_in_the_sorted_list(
         order = [three[i].id for i in (0, 1, 2)]
         await until(pilot, lambda: list(screen.query_one(RunTable).order) == order)
         await until(pilot, lambda: app.store.selected == three[1].id)
-        three[1].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[1], tmp_path / "away")
         assert app.store.selected == three[2].id
         assert screen.query_one(RunTable).chosen == three[2].id
 
@@ -152,8 +156,7 @@ async def test_dialogs_of_a_run_that_has_gone_close_without_an_act(
         await until(pilot, lambda: len(app.store) == 3)
         await pilot.press("2", "1", "d")
         await until(pilot, lambda: names(app) == ["RunsScreen", "Choice"])
-        three[2].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[2], tmp_path / "away")
         await until(pilot, lambda: names(app) == ["RunsScreen"])
         assert not (tmp_path / "runs" / ".trash").exists()
         assert app.store.selected == three[1].id
@@ -167,8 +170,7 @@ async def test_another_dialog_stays_and_the_screen_below_is_left_after_it(
         await until(pilot, lambda: len(app.store) == 3)
         await pilot.press("3", "n")
         await until(pilot, lambda: names(app) == ["LayersScreen", "NewRun"])
-        three[2].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[2], tmp_path / "away")
         await pilot.pause()
         assert names(app) == ["LayersScreen", "NewRun"], "what was typed is kept"
         await pilot.press("escape")
@@ -183,8 +185,7 @@ async def test_a_run_that_is_not_chosen_goes_without_a_word(
         await until(pilot, lambda: len(app.store) == 3)
         await pilot.press("3")
         await until(pilot, lambda: names(app) == ["LayersScreen"])
-        three[0].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[0], tmp_path / "away")
         await until(pilot, lambda: len(app.store) == 2)
         assert names(app) == ["LayersScreen"]
         assert told(app) == []
@@ -199,8 +200,7 @@ async def test_a_line_that_is_typed_is_not_cut_off_when_the_run_goes(tmp_path: P
         await pilot.press("4")
         await until(pilot, lambda: "mistakes.filter" in offered(app))
         await pilot.press("slash", "b")
-        runs[1].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, runs[1], tmp_path / "away")
         await pilot.press("i", "r", "d")
         assert names(app) == ["MistakesScreen"]
         field = app.focused
@@ -220,8 +220,7 @@ async def test_a_comparison_stays_when_a_run_goes_that_it_does_not_show(
         app.store.toggle_mark(three[1].id)
         await pilot.press("5")
         await until(pilot, lambda: names(app) == ["CompareScreen"])
-        three[2].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[2], tmp_path / "away")
         await until(pilot, lambda: len(told(app)) == 1)
         assert names(app) == ["CompareScreen"]
         await pilot.press("d")
@@ -229,13 +228,11 @@ async def test_a_comparison_stays_when_a_run_goes_that_it_does_not_show(
         (tmp_path / "away").rename(three[2].path)
         app.poll(now=True)
         app.store.selected = three[2].id
-        three[2].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[2], tmp_path / "away")
         await pilot.pause()
         assert names(app) == ["DifferenceScreen"]
         app.store.selected = three[1].id
-        three[1].path.rename(tmp_path / "gone")
-        app.poll(now=True)
+        move(app, three[1], tmp_path / "gone")
         await until(pilot, lambda: names(app) == ["RunsScreen"])
 
 
@@ -248,8 +245,7 @@ async def test_a_run_that_is_started_meanwhile_is_shown(
         await until(pilot, lambda: len(app.store) == 3)
         await pilot.press("2", "n")
         await until(pilot, lambda: names(app) == ["DashboardScreen", "NewRun"])
-        three[2].path.rename(tmp_path / "away")
-        app.poll(now=True)
+        move(app, three[2], tmp_path / "away")
         await pilot.press("ctrl+s")
         known = {run.id for run in three}
         await until(pilot, lambda: app.store.selected not in known)

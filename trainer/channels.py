@@ -87,9 +87,8 @@ class ChannelAxes:
 
 def _moved(given: _Given, shape: torch.Size) -> int | None:
     axis, channels = given.axis, given.shape[given.axis]
-    if (
-        _same_places(given, shape) or shape[axis] == channels
-    ):  # other channels at the same places, or other places
+    # other channels at the same places, or the same channels at others
+    if _same_places(given, shape) or shape[axis] == channels:
         return axis if _once(shape, shape[axis]) else None
     moved = sorted(given.shape) == sorted(shape) and _once(shape, channels)
     return list(shape).index(channels, 1) if moved else None

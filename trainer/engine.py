@@ -362,7 +362,7 @@ class Training:
         """What a step computes, all of it on the device: what can be recorded."""
         train = self.config.train
         images = self.augment(self.images.index_select(0, index), index, draws)
-        images = self._resize(images, side)
+        images = resized(images, side)
         labels = self.labels.index_select(0, index)
         logits, log_p, cross_entropy = self._find_gradients(images, labels, measured)
         used = self.optimizers.used()
@@ -422,10 +422,6 @@ class Training:
         self.optimizers.zero_grad()
         self.scaler.scale(loss).backward()
         return logits, log_p, cross_entropy
-
-    def _resize(self, images: Tensor, side: int) -> Tensor:
-        """Shrink a batch in the first part of the run, if the settings ask for it."""
-        return resized(images, side)
 
     def _obey_control(self) -> None:
         """Save, wait and stop, as asked.

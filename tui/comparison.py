@@ -13,8 +13,7 @@ from trainer.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 from tui import formatting
 from tui.formatting import DASH
-from tui.run_words import data_of, model_of, time_of
-from tui.widgets.run_table import name_of
+from tui.run_words import data_of, model_of, name_of, time_of
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tui.evaluations import Evaluation
 
 
+def name_of(run: Follower) -> str:
+    """A run's name, else its id."""
+    return formatting.clean(run.name)
+
+
 def run_name(run: Follower) -> str:
     """A run's name for a sentence."""
     return formatting.clean(run.name, 40)

@@ -14,11 +14,11 @@ from textual.widgets import Static
 
 from trainer.errors import UserError
 from tui import comparison, formatting, themes
+from tui.run_words import name_of
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
 from tui.widgets.curve_chart import LEAST, CurveChart
 from tui.widgets.lines import Lines
-from tui.widgets.run_table import name_of
 
 if TYPE_CHECKING:
     from trainer.follower import Follower

@@ -10,6 +10,7 @@ from textual.widgets import Static
 
 from trainer.follower import Follower
 from tui import formatting
+from tui.run_words import name_of
 from tui.screens.charts import ChartScreen
 from tui.store import Changes
 from tui.widgets.curve_chart import CurveChart
@@ -18,7 +19,6 @@ from tui.widgets.epoch_table import EpochTable
 from tui.widgets.lines import Lines
 from tui.widgets.progress_line import ProgressLine
 from tui.widgets.run_header import RunHeader
-from tui.widgets.run_table import name_of
 
 NOTHING = "No run yet: press s to start one, n to choose what, 1 for the list of runs."
 

@@ -25,7 +25,7 @@ SUMMARY_LINES = 4
 """As in the style sheet."""
 
 
-class Choice(Select[str], inherit_bindings=False):
+class FieldSelect(Select[str], inherit_bindings=False):
     """Opens its list with enter or space; up and down go to the other fields, as from a text."""
 
     BINDINGS = [Binding("enter,space", "show_overlay", show=False)]
@@ -66,7 +66,7 @@ class NewRun(Modal[RunConfig | None]):
             with Fields():
                 with Horizontal(classes="field"):
                     yield Static("preset", classes="label")
-                    yield Choice(
+                    yield FieldSelect(
                         presets, value=self.preset, allow_blank=False, compact=True, id="preset"
                     )
                     yield Static("", id="preset-hint", classes="hint", markup=False)
@@ -85,7 +85,7 @@ class NewRun(Modal[RunConfig | None]):
         text = self._defaults[field.key]
         if field.kind == "choice":
             options = [(choice, choice) for choice in field.choices]
-            return Choice(options, value=text, allow_blank=False, compact=True, id=field.key)
+            return FieldSelect(options, value=text, allow_blank=False, compact=True, id=field.key)
         known: tuple[str, ...] = {
             "model": registry.names(),
             "data": BUILT_IN,
@@ -196,9 +196,9 @@ class NewRun(Modal[RunConfig | None]):
     def _keys(self) -> str:
         """What enter and escape do where the cursor is."""
         at = self.focused
-        if at is not None and isinstance(at.parent, Choice):  # its list
+        if at is not None and isinstance(at.parent, FieldSelect):  # its list
             return "enter takes it · escape closes"
-        if isinstance(at, Choice):
+        if isinstance(at, FieldSelect):
             return "enter opens it · ctrl+s starts"
         if isinstance(at, Button) and at.id == "cancel":
             return "enter cancels"

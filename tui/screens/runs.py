@@ -16,6 +16,7 @@ from textual.widgets import DataTable, Input, Static
 from trainer.follower import Follower
 from tui import formatting
 from tui.formatting import clean
+from tui.run_words import run_name
 from tui.screens.base import StoreScreen
 from tui.store import ACTIVE, Changes
 from tui.widgets import run_details, run_table
@@ -273,7 +274,7 @@ class RunsScreen(StoreScreen):
         run = self.store.current if chosen is None else self.store.get(chosen)
         if run is None:
             return
-        name = clean(run_table.name_of(run), 40)
+        name = run_name(run)
         if run.status in ACTIVE or run.run.is_locked():
             self.cifar.tell(f"{name} is {run.status}: stop it first", severity="warning")
             return

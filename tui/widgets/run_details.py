@@ -9,8 +9,7 @@ from rich.text import Text
 from trainer import events
 from trainer.follower import Follower
 from tui import formatting
-from tui.run_words import data_of, model_of
-from tui.widgets.run_table import name_of
+from tui.run_words import data_of, model_of, name_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -25,12 +24,11 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
     text.append(_summary(run) + "\n")
     if state.started is not None:
         begun = state.started
+        host = f" · {begun.host}" if begun.host else ""
         text.append(
             formatting.clean(
                 f"{begun.device} · {begun.precision} · {begun.train_images:,} train and "
-                f"{begun.test_images:,} test images of {begun.data_source}"
-                + f" · {begun.host}"
-                * bool(begun.host),
+                f"{begun.test_images:,} test images of {begun.data_source}{host}",
                 200,
             )
             + "\n"

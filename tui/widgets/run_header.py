@@ -7,9 +7,8 @@ from rich.text import Text
 from trainer import events
 from trainer.follower import Follower
 from tui import formatting, themes
-from tui.run_words import data_of, model_of
+from tui.run_words import data_of, model_of, name_of
 from tui.widgets.lines import Lines
-from tui.widgets.run_table import name_of
 
 REAL = ("cifar10", "cifar100")
 

@@ -15,7 +15,7 @@ from trainer.follower import Follower
 from trainer.rundir import made_at
 from tui import formatting, themes
 from tui.formatting import DASH
-from tui.run_words import data_of, model_of, time_of
+from tui.run_words import data_of, model_of, name_of, time_of
 from tui.store import ACTIVE, Store
 from tui.widgets.fixed_table import FixedTable
 
@@ -35,11 +35,6 @@ class Column(msgspec.Struct, frozen=True):
     """Order of its values, best first; what has none comes last."""
     short: str = ""
     """The title beside an arrow, where there is no room for all of it."""
-
-
-def name_of(run: Follower) -> str:
-    """A run's name, else its id."""
-    return formatting.clean(run.name)
 
 
 def _preset(run: Follower) -> str:

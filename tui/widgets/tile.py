@@ -66,7 +66,7 @@ def below(w: Words, look: Look, *, here: bool) -> list[Line]:
         Segment(" " * max(0, room - cell_len(names)), look.plain),
         Segment(number, look.dim),
     ]
-    # "p() 0.97  p() 0.02" without the names takes 18 cells, 20 with ">0.99" and "<0.01"
+    # "p() 0.97  p() 0.02" without the names takes 18 cells, with ">.99" as well
     share = TILE - 10 - len(w.p_predicted) - len(w.p_actual)
     predicted, actual = w.predicted, w.actual
     if cell_len(predicted) + cell_len(actual) > share:
