@@ -37,9 +37,9 @@ from bench import command
 from trainer import config as settings
 from trainer.data import sources
 from trainer.errors import ConfigError
-from trainer.follower import Follower
 from trainer.presets import catalog
-from trainer.rundir import RunDir
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 READY, ANSWER = "reference ready", "reference: answer "
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
 from trainer.errors import ConfigError
-from trainer.follower import Follower
-from trainer.rundir import scan
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import scan
 
 SIDES = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import command
 from trainer import device as devices
 from trainer.config import TrainSettings
-from trainer.control import Control
-from trainer.engine import Training
-from trainer.prepare import prepare
+from trainer.lifecycle.prepare import prepare
+from trainer.lifecycle.submit import submit
+from trainer.loop.engine import Training
 from trainer.presets import catalog
-from trainer.runlog import RunLog
-from trainer.submit import submit
+from trainer.runs.control import Control
+from trainer.runs.runlog import RunLog
 
 USUAL = TrainSettings().layer_stats
 

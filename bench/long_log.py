@@ -27,10 +27,10 @@ from bench import command
 from trainer import config as settings
 from trainer import events
 from trainer.events import AnyEvent, Envelope
-from trainer.follower import Follower
 from trainer.presets import catalog
-from trainer.rundir import RunDir
-from tui.store import Store
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from tui.runs.store import Store
 
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGES = 1000

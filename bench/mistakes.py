@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command, long_log
 from bench.terminal import COLUMNS, LINES, Terminal
-from trainer import events, predictions
+from trainer import events
 from trainer.data import sources
-from trainer.predictions import Predictions
-from trainer.rundir import RunDir
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
 
 BOUND = 100
 """Milliseconds that an action may take."""

@@ -42,9 +42,9 @@ from bench import command, long_log
 from bench.command import NoFigureError, Trainer, training
 from bench.terminal import COLUMNS, LINES, Terminal
 from trainer import events
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog, Tail
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog, Tail
 
 SCREENS = {"1": "Runs", "2": "Dashboard", "3": "Layers", "5": "Compare"}
 """Keys and the tabs that are then shown."""

@@ -36,13 +36,13 @@ from model import registry
 from model.summary import summarize
 from trainer import config as settings
 from trainer import device as devices
-from trainer import heap
-from trainer.control import Control
 from trainer.data import sources
-from trainer.engine import StopTraining, Training
 from trainer.errors import UserError
-from trainer.runlog import RunLog
-from trainer.submit import submit
+from trainer.lifecycle.submit import submit
+from trainer.loop import heap
+from trainer.loop.engine import StopTraining, Training
+from trainer.runs.control import Control
+from trainer.runs.runlog import RunLog
 
 WORKERS = 2
 PREFETCHED = 2 * WORKERS

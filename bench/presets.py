@@ -23,12 +23,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
-from trainer import submit
 from trainer.errors import ConfigError, UserError
-from trainer.follower import Follower
+from trainer.lifecycle import submit
 from trainer.presets import catalog
-from trainer.rundir import RunDir
-from trainer.runstate import RunState
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import RunState
 
 LEFT_OUT = {"Progress", "LayerStats"}
 

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
 from trainer import config as settings
-from trainer.control import Control
 from trainer.data import sources
 from trainer.errors import first_line
-from trainer.follower import Follower
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import submit
 from trainer.presets import catalog
-from trainer.session import train_run
-from trainer.submit import submit
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
 
 
 @dataclass(frozen=True)

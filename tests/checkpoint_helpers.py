@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer import checkpoint
+from trainer.runs import checkpoint
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer import stall
+from trainer.runs import stall
 
 if TYPE_CHECKING:
     from trainer.data.dataset import TestData
@@ -63,8 +63,8 @@ def data_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def runs_may_start(monkeypatch: pytest.MonkeyPatch, data_is_there: None) -> None:
     """Runs are submitted whose data is not on this machine."""
-    from trainer import admission
     from trainer.data.sources import Availability
+    from trainer.lifecycle import admission
 
     ready = Availability("cifar10", True, "", "cifar10")
     monkeypatch.setattr(admission, "check_data", lambda data, data_dir=None: ready)

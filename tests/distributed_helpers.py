@@ -12,12 +12,13 @@ from pathlib import Path
 
 from tests.training_helpers import TINY_NET
 from trainer import config as settings
-from trainer import control, events
-from trainer.control import Control
+from trainer import events
 from trainer.distributed.world import World
+from trainer.lifecycle.submit import submit
 from trainer.presets import catalog
-from trainer.rundir import RunDir
-from trainer.submit import submit
+from trainer.runs import control
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
 
 NO_DROPOUT = TINY_NET.replace("nn.Dropout(0.1)", "nn.Identity()")
 GROUP_NORM = NO_DROPOUT.replace("nn.BatchNorm2d(8)", "nn.GroupNorm(2, 8)")
@@ -61,7 +62,12 @@ def a_run(folder: Path, data: Path, net: str = NO_DROPOUT, *overrides: str) -> R
 def forks() -> ForkServerContext:
     """Forks processes that have loaded what training needs: they begin in an instant."""
     context = multiprocessing.get_context("forkserver")
-    loaded = ("trainer.engine", "trainer.session", "trainer.worker", "model.summary")
+    loaded = (
+        "trainer.loop.engine",
+        "trainer.lifecycle.session",
+        "trainer.worker.worker",
+        "model.summary",
+    )
     context.set_forkserver_preload([*loaded, "torch._dynamo"])
     return context
 
@@ -93,10 +99,10 @@ def _free_port() -> int:
 def _rank(rank: int, size: int, tasks: tuple[Task, ...], ports: list[int]) -> None:
     import torch
 
-    from trainer import engine
     from trainer.distributed import agreement, watch
     from trainer.distributed import rank as ranks
-    from trainer.session import train_run
+    from trainer.lifecycle.session import train_run
+    from trainer.loop import engine
 
     torch.set_num_threads(1)
     engine.PROGRESS_SECONDS = agreement.SECONDS = 0.0
@@ -132,7 +138,7 @@ def _rank(rank: int, size: int, tasks: tuple[Task, ...], ports: list[int]) -> No
 
 
 def _die_at(step: int) -> None:
-    from trainer.engine import Training
+    from trainer.loop.engine import Training
 
     whole = Training._step
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tests import sample_log
 from trainer import events
-from trainer.control import Control
 from trainer.distributed.world import World
 from trainer.errors import DeviceError
-from trainer.rundir import RunDir
-from trainer.runlog import Listener, RunLog
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import Listener, RunLog
 
 
 def train_run(
@@ -63,9 +63,9 @@ def train_run(
 
 
 def main() -> int:
-    from trainer import session
     from trainer.cli import train
     from trainer.cli.main import run
+    from trainer.lifecycle import session
 
     session.train_run = train_run
     train.admitted = lambda config, data_directory: config

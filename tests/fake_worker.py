@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer import events
-from trainer.control import Control
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
 
 OPTIONS = dict(part.partition("=")[::2] for part in sys.argv[1:])
 STEPS = int(OPTIONS.get("steps", "1000"))

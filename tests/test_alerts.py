@@ -17,20 +17,22 @@ from hypothesis import strategies as st
 from tests import sample_log
 from tests.training_helpers import tiny_dataset, tiny_run
 from tests.tui_helpers import Clock, append, held, make_run
-from trainer import alerts, calls, events, on_end, session, stall
-from trainer.alerts import AlertSettings, Watcher
+from trainer import events
 from trainer.cli import caller
-from trainer.control import Control
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError
 from trainer.events import Envelope
-from trainer.follower import Follower
+from trainer.lifecycle import alerts, calls, on_end, session
+from trainer.lifecycle.alerts import AlertSettings, Watcher
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
 from trainer.protocol import Job
-from trainer.rundir import RunDir
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import resubmit
-from trainer.worker import Held
+from trainer.runs import stall
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import RunState
+from trainer.worker.worker import Held
 
 KITTY = {"TERM": "xterm-kitty"}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.augment import Augment, Draws, tta_views
 from trainer.config import AugmentSettings
+from trainer.loop.augment import Augment, Draws, tta_views
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 N = 64
@@ -201,7 +201,7 @@ def test_warp_applies_to_its_share_and_leaves_the_others_exactly() -> None:
 
 
 def test_gpu_and_cpu_choose_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer import augment as module
+    from trainer.loop import augment as module
 
     images, augment = pictures(), make(shift_scale_rotate=0.5)
     once = apply(augment, images)

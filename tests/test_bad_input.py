@@ -18,15 +18,16 @@ from tests import sample_log
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import make_app, make_run
-from trainer import checkpoint, events
+from trainer import events
 from trainer.cli import main
 from trainer.cli import output as outputs
-from trainer.control import Control
-from trainer.follower import Follower
-from trainer.rundir import RunDir, create, scan
-from trainer.runlog import RunLog
-from trainer.session import train_run
-from tui.launcher import WorkerInfo
+from trainer.lifecycle.session import train_run
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, create, scan
+from trainer.runs.runlog import RunLog
+from tui.runs.launcher import WorkerInfo
 
 Train = Callable[..., tuple[int, str, str]]
 

@@ -38,8 +38,8 @@ from trainer import config as settings
 from trainer import events, processes
 from trainer.errors import ConfigError
 from trainer.presets import catalog
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog, Tail
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog, Tail
 
 PART = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 

@@ -10,15 +10,16 @@ import pytest
 from torch import nn
 
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, events
-from trainer.control import Control
-from trainer.engine import Training
+from trainer import events
 from trainer.events import Envelope
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import resubmit
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
+from trainer.loop.engine import Training
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import RunState
 
 
 class Killed(BaseException):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.checkpoint_helpers import save_checkpoint
-from trainer import checkpoint
 from trainer.errors import RunError
+from trainer.runs import checkpoint
 
 
 def test_a_round_trip_gives_the_same_tensors(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.checkpoint.os.fsync", full)
+    monkeypatch.setattr("trainer.runs.checkpoint.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint({"step": 2}, path)
     assert checkpoint.load(path)["step"] == 1

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests import sample_log
-from trainer import predictions
 from trainer.cli import main
 from trainer.cli import output as outputs
-from trainer.predictions import Predictions
-from trainer.rundir import RunDir
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
 
 Cli = Callable[..., tuple[int, str, str]]
 LABELS = [0, 0, 1, 2, 1, 2]

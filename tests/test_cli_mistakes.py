@@ -16,14 +16,14 @@ from PIL import Image
 from tests import data_helpers, sample_log
 from tests.test_review import entry
 from tests.tui_helpers import held
-from trainer import predictions
 from trainer.analysis.mistakes_filter import FLAGS, QUANTITIES, parse_filter
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.data import sources, synthetic
 from trainer.events import RunEnded
-from trainer.predictions import Predictions
-from trainer.rundir import RunDir
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
 
 Cli = Callable[..., tuple[int, str, str]]
 

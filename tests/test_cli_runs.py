@@ -18,8 +18,8 @@ from trainer import events
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.cli.output import Column, Output, clean, duration, table
-from trainer.follower import Follower
-from trainer.rundir import RunDir
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 ROOT = Path(main.__file__).parents[2]
 HOSTILE = "[red]x[/]\x1b[31m\u202e../../x"

@@ -19,14 +19,15 @@ import pytest
 
 from tests import fake_session
 from tests.tui_helpers import make_run
-from trainer import config, events, session
+from trainer import config, events
 from trainer.cli import main, train
 from trainer.cli import output as outputs
-from trainer.follower import Follower
+from trainer.lifecycle import session
+from trainer.lifecycle.submit import submit
 from trainer.presets import catalog
-from trainer.rundir import scan
-from trainer.runlog import RunLog
-from trainer.submit import submit
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import scan
+from trainer.runs.runlog import RunLog
 
 ROOT = Path(main.__file__).parents[2]
 Cli = Callable[..., tuple[int, str, str]]

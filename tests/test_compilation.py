@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
-from trainer import engine, events
-from trainer.compilation import Compiled, Halving, HalvingMaxPool2d, choose_per_layer
+from trainer import events
 from trainer.kernels.build import compiler
+from trainer.loop import engine
+from trainer.loop.compilation import Compiled, Halving, HalvingMaxPool2d, choose_per_layer
 
 CPU = torch.device("cpu")
 

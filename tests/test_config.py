@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trainer import config
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
-from trainer.submit import submit
+from trainer.lifecycle.submit import submit
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import control
-from trainer.control import Control
 from trainer.errors import RunError
-from trainer.rundir import RunDir, create
+from trainer.runs import control
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir, create
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_commands_from_another_process(run: RunDir) -> None:
     asked = Control(run)
     script = (
         "import sys; from pathlib import Path\n"
-        "from trainer import control; from trainer.rundir import RunDir\n"
+        "from trainer import control; from trainer.runs.rundir import RunDir\n"
         "for command in sys.argv[2:]: control.send(RunDir(Path(sys.argv[1])), command)\n"
     )
 

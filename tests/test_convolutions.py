@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import convolutions
-from trainer.convolutions import (
+from trainer.loop import convolutions
+from trainer.loop.convolutions import (
     GuardedConv2d,
     StridedConv2d,
     StridedDepthwiseConv2d,

@@ -15,16 +15,18 @@ import pytest
 import torch
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
-from trainer import checkpoint, device, engine, events, layer_stats
 from trainer import config as settings
-from trainer.control import Control
-from trainer.cuda_graphs import CaptureFailed, Replay, RunAhead
+from trainer import device, events
 from trainer.device import HostCopy
-from trainer.engine import Training
-from trainer.follower import Follower
-from trainer.meter import Meter
-from trainer.rundir import RunDir
-from trainer.session import train_run
+from trainer.lifecycle.session import train_run
+from trainer.loop import engine, layer_stats
+from trainer.loop.cuda_graphs import CaptureFailed, Replay, RunAhead
+from trainer.loop.engine import Training
+from trainer.loop.meter import Meter
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 CPU = torch.device("cpu")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -600,8 +602,8 @@ def test_cuda_a_compiled_net_is_recorded_and_pools_as_torch_does(tmp_path: Path)
 @on_cuda
 def test_cuda_a_checkpoint_goes_on_on_the_cpu(tmp_path: Path) -> None:
     """Rates lie on the GPU there, and Adam's steps are counted there."""
-    from trainer import optim
     from trainer.config import OptimizerSettings
+    from trainer.loop import optim
 
     net = torch.nn.Linear(3, 2)
     chosen = OptimizerSettings(name="adam")

@@ -7,7 +7,7 @@ import torch
 
 from trainer import device as devices
 from trainer.errors import DeviceError
-from trainer.meter import Meter
+from trainer.loop.meter import Meter
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,10 @@ from tests.test_tui_mistakes import evaluate, some, until
 from tests.tui_helpers import held, make_run, synthetic_app
 from trainer.analysis import calibration, model_diff
 from trainer.data.dataset import TestData
-from trainer.predictions import Predictions
-from trainer.rundir import RunDir
-from tui import difference
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
+from tui.images import difference
 from tui.screens.compare import CompareScreen
 from tui.screens.dialogs import Choice
 from tui.screens.difference import DifferenceScreen

@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 
 from tests.tui_helpers import append, fake_worker, held, make_run, progress, started, until
-from tui import directory_watch, pace
 from tui.app import CifarApp
-from tui.directory_watch import DirectoryWatch, file_system
-from tui.pace import CALM_POLLS, POLL_SECONDS, REST_SECONDS
+from tui.runs import directory_watch, pace
+from tui.runs.directory_watch import DirectoryWatch, file_system
+from tui.runs.pace import CALM_POLLS, POLL_SECONDS, REST_SECONDS
 
 SECOND_DISK = Path("/dev/shm")  # a file system that is hardly ever that of /tmp
 

@@ -11,13 +11,15 @@ import pytest
 
 from tests import sample_log
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, disk, events
-from trainer.control import Control
-from trainer.disk import Disk
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog, Tail
-from trainer.session import train_run
+from trainer import events
+from trainer.files import disk
+from trainer.files.disk import Disk
+from trainer.lifecycle.session import train_run
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog, Tail
 
 
 class Gate:

@@ -24,25 +24,27 @@ from model.fast import ShiftNorm
 from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
 from tests.training_helpers import binary_folder
 from tests.tui_helpers import make_run
-from trainer import checkpoint, events, session
 from trainer import config as settings
-from trainer.control import Control
+from trainer import events
 from trainer.distributed import launch, rank, watch
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group, Member, _place
 from trainer.distributed.lead import EXIT_FAILED, Lead
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
-from trainer.follower import Follower
-from trainer.prepare import check_alike
+from trainer.lifecycle import session
+from trainer.lifecycle.prepare import check_alike
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import read_config, resubmit
 from trainer.presets import catalog
 from trainer.processes import lives
 from trainer.protocol import Job
-from trainer.rundir import RunDir, scan
-from trainer.runlog import RunLog, Tail
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import read_config, resubmit
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, scan
+from trainer.runs.runlog import RunLog, Tail
+from trainer.runs.runstate import RunState
 
 LOSS = 1e-5
 WEIGHTS = 1e-4

@@ -12,18 +12,19 @@ import typer
 
 from tests import fake_session
 from tests.tui_helpers import make_run
-from trainer import events, session
+from trainer import events
 from trainer.cli import main, train
 from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.lead import Lead
 from trainer.distributed.world import World, from_environment
 from trainer.errors import RunError
-from trainer.follower import Follower
+from trainer.lifecycle import session
+from trainer.lifecycle.submit import read_config, submit
 from trainer.presets import catalog
-from trainer.rundir import RunDir, scan
-from trainer.runlog import RunLog
-from trainer.runstate import RunState
-from trainer.submit import read_config, submit
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, scan
+from trainer.runs.runlog import RunLog
+from trainer.runs.runstate import RunState
 
 CONFIG = catalog.load("quick", ["train.processes=2"])
 Start = Callable[..., int]

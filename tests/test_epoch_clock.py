@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from trainer.epoch_clock import EpochClock
+from trainer.loop.epoch_clock import EpochClock
 
 
 def test_an_epoch_s_time_is_without_pauses_and_with_earlier_attempts() -> None:

@@ -12,10 +12,10 @@ from tests import sample_log
 from tests.sample_log import envelope
 from tests.test_runstate import fold, numbered
 from trainer import events
-from trainer.augment import tta_views
 from trainer.config import TrainSettings, Tta
-from trainer.eta import _VIEWS, eta
-from trainer.runstate import RunState
+from trainer.loop.augment import tta_views
+from trainer.runs.eta import _VIEWS, eta
+from trainer.runs.runstate import RunState
 from trainer.schedule import side
 
 NO_TIME = msgspec.structs.replace(sample_log.eval_ended(1, 0.5), seconds=0.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trainer import events
-from trainer.runstate import RunState
-from tui import evaluation_choice
-from tui.evaluation_choice import EvaluationChoice
+from trainer.runs.runstate import RunState
+from tui.images import evaluation_choice
+from tui.images.evaluation_choice import EvaluationChoice
 
 
 class Clock:

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.training_helpers import log_of, tiny_dataset, tiny_run
-from trainer import predictions, words
+from trainer import words
 from trainer.analysis import export, mistake_words, mistakes
 from trainer.analysis.mistakes import Mistakes, Sort
 from trainer.analysis.mistakes_filter import parse_filter
-from trainer.augment import Augment
 from trainer.config import AugmentSettings, Tta
 from trainer.errors import RunError
-from trainer.evaluate import DeviceTestSplit, Evaluation, evaluate
-from trainer.predictions import Predictions
+from trainer.loop.augment import Augment
+from trainer.loop.evaluate import DeviceTestSplit, Evaluation, evaluate
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
 
 CLASSES = ("cat", "deer", "dog")
 GAPS = (0.5, 8.0, 17.0, 20.0, 40.0, 60.0, 95.0, 2000.0)

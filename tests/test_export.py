@@ -11,7 +11,7 @@ import pytest
 from trainer.analysis import export, mistakes
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import Mistakes
-from trainer.predictions import Predictions
+from trainer.runs.predictions import Predictions
 
 
 @pytest.fixture

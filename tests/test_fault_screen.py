@@ -16,10 +16,10 @@ from tests.test_tui_mistakes import evaluate, open_mistakes, some, until
 from tests.tui_helpers import held, make_run, synthetic_app
 from trainer.analysis import human, label_doubt, mistakes
 from trainer.data.dataset import TestData
-from trainer.rundir import RunDir
+from trainer.runs.rundir import RunDir
 from tui.__main__ import quick_options
 from tui.app import CifarApp
-from tui.opinions import Opinions
+from tui.images.opinions import Opinions
 from tui.screens.dialogs import Help
 from tui.screens.fault import FaultScreen
 from tui.screens.image import ImageScreen

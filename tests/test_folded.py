@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from bench.long_log import write_run
 from tests import sample_log
 from tests.test_steps import long_log
-from trainer import events, folded, steps
-from trainer import follower as follower_module
-from trainer.control import Control
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runstate import RunState
-from tui.store import Store
+from trainer import events
+from trainer.runs import folded, steps
+from trainer.runs import follower as follower_module
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import RunState
+from tui.runs.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -340,7 +341,7 @@ def test_who_shows_a_log_follows_no_link_and_needs_no_room(run: RunDir, tmp_path
 
 def test_the_trainer_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.training_helpers import tiny_dataset, tiny_run
-    from trainer.session import train_run
+    from trainer.lifecycle.session import train_run
 
     data = tiny_dataset()
     monkeypatch.setattr("trainer.data.sources.load", lambda source, data_dir=None: data)

@@ -10,12 +10,12 @@ import pytest
 from bench.long_log import write_many, write_run
 from tests.tui_helpers import TimedLog, append, held, make_run, progress, some_layers
 from trainer import events
-from trainer.follower import Follower
-from trainer.glance import END_BYTES, WHOLE_BYTES, glance
-from trainer.rundir import RunDir
+from trainer.runs.follower import Follower
+from trainer.runs.glance import END_BYTES, WHOLE_BYTES, glance
+from trainer.runs.rundir import RunDir
 from tui import run_words
-from tui import store as stores
-from tui.store import Store
+from tui.runs import store as stores
+from tui.runs.store import Store
 from tui.widgets import run_table
 
 NAME = "20261123-120000-long-00"

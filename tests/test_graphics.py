@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Static
 
 from tests.terminal import Terminal
-from tui import overlay
+from tui.images import overlay
 from tui.terminal.graphics import find
 from tui.terminal.settings import TerminalSettings
 from tui.widgets.graphics_view import SCALE, GraphicsView

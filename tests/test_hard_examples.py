@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, events
+from trainer import events
 from trainer.config import ConfigError, TrainSettings, from_mapping
-from trainer.control import Control
-from trainer.follower import Follower
-from trainer.hard_examples import HardExamples
-from trainer.session import train_run
+from trainer.lifecycle.session import train_run
+from trainer.loop.hard_examples import HardExamples
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
 
 CPU = torch.device("cpu")
 

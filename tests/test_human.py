@@ -16,7 +16,7 @@ from tests.data_helpers import shared_file
 from trainer.analysis import human, mistakes
 from trainer.analysis.human import People
 from trainer.errors import DataError
-from trainer.predictions import Predictions
+from trainer.runs.predictions import Predictions
 
 LABELS = np.array([0, 0, 1, 2, 1], np.int64)
 COUNTS = np.array([[9, 1, 0], [8, 1, 1], [10, 0, 0], [5, 0, 5], [0, 0, 0]], np.int64)

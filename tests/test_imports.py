@@ -13,22 +13,22 @@ import trainer
 ROOT = Path(trainer.__file__).parents[1]
 TORCH_FREE = [
     "tui.app",
-    "tui.store",
+    "tui.runs.store",
     "trainer.cli.main",
     "trainer.config",
-    "trainer.control",
-    "trainer.eta",
+    "trainer.runs.control",
+    "trainer.runs.eta",
     "trainer.events",
-    "trainer.follower",
-    "trainer.predictions",
-    "trainer.prepare",
+    "trainer.runs.follower",
+    "trainer.runs.predictions",
+    "trainer.lifecycle.prepare",
     "trainer.presets.catalog",
-    "trainer.rundir",
-    "trainer.runlog",
-    "trainer.runstate",
-    "trainer.session",
-    "trainer.submit",
-    "trainer.worker",
+    "trainer.runs.rundir",
+    "trainer.runs.runlog",
+    "trainer.runs.runstate",
+    "trainer.lifecycle.session",
+    "trainer.lifecycle.submit",
+    "trainer.worker.worker",
     "model.registry",
 ]
 
@@ -66,7 +66,7 @@ def test_importing_loads_no_torch(module: str) -> None:
 def test_reading_a_log_loads_no_torch_and_no_widgets(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from trainer.config import RunConfig\n"
-        "from trainer.submit import submit; from trainer.follower import Follower\n"
+        "from trainer.lifecycle.submit import submit; from trainer.runs.follower import Follower\n"
         "Follower(submit(RunConfig(), Path(sys.argv[1]))).catch_up()"
     )
     loaded = modules_after(script, str(tmp_path))

@@ -17,14 +17,16 @@ from model import penultimate, registry
 from model.grad_cam import NoGradient
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import binary_folder, tiny_run
-from trainer import checkpoint, features, inspection, predictions
 from trainer.cli import inspect, main
 from trainer.cli.inspect import distinct
-from trainer.control import Control
 from trainer.errors import DataError, UserError
-from trainer.inspection import Inspection, NotTrusted, open_inspection
-from trainer.rundir import RunDir
-from trainer.session import train_run
+from trainer.inspection import answers as inspection
+from trainer.inspection import features
+from trainer.inspection.answers import Inspection, NotTrusted, open_inspection
+from trainer.lifecycle.session import train_run
+from trainer.runs import checkpoint, predictions
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
 
 
 @pytest.fixture(scope="module")

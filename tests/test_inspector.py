@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from tests.training_helpers import binary_folder, tiny_run
-from trainer import inspection, inspector, inspector_process
-from trainer.control import Control
 from trainer.data.dataset import Dataset
-from trainer.inspection import open_inspection
-from trainer.inspector import Inspector
-from trainer.inspector_process import InspectorProcess
+from trainer.inspection import answers as inspection
+from trainer.inspection import inspector, inspector_process
+from trainer.inspection.answers import open_inspection
+from trainer.inspection.inspector import Inspector
+from trainer.inspection.inspector_process import InspectorProcess
+from trainer.lifecycle.session import train_run
 from trainer.protocol import Asked, Inspect, Inspected, State
-from trainer.rundir import RunDir
-from trainer.session import train_run
-from trainer.worker import Worker
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
+from trainer.worker.worker import Worker
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,7 @@ from model import registry
 from model.blocks import fork, make_norm, norm_act
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
-from trainer.augment import Augment
 from trainer.config import AugmentSettings
-from trainer.control import Control
-from trainer.follower import Follower
 from trainer.kernels import build
 from trainer.kernels.build import BuildError, compiler, library
 from trainer.kernels.fused import (
@@ -28,7 +25,10 @@ from trainer.kernels.fused import (
     FusedMaxPool2d,
     choose_per_layer,
 )
-from trainer.session import train_run
+from trainer.lifecycle.session import train_run
+from trainer.loop.augment import Augment
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
 
 needs_compiler = pytest.mark.skipif(
     platform.system() != "Linux" or not compiler(), reason="no C++ compiler here, or not Linux"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from trainer import checkpoint, predictions
-from trainer.follower import Follower
-from trainer.rundir import RunDir, scan
-from trainer.runlog import Tail
-from trainer.runstate import RunState
+from trainer.runs import checkpoint, predictions
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, scan
+from trainer.runs.runlog import Tail
+from trainer.runs.runstate import RunState
 
 ROOT = Path(__file__).parents[1]
 KILLS = 50

@@ -12,14 +12,16 @@ from torch import nn
 
 from tests.test_session import at_step
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, events, layer_stats
-from trainer.control import Control
+from trainer import events
 from trainer.device import HostCopy
-from trainer.follower import Follower
-from trainer.layer_stats import LayerStats, peaks
-from trainer.rundir import RunDir
-from trainer.runstate import LAYER_STATS_KEPT
-from trainer.session import train_run
+from trainer.lifecycle.session import train_run
+from trainer.loop import layer_stats
+from trainer.loop.layer_stats import LayerStats, peaks
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import LAYER_STATS_KEPT
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +315,7 @@ def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
 def test_a_resumed_run_measures_what_the_whole_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
 
     def measured(run: RunDir) -> list[events.LayerStats]:
         return list(Follower(run).catch_up().layer_stats)

@@ -16,7 +16,7 @@ from trainer.analysis.mistakes import SORTS, History, Mistakes, Sort
 from trainer.analysis.mistakes_filter import FLAGS, Bound, Filter, parse_filter
 from trainer.analysis.review import Review, Reviewed, Votes
 from trainer.errors import ConfigError
-from trainer.predictions import Predictions
+from trainer.runs.predictions import Predictions
 
 CLASSES = ("cat", "deer", "dog")
 

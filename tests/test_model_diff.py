@@ -14,7 +14,7 @@ from trainer.analysis import model_diff
 from trainer.analysis.confusion import confusion
 from trainer.analysis.model_diff import mcnemar
 from trainer.errors import RunError
-from trainer.predictions import Predictions
+from trainer.runs.predictions import Predictions
 
 
 def predicting(predicted: list[int], labels: list[int]) -> Predictions:

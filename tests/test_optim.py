@@ -11,7 +11,7 @@ from tests.training_helpers import log_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.config import OptimizerSettings
 from trainer.errors import ConfigError
-from trainer.optim import HOW, Muon, Optimizers, orthogonalise
+from trainer.loop.optim import HOW, Muon, Optimizers, orthogonalise
 
 CPU = torch.device("cpu")
 
@@ -236,7 +236,7 @@ def test_muon_without_filters_and_a_frozen_net() -> None:
 
 
 def test_muon_s_steps_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.optim.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("trainer.loop.optim.multiplies_bf16", lambda device: False)
     lr, momentum, decay = 0.1, 0.6, 0.01
     generator = torch.Generator().manual_seed(5)
     for shape in ((8, 3, 3, 3), (16, 4, 1, 1)):  # wide, tall

@@ -17,15 +17,19 @@ from model.errors import ModelError
 from model.summary import summarize
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
-from trainer import checkpoint, events, host_random, net_files, own_net, worker
+from trainer import events
 from trainer.cli import main
-from trainer.control import Control
 from trainer.errors import ConfigError, DataError, RunError
-from trainer.follower import Follower
-from trainer.inspection import open_inspection
-from trainer.rundir import RunDir
-from trainer.session import train_run
-from trainer.submit import read_config, resubmit
+from trainer.inspection.answers import open_inspection
+from trainer.lifecycle import own_net
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import read_config, resubmit
+from trainer.loop import host_random
+from trainer.runs import checkpoint, net_files
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.worker import worker
 
 BASE = """
 import random

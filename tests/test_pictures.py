@@ -14,8 +14,8 @@ from trainer.analysis import grid_png, mistakes, pictures
 from trainer.analysis.mistakes import Mistakes
 from trainer.data import sources
 from trainer.errors import ConfigError, DataError
-from trainer.predictions import Predictions
-from trainer.runstate import RunState
+from trainer.runs.predictions import Predictions
+from trainer.runs.runstate import RunState
 
 
 def test_candidates() -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import predictions
 from trainer.errors import RunError
-from trainer.predictions import Predictions
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
 
 PATH = Path("predictions") / "epoch-0001-plain.npz"
 

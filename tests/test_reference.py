@@ -12,15 +12,16 @@ from torch import Tensor
 
 from model import registry
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, events, predictions, schedule
-from trainer.augment import Augment
-from trainer.control import Control
+from trainer import events, schedule
 from trainer.data.dataset import Dataset
-from trainer.follower import Follower
-from trainer.hard_examples import _shuffled
-from trainer.rundir import RunDir
-from trainer.session import train_run
-from trainer.submit import read_config
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import read_config
+from trainer.loop.augment import Augment
+from trainer.loop.hard_examples import _shuffled
+from trainer.runs import checkpoint, predictions
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 EPOCHS, STEPS, BATCH = 2, 6, 16
 OPTIONS = (
@@ -123,7 +124,7 @@ def test_the_confusion_matrix_has_actual_classes_as_rows(tmp_path: Path, data: D
 def test_progress_adds_up_to_the_epoch_and_tells_the_rate_of_its_last_step(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
     run = tiny_run(tmp_path, "schedule.name='linear'", "schedule.warmup=0.25")
     train_run(run, Control(run))
     config = read_config(run)

@@ -17,17 +17,18 @@ import torch
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
-from trainer import control, events
-from trainer.aftermath import end_from_log
-from trainer.control import Control
+from trainer import events
 from trainer.errors import ConfigError, DataError, RunError
-from trainer.follower import Follower
+from trainer.lifecycle.aftermath import end_from_log
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import read_config, resubmit, submit
 from trainer.presets import catalog
-from trainer.rundir import RunDir, scan
-from trainer.runlog import RunLog, Tail
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import read_config, resubmit, submit
+from trainer.runs import control
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, scan
+from trainer.runs.runlog import RunLog, Tail
+from trainer.runs.runstate import RunState
 
 
 def folded(run: RunDir) -> RunState:
@@ -174,7 +175,7 @@ def test_settings_are_on_disk_before_the_run_is(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.whole_file.os.fsync", full)
+    monkeypatch.setattr("trainer.files.whole_file.os.fsync", full)
     with pytest.raises(RunError, match="free some space"):
         submit(catalog.load("quick", []), tmp_path)
     assert not list(tmp_path.iterdir())

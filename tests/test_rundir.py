@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import config as settings
-from trainer import rundir
 from trainer.errors import ConfigError, RunError
-from trainer.follower import Follower
-from trainer.rundir import ID, RunDir, create, find, made_at, scan, slug
-from trainer.submit import submit
+from trainer.lifecycle.submit import submit
+from trainer.runs import rundir
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import ID, RunDir, create, find, made_at, scan, slug
 
 ROOT = Path(rundir.__file__).parents[1]
 
@@ -47,7 +47,7 @@ LOCK = """
 import sys
 from pathlib import Path
 from unittest import mock
-from trainer.rundir import RunDir
+from trainer.runs.rundir import RunDir
 with RunDir(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.readline()
@@ -91,7 +91,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 from trainer.config import RunConfig
-from trainer.submit import submit
+from trainer.lifecycle.submit import submit
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(5):

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import sample_log
-from trainer import events, runlog
+from trainer import events
 from trainer.errors import RunError
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog, Tail
+from trainer.runs import runlog
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog, Tail
 
 SAMPLE = sample_log.lines()
 GARBAGE = (b"\n", b"not json\n", b'{"v":1}\n', b"\xff\xfe\x00\n", b'{"kind":"Paused"}\n')
@@ -416,8 +417,8 @@ def test_the_writers_process_dies_at_any_moment(run: RunDir) -> None:
     """Kill a writing process: what is on disk is whole lines, without gaps."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from trainer import events; from trainer.rundir import RunDir\n"
-        "from trainer.runlog import RunLog\n"
+        "from trainer import events; from trainer.runs.rundir import RunDir\n"
+        "from trainer.runs.runlog import RunLog\n"
         "log = RunLog(RunDir(Path(sys.argv[1])))\n"
         "for i in range(10 ** 9):\n"
         "    log.emit(events.Notice(level='info', code='x', message='y' * 500))\n"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tests import sample_log
 from tests.sample_log import envelope
 from trainer import events
-from trainer.eta import eta
 from trainer.events import Envelope
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog
-from trainer.runstate import NOTICES_KEPT, RunState
+from trainer.runs.eta import eta
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
+from trainer.runs.runstate import NOTICES_KEPT, RunState
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = sample_log.lines()

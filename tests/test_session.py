@@ -15,17 +15,19 @@ import torch
 
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, control, engine, events, predictions
-from trainer.augment import resized
-from trainer.control import Control
+from trainer import events
 from trainer.data.dataset import TrainSplit
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
 from trainer.events import Envelope
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import resubmit
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
+from trainer.loop import engine
+from trainer.loop.augment import resized
+from trainer.runs import checkpoint, control, predictions
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runstate import RunState
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,7 @@ def at_step(step: int, do: Callable[[], object]) -> Callable[[Envelope], None]:
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
 
 
 def test_a_completed_run_leaves_everything_behind(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_an_exception_ends_the_run_as_failed_with_its_reason(
     def boom(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
 
-    monkeypatch.setattr("trainer.engine.Training._step", boom)
+    monkeypatch.setattr("trainer.loop.engine.Training._step", boom)
     run = tiny_run(tmp_path)
     ended = train_run(run, Control(run))
     assert ended.state == "failed"
@@ -423,8 +425,8 @@ def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.predictions.save", full)
-    monkeypatch.setattr("trainer.checkpoint.write", full)
+    monkeypatch.setattr("trainer.runs.predictions.save", full)
+    monkeypatch.setattr("trainer.runs.checkpoint.write", full)
     run = tiny_run(tmp_path)
     assert train_run(run, Control(run)).state == "completed"
     codes = {n.code for _, n in Follower(run).catch_up().notices}
@@ -470,7 +472,7 @@ def test_an_early_stop_is_the_same_after_a_stop_in_an_evaluation(
 def test_progress_of_tests_is_of_an_epoch_that_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
     run = tiny_run(tmp_path, "evaluate.tta='flip'")
     train_run(run, Control(run))
     log = [e.event for e in Follower(run)._tail.read()]

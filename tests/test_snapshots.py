@@ -19,10 +19,10 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.tui_helpers import make_run, synthetic_app, until
-from trainer import predictions
+from trainer.runs import predictions
 from tui.app import CifarApp
-from tui.evaluation_loader import EvaluationLoader
-from tui.opinions import Opinions
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.images.opinions import Opinions
 from tui.screens.base import StoreScreen
 from tui.screens.charts import ChartScreen
 from tui.screens.difference import DifferenceScreen

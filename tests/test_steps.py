@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import sample_log
-from trainer import events, steps
+from trainer import events
 from trainer.events import Envelope
-from trainer.runstate import RunState
-from trainer.steps import Steps
+from trainer.runs import steps
+from trainer.runs.runstate import RunState
+from trainer.runs.steps import Steps
 
 SMALL = 64
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.segment import Segment
 
-from trainer.terminal_image import (
+from trainer.analysis.terminal_image import (
     RAMP,
     Cell,
     half_blocks,

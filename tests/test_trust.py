@@ -16,19 +16,21 @@ import pytest
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
 from tests.tui_helpers import make_app, make_run
-from trainer import control, events, foreign, inspection, predictions, runlog
+from trainer import events, foreign
 from trainer.cli import main
 from trainer.cli.output import clean, visible
-from trainer.control import Control
 from trainer.errors import ConfigError, RunError
-from trainer.follower import Follower
-from trainer.origin import check_owner
-from trainer.prepare import prepare
-from trainer.rundir import RunDir, scan
-from trainer.runlog import RunLog, Tail
-from trainer.runstate import RunState
-from trainer.session import train_run
-from trainer.submit import read_config, resubmit
+from trainer.inspection import answers as inspection
+from trainer.lifecycle.prepare import prepare
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import read_config, resubmit
+from trainer.runs import control, predictions, runlog
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.origin import check_owner
+from trainer.runs.rundir import RunDir, scan
+from trainer.runs.runlog import RunLog, Tail
+from trainer.runs.runstate import RunState
 from tui import formatting
 
 OWN_FILES = {path.name for path in RunDir(Path("run")).own}

@@ -8,9 +8,10 @@ import pytest
 
 from tests.tui_helpers import append, held, make_app, make_run, until
 from trainer import events
-from trainer.alerts import AlertSettings
-from tui import formatting, store, themes
+from trainer.lifecycle.alerts import AlertSettings
+from tui import formatting, themes
 from tui.app import CifarApp
+from tui.runs import store
 from tui.widgets.run_header import RunHeader
 
 

@@ -15,14 +15,15 @@ from textual.widgets import Input, OptionList, Select, Static
 from tests.tui_helpers import append, held, make_app, make_run, told, until
 from trainer import events
 from trainer.errors import RunError
-from trainer.follower import Follower
+from trainer.lifecycle.submit import read_config
 from trainer.presets import catalog
-from trainer.submit import read_config
-from tui import datasource, reader, store
+from trainer.runs.follower import Follower
+from tui import datasource
 from tui import form as form_of
 from tui.app import CifarApp
 from tui.datasource import DataStatus
-from tui.launcher import Launcher
+from tui.runs import reader, store
+from tui.runs.launcher import Launcher
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.dialogs import Choice, DataSource, Help, Quit
 from tui.screens.download import Download

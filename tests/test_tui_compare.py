@@ -17,10 +17,10 @@ from tests import sample_log
 from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
 from tests.tui_helpers import append, held, make_app, make_run, progress
 from trainer import events
-from trainer.follower import Follower
-from tui import comparison, export
+from trainer.runs.follower import Follower
 from tui.app import CifarApp
-from tui.export import prepare
+from tui.charts import comparison, export
+from tui.charts.export import prepare
 from tui.screens.compare import CompareScreen
 from tui.widgets import progress_line, run_table
 from tui.widgets.curve_chart import CurveChart

@@ -12,9 +12,9 @@ from textual.widgets._toast import Toast, ToastHolder, ToastRack
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, until
 from trainer.config import RunConfig
 from trainer.events import RunEnded
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.submit import name_of
+from trainer.lifecycle.submit import name_of
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
 from tui.commands import entries
 from tui.run_control import _epoch

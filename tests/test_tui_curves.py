@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests import sample_log
 from trainer import events
-from trainer.runstate import RunState
-from tui import curves, figure
-from tui.curves import Points
-from tui.figure import Curve, Plan
+from trainer.runs.runstate import RunState
+from tui.charts import curves, figure
+from tui.charts.curves import Points
+from tui.charts.figure import Curve, Plan
 from tui.widgets.curve_chart import place, position
 
 NUMBERS = st.floats(-1e3, 1e3) | st.just(math.nan)

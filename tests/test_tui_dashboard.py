@@ -25,17 +25,17 @@ from tests.tui_helpers import (
     until,
 )
 from trainer import events
-from trainer.follower import Follower
-from trainer.runlog import RunLog
-from trainer.runstate import NOTICES_KEPT
+from trainer.runs.follower import Follower
+from trainer.runs.runlog import RunLog
+from trainer.runs.runstate import NOTICES_KEPT
 from tui import device_stats
 from tui.app import CifarApp
-from tui.exact import ExactCompositor, ExactUpdate, SpanUpdate
-from tui.pace import CALM_POLLS, POLL_SECONDS
+from tui.runs.pace import CALM_POLLS, POLL_SECONDS
+from tui.runs.store import Changes
 from tui.screens import charts
 from tui.screens.charts import REPAINT_SECONDS, SHARED_PACE, SHARED_PART
 from tui.screens.dashboard import DashboardScreen
-from tui.store import Changes
+from tui.terminal.exact import ExactCompositor, ExactUpdate, SpanUpdate
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
 from tui.widgets.epoch_table import EpochTable
@@ -569,7 +569,7 @@ async def test_hundreds_of_epochs_make_only_the_lines_in_view(
 
 
 def test_epochs_of_the_hardest_images_are_told_apart() -> None:
-    from trainer.runstate import EpochRow
+    from trainer.runs.runstate import EpochRow
     from tui.themes import DARK
     from tui.widgets import epoch_table
 
@@ -610,7 +610,7 @@ async def test_device_figures_of_a_live_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tui.widgets.device_panel.DeviceStats", Readings)
-    monkeypatch.setattr("trainer.follower.platform.node", lambda: "testhost")
+    monkeypatch.setattr("trainer.runs.follower.platform.node", lambda: "testhost")
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         async with dashboard(tmp_path / "runs") as (app, pilot):

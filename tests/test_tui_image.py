@@ -16,12 +16,12 @@ from trainer.analysis.human import People
 from trainer.analysis.mistakes import Moment
 from trainer.data.dataset import TestData
 from trainer.events import LayerRow
-from trainer.predictions import Figures
 from trainer.protocol import Inspected, Near
-from trainer.rundir import RunDir
-from tui import inside, overlay
+from trainer.runs.predictions import Figures
+from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
 from tui.commands import entries
+from tui.images import inside, overlay
 from tui.screens.dialogs import Help
 from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen

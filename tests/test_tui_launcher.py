@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.tui_helpers import fake_worker, make_run, run_config
-from trainer.control import send
-from trainer.follower import Follower
+from trainer.lifecycle.submit import submit
 from trainer.processes import child_environment
-from trainer.rundir import RunDir
-from trainer.submit import submit
-from tui import launcher as launchers
-from tui.launcher import Launcher, WorkerInfo
+from trainer.runs.control import send
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from tui.runs import launcher as launchers
+from tui.runs.launcher import Launcher, WorkerInfo
 
 
 class Heard:

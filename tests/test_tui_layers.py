@@ -14,8 +14,8 @@ from trainer import events
 from trainer.config import LimitSettings
 from trainer.events import LayerRow, ModelDescribed
 from tui import formatting
-from tui.alive import Alive, Call, Figures
 from tui.app import CifarApp
+from tui.runs.alive import Alive, Call, Figures
 from tui.screens.layers import LayersScreen
 from tui.widgets import layer_table
 from tui.widgets.layer_table import LayerTable, block_of, formula, rows_of

@@ -10,9 +10,9 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from tui import exact
-from tui.exact import ExactUpdate
 from tui.screens.dashboard import DashboardScreen
+from tui.terminal import exact
+from tui.terminal.exact import ExactUpdate
 from tui.widgets.lines import NEAR, changed
 
 RED = Style(color="red")

@@ -15,15 +15,16 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from tests.tui_helpers import append, held, make_app, make_run, synthetic_app, until
-from trainer import events, predictions
+from trainer import events
 from trainer.analysis.mistakes import Moment
 from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.errors import DataError
-from trainer.predictions import Predictions
-from trainer.rundir import RunDir
-from tui import evaluation_choice, evaluations
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
+from tui.images import evaluation_choice, evaluations
 from tui.screens.image import ImageScreen
 from tui.screens.mistakes import MistakesScreen
 from tui.widgets import image_view

@@ -25,9 +25,10 @@ from tests.tui_helpers import synthetic_app
 from trainer.analysis import grid_png
 from trainer.data.dataset import TestData
 from trainer.errors import DataError
-from trainer.rundir import RunDir
-from tui import evaluations, export
+from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
+from tui.charts import export
+from tui.images import evaluations
 from tui.screens.mistakes import MistakesScreen
 from tui.screens.mistakes_keys import Jump
 

@@ -27,7 +27,7 @@ LATER = {
     "typer",
     "tui.screens.dashboard",
 }
-LATER |= {"tui.figure", "tui.curves", "tui.screens.charts", "hashlib"}
+LATER |= {"tui.charts.figure", "tui.charts.curves", "tui.screens.charts", "hashlib"}
 
 
 def test_the_first_paint_waits_for_no_module_that_it_does_not_need() -> None:
@@ -83,7 +83,7 @@ async def test_that_there_are_no_runs_is_said_only_after_a_look(tmp_path: Path) 
 
 
 def _nothing() -> object:
-    from tui.store import Changes
+    from tui.runs.store import Changes
 
     return Changes()
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.tui_helpers import append, held, make_run, progress, run_config
 from trainer import events
-from trainer.rundir import RunDir
-from trainer.submit import submit
+from trainer.lifecycle.submit import submit
+from trainer.runs.rundir import RunDir
 from tui import themes
-from tui.store import Store
-from tui.view import FILE, View
+from tui.runs.store import Store
+from tui.runs.view import FILE, View
 
 
 def loaded(runs_dir: Path) -> Store:

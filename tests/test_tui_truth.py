@@ -10,12 +10,13 @@ import pytest
 
 from tests.test_tui_dashboard import LARGE, chart, dashboard, evaluated, text
 from tests.tui_helpers import append, held, make_app, make_run, progress, until
-from trainer import events, follower
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from tui import store
+from trainer import events
+from trainer.runs import follower
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from tui.runs import store
+from tui.runs.store import Store
 from tui.screens.compare import READING
-from tui.store import Store
 from tui.widgets import progress_line
 
 pytestmark = pytest.mark.usefixtures("data_is_there")

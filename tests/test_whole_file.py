@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.training_helpers import tiny_dataset, tiny_run
-from trainer import checkpoint, features, predictions
-from trainer.control import Control
 from trainer.errors import RunError
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.session import train_run
-from trainer.submit import resubmit
-from trainer.whole_file import whole_file
+from trainer.files.whole_file import whole_file
+from trainer.inspection import features
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
+from trainer.runs import checkpoint, predictions
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from tests import sample_log
 from trainer import words
-from trainer.alerts import Watcher
 from trainer.analysis import confusion
 from trainer.cli import output
 from trainer.cli.progress import TerminalView
 from trainer.config import LimitSettings
-from trainer.follower import Follower
-from trainer.runstate import RunState
+from trainer.lifecycle.alerts import Watcher
+from trainer.runs.follower import Follower
+from trainer.runs.runstate import RunState
 from tui import formatting
 from tui.widgets import confusion_pane, image_view, progress_line
 from tui.widgets.limits_panel import checks

@@ -17,15 +17,15 @@ import pytest
 
 from tests.distributed_helpers import forks
 from tests.training_helpers import binary_folder, tiny_run, wait
-from trainer import checkpoint, control
-from trainer import worker as program
-from trainer.cuda_graphs import CaptureFailed
-from trainer.engine import TrainingFailed
 from trainer.errors import ConfigError
-from trainer.follower import Follower
-from trainer.handover import Left, spoils
+from trainer.loop.cuda_graphs import CaptureFailed
+from trainer.loop.engine import TrainingFailed
 from trainer.protocol import Inspect
-from trainer.rundir import RunDir
+from trainer.runs import checkpoint, control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.worker import worker as program
+from trainer.worker.handover import Left, spoils
 
 LONG = ("train.epochs=100000",)
 POISON = """

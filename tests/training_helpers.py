@@ -10,13 +10,13 @@ import numpy as np
 
 from trainer import config as settings
 from trainer import events
-from trainer.control import Control
 from trainer.data.dataset import Dataset, TestSplit, TrainSplit
-from trainer.follower import Follower
+from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit, submit
 from trainer.presets import catalog
-from trainer.rundir import RunDir
-from trainer.session import train_run
-from trainer.submit import resubmit, submit
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 
 TINY_NET = '''
 import torch

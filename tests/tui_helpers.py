@@ -19,13 +19,14 @@ import msgspec
 import numpy as np
 
 from trainer import config as settings
-from trainer import events, predictions
+from trainer import events
 from trainer.config import ModelSettings, RunConfig, TrainSettings
 from trainer.errors import ConfigError
-from trainer.predictions import Predictions
 from trainer.presets import catalog
-from trainer.rundir import RunDir, slug
-from trainer.runlog import RunLog
+from trainer.runs import predictions
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir, slug
+from trainer.runs.runlog import RunLog
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -57,17 +58,17 @@ class TimedLog(RunLog):
 
     def __init__(self, run: RunDir, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        with mock.patch("trainer.runlog.time", self.clock):
+        with mock.patch("trainer.runs.runlog.time", self.clock):
             super().__init__(run)
 
     def emit(self, event: events.Event) -> None:
         """Stamp with the clock's time."""
-        with mock.patch("trainer.runlog.time", self.clock):
+        with mock.patch("trainer.runs.runlog.time", self.clock):
             super().emit(event)
 
     def begin_attempt(self) -> None:
         """Count from the clock's time."""
-        with mock.patch("trainer.runlog.time", self.clock):
+        with mock.patch("trainer.runs.runlog.time", self.clock):
             super().begin_attempt()
 
     def wait(self, seconds: float) -> None:

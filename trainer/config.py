@@ -18,7 +18,7 @@ import tomli_w
 from msgspec import Meta
 
 from trainer.errors import ConfigError
-from trainer.regular_file import open_regular
+from trainer.files.regular_file import open_regular
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Rate = Annotated[float, Meta(gt=0, le=1e38)]  # above is infinity in fp32

@@ -94,11 +94,11 @@ def open_app(
 
     collector.begin()
     sys.setswitchinterval(SWITCH_SECONDS)
-    from trainer import alerts
-    from trainer.admission import anchored_data
     from trainer.errors import ConfigError
-    from trainer.paths import absolute, expanded, is_dir
-    from trainer.rundir import default_runs_dir
+    from trainer.files.paths import absolute, expanded, is_dir
+    from trainer.lifecycle import alerts
+    from trainer.lifecycle.admission import anchored_data
+    from trainer.runs.rundir import default_runs_dir
 
     if device is not None:
         from trainer.config import DEVICE, DEVICES  # not for the first paint without it: 5 ms

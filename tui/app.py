@@ -25,24 +25,25 @@ from textual.signal import Signal
 from textual.widget import Widget
 from textual.widgets import Input
 
-from trainer.alerts import AlertSettings
-from tui import collector, directory_watch, formatting, themes, toasts
+from trainer.lifecycle.alerts import AlertSettings
+from tui import collector, formatting, themes, toasts
 from tui.caller import Caller
 from tui.commands import CifarCommands, entries
+from tui.images.opinions import Opinions
 from tui.keys import BINDINGS
-from tui.launcher import Launcher, WorkerInfo
-from tui.opinions import Opinions
-from tui.pace import Pace
-from tui.quick_filter import QuickFilters
-from tui.reader import Reader
 from tui.run_control import RunControl
 from tui.run_words import run_name
+from tui.runs import directory_watch
+from tui.runs.launcher import Launcher, WorkerInfo
+from tui.runs.pace import Pace
+from tui.runs.reader import Reader
+from tui.runs.store import Changes, Store
 from tui.screens.base import StoreScreen
 from tui.screens.modal import Modal
 from tui.screens.too_small import MIN_HEIGHT, MIN_WIDTH, TooSmall
-from tui.store import Changes, Store
 from tui.terminal.driver import TerminalDriver, driver_class
 from tui.terminal.graphics import Kind
+from tui.terminal.quick_filter import QuickFilters
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
@@ -115,7 +116,7 @@ class CifarApp(App[None]):
         graphics: Kind | None = None,
         told: str = "",
     ) -> None:
-        """``human`` and ``review``: files of what people say, see ``tui/opinions.py``.
+        """``human`` and ``review``: files of what people say, see ``tui/images/opinions.py``.
 
         ``graphics``: the terminal's own images; ``told``: a line to begin with.
         """

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer import calls
-from trainer.alerts import ENDED, Alert, AlertSettings, Watcher
+from trainer.lifecycle import calls
+from trainer.lifecycle.alerts import ENDED, Alert, AlertSettings, Watcher
 from tui import formatting
 from tui.run_words import run_name
 
 if TYPE_CHECKING:
-    from trainer.follower import Follower
-    from trainer.runstate import RunState, Status
+    from trainer.runs.follower import Follower
+    from trainer.runs.runstate import RunState, Status
     from tui.app import CifarApp
-    from tui.store import Changes
+    from tui.runs.store import Changes
 
 CALLS_AT_ONCE = 3
 

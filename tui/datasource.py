@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trainer.admission import TRAIN_IMAGES
+from trainer.lifecycle.admission import TRAIN_IMAGES
 
 BUILT_IN = tuple(TRAIN_IMAGES)
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from model import registry
 from model.errors import ModelError
 from trainer import config as settings
-from trainer.admission import anchored_data
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, UserError
-from trainer.paths import expanded, is_dir, is_file
+from trainer.files.paths import expanded, is_dir, is_file
+from trainer.lifecycle.admission import anchored_data
 from trainer.presets import catalog
 from tui.datasource import BUILT_IN
 

@@ -8,20 +8,20 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from trainer.admission import admitted, anchored_data
 from trainer.errors import UserError
-from trainer.follower import Follower
+from trainer.lifecycle.admission import admitted, anchored_data
+from trainer.runs.follower import Follower
 from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.run_words import run_name
+from tui.runs.store import ACTIVE, Changes
 from tui.screens.too_small import TooSmall
-from tui.store import ACTIVE, Changes
 
 if TYPE_CHECKING:
     # imported where they are used: the first paint does not wait for them
     from trainer.config import RunConfig
-    from trainer.control import Command
-    from trainer.rundir import RunDir
+    from trainer.runs.control import Command
+    from trainer.runs.rundir import RunDir
     from tui.app import CifarApp
     from tui.screens.dialogs import Quit
 
@@ -122,7 +122,7 @@ class RunControl:
 
     async def submit(self, config: RunConfig) -> bool:
         """Put a run on disk and give it to the trainer; whether that worked."""
-        from trainer.submit import name_of, submit
+        from trainer.lifecycle.submit import name_of, submit
 
         def admit() -> RunDir:
             return submit(admitted(config), app.store.runs_dir.absolute())
@@ -160,7 +160,7 @@ class RunControl:
 
     async def resume(self) -> None:
         """Queue the chosen run once more, from its checkpoint if it ever began, or say why not."""
-        from trainer.submit import resubmit
+        from trainer.lifecycle.submit import resubmit
 
         app, run = self._app, self._app.store.current
         if run is None:
@@ -280,7 +280,7 @@ class RunControl:
 
     def send(self, run: Follower, command: Command) -> bool:
         """Write the command into the run's folder; its trainer looks there."""
-        from trainer import control
+        from trainer.runs import control
 
         try:
             control.send(run.run, command)

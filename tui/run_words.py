@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting
 from tui.formatting import DASH
-from tui.store import ACTIVE
+from tui.runs.store import ACTIVE
 
 if TYPE_CHECKING:
-    from tui.evaluations import Evaluation
+    from tui.images.evaluations import Evaluation
 
 
 def name_of(run: Follower) -> str:

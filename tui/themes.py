@@ -6,7 +6,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.theme import Theme
 
-from trainer.runstate import Status
+from trainer.runs.runstate import Status
 from tui.formatting import STATES, brief, duration
 
 DARK = Theme(

@@ -20,7 +20,7 @@ from trainer.analysis.mistakes_filter import EVERYTHING, Filter
 from trainer.analysis.review import Review
 from trainer.errors import ConfigError
 from trainer.foreign import short_name
-from trainer.predictions import Figures, Predictions
+from trainer.runs.predictions import Figures, Predictions
 
 Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "index"]
 SORTS: tuple[Sort, ...] = get_args(Sort)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.analysis.confusion import Matrix, confusion
 from trainer.errors import RunError
-from trainer.predictions import Predictions
+from trainer.runs.predictions import Predictions
 
 Indices = NDArray[np.int64]
 SMALLEST_P = 1e-300

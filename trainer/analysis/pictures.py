@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.data import sources
 from trainer.data.dataset import TestData
 from trainer.errors import DataError, UserError
-from trainer.runstate import RunState
+from trainer.runs.runstate import RunState
 
 NAMED = ("cifar10", "cifar100")
 

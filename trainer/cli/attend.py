@@ -14,16 +14,16 @@ from pathlib import Path
 from types import FrameType
 
 from trainer import events
-from trainer.alerts import AlertSettings
 from trainer.cli.caller import Caller
 from trainer.cli.output import warn
 from trainer.cli.progress import View
-from trainer.control import Control
 from trainer.distributed.world import World
 from trainer.errors import UserError
 from trainer.events import Envelope
-from trainer.rundir import RunDir
-from trainer.runlog import Tail
+from trainer.lifecycle.alerts import AlertSettings
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import Tail
 
 POLL_SECONDS = 0.1
 STOPS_UNTIL_ABORT = 3
@@ -152,7 +152,7 @@ class _Trainer:
         return self._outcome
 
     def _train(self) -> None:
-        from trainer.session import train_run
+        from trainer.lifecycle.session import train_run
 
         try:
             self._outcome = train_run(

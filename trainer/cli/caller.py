@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
 
-from trainer import calls
-from trainer.alerts import AlertSettings, Watcher
 from trainer.cli.output import clean, warn
 from trainer.events import Envelope
-from trainer.runstate import RunState
-from trainer.stall import Pulse
+from trainer.lifecycle import calls
+from trainer.lifecycle.alerts import AlertSettings, Watcher
+from trainer.runs.runstate import RunState
+from trainer.runs.stall import Pulse
 
 
 class Caller:

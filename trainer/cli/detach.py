@@ -13,7 +13,7 @@ import msgspec
 from trainer.errors import RunError
 from trainer.processes import child_environment
 from trainer.protocol import Job, State
-from trainer.rundir import RunDir
+from trainer.runs.rundir import RunDir
 
 LOCK_SECONDS = 30.0
 POLL_SECONDS = 0.02

@@ -12,16 +12,16 @@ import typer
 from trainer.cli.output import clean, percent, warn
 from trainer.cli.runs import data_kind
 from trainer.errors import RunError, UserError
-from trainer.follower import Follower
-from trainer.paths import expanded
-from trainer.rundir import find
-from trainer.runstate import RunState
+from trainer.files.paths import expanded
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import find
+from trainer.runs.runstate import RunState
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Mistakes
     from trainer.data.dataset import TestData
     from trainer.events import PredictionsSaved
-    from trainer.predictions import Predictions
+    from trainer.runs.predictions import Predictions
 
 HumanOption = Annotated[
     Path | None,
@@ -115,8 +115,8 @@ def open_evaluation(
     Raises:
         UserError: there is no such run or epoch, or a file is damaged or does not fit.
     """
-    from trainer import predictions
     from trainer.analysis import human, mistakes, review
+    from trainer.runs import predictions
 
     follower = Follower(find(directory, run))
     folded = follower.catch_up()

@@ -17,15 +17,15 @@ from trainer.cli.options import (
     runs_dir,
 )
 from trainer.cli.output import Column, clean, out, table, warn
-from trainer.origin import check_owner
-from trainer.rundir import find
-from trainer.submit import read_config
+from trainer.lifecycle.submit import read_config
+from trainer.runs.origin import check_owner
+from trainer.runs.rundir import find
 from trainer.words import NO_CONVOLUTION, probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainer.inspection import Inspection
+    from trainer.inspection.answers import Inspection
 
 MOST_CLASSES = 10
 """Rows of the table of probabilities; the actual class has one in any case."""
@@ -71,7 +71,7 @@ def inspect(
     found = find(runs_dir(runs), run)
     if not trust_net:
         check_owner(read_config(found))
-    from trainer.inspection import open_inspection
+    from trainer.inspection.answers import open_inspection
 
     inspection = open_inspection(
         found,

@@ -20,7 +20,7 @@ from trainer.cli.options import (
 )
 from trainer.cli.output import Column, clean, count, out, percent, table, warn
 from trainer.errors import ConfigError
-from trainer.paths import expanded
+from trainer.files.paths import expanded
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Indices

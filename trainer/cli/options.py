@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trainer.paths import absolute
-from trainer.rundir import default_runs_dir
+from trainer.files.paths import absolute
+from trainer.runs.rundir import default_runs_dir
 
 
 def not_empty(text: str) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rich.segment import Segment
 from rich.text import Text
 
+from trainer.analysis.terminal_image import ColorMode, to_segments
 from trainer.cli.output import clean, out
 from trainer.config import AugmentSettings, TrainSettings
-from trainer.terminal_image import ColorMode, to_segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def grid(
     """
     import torch
 
-    from trainer.augment import Augment
+    from trainer.loop.augment import Augment
 
     scale = _scale(width)
     originals = torch.from_numpy(dataset.train.images[:IMAGES])
@@ -72,7 +72,7 @@ def sides_of(settings: TrainSettings, images: int, width: int) -> list[int]:
     """Pixels of the images' side at the first step of each epoch that is shown."""
     import torch
 
-    from trainer.hard_examples import HardExamples
+    from trainer.loop.hard_examples import HardExamples
     from trainer.schedule import side
 
     examples, step, found = HardExamples(images, settings, torch.device("cpu")), 0, []
@@ -95,7 +95,7 @@ def _shrunk(images: Tensor, side: int) -> Tensor:
     """As a run shrinks them, each pixel enlarged again to be shown."""
     import torch
 
-    from trainer.augment import resized
+    from trainer.loop.augment import resized
 
     places = torch.arange(SIDE) * side // SIDE
     return resized(images, side)[:, :, places][:, :, :, places]

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from trainer import events
 from trainer.cli.output import PLAIN, clean, count, duration, number, out, percent, visible, warn
-from trainer.eta import eta
 from trainer.events import Envelope
-from trainer.runstate import EpochRow, RunState
+from trainer.runs.eta import eta
+from trainer.runs.runstate import EpochRow, RunState
 
 ROW_TITLES = ("lr", "train loss", "train acc", "test loss", "test acc", "seconds")
 

@@ -26,10 +26,10 @@ from trainer.cli.output import (
     warn,
 )
 from trainer.events import EvalEnded
-from trainer.follower import Follower
-from trainer.rundir import find, scan
-from trainer.runlog import Tail
-from trainer.runstate import EpochRow, RunState
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import find, scan
+from trainer.runs.runlog import Tail
+from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 
 RUN_COLUMNS = (

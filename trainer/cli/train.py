@@ -12,9 +12,7 @@ from typing import Annotated
 import tomli_w
 import typer
 
-from trainer import alerts, events, heap
-from trainer.admission import admitted, anchored_data, check_data
-from trainer.aftermath import ended as ended_before
+from trainer import events
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
@@ -32,16 +30,20 @@ from trainer.cli.options import (
 )
 from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
-from trainer.control import Control
 from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, RunError
-from trainer.follower import Follower
-from trainer.on_end import seconds_of
+from trainer.lifecycle import alerts
+from trainer.lifecycle.admission import admitted, anchored_data, check_data
+from trainer.lifecycle.aftermath import ended as ended_before
+from trainer.lifecycle.on_end import seconds_of
+from trainer.lifecycle.submit import read_config, resubmit, submit
+from trainer.loop import heap
 from trainer.presets import catalog
-from trainer.rundir import RunDir, find
-from trainer.submit import read_config, resubmit, submit
+from trainer.runs.control import Control
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir, find
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 

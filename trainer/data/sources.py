@@ -13,8 +13,8 @@ import platformdirs
 from trainer.data import binary, image_folder, python_layout, synthetic
 from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap
 from trainer.errors import ConfigError, DataError
+from trainer.files.paths import absolute, home
 from trainer.foreign import printable
-from trainer.paths import absolute, home
 
 DATA_DIR_VARIABLE = "CIFAR_TUI_DATA"
 SYNTHETIC_SOURCE = "drawn shapes and textures, no photographs"

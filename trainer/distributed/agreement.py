@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from trainer.control import Control
 from trainer.distributed.group import Group
+from trainer.runs.control import Control
 
 SECONDS = 0.2
 """Between two exchanges, roughly: a command takes effect after two at most."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.aftermath import ended
 from trainer.config import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import RunError, UserError
-from trainer.regular_file import open_regular
-from trainer.rundir import RunDir, find, scan
-from trainer.submit import queue_again, read_config, resubmit, submit
+from trainer.files.regular_file import open_regular
+from trainer.lifecycle.aftermath import ended
+from trainer.lifecycle.submit import queue_again, read_config, resubmit, submit
+from trainer.runs.rundir import RunDir, find, scan
 
 LOOKED_AT = 100
 """Newest runs among which the earlier attempt's is looked for."""

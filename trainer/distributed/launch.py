@@ -17,17 +17,17 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from trainer import control as commands
 from trainer import events
-from trainer.aftermath import end_from_log
 from trainer.config import RunConfig
-from trainer.control import Control
 from trainer.errors import RunError
+from trainer.files.regular_file import open_regular
+from trainer.lifecycle.aftermath import end_from_log
 from trainer.processes import child_environment, lives
 from trainer.protocol import Job
-from trainer.regular_file import open_regular
-from trainer.rundir import RunDir
-from trainer.runlog import Listener, RunLog, Tail
+from trainer.runs import control as commands
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import Listener, RunLog, Tail
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 10.0

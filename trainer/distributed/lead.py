@@ -13,13 +13,13 @@ import msgspec
 
 from trainer import config as settings
 from trainer import events
-from trainer.aftermath import end_from_log
 from trainer.config import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.follower import Follower
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog
+from trainer.lifecycle.aftermath import end_from_log
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group

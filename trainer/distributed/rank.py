@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trainer import aftermath, events, heap
 from trainer import config as settings
-from trainer.control import Control
+from trainer import events
 from trainer.distributed import lead
 from trainer.distributed.silent_log import SilentLog
 from trainer.distributed.world import World, from_environment
 from trainer.errors import ConfigError, UserError
+from trainer.lifecycle import aftermath
+from trainer.loop import heap
 from trainer.protocol import Job
-from trainer.rundir import RunDir
+from trainer.runs.control import Control
+from trainer.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
@@ -63,7 +65,7 @@ def main() -> int:
 
 
 def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
-    from trainer.session import train_locked
+    from trainer.lifecycle.session import train_locked
 
     data_dir = Path(job.data_dir) if job.data_dir else None
     resume = job.resume or world.restarts > 0
@@ -157,8 +159,8 @@ def _follow(world: World) -> int:
 
 def _train(group: Group, start: lead.Start) -> int:
     from trainer.distributed.watch import Watch
-    from trainer.engine import StopTraining, TrainingFailed
-    from trainer.prepare import prepare
+    from trainer.lifecycle.prepare import prepare
+    from trainer.loop.engine import StopTraining, TrainingFailed
 
     watch = Watch(group.world, lambda lost: leave(FAILED))
     watch.group = group

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trainer.events import Event
-from trainer.rundir import RunDir
-from trainer.runlog import RunLog
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
 
 
 class SilentLog(RunLog):

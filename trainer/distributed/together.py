@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from model.summary import Summary
 from trainer import device as devices
 from trainer import events
-from trainer.control import Control
 from trainer.distributed.agreement import Agreement, Figures, Heard
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group
-from trainer.meter import Meter
+from trainer.loop.meter import Meter
+from trainer.runs.control import Control
 
 _SYNC_BUFFERS: str = (
     "forward_sync_buffers"  # the newer name

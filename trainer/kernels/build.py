@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from trainer.whole_file import whole_file
+from trainer.files.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor

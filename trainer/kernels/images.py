@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.kernels.build import at, library
 
 if TYPE_CHECKING:
-    from trainer.augment import Draws
+    from trainer.loop.augment import Draws
 
 
 def augmented(

@@ -10,8 +10,9 @@ from textual.css.query import NoMatches
 from textual.events import ScreenResume
 from textual.screen import Screen
 
-from tui import exact, toasts
-from tui.store import Changes, Store
+from tui import toasts
+from tui.runs.store import Changes, Store
+from tui.terminal import exact
 from tui.widgets.header import HeaderLine
 from tui.widgets.key_line import KeyLine
 

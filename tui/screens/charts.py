@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.timer import Timer
 
-from trainer.follower import Follower
-from tui import curves, figure, themes
-from tui.curves import Axis, Points, Quantity, Split
-from tui.figure import Curve, Plan
+from trainer.runs.follower import Follower
+from tui import themes
+from tui.charts import curves, figure
+from tui.charts.curves import Axis, Points, Quantity, Split
+from tui.charts.figure import Curve, Plan
+from tui.runs.store import ACTIVE
 from tui.screens.base import StoreScreen
-from tui.store import ACTIVE
 from tui.widgets.curve_chart import CurveChart
 
 REPAINT_SECONDS = 1.0

@@ -13,15 +13,16 @@ from textual.containers import Grid
 from textual.widgets import Static
 
 from trainer.errors import UserError
-from tui import comparison, formatting, themes
+from tui import formatting, themes
+from tui.charts import comparison
 from tui.run_words import name_of
+from tui.runs.store import Changes
 from tui.screens.charts import ChartScreen
-from tui.store import Changes
 from tui.widgets.curve_chart import LEAST, CurveChart
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:
-    from trainer.follower import Follower
+    from trainer.runs.follower import Follower
 
 NOTHING = "No run yet: press s to start one, 1 for the list of runs."
 HINT = "space in the list of runs (1) marks runs to compare"
@@ -229,7 +230,7 @@ class CompareScreen(ChartScreen):
 
     async def _export(self) -> None:
         """The shown runs once their logs are read; the store reads on whatever is shown."""
-        from tui.export import prepare
+        from tui.charts.export import prepare
 
         if any(run.reading for run in self.runs_shown()):
             self.cifar.tell("the export waits until the logs are read")

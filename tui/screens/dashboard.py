@@ -8,11 +8,11 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting
 from tui.run_words import name_of
+from tui.runs.store import Changes
 from tui.screens.charts import ChartScreen
-from tui.store import Changes
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.device_panel import DevicePanel
 from tui.widgets.epoch_table import EpochTable

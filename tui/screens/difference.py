@@ -10,14 +10,14 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from trainer.follower import Follower
-from tui import difference
-from tui.difference import GROUPS, Difference, Side
-from tui.evaluation_loader import EvaluationLoader
+from trainer.runs.follower import Follower
 from tui.formatting import clean
+from tui.images import difference
+from tui.images.difference import GROUPS, Difference, Side
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
 from tui.screens.pair_image import PairImageScreen
-from tui.store import Changes
 from tui.widgets.difference_table import DifferenceTable
 from tui.widgets.lines import say
 from tui.widgets.mistake_grid import MistakeGrid

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.events import PredictionsSaved
-from trainer.follower import Follower
-from trainer.runstate import RunState
-from tui import evaluations, formatting
-from tui.difference import Side
+from trainer.runs.follower import Follower
+from trainer.runs.runstate import RunState
+from tui import formatting
+from tui.images import evaluations
+from tui.images.difference import Side
 
 if TYPE_CHECKING:
     from tui.app import CifarApp

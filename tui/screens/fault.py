@@ -11,10 +11,10 @@ from textual.containers import VerticalScroll
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from tui.evaluation_loader import EvaluationLoader
-from tui.evaluations import Evaluation
-from tui.fault import Fault, Group, fault, group_line
 from tui.formatting import clean
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.images.evaluations import Evaluation
+from tui.images.fault import Fault, Group, fault, group_line
 from tui.keys import HELP
 from tui.run_words import evaluation
 from tui.screens.modal import Modal

@@ -14,14 +14,14 @@ from textual.widgets import Static
 
 from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import History
-from trainer.follower import Follower
 from trainer.protocol import Inspect
-from tui import overlay
-from tui.evaluation_loader import EvaluationLoader
-from tui.evaluations import Evaluation
-from tui.fault import about_label
+from trainer.runs.follower import Follower
 from tui.formatting import clean
-from tui.inside import Inside, convolution_at
+from tui.images import overlay
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.images.evaluations import Evaluation
+from tui.images.fault import about_label
+from tui.images.inside import Inside, convolution_at
 from tui.keys import HELP
 from tui.screens.modal import Modal
 from tui.widgets import image_view

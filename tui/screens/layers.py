@@ -9,13 +9,13 @@ from textual.widgets import DataTable, Static
 
 from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from trainer.words import UNKNOWN, axes, figure, yes
 from tui import formatting
-from tui.alive import Alive
 from tui.formatting import clean
+from tui.runs.alive import Alive
+from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
-from tui.store import Changes
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import NARROW, LimitsPanel, packed

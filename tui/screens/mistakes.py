@@ -17,16 +17,16 @@ from trainer.analysis.mistakes import Sort
 from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
-from trainer.follower import Follower
-from tui import mistake_lines
-from tui.evaluation_choice import EvaluationChoice
-from tui.evaluation_loader import EvaluationLoader
-from tui.fault import Group, about_label
+from trainer.runs.follower import Follower
 from tui.formatting import clean
+from tui.images.evaluation_choice import EvaluationChoice
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.images.fault import Group, about_label
+from tui.runs.store import Changes
+from tui.screens import mistakes_lines as mistake_lines
 from tui.screens.base import StoreScreen
 from tui.screens.fault import FaultScreen
 from tui.screens.mistakes_keys import MistakesKeys
-from tui.store import Changes
 from tui.widgets.confusion_pane import ConfusionPane
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.lines import say

@@ -11,10 +11,10 @@ from textual.widgets import Input, Static
 
 from trainer.analysis.mistakes import Sort
 from trainer.errors import UserError
-from tui import evaluations
-from tui.evaluation_loader import EvaluationLoader
 from tui.formatting import clean
-from tui.mistake_export import Listed, as_csv, as_png
+from tui.images import evaluations
+from tui.images.evaluation_loader import EvaluationLoader
+from tui.images.mistake_export import Listed, as_csv, as_png
 from tui.screens.base import StoreScreen
 from tui.screens.dialogs import Dialog
 from tui.widgets.mistake_grid import MistakeGrid

@@ -12,8 +12,8 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
 from model import registry
-from trainer.admission import most_images
 from trainer.config import DEVICES, RunConfig
+from trainer.lifecycle.admission import most_images
 from tui import datasource, form
 from tui.datasource import BUILT_IN
 from tui.form import BY_KEY, FIELDS, Field

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.text import Text
 from textual.binding import Binding
 
-from trainer.follower import Follower
-from tui import difference
-from tui.evaluation_loader import EvaluationLoader
+from trainer.runs.follower import Follower
 from tui.formatting import clean
+from tui.images import difference
+from tui.images.evaluation_loader import EvaluationLoader
 from tui.screens.image import ImageScreen
 from tui.widgets.mistake_grid import MistakeGrid
 

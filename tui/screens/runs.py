@@ -13,12 +13,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Input, Static
 
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting
 from tui.formatting import clean
 from tui.run_words import run_name
+from tui.runs.store import ACTIVE, Changes
 from tui.screens.base import StoreScreen
-from tui.store import ACTIVE, Changes
 from tui.widgets import run_details, run_table
 from tui.widgets.lines import say
 from tui.widgets.run_table import RunTable, Sort

@@ -15,8 +15,8 @@ from textual.widgets.option_list import Option
 from trainer.analysis import confusion as confusions
 from trainer.analysis.confusion import ClassFigures, Pair
 from trainer.words import figure, percent
-from tui.evaluations import Evaluation
 from tui.formatting import DASH, clean
+from tui.images.evaluations import Evaluation
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.tile import cut, fit
 

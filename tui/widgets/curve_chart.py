@@ -12,9 +12,10 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from tui import curves, figure, formatting
-from tui.curves import Axis
-from tui.figure import GUTTER, Plan
+from tui import formatting
+from tui.charts import curves, figure
+from tui.charts.curves import Axis
+from tui.charts.figure import GUTTER, Plan
 from tui.widgets.lines import Lines, to_strip
 
 LEAST = Size(GUTTER + 8, 6)

@@ -8,7 +8,7 @@ from rich.text import Text
 from textual import work
 
 from trainer import events
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting
 from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines

@@ -7,7 +7,7 @@ from textual import events
 from textual.binding import Binding
 
 from trainer.events import EvalEnded
-from trainer.runstate import EpochRow, RunState
+from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import trained
 from tui import formatting
 from tui.widgets.lines import Lines

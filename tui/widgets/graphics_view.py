@@ -8,12 +8,12 @@ import numpy as np
 from textual.app import ComposeResult
 from textual.widget import Widget
 
-from tui import overlay
+from tui.images import overlay
 from tui.terminal.graphics import Kind
 from tui.widgets.image_view import Frame
 
 if TYPE_CHECKING:
-    from tui.evaluations import Pictures
+    from tui.images.evaluations import Pictures
 
 SCALE = 8
 """Pixels for each of the image's: frames become fine lines."""

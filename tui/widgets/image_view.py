@@ -13,17 +13,17 @@ from textual.app import App
 from textual.strip import Strip
 from textual.widget import Widget
 
-from trainer import terminal_image
-from trainer.analysis import mistake_words
+from trainer.analysis import mistake_words, terminal_image
 from trainer.analysis.mistakes import Moment
-from trainer.terminal_image import ColorMode
+from trainer.analysis.terminal_image import ColorMode
 from trainer.words import probability
-from tui import formatting, overlay
+from tui import formatting
 from tui.formatting import clean
+from tui.images import overlay
 from tui.terminal.settings import TerminalSettings
 
 if TYPE_CHECKING:
-    from tui.evaluations import Pictures
+    from tui.images.evaluations import Pictures
 
 Frame = tuple[overlay.Box | None, tuple[int, int, int]]
 EIGHTHS = "▁▂▃▄▅▆▇█"

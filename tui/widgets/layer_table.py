@@ -17,8 +17,8 @@ from model.coverage import layer_skips
 from trainer.events import LayerRow
 from trainer.words import axes, figure
 from tui import formatting
-from tui.alive import TREND, Alive, Call
 from tui.formatting import DASH, clean
+from tui.runs.alive import TREND, Alive, Call
 from tui.widgets.fixed_table import FixedTable
 
 Sort = Literal["path", "parameters", "macs", "receptive", "update", "gradient", "weight", "dead"]

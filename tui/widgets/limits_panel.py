@@ -11,7 +11,7 @@ from textual.widgets import Static
 from trainer import config as settings
 from trainer.config import LimitSettings
 from trainer.events import ModelDescribed
-from trainer.runstate import RunState
+from trainer.runs.runstate import RunState
 from trainer.words import axes, yes
 from tui import formatting
 

@@ -19,7 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from tui import exact
+from tui.terminal import exact
 
 NEAR = 30
 

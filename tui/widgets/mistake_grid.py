@@ -14,11 +14,10 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from trainer import terminal_image
-from trainer.analysis import mistake_words
+from trainer.analysis import mistake_words, terminal_image
 from trainer.analysis.mistakes import Column, Indices
-from tui.evaluations import Evaluation, Pictures
 from tui.formatting import clean
+from tui.images.evaluations import Evaluation, Pictures
 from tui.widgets import image_view
 from tui.widgets.tile import TILE, Line, Look, Words, below, beside, fit, under_cursor
 

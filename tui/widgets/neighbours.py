@@ -11,7 +11,7 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from trainer import terminal_image
+from trainer.analysis import terminal_image
 from trainer.protocol import Near
 from tui.formatting import clean
 from tui.widgets import image_view

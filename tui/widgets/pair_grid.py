@@ -9,10 +9,10 @@ from rich.style import Style
 
 from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Indices
-from tui import difference
-from tui.difference import Difference
-from tui.evaluations import Pictures
 from tui.formatting import clean
+from tui.images import difference
+from tui.images.difference import Difference
+from tui.images.evaluations import Pictures
 from tui.widgets.mistake_grid import MistakeGrid
 from tui.widgets.tile import TILE, Line, Look, cut, fit, under_cursor
 

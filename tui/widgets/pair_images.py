@@ -10,8 +10,8 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from trainer.analysis.mistakes import NONE, Indices
-from tui.difference import Difference
-from tui.evaluations import Pictures
+from tui.images.difference import Difference
+from tui.images.evaluations import Pictures
 from tui.widgets.lines import say
 from tui.widgets.mistake_grid import DENSITIES
 from tui.widgets.pair_grid import PairGrid

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual.strip import Strip
 
-from trainer.eta import eta
-from trainer.follower import Follower
-from trainer.runstate import RunState
+from trainer.runs.eta import eta
+from trainer.runs.follower import Follower
+from trainer.runs.runstate import RunState
 from trainer.words import figure
 from tui import formatting
 from tui.run_words import time_of

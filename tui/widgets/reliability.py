@@ -10,9 +10,10 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from trainer.analysis.calibration import Bin, Calibration
-from tui import difference, figure
-from tui.curves import Points
-from tui.figure import FOOT, GUTTER, LABEL_WIDTH, Curve, Frame
+from tui.charts import figure
+from tui.charts.curves import Points
+from tui.charts.figure import FOOT, GUTTER, LABEL_WIDTH, Curve, Frame
+from tui.images import difference
 from tui.widgets.lines import Lines, to_strip
 
 HEAD = 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trainer import events
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting
 from tui.run_words import data_of, model_of, name_of
 

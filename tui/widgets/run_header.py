@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from trainer import events
-from trainer.follower import Follower
+from trainer.runs.follower import Follower
 from tui import formatting, themes
 from tui.run_words import data_of, model_of, name_of
 from tui.widgets.lines import Lines

@@ -11,12 +11,12 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.message import Message
 
-from trainer.follower import Follower
-from trainer.rundir import made_at
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import made_at
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.run_words import data_of, model_of, name_of, time_of
-from tui.store import ACTIVE, Store
+from tui.runs.store import ACTIVE, Store
 from tui.widgets.fixed_table import FixedTable
 
 Sort = tuple[str, bool]

@@ -1,0 +1,674 @@
+"""The training loop: data on the device, events out, control in. Reads from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import registry
+from model.summary import Summary
+from trainer import config as settings
+from trainer import device as devices
+from trainer import events, schedule
+from trainer.config import RunConfig, Tta
+from trainer.data.dataset import Dataset
+from trainer.distributed.group import Group
+from trainer.distributed.together import Together
+from trainer.errors import ConfigError
+from trainer.kernels import fused
+from trainer.kernels.build import BuildError, library
+from trainer.loop import compilation, convolutions, host_random, step_recording
+from trainer.loop.augment import Augment, Draws, resized
+from trainer.loop.compilation import Compiled, Forward
+from trainer.loop.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
+from trainer.loop.ema import Average
+from trainer.loop.epoch_clock import EpochClock
+from trainer.loop.evaluate import DeviceTestSplit, Evaluation, evaluate
+from trainer.loop.hard_examples import HardExamples
+from trainer.loop.layer_stats import LayerStats
+from trainer.loop.meter import Meter
+from trainer.loop.optim import Optimizers
+from trainer.loop.run_files import Files
+from trainer.runs import checkpoint
+from trainer.runs.control import Control
+from trainer.runs.position import Position
+from trainer.runs.predictions import Predictions
+from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
+
+PROGRESS_SECONDS = 0.25
+
+
+class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
+    """Control asked to stop; raised between steps and between evaluation batches."""
+
+
+class TrainingFailed(Exception):  # noqa: N818
+    """Training cannot go on; the message is one line."""
+
+
+def settings_layout(config: RunConfig) -> torch.memory_format:
+    """The memory layout that a run's settings ask for."""
+    return torch.channels_last if config.train.channels_last else torch.contiguous_format
+
+
+@dataclass
+class Training:
+    """One run on one device."""
+
+    config: RunConfig
+    dataset: Dataset
+    net: nn.Module
+    summary: Summary
+    device: torch.device
+    precision: devices.Precision
+    run: RunDir
+    log: RunLog
+    control: Control
+    at: Position = field(default_factory=Position)
+    group: Group | None = None
+    """The ranks that train together; their collective calls are made by all at the same step."""
+    only_layout: torch.memory_format | None = None
+    """Of the net and its images, where it cannot be the one of the settings."""
+
+    def __post_init__(self) -> None:
+        """Put everything on the device; nothing is copied from the host after that."""
+        train = self.config.train
+        if self.device.type == "cuda":
+            # shapes stay the same: trying all algorithms once pays
+            torch.backends.cudnn.benchmark = True
+        self.images = torch.from_numpy(self.dataset.train.images).to(self.device)
+        self.labels = torch.from_numpy(self.dataset.train.labels).to(self.device)
+        self.test = DeviceTestSplit(
+            torch.from_numpy(self.dataset.test.images).to(self.device),
+            torch.from_numpy(self.dataset.test.labels).to(self.device),
+            len(self.dataset.classes),
+        )
+        self._kernels, self._problem = self._find_kernels()
+        self.augment = Augment(
+            self.config.augment,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            device=self.device,
+            dtype=devices.DTYPES[self.precision],
+            kernels=self._kernels,
+        )
+        self.layout = self.only_layout or settings_layout(self.config)
+        convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
+        if self._kernels and self.group is None and not train.compile:
+            fused.choose_per_layer(self.net)
+        if train.compile:
+            compilation.choose_per_layer(self.net, self.device)
+        self.net = self.net.to(self.device).to(memory_format=self.layout)
+        self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
+        self.ema = Average(self.net, train.ema) if train.ema else None
+        self.uncompiled: Forward = self.net
+        self.together: Together | None = None
+        if self.group is not None:
+            self.together = Together(self.group, self.control, self.device)
+            self.control = self.together.control
+            self.uncompiled = self.together.wrap(self.net, self.summary)
+        self.forward: Forward = self.uncompiled
+        if train.compile:
+            self.forward = Compiled(
+                *(self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling),
+                sizes=len(schedule.sides(train)),
+            )
+        first = self.group is None or self.group.first
+        self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == "fp16" and self.device.type == "cuda"
+        )
+        self.meter = Meter(self.device)
+        self.ahead = RunAhead(self.device)
+        self.graphs: StepGraphs | None = None
+        self._next_draws: tuple[int, Draws] | None = None
+        self.examples = HardExamples(len(self.labels), train, self.device)
+        self.steps_per_epoch = len(self.labels) // train.batch_size
+        self.total_steps = self.examples.total()
+        self.clock = EpochClock()
+        self.files = Files(self.run, self.log)
+        self._progress_at = 0.0
+        self._rate_from = (time.monotonic(), 0)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that were trained to their end, over all attempts; the last may be untested."""
+        at = self.at
+        return at.epoch - 1 + (at.batch >= self.examples.steps(at.epoch))
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the net runs in the run's precision."""
+        return torch.autocast(
+            self.device.type,
+            dtype=devices.DTYPES[self.precision],
+            enabled=self.precision != "fp32",
+        )
+
+    def fit(self) -> None:
+        """Train all epochs from the present position on, then evaluate with augmentation.
+
+        Raises:
+            StopTraining: the user asked for it.
+            TrainingFailed: the loss, or in the end the net's output, is not a number.
+        """
+        train, every = self.config.train, self.config.evaluate.every
+        first = self.group is None or self.group.first
+        if self._problem:
+            self._notice("warning", "no-kernels", self._problem)
+        if self.at.epoch <= train.epochs:
+            self._record_or_tell()
+        while self.at.epoch <= train.epochs:
+            if self._no_better() and not self.at.batch:
+                break  # as was told before this run was resumed
+            epoch = self.at.epoch
+            self._train_epoch()
+            last = epoch == train.epochs
+            if epoch % every == 0 or last:
+                self._evaluate_epoch(epoch)
+            self.at.epoch, self.at.batch, self.at.epoch_seconds = epoch + 1, 0, 0.0
+            self.meter.begin_epoch()
+            self.save_checkpoint("last")
+            if first:
+                self.files.keep_fold()
+            if self._no_better() and not last:
+                self._notice(
+                    "info",
+                    "early-stop",
+                    f"no better test accuracy in the last "
+                    f"{train.early_stop} evaluations: stopped after epoch {epoch}",
+                )
+                break
+        if self.at.evaluated and self.at.final_accuracy < 0:
+            raise TrainingFailed(self._no_numbers(self.at.evaluated))
+        self._evaluate_tta()
+
+    def _no_better(self) -> bool:
+        """Whether there was no better evaluation for as long as ``train.early_stop`` waits."""
+        patience = self.config.train.early_stop
+        return bool(patience) and self.at.evals_without_best >= patience
+
+    def _record_or_tell(self) -> None:
+        """Record the steps as CUDA graphs, or tell whoever expects it why not."""
+        wanted = self.config.train.cuda_graphs
+        if self.device.type != "cuda" or wanted == "off":
+            return
+        grouped, scaling = self.group is not None, self.scaler.is_enabled()
+        why_not = step_recording.why_not(self.config, grouped=grouped, scaling=scaling)
+        if not why_not:
+            self._record_steps()
+        elif wanted == "on":
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {why_not}")
+        elif not grouped and not scaling:
+            self._notice("info", "own-net", f"not recorded as CUDA graphs: {why_not}")
+
+    def _record_steps(self) -> None:
+        """Record the step for each size that images still have; if it fails, train without."""
+        train = self.config.train
+        began = time.monotonic()
+        now = schedule.side(train, self.at.step, self.total_steps)
+        state = [self.meter.device_sums]
+        if self.examples.losses is not None:
+            state.append(self.examples.losses)
+        self.net.train()
+        try:
+            recorded = step_recording.record(
+                self._compute,
+                torch.arange(train.batch_size, device=self.device),
+                self._draws(self.at.epoch),
+                Recorder(self.device),
+                sides=[side for side in schedule.sides(train) if side >= now],
+                measured=train.layer_stats > 0,
+                undone=steps_undone(self.net, self.optimizers.all, state),
+                forward=self.forward,
+            )
+        except CaptureFailed as failure:
+            # of what it leaves behind torch does not clean up everything
+            message = f"the step cannot be recorded: set train.cuda_graphs=off ({failure})"
+            raise TrainingFailed(message) from None
+        if isinstance(recorded, str):
+            self.layer_stats.forget()
+            torch.cuda.empty_cache()
+            self._notice("warning", "no-cuda-graphs", f"training without CUDA graphs: {recorded}")
+            return
+        self.graphs = recorded
+        seconds = time.monotonic() - began
+        self._notice(
+            "info", "cuda-graphs", f"steps recorded as CUDA graphs in {seconds:.1f} seconds"
+        )
+
+    def _draws(self, epoch: int) -> Draws:
+        """The augmentation's random numbers of an epoch."""
+        if self._next_draws is None or self._next_draws[0] != epoch:
+            draws = self.augment.draw(len(self.labels), epoch=epoch, seed=self.config.train.seed)
+            self._next_draws = epoch, draws
+        return self._next_draws[1]
+
+    def _train_epoch(self) -> None:
+        epoch, size = self.at.epoch, self.config.train.batch_size
+        self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
+        self.clock.begin(self.at.epoch_seconds)
+        self._rate_from = (time.monotonic(), self.meter.images)
+        order = self.examples.order(epoch, resumed=self.at.batch > 0)
+        steps = self.examples.steps(epoch)
+        if epoch == self.examples.first and not self.at.batch:
+            self._tell_of_skipping(steps * size)
+        draws = self._draws(epoch)
+        if self.graphs is not None:
+            self.graphs.begin_epoch(draws)
+        if self.together is not None:
+            self.together.begin_epoch(self.meter)
+        self.net.train()
+        self.ahead.begin()
+        for batch in range(self.at.batch, steps):
+            self._obey_control()
+            self._step(order[batch * size : (batch + 1) * size], draws)
+            self.at.batch, self.at.step = batch + 1, self.at.step + 1
+            self.ahead.queued()
+            self._report_progress()
+            self._report_layers()
+        if epoch < self.config.train.epochs:
+            # while a GPU still has steps to do
+            self._draws(epoch + 1)
+            self.examples.shuffle(epoch + 1)
+        if self.together is not None:
+            loss, accuracy = self.together.totals(self.meter)
+        else:
+            loss, accuracy = self.meter.totals()
+        self._report_layers()
+        self._keep_epoch_seconds()
+        self.clock.end()
+        seconds = self.at.epoch_seconds
+        if not math.isfinite(loss):
+            self._not_a_number(self.at.step)
+        self.log.emit(
+            events.EpochEnded(
+                epoch=epoch,
+                step=self.at.step,
+                loss=loss,
+                accuracy=accuracy,
+                lr=self.optimizers.lr,
+                seconds=seconds,
+                images_per_second=steps * size / seconds,
+                images=steps * size,
+                hardest=self.examples.leaves_out(epoch),
+            )
+        )
+
+    def _find_kernels(self) -> tuple[bool, str]:
+        """Whether there are kernels for this device and precision; if they fail, why."""
+        if self.device.type != "cpu" or self.precision != "bf16":
+            return False, ""
+        try:
+            library()
+        except BuildError as error:
+            return False, f"training takes longer than it need: {error}"
+        return True, ""
+
+    def _not_compiled(self, problem: str) -> None:
+        self._notice("warning", "not-compiled", problem)
+
+    def _tell_of_compiling(self, size: torch.Size) -> None:
+        pixels = f"{size[-2]}x{size[-1]}"
+        message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
+        self._notice("info", events.COMPILE, message)
+
+    def _tell_of_skipping(self, images: int) -> None:
+        self._notice(
+            "info",
+            "skip-easy",
+            f"epochs from {self.at.epoch} on train on the {images:,} hardest images: their "
+            "training loss and accuracy are of those",
+        )
+
+    def _step(self, index: Tensor, draws: Draws) -> None:
+        """One optimizer step; nothing in it waits for the device."""
+        train = self.config.train
+        if self.together is not None:
+            index = self.together.share(index)
+            self.together.seed_dropout(train.seed, self.at.step)
+        self.optimizers.set_factor(self._factor(self.at.step))
+        side = schedule.side(train, self.at.step, self.total_steps)
+        measured = self.layer_stats.due(self.at.batch, self.examples.steps(self.at.epoch))
+        if self.graphs is not None:
+            self.graphs(index, side, measured=measured)
+        else:
+            self._compute(index, draws, side, measured)
+        if measured:
+            epoch, step = self.at.epoch, self.at.step + 1
+            self.layer_stats.begin_read(epoch=epoch, step=step, side=side)
+        self.meter.images += len(index)
+        if self.ema is not None:
+            self.ema.follow(self.net)
+
+    def _factor(self, step: int) -> float:
+        """Learning rates of the step after so many, as a share of their peaks."""
+        return schedule.factor(self.config.schedule, step, self.total_steps, self.steps_per_epoch)
+
+    def _compute(self, index: Tensor, draws: Draws, side: int, measured: bool) -> None:
+        """What a step computes, all of it on the device: what can be recorded."""
+        train = self.config.train
+        images = self.augment(self.images.index_select(0, index), index, draws)
+        images = resized(images, side)
+        labels = self.labels.index_select(0, index)
+        logits, log_p, cross_entropy = self._find_gradients(images, labels, measured)
+        used = self.optimizers.used()
+        for optimizer in used:
+            self.scaler.unscale_(optimizer)
+        if measured:
+            self.layer_stats.before_step()
+        self.optimizers.add_l1()
+        if train.grad_clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), train.grad_clip)
+        for optimizer in used:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if measured:
+            self.layer_stats.after_step(side)
+        with torch.no_grad():
+            # the cross-entropy without smoothing, so that it compares with the test loss
+            self.examples.note(index, log_p, labels)
+            correct = (logits.argmax(1) == labels).sum()
+            self.meter.add(cross_entropy * len(labels), correct)
+
+    def _find_gradients(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both passes, and if what is compiled fails, both again: of a step nothing else is done.
+
+        The batch norms' running statistics may then count the batch twice, which they soon forget.
+        Several processes do not repeat anything: a rank that did would wait for the others.
+        """
+        try:
+            return self._forward_and_backward(images, labels, measured)
+        except Exception as error:
+            compiled = self.forward if isinstance(self.forward, Compiled) else None
+            if compiled is None or measured or self.group is not None or not compiled.fails(error):
+                raise
+        return self._forward_and_backward(images, labels, measured)
+
+    def _forward_and_backward(
+        self, images: Tensor, labels: Tensor, measured: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of a batch; its logits, log-probabilities [B, classes] and cross-entropy."""
+        train = self.config.train
+        if measured:
+            self.layer_stats.watch()
+        # compiled code cannot be looked into
+        forward = self.uncompiled if measured else self.forward
+        with self.autocast():
+            logits = forward(images.contiguous(memory_format=self.layout))
+        log_p = F.log_softmax(logits.float(), 1)
+        cross_entropy = F.nll_loss(log_p, labels)
+        smoothing = train.label_smoothing
+        loss = cross_entropy
+        if smoothing:
+            loss = (1 - smoothing) * cross_entropy - smoothing * log_p.mean()
+        if self.together is not None:
+            loss = loss * self.together.weight(len(labels), train.batch_size)
+        self.optimizers.zero_grad()
+        self.scaler.scale(loss).backward()
+        return logits, log_p, cross_entropy
+
+    def _obey_control(self) -> None:
+        """Save, wait and stop, as asked.
+
+        A checkpoint within an evaluation holds the position before it, as after a stop there:
+        whoever resumes evaluates again.
+
+        Raises:
+            StopTraining: the user asked for it.
+        """
+        self._save_if_asked()
+        if self.control.paused():
+            self._wait_while_paused()
+        if self.control.stopping():
+            devices.synchronize(self.device)  # the last steps: their time, and what was measured
+            self._keep_epoch_seconds()
+            self._report_layers()
+            raise StopTraining
+
+    def _save_if_asked(self) -> None:
+        if self.control.take_checkpoint_request():
+            self._keep_epoch_seconds()
+            self.save_checkpoint("last")
+
+    def _keep_epoch_seconds(self) -> None:
+        if (seconds := self.clock.seconds) is not None:
+            self.at.epoch_seconds = seconds
+
+    def _wait_while_paused(self) -> None:
+        devices.synchronize(self.device)
+        self.log.emit(events.Paused(step=self.at.step))
+        self.clock.pause()
+        while self.control.paused():
+            self._save_if_asked()
+            self.control.wait(0.1)
+        seconds = self.clock.resume()
+        self.ahead.begin()
+        rate_from, images = self._rate_from
+        self._rate_from = rate_from + seconds, images
+        self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
+
+    def _report_progress(self) -> None:
+        if self.together is not None:
+            self._report_together(self.together)
+            return
+        now = time.monotonic()
+        if not self.meter.reading() and now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self.meter.begin_read()
+        if not self.meter.ready():
+            return
+        window = self.meter.window()
+        if window is None:
+            return
+        # what was read, not what is queued: the host may be ahead of the device
+        self._progress(window, now, devices.memory(self.device), self.meter.read_sums[2])
+
+    def _report_layers(self) -> None:
+        while (found := self.layer_stats.take()) is not None:
+            self.log.emit(found)
+
+    def _report_together(self, together: Together) -> None:
+        heard = together.exchange(self.meter)
+        window = together.window(heard) if heard is not None else None
+        if heard is None or window is None:
+            return
+        self._progress(window, time.monotonic(), sum(heard.memory), int(heard.images))
+        if (news := together.news(heard, step=self.at.step)) is not None:
+            self.log.emit(news)
+
+    def _progress(self, window: tuple[float, float], now: float, memory: int, images: int) -> None:
+        """Tell of the epoch's first so many images."""
+        began, before = self._rate_from
+        self._rate_from = (now, images)
+        done = images // self.config.train.batch_size
+        step = self.at.step - self.at.batch + done
+        if not all(map(math.isfinite, window)):
+            self._not_a_number(step)
+        self.log.emit(
+            events.Progress(
+                phase="train",
+                epoch=self.at.epoch,
+                step=step,
+                done=done,
+                total=self.examples.steps(self.at.epoch),
+                loss=window[0],
+                accuracy=window[1],
+                lr=self.optimizers.peak * self._factor(step - 1),
+                images_per_second=(images - before) / (now - began) if now > began else None,
+                memory=memory,
+            )
+        )
+
+    def _not_a_number(self, step: int) -> None:
+        message = (
+            f"the loss is not a number in epoch {self.at.epoch}, step {step}: "
+            "lower the learning rate or set train.grad_clip"
+        )
+        self._notice("error", events.NOT_A_NUMBER, message)
+        raise TrainingFailed(message)
+
+    def _evaluate_epoch(self, epoch: int) -> None:
+        if self.at.evaluated != epoch:  # else an earlier attempt has, whose result stands
+            result = self._evaluate(self.net, epoch, "plain")
+            accuracy = -1.0 if result is None else result.correct / max(1, result.images)
+            self.at.final_accuracy, self.at.evaluated = accuracy, epoch
+            self._count_evaluation(epoch, accuracy)
+        if self.ema is not None:
+            self._evaluate(self.ema, epoch, "ema")
+
+    def _count_evaluation(self, epoch: int, accuracy: float) -> None:
+        if self.at.count(epoch, accuracy):
+            # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
+            self.save_checkpoint("last", "best")
+
+    def _evaluate_tta(self) -> None:
+        if self.config.evaluate.tta != "none":
+            net = self.net if self.ema is None else self.ema
+            self._evaluate(net, self.at.epoch - 1, "tta", self.config.evaluate.tta)
+
+    def _evaluate(
+        self, net: nn.Module, epoch: int, variant: events.Variant, tta: Tta = "none"
+    ) -> Evaluation | None:
+        """Evaluate and record it; ``None``, and a notice, where the net gives no numbers."""
+        paused = self.clock.paused_total
+        result = evaluate(
+            net,
+            self.test,
+            self.augment,
+            batch_size=self.config.evaluate.batch_size,
+            autocast=self.autocast,
+            tta=tta,
+            on_batch=partial(self._on_test_batch, epoch),
+            group=self.group,
+        )
+        paused = self.clock.paused_total - paused
+        result = replace(result, seconds=result.seconds - paused)
+        if not result.numbers:
+            # statistics of a batch norm may lag behind: training may well recover
+            self._notice("warning", events.NOT_A_NUMBER, self._no_numbers(epoch, variant))
+            return None
+        self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
+        self._save_predictions(result, epoch, variant)
+        return result
+
+    def _no_numbers(self, epoch: int, variant: events.Variant = "plain") -> str:
+        which = "" if variant == "plain" else f" ({variant})"
+        return (
+            f"the net's output on the test images{which} is not a number after epoch {epoch}: "
+            "there is no accuracy; lower the learning rate or set train.grad_clip"
+        )
+
+    def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
+        if self.together is not None:
+            self.together.exchange(self.meter)
+        self._obey_control()
+        now = time.monotonic()
+        if now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        self.log.emit(
+            events.Progress(phase="test", epoch=epoch, step=self.at.step, done=done, total=total)
+        )
+
+    def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
+        if self.group is not None and not self.group.first:
+            return
+        found = Predictions(
+            probabilities=result.probabilities,
+            labels=self.dataset.test.labels,
+            split="test",
+            fingerprint=self.dataset.fingerprint,
+            epoch=epoch,
+            predicted=result.predicted,
+            figures=result.figures,
+        )
+        self.files.put_predictions(found, variant, step=self.at.step)
+
+    def save_checkpoint(self, *roles: events.Role) -> None:
+        """Save ``last`` or, in this order, ``last`` and ``best`` of the same moment. Rank 0 writes.
+
+        A failure is a notice, training goes on. A slow disk is not waited for; ``settle`` does.
+        """
+        state = self.state_dict()
+        if self.group is not None and not self.group.first:
+            return
+        self.files.put_checkpoint(
+            checkpoint.pack(state), roles, epoch=self.at.epoch, step=self.at.step
+        )
+
+    def settle(self) -> None:
+        """Wait until all files are on disk, or are known not to be."""
+        self.files.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs; order and augmentation follow from seed and position."""
+        state: dict[str, Any] = {
+            "config": settings.to_toml(self.config),
+            "fingerprint": self.dataset.fingerprint,
+            "train_sample": self.dataset.train_sample,
+            "precision": self.precision,
+            "position": asdict(self.at),
+            "net": self.net.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "meter": self._meter_state(),
+            "examples": self.examples.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_host": host_random.state(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def _meter_state(self) -> dict[str, object]:
+        if self.together is not None:
+            return self.together.meter_state(self.meter)
+        return self.meter.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was saved.
+
+        Raises:
+            ConfigError: the net is another one.
+        """
+        self.at = Position(**state["position"])
+        try:
+            self.net.load_state_dict(state["net"])
+            self.optimizers.load_state_dict(state["optimizers"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            if any(word in str(error) for word in ("memory", "CUDA")):
+                raise
+            # torch tells each wrong name on a line of its own
+            name, todo = self.config.model.name, "train a new run"
+            if registry.is_file(name):
+                todo = f"put {name.rpartition(':')[0]} back as it was, or {todo}"
+            raise ConfigError(f"the net is not the one that was trained: {todo}") from None
+        if state["scaler"]:  # of a run that began in bf16, on a newer GPU, there is none
+            self.scaler.load_state_dict(state["scaler"])
+        if self.together is not None:
+            self.together.load_meter(self.meter, state["meter"])
+        else:
+            self.meter.load_state_dict(state["meter"])
+        self.examples.load_state_dict(state.get("examples", {}))
+        torch.set_rng_state(state["random"])
+        host_random.restore(state.get("random_host", {}))
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizers.set_factor(self._factor(max(0, self.at.step - 1)))
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _notice(self, level: events.Level, code: str, message: str) -> None:
+        self.log.emit(events.Notice(level=level, code=code, message=message))

@@ -1,0 +1,149 @@
+"""An evaluation's predictions on disk: probabilities of every image of a split. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+
+from trainer.errors import RunError
+from trainer.files.regular_file import open_regular
+from trainer.files.whole_file import whole_file
+
+UNPACKED_BYTES = 1 << 29
+"""At most; 100,000 images of 1,000 classes are less than half of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What the logits say of ``N`` images where float16 probabilities are 0 or 1, float32 [N]."""
+
+    loss: NDArray[np.float32]
+    """Cross-entropy -ln p of the actual class, in nats."""
+    log_rest: NDArray[np.float32]
+    """ln of 1 - p of the predicted class: what all other classes have."""
+    log_entropy: NDArray[np.float32]
+    """ln of the entropy of the probabilities in nats."""
+
+
+FIGURES = tuple(one.name for one in fields(Figures))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of ``N`` images, in the split's own order.
+
+    ``probabilities`` float16 [N, C], ``labels`` int64 [N] (the actual classes), ``split`` the
+    split's name, ``fingerprint`` the data's checksum, ``epoch`` counted from 1, ``predicted``
+    int64 [N]: the class of the largest logit, kept apart because float16 probabilities can tie,
+    ``figures`` what float16 cannot say; ``None`` in files of before they were kept.
+    """
+
+    probabilities: NDArray[np.float16]
+    labels: NDArray[np.int64]
+    split: str
+    fingerprint: str
+    epoch: int
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    figures: Figures | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.predicted):
+            object.__setattr__(self, "predicted", self.probabilities.argmax(1).astype(np.int64))
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Indices of the misclassified images, ascending."""
+        return np.flatnonzero(self.predicted != self.labels)
+
+
+def save(predictions: Predictions, path: Path) -> None:
+    """Write atomically: a reader sees the whole file or none.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            probabilities=predictions.probabilities,
+            labels=predictions.labels.astype(np.int16),
+            predicted=predictions.predicted.astype(np.int16),
+            split=np.array(predictions.split),
+            fingerprint=np.array(predictions.fingerprint),
+            epoch=np.array(predictions.epoch),
+            **({} if predictions.figures is None else vars(predictions.figures)),
+        )
+
+
+def load(path: Path) -> Predictions:
+    """Read predictions; nothing in the file can run code.
+
+    Raises:
+        RunError: the file is missing, damaged or of a wrong shape.
+    """
+    try:
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as file:
+            _check_size(file)
+            found = Predictions(
+                probabilities=file["probabilities"],
+                labels=_whole(file["labels"]),
+                split=str(file["split"]),
+                fingerprint=str(file["fingerprint"]),
+                epoch=int(file["epoch"]),
+                predicted=_whole(file["predicted"]),
+                figures=_figures(file),
+            )
+    except FileNotFoundError:
+        raise RunError(f"the predictions {path.name} are gone from the run's folder") from None
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise RunError(f"the predictions {path.name} cannot be read: {_short(error)}") from None
+    shape = found.probabilities.shape
+    if len(shape) != 2 or found.probabilities.dtype != np.float16:
+        raise RunError(f"the predictions {path.name} have a wrong shape {shape}")
+    for column in (found.labels, found.predicted):
+        if column.shape != shape[:1]:
+            raise RunError(f"the predictions {path.name} have a wrong shape {column.shape}")
+        if len(column) and not 0 <= column.min() <= column.max() < shape[1]:
+            raise RunError(f"the predictions {path.name} name classes outside 0 to {shape[1] - 1}")
+    # also false for not-a-number
+    if not ((found.probabilities >= 0) & (found.probabilities <= 1)).all():
+        raise RunError(f"the predictions {path.name} hold probabilities outside 0 to 1")
+    if found.figures is not None:
+        _check_figures(found.figures, len(found.labels), path.name)
+    return found
+
+
+def _figures(file: NpzFile) -> Figures | None:
+    present = [name for name in FIGURES if name in file]
+    return Figures(**{name: file[name] for name in FIGURES}) if present else None
+
+
+def _check_figures(found: Figures, images: int, name: str) -> None:
+    for column in vars(found).values():
+        if column.shape != (images,) or column.dtype != np.float32:
+            raise RunError(f"the predictions {name} have a wrong shape {column.shape}")
+    # also false for not-a-number
+    if not ((found.loss >= 0) & (found.log_rest <= 0) & (found.log_entropy < np.inf)).all():
+        raise RunError(f"the predictions {name} hold figures that no probabilities have")
+
+
+def _check_size(file: NpzFile) -> None:
+    """What is packed small may unpack to more than there is memory."""
+    members = [] if file.zip is None else file.zip.infolist()
+    unpacked: int = sum(int(member.file_size) for member in members)
+    if unpacked > UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to {unpacked / 1e9:.1f} GB")
+
+
+def _whole(column: NDArray[np.generic]) -> NDArray[np.int64]:
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"whole numbers expected, not {column.dtype}")
+    return column.astype(np.int64)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

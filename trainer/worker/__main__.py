@@ -1,0 +1,10 @@
+"""``python -m trainer.worker``: the process that trains for the app."""
+
+from __future__ import annotations
+
+import sys
+
+from trainer.worker.worker import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
