@@ -241,3 +241,45 @@ def test_the_time_left_goes_down_within_an_evaluation() -> None:
         state.apply(envelope(state.seq + 1, msgspec.structs.replace(now, done=done)))
         left.append(eta(state))
     assert left == pytest.approx([before - 0.5 * done / 4 for done in range(4)])
+
+
+def test_eta_after_a_resume_is_that_of_the_device_that_goes_on() -> None:
+    """Three of 20 epochs at 1,000 images/s, then 50,000: an epoch takes 1 s, its evaluation 0.2."""
+    state, seq = RunState(), 0
+
+    def add(event: events.AnyEvent, attempt: int, elapsed: float) -> None:
+        nonlocal seq
+        stamp = {"attempt": attempt, "elapsed": elapsed}
+        state.apply(msgspec.structs.replace(envelope(seq, event), **stamp))
+        seq += 1
+
+    def begin(attempt: int, resumed: int | None) -> None:
+        add(msgspec.structs.replace(sample_log.queued(), epochs=20, config=""), attempt - 1, 0.0)
+        sizes = {"steps_per_epoch": 100, "batch_size": 500, "total_steps": 2000}
+        started = msgspec.structs.replace(sample_log.started(), resumed_step=resumed, **sizes)
+        add(started, attempt, 0.0)
+
+    def train(epoch: int, attempt: int, rate: float) -> None:
+        took, done = 50_000 / rate, {"epoch": epoch, "step": 100 * epoch}
+        add(
+            events.EpochEnded(
+                loss=1.0, accuracy=0.5, lr=0.1, seconds=took, images_per_second=rate, **done
+            ),
+            attempt,
+            60.0 * epoch,
+        )
+        evaluated = sample_log.eval_ended(epoch, 0.5)
+        evaluated = msgspec.structs.replace(evaluated, step=100 * epoch, seconds=took / 5)
+        add(evaluated, attempt, 60.0 * epoch)
+
+    begin(1, None)
+    for epoch in (1, 2, 3):
+        train(epoch, 1, 1_000.0)
+    assert eta(state) == pytest.approx(17 * 60)
+    begin(2, 300)
+    assert eta(state) == pytest.approx(17 * 60)  # nothing else is known yet
+    going = {"epoch": 4, "step": 350, "done": 50, "total": 100}
+    add(events.Progress(phase="train", loss=1.0, images_per_second=50_000.0, **going), 2, 0.5)
+    assert eta(state) == pytest.approx(16.5 + 17 * 0.2)
+    train(4, 2, 50_000.0)  # the last progress is of before: its end is known from the epoch
+    assert eta(state) == pytest.approx(16 * 1.2)

@@ -41,20 +41,47 @@ def eta(state: RunState) -> float | None:
         return None
     size, steps = state.started.batch_size, state.total_steps or 0
     cost = _cost(state, _plan(state.queued.config), steps)
-    speed = _mean([_whole_speed(state, row, cost) for row in state.epochs[-3:]])
-    now = state.progress
-    if now is not None and now.phase == "train" and now.images_per_second:
-        at = max(1, now.step)
-        speed = speed or now.images_per_second * (cost(at) - cost(at - 1))
+    earlier, speed = _speeds(state, cost)
     if not speed:
         return None
-    done = now.step if now is not None else state.started.resumed_step or 0
-    testing = _evaluation_seconds_left(state)
+    now = state.progress
+    done = max(
+        state.started.resumed_step or 0,
+        now.step if now is not None else 0,
+        state.epochs[-1].step if state.epochs else 0,
+    )
+    testing = _evaluation_seconds_left(state, earlier / speed if earlier else 1.0)
     if testing is None:
         if done >= steps or (now is not None and now.epoch >= state.queued.epochs):
             return None
         testing = 0.0
     return max(0.0, cost(steps) - cost(done)) * size / speed + testing
+
+
+def _speeds(state: RunState, cost: Cost) -> tuple[float | None, float | None]:
+    """Images a second, as if whole, in the last epochs of earlier attempts, and now.
+
+    A run may go on with another device or number of processes: what the newest attempt has trained
+    counts, an epoch's progress until it has one, the earlier attempts' only before that.
+    """
+    own = [row for row in state.epochs if _is_own(state, row)]
+    earlier = _mean_speed(state, state.epochs[: len(state.epochs) - len(own)], cost)
+    speed = _mean_speed(state, own, cost)
+    now = state.progress
+    if speed is None and now is not None and now.phase == "train" and now.images_per_second:
+        at = max(1, now.step)
+        speed = now.images_per_second * (cost(at) - cost(at - 1))
+    return earlier, speed or earlier
+
+
+def _is_own(state: RunState, row: EpochRow) -> bool:
+    """Whether the newest attempt has trained all of an epoch."""
+    assert state.started is not None
+    return row.step - _steps(state, row) >= (state.started.resumed_step or 0)
+
+
+def _mean_speed(state: RunState, rows: Sequence[EpochRow], cost: Cost) -> float | None:
+    return _mean([_whole_speed(state, row, cost) for row in rows[-3:]])
 
 
 def _cost(state: RunState, plan: _Plan, total: int) -> Cost:
@@ -97,10 +124,15 @@ def _fixed_share(state: RunState, by_pixels: Cost) -> float:
 
 def _mean_cost(state: RunState, row: EpochRow, cost: Cost) -> float:
     """Of an epoch's steps."""
+    steps = _steps(state, row)
+    return (cost(row.step) - cost(row.step - steps)) / steps
+
+
+def _steps(state: RunState, row: EpochRow) -> int:
+    """How many an epoch had: 1 or more."""
     assert state.started is not None
     steps = row.train_images // max(1, state.started.batch_size) or state.started.steps_per_epoch
-    steps = max(1, min(steps, row.step))
-    return (cost(row.step) - cost(row.step - steps)) / steps
+    return max(1, min(steps, row.step))
 
 
 def _whole_speed(state: RunState, row: EpochRow, cost: Cost) -> float | None:
@@ -110,19 +142,23 @@ def _whole_speed(state: RunState, row: EpochRow, cost: Cost) -> float | None:
     return row.images_per_second * _mean_cost(state, row, cost)
 
 
-def _evaluation_seconds_left(state: RunState) -> float | None:
+def _evaluation_seconds_left(state: RunState, quicker: float) -> float | None:
     """Of the evaluations that are still due, as long as those before, or by their passes; ``None``
     where there was none before.
+
+    Args:
+        state: the run's.
+        quicker: seconds now over those in earlier attempts, for the same work.
     """
     assert state.queued is not None
     plan = _plan(state.queued.config)
     last = state.evals[-_TESTED:]
-    plain = _mean([e.seconds for e in last if e.variant == "plain"][-3:])
+    plain = _evaluation_seconds(state, last, "plain", quicker)
     if plain is None:
         return None
     due = [(_evaluations_left(state, plan.every, "plain"), plain)]
     if plan.ema:
-        ema = _mean([e.seconds for e in last if e.variant == "ema"][-3:])
+        ema = _evaluation_seconds(state, last, "ema", quicker)
         due.append((_evaluations_left(state, plan.every, "ema"), plain if ema is None else ema))
     if plan.views and not any(e.variant == "tta" for e in last[-VARIANTS:]):
         due.append((1, plan.views * plain))
@@ -134,6 +170,20 @@ def _evaluation_seconds_left(state: RunState) -> float | None:
         seconds = next((seconds for count, seconds in due if count == most), 0.0)
         under_way = min(1.0, now.done / now.total) * seconds if most else 0.0
     return sum(count * seconds for count, seconds in due) - under_way
+
+
+def _evaluation_seconds(
+    state: RunState, last: Sequence[events.EvalEnded], variant: events.Variant, quicker: float
+) -> float | None:
+    """Of one evaluation: the newest attempt's, else the earlier ones' at the speed of now."""
+    assert state.started is not None
+    began = state.started.resumed_step or 0
+    known = [e for e in last if e.variant == variant]
+    own = _mean([e.seconds for e in known if e.step > began][-3:])
+    if own is not None:
+        return own
+    earlier = _mean([e.seconds for e in known][-3:])
+    return None if earlier is None else earlier * quicker
 
 
 def _evaluations_left(state: RunState, every: int, variant: events.Variant) -> int:
