@@ -145,6 +145,22 @@ def test_first_of_equal_accuracies_is_the_best() -> None:
     assert state.best.epoch == 2
 
 
+def test_the_best_of_a_log_that_lacks_its_evaluation_is_what_its_end_says() -> None:
+    parts = numbered(
+        sample_log.queued(),
+        sample_log.started(),
+        sample_log.epoch_ended(1),
+        sample_log.eval_ended(1, 0.4),
+        sample_log.epoch_ended(2),
+        sample_log.eval_ended(2, 0.7),
+        events.RunEnded(state="completed", best_accuracy=0.7, best_epoch=2),
+    )
+    for lost in (), (5,), (4, 5):
+        state = fold(e for i, e in enumerate(parts) if i not in lost)
+        assert state.best is not None
+        assert (state.best.epoch, state.best.test_accuracy) == (2, 0.7)
+
+
 def test_accuracy_of_zero_is_a_best_and_a_loss_of_nothing_a_gap() -> None:
     zero = sample_log.eval_ended(1, 0.0)
     state = fold(numbered(sample_log.queued(), sample_log.started(), zero))

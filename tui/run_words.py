@@ -25,6 +25,13 @@ def run_name(run: Follower) -> str:
     return formatting.clean(run.name, 40)
 
 
+def norm_of(model: str, norm: str | None) -> str | None:
+    """The norm that was asked for; ``None`` where a net of the user's own may well have none."""
+    from model.registry import is_file  # not for the first paint
+
+    return None if norm == "batch" and is_file(model) else norm
+
+
 def model_of(run: Follower) -> str:
     """The net's name as it was asked for."""
     return formatting.clean(run.state.queued.model if run.state.queued else "")

@@ -17,7 +17,7 @@ import msgspec
 from trainer import events
 from trainer.events import Envelope
 from trainer.files.regular_file import open_regular
-from trainer.runs.runstate import MEANWHILE, EpochRow, RunState
+from trainer.runs.runstate import MEANWHILE, RunState
 
 END_BYTES = 48 * 1024
 WHOLE_BYTES = 4 * END_BYTES
@@ -27,7 +27,8 @@ TAIL_EVENTS = 12
 epoch's end with its evaluations, and the checkpoint of a stop in the next one."""
 _KINDS = "|".join(kind.__name__ for kind in MEANWHILE).encode()
 _MEANWHILE = re.compile(rb'"kind":"(?:%s)"' % _KINDS)
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.1
+"""Between a run's seconds and its log's there were pauses, which the ends do not tell of."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ def glance(log: Path) -> Glance | None:
         return None
     if abs(state.elapsed - ended.seconds) > PAUSE_SECONDS:
         return None
-    if ended.best_accuracy is not None and ended.best_epoch is not None:
-        best = next((row for row in state.epochs if row.epoch == ended.best_epoch), None)
-        state.best = best or EpochRow(ended.best_epoch, 0, test_accuracy=ended.best_accuracy)
+    state.take_best(ended)
     return Glance(state, (stat.st_ino, stat.st_size))
 
 

@@ -208,6 +208,17 @@ class RunState(msgspec.Struct):
             self.epochs.append(row)
         return row
 
+    def take_best(self, end: events.RunEnded) -> None:
+        """Have the best epoch from a run's end, where evaluations before it are not there."""
+        if end.best_accuracy is None or end.best_epoch is None:
+            return
+        best = self._rows.get(end.best_epoch)
+        if best is None:
+            best = EpochRow(end.best_epoch, 0, test_accuracy=end.best_accuracy)
+        elif best.test_accuracy is None:
+            best.test_accuracy = end.best_accuracy
+        self.best, self._best_unknown = best, False
+
     def status(self, *, locked: bool) -> Status:
         """What the run is doing; ``locked``: a living process holds its lock."""
         if self.ended is not None:
@@ -425,6 +436,8 @@ def _ended(state: RunState, envelope: Envelope, event: events.RunEnded) -> None:
         state._base -= seconds
         state._pauses += seconds
     state.ended, state.paused = event, False
+    if state.missing:
+        state.take_best(event)
 
 
 _HANDLERS: dict[type, Callable[[RunState, Envelope, Any], None]] = {

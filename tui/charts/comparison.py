@@ -13,7 +13,7 @@ from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 from tui import formatting
 from tui.formatting import DASH
-from tui.run_words import data_of, model_of, name_of, time_of
+from tui.run_words import data_of, model_of, name_of, norm_of, time_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,17 @@ def fitting(width: int, runs: Sequence[Follower] = ()) -> tuple[int, ...]:
 
 def best_first(runs: Sequence[Follower]) -> list[Follower]:
     """By best test accuracy; runs without an evaluation last."""
-    return sorted(runs, key=lambda r: -(r.state.best.test_accuracy or 0.0) if r.state.best else 1.0)
+
+    def rank(run: Follower) -> float:
+        best = best_accuracy(run)
+        return 1.0 if best is None else -best
+
+    return sorted(runs, key=rank)
+
+
+def best_accuracy(run: Follower) -> float | None:
+    """On the test split, 0 to 1; ``None`` without an evaluation."""
+    return run.state.best.test_accuracy if run.state.best is not None else None
 
 
 def comparable(runs: Sequence[Follower]) -> bool:
@@ -88,7 +98,7 @@ def figures(run: Follower) -> dict[str, Any]:
         "state": run.status,
         "preset": formatting.clean(state.queued.preset) if state.queued is not None else None,
         "model": model_of(run),
-        "norm": flat.get("model.norm"),
+        "norm": norm_of(str(flat.get("model.name", "")), flat.get("model.norm")),
         "optimizer": flat.get("optimizer.name"),
         "lr": flat.get("optimizer.lr"),
         "data": started.data_kind if started is not None else data_of(run),

@@ -162,9 +162,9 @@ class CompareScreen(ChartScreen):
         lines = [head]
         comparable, reading = comparison.comparable(runs), any(run.reading for run in runs)
         certain = len(runs) > 1 and comparable and not reading
-        starred = certain and ordered[0].state.best is not None
+        top = comparison.best_accuracy(ordered[0]) if certain else None
         for run in ordered:
-            best = "★" if starred and run is ordered[0] else " "
+            best = "★" if top is not None and comparison.best_accuracy(run) == top else " "
             line = Text(best, style=colours["success"], no_wrap=True, end="")
             line.append(f" {self.glyph(run)} ", style=self.cifar.run_colour(run.run.id))
             name = set_cell_size(formatting.shorten(name_of(run), name_width - 1), name_width)

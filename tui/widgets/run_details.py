@@ -9,7 +9,7 @@ from rich.text import Text
 from trainer import events
 from trainer.runs.follower import Follower
 from tui import formatting
-from tui.run_words import data_of, model_of, name_of
+from tui.run_words import data_of, model_of, name_of, norm_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -67,8 +67,9 @@ def _last_notice(run: Follower) -> events.Notice | None:
 def summary(config: RunConfig) -> str:
     """A configuration in one line."""
     train, optimizer = config.train, config.optimizer
+    norm = norm_of(config.model.name, config.model.norm)
     parts = [
-        f"{formatting.clean(config.model.name, 40)} ({config.model.norm} norm)",
+        formatting.clean(config.model.name, 40) + (f" ({norm} norm)" if norm else ""),
         f"data {formatting.clean(config.data, 40)}",
         f"{train.epochs} epochs × batch {train.batch_size}",  # noqa: RUF001
         f"{optimizer.name} lr {formatting.rate(optimizer.lr)}, {config.schedule.name}",
