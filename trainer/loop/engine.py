@@ -162,12 +162,15 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if self.at.epoch <= train.epochs:
-            self._record_or_tell()
+        recorded = False
         while self.at.epoch <= train.epochs:
             if self._no_better() and not self.at.batch:
                 break  # as was told before this run was resumed
             epoch = self.at.epoch
+            if not recorded and self.at.batch < self.examples.steps(epoch):
+                # not for an epoch whose evaluation alone is left
+                self._record_or_tell()
+                recorded = True
             self._train_epoch()
             last = epoch == train.epochs
             if epoch % every == 0 or last:
@@ -220,6 +223,7 @@ class Training:
         if self.examples.losses is not None:
             state.append(self.examples.losses)
         self.net.train()
+        self.files.close()  # nothing else may wait for the GPU meanwhile, as a checkpoint does
         try:
             recorded = step_recording.record(
                 self._compute,
