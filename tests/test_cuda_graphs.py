@@ -7,20 +7,24 @@ places in memory. The stand-in looks whether all of it is still there.
 from __future__ import annotations
 
 import gc
+import random
 import re
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.training_helpers import log_of, losses_of, tiny_dataset, tiny_run
 from trainer import config as settings
 from trainer import device, events
 from trainer.device import HostCopy
 from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
 from trainer.loop import engine, layer_stats
-from trainer.loop.cuda_graphs import CaptureFailed, Replay, RunAhead
+from trainer.loop.cuda_graphs import CaptureFailed, Replay, RunAhead, steps_undone
 from trainer.loop.engine import Training
 from trainer.loop.meter import Meter
 from trainer.runs import checkpoint
@@ -134,6 +138,47 @@ def test_a_recorded_run_goes_on_as_if_it_had_never_stopped(
         for stopped in (True, False)
     )
     assert stopped == whole
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_was_stopped_in_an_evaluation_records_what_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """After that evaluation, and nothing where that was the last."""
+    record_on_the_cpu(monkeypatch)
+    run = tiny_run(tmp_path)
+    asked, told = Control(run), list[str]()
+    on_test_batch = Training._on_test_batch
+
+    def stop(self: Training, of: int, done: int, total: int) -> None:
+        if of == epoch:
+            asked.request("stop")
+        on_test_batch(self, of, done, total)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_on_test_batch", stop)
+        assert train_run(run, asked).state == "stopped"
+    resubmit(run)
+
+    def listen(envelope: events.Envelope) -> None:
+        event = envelope.event
+        if isinstance(event, events.EvalEnded):
+            told.append("evaluated")
+        elif isinstance(event, events.Notice) and event.code == "cuda-graphs":
+            told.append("recorded")
+
+    assert train_run(run, Control(run), listener=listen, resume=True).state == "completed"
+    assert told == ["evaluated", *(["recorded", "evaluated"] if epoch == 1 else [])]
+
+
+def test_steps_that_are_undone_leave_the_random_numbers_of_the_host() -> None:
+    """Which a net of the user's own may draw."""
+    random.seed(1)
+    np.random.seed(1)
+    with steps_undone(nn.Linear(1, 1), [], []):
+        expected = random.random(), np.random.rand(), torch.rand(1)
+        random.seed(2)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
 
 
 def test_nothing_of_a_recorded_run_outlives_it(

@@ -47,8 +47,11 @@ class Disk:
         """Jobs that have not begun."""
         return len(self._waiting)
 
-    def do(self, job: Job, *, key: str = "") -> None:
-        """Have a job done; a job with the same key that has not begun is replaced by it."""
+    def do(self, job: Job, *, key: str = "", wait: bool = True) -> None:
+        """Have a job done; a job with the same key that has not begun is replaced by it.
+
+        Without ``wait`` an ordinary disk is not waited for, either.
+        """
         task = _Task(job, key)
         with self._changed:
             idle = not (self._waiting or self._busy)
@@ -59,7 +62,7 @@ class Disk:
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-        if idle and task.done.wait(self._patience) and task.error is not None:
+        if wait and idle and task.done.wait(self._patience) and task.error is not None:
             self._error = None
             raise task.error
         self._raise()
@@ -94,6 +97,7 @@ class Disk:
             except BaseException as error:
                 task.error = self._error = error
             task.done.set()
+            del task  # and all that its job holds
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -233,7 +233,12 @@ def _end(
         lead.settled()
     if training is None:
         return tell_end(log, how, error, seconds=time.monotonic() - began)
-    training.settle()
+    try:
+        training.settle()
+    except Exception:
+        if how in ("completed", "stopped"):
+            raise
+        # what ended it was there before, and is the reason: a GPU that fails fails every thread
     at = training.at
     evaluated = at.best_epoch > 0
     event = events.RunEnded(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import first_line
+from trainer.loop import host_random
 from trainer.loop.augment import Draws
 
 Replay = Callable[[], None]
@@ -146,7 +147,8 @@ def steps_undone(
     """Whatever steps are done within, afterwards net, optimizers and tensors are as before.
 
     They keep their places in memory. State that an optimizer creates within is set to 0, with which
-    SGD, Adam and Muon begin. Random generators go on from where they were.
+    SGD, Adam and Muon begin. Random generators go on from where they were,
+    Python's and numpy's too.
 
     Raises:
         RuntimeError: the net has put other tensors in the place of its buffers, which then have no
@@ -162,7 +164,7 @@ def steps_undone(
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     states = {id(tensor): tensor.clone() for tensor in _states(optimizers)}
     gpus = {t.device.index for t in tensors if t.device.type == "cuda"}
-    random = torch.get_rng_state()
+    random, random_host = torch.get_rng_state(), host_random.state()
     random_of_gpus = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in gpus]
     try:
         yield
@@ -184,6 +186,7 @@ def steps_undone(
                     else:
                         tensor.copy_(before_it)
             torch.set_rng_state(random)
+            host_random.restore(random_host)
             for gpu, state in random_of_gpus:
                 torch.cuda.set_rng_state(state, gpu)
         except RuntimeError as error:

@@ -24,7 +24,7 @@ from trainer.distributed.together import Together
 from trainer.errors import ConfigError
 from trainer.kernels import fused
 from trainer.kernels.build import BuildError, library
-from trainer.loop import compilation, convolutions, host_random, step_recording
+from trainer.loop import compilation, convolutions, host_random, snapshot, step_recording
 from trainer.loop.augment import Augment, Draws, resized
 from trainer.loop.compilation import Compiled, Forward
 from trainer.loop.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
@@ -36,7 +36,6 @@ from trainer.loop.layer_stats import LayerStats
 from trainer.loop.meter import Meter
 from trainer.loop.optim import Optimizers
 from trainer.loop.run_files import Files
-from trainer.runs import checkpoint
 from trainer.runs.control import Control
 from trainer.runs.position import Position
 from trainer.runs.predictions import Predictions
@@ -163,19 +162,25 @@ class Training:
         first = self.group is None or self.group.first
         if self._problem:
             self._notice("warning", "no-kernels", self._problem)
-        if self.at.epoch <= train.epochs:
-            self._record_or_tell()
+        recorded = False
         while self.at.epoch <= train.epochs:
             if self._no_better() and not self.at.batch:
                 break  # as was told before this run was resumed
             epoch = self.at.epoch
+            if not recorded and self.at.batch < self.examples.steps(epoch):
+                # not for an epoch whose evaluation alone is left
+                self._record_or_tell()
+                recorded = True
             self._train_epoch()
             last = epoch == train.epochs
             if epoch % every == 0 or last:
                 self._evaluate_epoch(epoch)
             self.at.epoch, self.at.batch, self.at.epoch_seconds = epoch + 1, 0, 0.0
             self.meter.begin_epoch()
-            self.save_checkpoint("last")
+            if self.at.best_epoch == epoch and self.ema is None:
+                self.save_checkpoint("last", "best")
+            else:
+                self.save_checkpoint("last")
             if first:
                 self.files.keep_fold()
             if self._no_better() and not last:
@@ -218,6 +223,7 @@ class Training:
         if self.examples.losses is not None:
             state.append(self.examples.losses)
         self.net.train()
+        self.files.close()  # nothing else may wait for the GPU meanwhile, as a checkpoint does
         try:
             recorded = step_recording.record(
                 self._compute,
@@ -527,8 +533,8 @@ class Training:
             self._evaluate(self.ema, epoch, "ema")
 
     def _count_evaluation(self, epoch: int, accuracy: float) -> None:
-        if self.at.count(epoch, accuracy):
-            # ``last`` first: a resume must not begin before the evaluation that ``best`` is of
+        if self.at.count(epoch, accuracy) and self.ema is not None:
+            # not only at the epoch's end: the averaged net's evaluation may be stopped
             self.save_checkpoint("last", "best")
 
     def _evaluate_tta(self) -> None:
@@ -597,14 +603,15 @@ class Training:
     def save_checkpoint(self, *roles: events.Role) -> None:
         """Save ``last`` or, in this order, ``last`` and ``best`` of the same moment. Rank 0 writes.
 
-        A failure is a notice, training goes on. A slow disk is not waited for; ``settle`` does.
+        ``last`` first: a resume must not begin before the evaluation that ``best`` is of. A failure
+        is a notice, training goes on. A slow disk is not waited for, with a GPU not even an
+        ordinary one; ``settle`` does.
         """
         state = self.state_dict()
         if self.group is not None and not self.group.first:
             return
-        self.files.put_checkpoint(
-            checkpoint.pack(state), roles, epoch=self.at.epoch, step=self.at.step
-        )
+        pack, aside = snapshot.packing(state, self.device), self.device.type in snapshot.ASIDE
+        self.files.put_checkpoint(pack, roles, self.at, wait=not aside)
 
     def settle(self) -> None:
         """Wait until all files are on disk, or are known not to be."""

@@ -7,8 +7,10 @@ from functools import partial
 
 from trainer import events
 from trainer.files.disk import Disk
+from trainer.loop.snapshot import Pack
 from trainer.runs import checkpoint, predictions
 from trainer.runs.follower import Follower
+from trainer.runs.position import Position
 from trainer.runs.predictions import Predictions
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog
@@ -28,27 +30,6 @@ class Files:
         self._follower = Follower(run)
         self._unsaved: dict[str, str] = {}
 
-    def put(self, what: str, write: Callable[[], None], saved: events.Event, *, key: str) -> None:
-        """Write a file, then tell that it is there; of files that wait the newest is enough.
-
-        Args:
-            what: the kind of file, in a notice.
-            write: raises OSError where it cannot.
-            saved: the event that tells of it.
-            key: which file.
-        """
-
-        def job() -> None:
-            try:
-                write()
-            except OSError as error:
-                self._not_saved(what, error.strerror or str(error))
-                return
-            self._saved(what)
-            self._log.emit(saved)
-
-        self._disk.do(job, key=key)
-
     def put_predictions(self, found: Predictions, variant: events.Variant, *, step: int) -> None:
         """Write an evaluation's predictions.
 
@@ -66,27 +47,41 @@ class Files:
             path=str(path.relative_to(self._run.path)),
             images=len(found.predicted),
         )
-        self.put("predictions", lambda: predictions.save(found, path), saved, key=path.name)
+
+        def job() -> None:
+            self._write("predictions", partial(predictions.save, found, path), saved)
+
+        self._disk.do(job, key=path.name)
 
     def put_checkpoint(
-        self, packed: memoryview, roles: Sequence[events.Role], *, epoch: int, step: int
+        self, pack: Pack, roles: Sequence[events.Role], at: Position, *, wait: bool = True
     ) -> None:
-        """Write one packed checkpoint in all its roles, in this order.
+        """Write one checkpoint in all its roles, in this order; of those that wait the newest.
 
         Args:
-            packed: its bytes.
+            pack: gives its bytes, on the thread that writes them. What it raises ends the training.
             roles: which files it goes to.
-            epoch: the one that it goes on in.
-            step: optimizer steps that were done before it.
+            at: where it stands.
+            wait: whether the caller has time for an ordinary disk.
         """
-        for role in roles:
-            path = self._run.checkpoint(role)
-            saved = events.CheckpointSaved(
-                role=role, epoch=epoch, step=step, path=str(path.relative_to(self._run.path))
+        saved = [
+            events.CheckpointSaved(
+                role=role,
+                epoch=at.best_epoch if role == "best" else at.epoch,
+                step=at.step,
+                path=str(self._run.checkpoint(role).relative_to(self._run.path)),
             )
-            # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
-            key = " ".join((*roles, path.name))
-            self.put("checkpoint", partial(checkpoint.write, packed, path), saved, key=key)
+            for role in roles
+        ]
+
+        def job() -> None:
+            packed = pack()
+            for event in saved:
+                path = self._run.checkpoint(event.role)
+                self._write("checkpoint", partial(checkpoint.write, packed, path), event)
+
+        # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
+        self._disk.do(job, key=" ".join(roles), wait=wait)
 
     def keep_fold(self) -> None:
         """Keep what a long log comes to."""
@@ -95,6 +90,22 @@ class Files:
     def close(self) -> None:
         """Wait until all files are on disk, or are known not to be."""
         self._disk.close()
+
+    def _write(self, what: str, write: Callable[[], None], saved: events.Event) -> None:
+        """Write a file, then tell that it is there.
+
+        Args:
+            what: the kind of file, in a notice.
+            write: raises OSError where it cannot.
+            saved: the event that tells of it.
+        """
+        try:
+            write()
+        except OSError as error:
+            self._not_saved(what, error.strerror or str(error))
+            return
+        self._saved(what)
+        self._log.emit(saved)
 
     def _keep(self) -> None:
         self._follower.keep_growing()
