@@ -229,6 +229,22 @@ def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> 
     assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")
 
 
+def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcuda is too old')")
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer.worker"],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 1
+    said = [json.loads(line) for line in process.stdout.splitlines()]
+    error = "torch cannot be loaded: libcuda is too old"
+    assert said == [{"state": "loading"}, {"state": "failed", "error": error}]
+
+
 def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     worker: Forked, tmp_path: Path, data: Path
 ) -> None:
