@@ -33,7 +33,8 @@ from trainer.protocol import Asked, Job, State
 from trainer.runs.control import Control
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog
-from trainer.worker.handover import Left, Waiting, replace_process, spoils, taken_over
+from trainer.spoiled import spoils
+from trainer.worker.handover import Left, Waiting, replace_process, taken_over
 
 CANCEL_POLL_SECONDS = 0.5
 FLUSH_SECONDS = 2.0
