@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from tests.distributed_helpers import forks
 from tests.training_helpers import binary_folder, tiny_run, wait
@@ -24,26 +25,48 @@ from trainer.protocol import Inspect
 from trainer.runs import checkpoint, control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
+from trainer.spoiled import spoils
 from trainer.worker import worker as program
-from trainer.worker.handover import Left, spoils
+from trainer.worker.handover import Left
 
+COMMAND = (sys.executable, "-P", "-m", "trainer")
 LONG = ("train.epochs=100000",)
 POISON = """
+import os
+import traceback
 import torch
 from torch import nn
+
+
+class Pinned:
+    # as a pinned tensor that was copied to: nothing catches what its destructor throws
+    spoiled = False
+
+    def __del__(self, abort=os.abort):
+        if self.spoiled:
+            abort()
 
 
 class Net(nn.Sequential):
     def __init__(self, classes):
         super().__init__(nn.Flatten(), nn.Linear(3072, classes))
+        self.pinned = Pinned()
+        self.steps = 0
 
     def forward(self, x):
         def broken(*args, **kwargs):
             raise RuntimeError("CUDA error: device-side assert triggered")
 
-        if self.training:  # from now on nothing works in this process
-            torch.from_numpy = torch.autocast = broken
-            broken()
+        names = {frame.f_code.co_name for frame, _ in traceback.walk_stack(None)}
+        if self.training and "fit" in names:
+            self.steps += 1
+        if self.steps == 3:
+            if x.device.type == "cuda":
+                torch._assert_async(torch.zeros((), device=x.device))
+            else:  # from now on nothing works in this process
+                Pinned.spoiled = True
+                torch.from_numpy = torch.autocast = broken
+                broken()
         return super().forward(x)
 """
 
@@ -229,6 +252,22 @@ def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> 
     assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")
 
 
+def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcuda is too old')")
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer.worker"],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 1
+    said = [json.loads(line) for line in process.stdout.splitlines()]
+    error = "torch cannot be loaded: libcuda is too old"
+    assert said == [{"state": "loading"}, {"state": "failed", "error": error}]
+
+
 def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     worker: Forked, tmp_path: Path, data: Path
 ) -> None:
@@ -250,6 +289,40 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     assert worker.wait(60) == 0
     ends = [Follower(run).catch_up().ended for run in (bad, unwanted, good, last)]
     assert [ended.state for ended in ends] == ["failed", "stopped", "completed", "completed"]
+    assert "device-side assert" in ends[0].error
+
+
+def test_a_command_that_breaks_cuda_ends_with_one_line(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    where = ("--data", str(data), "--runs-dir", str(tmp_path / "runs"), "--device", "cpu")
+    net = ("--batch-size", "16", "--set", f"model.name='{tmp_path}/poison.py:Net'")
+    command = [*COMMAND, "train", "quick", *where, *net]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("cifar-tui: the run failed: poison.py, line ")
+    assert "RuntimeError: CUDA error: device-side assert triggered" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_an_assertion_on_the_device_costs_the_queue_nothing(
+    tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    net, cuda = f"model.name='{tmp_path}/poison.py:Net'", "train.device=cuda"
+    bad, good = new_run(tmp_path / "a", data, net, cuda), new_run(tmp_path / "b", data, cuda)
+    lines = [json.dumps({"run": str(run.path)}) + "\n" for run in (bad, good)]
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "trainer.worker"],
+        input="".join(lines).encode(),
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    ends = [Follower(run).catch_up().ended for run in (bad, good)]
+    assert [ended.state for ended in ends] == ["failed", "completed"]
     assert "device-side assert" in ends[0].error
 
 

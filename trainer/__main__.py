@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from trainer.cli.main import run
+from trainer.spoiled import end
 
 if __name__ == "__main__":
-    sys.exit(run(name="python -m trainer"))
+    end(run(name="python -m trainer"))

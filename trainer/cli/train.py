@@ -31,7 +31,7 @@ from trainer.cli.options import (
 from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
 from trainer.distributed.attempt import resubmit_once, submit_once
-from trainer.distributed.rank import COMPLETED, dismiss, follow, leave
+from trainer.distributed.rank import COMPLETED, dismiss, follow
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, RunError
 from trainer.lifecycle import alerts
@@ -44,6 +44,7 @@ from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir, find
+from trainer.spoiled import leave
 
 EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 

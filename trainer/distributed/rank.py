@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from trainer.loop import heap
 from trainer.protocol import Job
 from trainer.runs.control import Control
 from trainer.runs.rundir import RunDir
+from trainer.spoiled import keep_if_spoiled, leave
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
@@ -127,14 +127,6 @@ def end_with_parent(world: World) -> None:
     threading.Thread(target=look, name="parent", daemon=True).start()
 
 
-def leave(code: int) -> None:
-    """End at once: the distributed package may wait for ranks that are gone."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
 def _follow(world: World) -> int:
     from trainer.distributed.group import Group, RankLost, is_loss
 
@@ -148,6 +140,7 @@ def _follow(world: World) -> int:
     try:
         return _train(group, msgspec.json.decode(told, type=lead.Start))
     except (Exception, SystemExit) as error:  # a net may call exit()
+        keep_if_spoiled(error)
         if not is_loss(error):
             if os.environ.get("CIFAR_TUI_DEBUG"):
                 raise
@@ -177,7 +170,8 @@ def _train(group: Group, start: lead.Start) -> int:
     except StopTraining:
         if training is not None:
             training.save_checkpoint("last")
-    except TrainingFailed:
+    except TrainingFailed as failure:
+        keep_if_spoiled(failure, training)
         code = FAILED
     watch.close()
     group.part_ways()

@@ -27,6 +27,7 @@ from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import Listener, RunLog
 from trainer.runs.runstate import RunState
+from trainer.spoiled import keep_if_spoiled, spoiled
 
 if TYPE_CHECKING:
     from trainer.distributed.lead import Lead
@@ -115,6 +116,11 @@ def train_locked(
     ended: events.RunEnded | None = None
     state: RunState | None = None
     lead: Lead | None = None
+
+    def failed(error: BaseException) -> None:
+        keep_if_spoiled(error, training)
+        on_failure(error)
+
     try:
         control.poll(now=True)
         if control.stopping() and world is None:
@@ -155,15 +161,15 @@ def train_locked(
             ended, state = _end(log, training, began, "stopped", lead=lead)
         except TrainingFailed as failure:
             ended, state = _end(log, training, began, "failed", str(failure), lead=lead)
-            on_failure(failure)
+            failed(failure)
         if lead is not None:
             lead.end()
     except UserError as error:
         ended, state = _end(log, training, began, None, str(error), lead=lead)
-        on_failure(error)
+        failed(error)
         raise
     except (Exception, SystemExit) as error:  # a net may call exit()
-        on_failure(error)
+        failed(error)
         _keep_traceback(run)
         reason = (lead.reason(error) if lead is not None else "") or _reason(error)
         if world is not None and world.restarts_left:
@@ -175,6 +181,8 @@ def train_locked(
             return events.RunEnded(state="failed", error=reason)
         ended, state = _end(log, training, began, "failed", reason, lead=lead)
     finally:
+        if (raised := sys.exception()) is not None:  # also where the end could not be told
+            keep_if_spoiled(raised, training)
         if ended is not None:
             epochs = None if training is None else training.epochs_done
             call(on_end, run, log, ended, state, epochs=epochs)
@@ -182,7 +190,9 @@ def train_locked(
         if ended is not None:
             Follower(run).keep_growing()
         training = None
-        _give_memory_back()
+        # a rank leaves at once, and a lost one may have left work on the GPU that never ends
+        if world is None and not spoiled():
+            _give_memory_back()
     return ended
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from trainer.spoiled import end
 from trainer.worker.worker import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

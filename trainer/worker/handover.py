@@ -21,10 +21,6 @@ from trainer.protocol import Inspect, Job
 
 COMMAND = (sys.executable, "-P", "-m", "trainer.worker")
 ENDING = "--end"
-KINDS = ("AcceleratorError", "CaptureFailed")
-"""Exceptions that are known by name: torch is not loaded here, and not every torch has them."""
-WORDS = ("CUDA error", "CUDA driver error", "cuDNN error", "Triton Error [CUDA]")
-"""Of messages, in which others may have put the exception itself."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -45,22 +41,6 @@ class Left(msgspec.Struct, frozen=True):
     """A question that is not fully answered."""
     ending: bool = False
     """Whether the process was told to end while it was replaced."""
-
-
-def spoils(error: BaseException) -> bool:
-    """Whether nothing can be trained on a GPU by the process in which this was raised.
-
-    A needless yes costs the seconds in which torch is loaded.
-    """
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        if type(found).__name__ in KINDS or any(word in str(found) for word in WORDS):
-            return True
-        # also where it is not to be shown: a user reads of the cause in words of ours
-        found = found.__cause__ or found.__context__
-    return False
 
 
 def replace_process(left: Left, out: int, ending: Callable[[], bool]) -> None:

@@ -33,11 +33,12 @@ from trainer.protocol import Asked, Job, State
 from trainer.runs.control import Control
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog
-from trainer.worker.handover import Left, Waiting, replace_process, spoils, taken_over
+from trainer.spoiled import spoils
+from trainer.worker.handover import Left, Waiting, replace_process, taken_over
 
 CANCEL_POLL_SECONDS = 0.5
 FLUSH_SECONDS = 2.0
-"""How long an app that reads nothing is waited for before the process is replaced."""
+"""How long an app that reads nothing is waited for before the process is replaced or ends."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -229,6 +230,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Serve until stdin ends and all runs are trained."""
     out = keep_output()  # first: nothing else may write there
     tell = Teller(out)
+    code = _serve(out, tell, arguments)
+    tell.flush(FLUSH_SECONDS)
+    return code
+
+
+def _serve(out: int, tell: Teller, arguments: Sequence[str]) -> int:
     heap.share_one_arena()
     worker = Worker(tell)
     for number in ENDING:
