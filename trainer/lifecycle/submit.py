@@ -16,7 +16,7 @@ from trainer.files.whole_file import whole_file
 from trainer.runs import control, net_files
 from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin, check_owner
-from trainer.runs.rundir import RunDir, create
+from trainer.runs.rundir import NoLocksError, RunDir, create
 from trainer.runs.runlog import RunLog
 
 CONFIG_BYTES = 1 << 20
@@ -40,6 +40,22 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
     _queue(run, config, text)
     return run
+
+
+def withdraw(run: RunDir) -> None:
+    """Remove the folder of a run that was submitted and could not begin, unless another process has
+    taken it up meanwhile: any other may find it from its first event on.
+    """
+    try:
+        with run.locked():
+            state = Follower(run).catch_up()
+            once = state.asked_at == state.queued_at
+            if once and state.started is None and not run.has_checkpoint("last"):
+                run.discard()
+    except NoLocksError:
+        run.discard()
+    except RunError:
+        return  # it is another's now
 
 
 def resubmit(

@@ -51,6 +51,10 @@ def default_runs_dir() -> Path:
     return absolute(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
 
 
+class NoLocksError(RunError):
+    """A run on a file system without locks: nobody can train it."""
+
+
 class RunDir(msgspec.Struct, frozen=True):
     """Paths of one run. Making one reads and writes nothing."""
 
@@ -190,7 +194,10 @@ class RunDir(msgspec.Struct, frozen=True):
         return target
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began; whatever else lies in it stays."""
+        """Remove the folder of a run that never began; whatever else lies in it stays.
+
+        Where others can know of it: see ``trainer.lifecycle.submit.withdraw``.
+        """
         with suppress(OSError):
             for file in self._before_it_begins:
                 file.unlink(missing_ok=True)
@@ -294,7 +301,7 @@ def _acquire(handle: int, run: str) -> None:
             if attempt < 19:
                 time.sleep(0.05)
         except OSError as error:
-            raise RunError(
+            raise NoLocksError(
                 f"cannot lock run {run}: {error.strerror}: this file system has no locks, choose "
                 "another with --runs-dir"
             ) from None
