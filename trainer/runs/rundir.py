@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import msgspec
 import platformdirs
@@ -208,16 +209,21 @@ class RunDir(msgspec.Struct, frozen=True):
             self.path.rmdir()
 
     def refuse_links(self) -> None:
-        """Before anything is written: what was copied from others may lead elsewhere.
+        """Before anything is written: what was copied from others may lead elsewhere, and a pipe
+        keeps whoever opens it waiting for ever.
 
         Raises:
-            RunError: one of the run's own files is a link.
+            RunError: one of the run's own files is a link, or neither a file nor a folder.
         """
         for file in self.own:
-            if os.path.islink(file):  # noqa: PTH114  # it never raises
-                raise RunError(
-                    f"run {self.id}: {file.name} is a link to another place: it is not written to"
-                )
+            try:
+                mode = file.lstat().st_mode
+            except OSError:  # it is not there, or told when it is opened
+                continue
+            if S_ISREG(mode) or S_ISDIR(mode):
+                continue
+            what = "a link to another place" if S_ISLNK(mode) else "no file"
+            raise RunError(f"run {self.id}: {file.name} is {what}: it is not written to")
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
