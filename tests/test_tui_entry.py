@@ -79,6 +79,8 @@ def test_a_dumb_terminal_is_told_what_to_do_instead() -> None:
         (("--device", "tpu"), "--device must be auto, cpu"),
         (("--runs-dir", ""), "--runs-dir is empty"),
         (("--data", ""), "--data is empty"),
+        (("--on-end", "/home/caf\udce9/x"), "--on-end is not UTF-8 text"),
+        (("--stall-steps", "9" * 5000), "--stall-steps must be 2 to 1000000"),
     ],
 )
 def test_bad_options_are_one_line(arguments: tuple[str, ...], problem: str) -> None:
