@@ -15,7 +15,7 @@ import msgspec
 from trainer.errors import RunError
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir, scan
-from trainer.runs.runstate import Status
+from trainer.runs.runstate import ACTIVE, Status
 from trainer.runs.stall import STEPS
 from tui.runs.view import View
 
@@ -32,8 +32,6 @@ RESTING_EACH = 24
 seconds until one that is resumed elsewhere is noticed."""
 SETTLED_SECONDS = 2.0
 """A directory's time of change is trusted when it is older: file systems count in ticks."""
-
-ACTIVE: tuple[Status, ...] = ("training", "paused", "queued")
 
 
 class Changes(msgspec.Struct):
