@@ -41,7 +41,8 @@ def records(images: np.ndarray, *labels: np.ndarray) -> bytes:
     return np.concatenate([*columns, images.reshape(len(images), -1)], 1).tobytes()
 
 
-def binary_folder(parent: Path, train: int = 20, test: int = 10, batches: int = 2) -> Path:
+def binary_layout(parent: Path, train: int = 20, test: int = 10, batches: int = 2) -> Path:
+    """CIFAR-10's binary layout with made-up images: the folder of its files, in ``parent``."""
     folder = parent / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     for number in range(1, batches + 1):

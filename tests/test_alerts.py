@@ -224,6 +224,7 @@ def test_wrong_options_are_one_line() -> None:
         (("ends",), "not 'ends'"),
         ((None, 1), "2 to 1000000"),
         ((None, None, "echo 'x"), "No closing quotation"),
+        ((None, None, "/home/caf\udce9/x"), "--on-end is not UTF-8 text"),
     ):
         with pytest.raises(ConfigError, match=said):
             alerts.load(*arguments)  # type: ignore[arg-type]

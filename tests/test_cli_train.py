@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from trainer import config, events
 from trainer.cli import main, train
 from trainer.cli import output as outputs
 from trainer.lifecycle import session
-from trainer.lifecycle.submit import submit
+from trainer.lifecycle.submit import resubmit, submit
 from trainer.presets import catalog
+from trainer.runs.control import Control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import scan
 from trainer.runs.runlog import RunLog
@@ -548,3 +550,41 @@ def test_what_a_detached_run_prints_finds_it(
     assert watch == ["cifar-tui", *map(str, where)]
     assert look[1] == "show"
     assert main.run(look[1:]) == 0
+
+
+@pytest.mark.parametrize("first", ["trains", "has trained"])
+def test_a_new_run_that_another_process_took_up_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli, first: str
+) -> None:
+    def taken(config: Any, runs: Path) -> Any:
+        run = submit(config, runs)
+        resubmit(run)
+        if first == "trains":
+            lock.enter_context(run.locked())
+        else:
+            monkeypatch.setenv("FAKE_SESSION", "complete")
+            session.train_run(run, Control(run))
+            monkeypatch.setenv("FAKE_SESSION", "refuse")
+        return run
+
+    monkeypatch.setattr(train, "submit", taken)
+    with ExitStack() as lock:
+        code, _, err = cli("quick")
+        assert code == 2
+        assert ("is being trained by another process" in err) == (first == "trains")
+        run = only(tmp_path / "runs").run
+        assert run.lock.exists()
+        assert run.config.exists()
+
+
+def test_a_run_where_there_are_no_locks_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("trainer.runs.rundir.fcntl.flock", refuse)
+    code, _, err = cli("quick")
+    assert code == 2
+    assert "this file system has no locks" in err
+    assert scan(tmp_path / "runs") == []

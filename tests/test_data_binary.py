@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data_helpers import binary_folder, records, some_images
+from tests.data_helpers import binary_layout, records, some_images
 from trainer.data import sources
 from trainer.data.binary import CIFAR10_CLASSES
 from trainer.errors import DataError
@@ -13,7 +13,7 @@ from trainer.errors import DataError
 
 @pytest.mark.parametrize("parent", [True, False])
 def test_folder_and_its_parent(tmp_path: Path, parent: bool) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     dataset = sources.load(str(tmp_path if parent else folder))
     expected = np.concatenate([some_images(20, 1), some_images(20, 2)])
     np.testing.assert_array_equal(dataset.train.images, expected)
@@ -24,14 +24,14 @@ def test_folder_and_its_parent(tmp_path: Path, parent: bool) -> None:
 
 
 def test_it_is_never_taken_for_the_official_files(tmp_path: Path) -> None:
-    dataset = sources.load(str(binary_folder(tmp_path)))
+    dataset = sources.load(str(binary_layout(tmp_path)))
     assert dataset.kind == "folder" == sources.available(str(tmp_path)).kind
     assert "not the official bytes" in dataset.source
     assert any("not verified" in notice for notice in dataset.notices)
 
 
 def test_planes_are_red_green_blue_in_rows(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     record = bytearray(3073)
     record[0], record[1 + 2 * 1024 + 5 * 32 + 7] = 4, 200
     (folder / "test_batch.bin").write_bytes(bytes(record))
@@ -41,12 +41,12 @@ def test_planes_are_red_green_blue_in_rows(tmp_path: Path) -> None:
 
 
 def test_batches_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    dataset = sources.load(str(binary_folder(tmp_path, train=3, batches=11)))
+    dataset = sources.load(str(binary_layout(tmp_path, train=3, batches=11)))
     np.testing.assert_array_equal(dataset.train.images[-3:], some_images(3, 11))
 
 
 def test_load_test_is_the_same_test_split(tmp_path: Path) -> None:
-    binary_folder(tmp_path)
+    binary_layout(tmp_path)
     whole, part = sources.load(str(tmp_path)), sources.load_test(str(tmp_path))
     assert part.fingerprint == whole.fingerprint
     assert part.classes == whole.classes
@@ -54,7 +54,7 @@ def test_load_test_is_the_same_test_split(tmp_path: Path) -> None:
 
 
 def test_class_names_of_the_folder(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     names = [f"name {i}" for i in range(10)]
     (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
     assert sources.load_test(str(folder)).classes == tuple(names)
@@ -67,7 +67,7 @@ def test_class_names_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     file = folder / "data_batch_2.bin"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"data_batch_2\.bin.*cut off"):
@@ -78,7 +78,7 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     wrong = records(some_images(3), np.array([0, 9, 10]))
     (folder / "test_batch.bin").write_bytes(wrong)
     with pytest.raises(DataError, match="image 2 has label 10"):
@@ -87,7 +87,7 @@ def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data_batch_1.bin", "test_batch.bin"])
 def test_a_missing_file(tmp_path: Path, name: str) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     (folder / name).unlink()
     found = sources.available(str(folder))
     assert not found.ready
@@ -98,14 +98,14 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
 
 
 def test_fewer_batches_than_the_official_ones_are_said(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path, train=1, batches=3)
+    folder = binary_layout(tmp_path, train=1, batches=3)
     pixels = np.zeros((10_000, 3, 32, 32), np.uint8)
     (folder / "data_batch_1.bin").write_bytes(records(pixels, np.arange(10_000) % 10))
     assert any("3 training files only" in x for x in sources.load(str(folder)).notices)
 
 
 def test_test_images_among_the_training_images_are_said(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     assert not any("also training images" in x for x in sources.load(str(folder)).notices)
     (folder / "test_batch.bin").write_bytes((folder / "data_batch_1.bin").read_bytes())
     assert any("20 of 20 test images" in x for x in sources.load(str(folder)).notices)
@@ -126,7 +126,7 @@ def test_cifar100_has_two_label_bytes(tmp_path: Path) -> None:
 
 
 def test_two_data_sets_in_a_folder_are_ambiguous(tmp_path: Path) -> None:
-    binary_folder(tmp_path)
+    binary_layout(tmp_path)
     other = tmp_path / "cifar-100-binary"
     other.mkdir()
     (other / "train.bin").touch()

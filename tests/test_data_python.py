@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data_helpers import (
-    binary_folder,
+    binary_layout,
     enter_checksums,
     pickled,
     python_folder,
@@ -152,7 +152,7 @@ def test_no_cifar10_here_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_unverified_files_never_stand_in_for_cifar10(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     with pytest.raises(DataError) as raised:
         sources.load("cifar10", data_dir=tmp_path)
     assert f"--data '{folder}'" in str(raised.value)

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.data_helpers import binary_folder, image_folders, python_folder
+from tests.data_helpers import binary_layout, image_folders, python_folder
 from trainer.data import sources
 from trainer.data.report import DataReport, report_on
 
 
 def test_numbers_of_a_folder(tmp_path: Path) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     (folder / "notes.txt").write_text("not of the set")
     report = report_on(str(tmp_path))
     dataset = sources.load(str(tmp_path))
@@ -42,7 +42,7 @@ def test_it_is_json_and_back(tmp_path: Path) -> None:
 
 
 def test_shared_images_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = binary_folder(tmp_path)
+    folder = binary_layout(tmp_path)
     (folder / "test_batch.bin").write_bytes((folder / "data_batch_1.bin").read_bytes())
     assert report_on(str(folder)).shared_images == 20
 
@@ -55,7 +55,7 @@ def test_the_official_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_looking_at_data_loads_no_torch(tmp_path: Path) -> None:
-    binary_folder(tmp_path)
+    binary_layout(tmp_path)
     program = (
         "import sys\n"
         "from trainer import terminal_image\n"

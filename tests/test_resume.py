@@ -169,6 +169,43 @@ def test_a_run_that_never_began_does_not_begin_as_another(tmp_path: Path) -> Non
     assert resubmit(run).data == "cifar10"
 
 
+@pytest.mark.parametrize("killed", ["before the log", "after it"])
+def test_a_kill_while_a_run_is_queued_once_more_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt  # what no handler takes for an error
+
+    run = submit(catalog.load("quick", ["data='synthetic'"]), tmp_path)
+    with monkeypatch.context() as patch:
+        place = "trainer.lifecycle.submit._queue"
+        patch.setattr(place if killed == "before the log" else "pathlib.Path.replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            resubmit(run, data="cifar10", processes=2)
+    queued = folded(run).queued
+    assert queued is not None
+    assert queued.data == ("synthetic" if killed == "before the log" else "cifar10")
+    config = resubmit(run)
+    assert (config.data, config.train.processes) == (
+        ("synthetic", 1) if killed == "before the log" else ("cifar10", 2)
+    )
+    assert read_config(run) == config
+
+
+def test_a_stopped_run_that_was_killed_in_the_queue_stays_stopped(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=4, done=2, end="stopped")
+    give_checkpoint(run)
+    resubmit(run)
+    # whoever was to train it is killed before it begins
+    resubmit(run)
+    run.checkpoint("last").unlink()
+    with pytest.raises(RunError, match="no checkpoint to go on from"):
+        train_run(run, Control(run), resume=True)
+    ended = folded(run).ended
+    assert ended is not None
+    assert ended.state == "stopped"
+
+
 def test_settings_are_on_disk_before_the_run_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

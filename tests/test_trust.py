@@ -264,6 +264,14 @@ def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, name: s
     assert sorted(p.name for p in victim.iterdir() if p.name != "file") == ["x.partial"]
 
 
+@pytest.mark.parametrize("name", sorted(OWN_FILES))
+def test_a_pipe_in_a_folder_does_not_hang_its_trainer(tmp_path: Path, name: str) -> None:
+    run = RunDir(tmp_path)
+    os.mkfifo(run.path / name)
+    with pytest.raises(RunError, match=f"{name} is no file: it is not written to"), run.locked():
+        pass
+
+
 def names(run: RunDir, net: Path) -> Path:
     """Let the run name another net, which leaves a trace when it is run; the trace."""
     trap = run.path.parent.parent / "ran"

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.cli import main
+from trainer.data.download import INSTEAD
 from tui import app, collector
 from tui.__main__ import open_app, quick_options
 from tui.command_line import run_with_app
-from tui.datasource import look
+from tui.datasource import look, without_advice
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,8 @@ def test_a_dumb_terminal_is_told_what_to_do_instead() -> None:
         (("--device", "tpu"), "--device must be auto, cpu"),
         (("--runs-dir", ""), "--runs-dir is empty"),
         (("--data", ""), "--data is empty"),
+        (("--on-end", "/home/caf\udce9/x"), "--on-end is not UTF-8 text"),
+        (("--stall-steps", "9" * 5000), "--stall-steps must be 2 to 1000000"),
     ],
 )
 def test_bad_options_are_one_line(arguments: tuple[str, ...], problem: str) -> None:
@@ -138,6 +141,13 @@ def test_what_data_is_there_is_one_line_without_command_line_advice(
     assert not nowhere.ready
     assert "nowhere" in nowhere.line
     assert "\n" not in nowhere.line
+
+
+def test_a_reason_with_a_colon_is_told_whole() -> None:
+    tls = "certificate verify failed: unable to get local issuer certificate (_ssl.c:1000)"
+    reason = f"cannot download CIFAR-10 ([SSL: CERTIFICATE_VERIFY_FAILED] {tls})"
+    assert without_advice(f"{reason}: {INSTEAD}") == reason
+    assert without_advice(reason) == reason
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

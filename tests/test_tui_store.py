@@ -224,6 +224,42 @@ def test_a_damaged_view_is_no_obstacle(tmp_path: Path, text: str) -> None:
     assert View(tmp_path).slot("b") == view.slot("b")
 
 
+def test_two_apps_keep_each_others_marks(tmp_path: Path) -> None:
+    one, two = View(tmp_path), View(tmp_path)
+    assert one.toggle("a")
+    assert two.toggle("b")
+    assert two.marked == ("a", "b")
+    assert [two.slot(run) for run in two.marked] == [0, 1]
+    assert one.toggle("c")
+    assert not two.toggle("a")
+    assert View(tmp_path).marked == ("b", "c")
+    assert not one.toggle("a"), "it was shown as marked"
+    one.clear()
+    two.toggle("d")
+    assert View(tmp_path).marked == ("d",)
+    two.forget("d")
+    assert View(tmp_path).marked == ()
+
+
+def test_a_pipe_in_the_views_place_hangs_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    view = View(tmp_path)
+    assert view.toggle("a")
+    assert View(tmp_path).marked == ("a",)
+
+
+def test_nothing_is_written_through_a_link_in_the_views_place(tmp_path: Path) -> None:
+    runs, link, mine = tmp_path / "runs", tmp_path / "link", tmp_path / "mine"
+    runs.mkdir()
+    link.symlink_to(runs)
+    mine.write_text("mine")
+    (runs / FILE).with_suffix(f".{os.getpid()}.partial").symlink_to(mine)
+    assert View(link).toggle("a")
+    assert mine.read_text() == "mine"
+    assert View(link).marked == ("a",), "the directory itself may be one"
+    assert [path.name for path in runs.iterdir()] == [FILE]
+
+
 def test_marks_live_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:
     view = View(tmp_path / "none")
     assert view.toggle("a")
@@ -240,3 +276,8 @@ def test_a_mark_repaints_its_run(tmp_path: Path) -> None:
     store.clear_marks()
     assert store.poll().runs == {run.id}
     assert store.slot(run.id) is None
+    other = make_run(tmp_path, seed=2)
+    store.poll(now=True)
+    View(tmp_path).toggle(other.id)
+    assert store.toggle_mark(run.id)
+    assert store.poll().runs == {run.id, other.id}, "another app has marked one"

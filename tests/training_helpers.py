@@ -114,7 +114,7 @@ def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float |
 
 
 def binary_folder(folder: Path, train: int = 100, test: int = 30) -> Path:
-    """A data set in CIFAR-10's binary layout, ten classes told by their brightness."""
+    """A data set in CIFAR-10's binary layout, ten classes told by their brightness: ``folder``."""
     rng = np.random.default_rng(1)
     target = folder / "cifar-10-batches-bin"
     target.mkdir(parents=True)

@@ -27,6 +27,8 @@ FLAGS = {
     "--full-bandwidth": "full_bandwidth",
     "--graphics": "graphics",
 }
+DIGITS = 20
+"""Python reads no number of more than some thousands."""
 SWITCH_SECONDS = 0.001
 """Python's own 5 ms keep what is painted waiting for the writer's thread: a key took 2 ms more."""
 FRAMES = "240"
@@ -128,6 +130,10 @@ def open_app(
         return _refuse(f"{directory} cannot be read: choose another with --runs-dir")
     if stall_steps is not None and not stall_steps.isdecimal():
         return _refuse(f"--stall-steps must be a whole number, not {stall_steps!r}")
+    if stall_steps is not None and len(stall_steps) > DIGITS:
+        return _refuse(
+            f"--stall-steps must be 2 to 1000000, not a number of {len(stall_steps)} digits"
+        )
     try:
         chosen = alerts.load(alert, None if stall_steps is None else int(stall_steps), on_end)
     except ConfigError as error:

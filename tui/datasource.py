@@ -37,5 +37,6 @@ def look(source: str) -> DataStatus:
 
 def without_advice(line: str) -> str:
     """The line without what to type on a command line: the app has keys for it."""
-    head, _, advice = line.partition(": ")
+    # the last: reasons of others, as of TLS, have some of their own
+    head, _, advice = line.rpartition(": ")
     return head if "--data" in advice else line

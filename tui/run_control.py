@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from trainer.errors import UserError
 from trainer.lifecycle.admission import admitted, anchored_data
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import ACTIVE
 from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.run_words import run_name
-from tui.runs.store import ACTIVE, Changes
+from tui.runs.store import Changes
 from tui.screens.too_small import TooSmall
 
 if TYPE_CHECKING:

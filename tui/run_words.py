@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import ACTIVE
 from tui import formatting
 from tui.formatting import DASH
-from tui.runs.store import ACTIVE
 
 if TYPE_CHECKING:
     from tui.images.evaluations import Evaluation

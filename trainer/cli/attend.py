@@ -21,6 +21,7 @@ from trainer.distributed.world import World
 from trainer.errors import UserError
 from trainer.events import Envelope
 from trainer.lifecycle.alerts import AlertSettings
+from trainer.lifecycle.submit import withdraw
 from trainer.runs.control import Control
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import Tail
@@ -42,7 +43,8 @@ def attend(
 ) -> events.RunEnded:
     """Train a run on a thread of its own and show it until it ends; ``world`` as in ``train_run``.
 
-    A ``new`` run that was refused before its first step leaves no folder.
+    A ``new`` run that was refused before its first step leaves no folder, unless another process
+    has taken it up.
 
     Raises:
         UserError: bad input that was found while it was prepared.
@@ -76,7 +78,7 @@ def attend(
         return trainer.result()
     except UserError:
         if new and not trainer.began:
-            run.discard()
+            withdraw(run)
         raise
 
 

@@ -15,7 +15,7 @@ from trainer.errors import RunError, UserError
 from trainer.files.paths import expanded
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import find
-from trainer.runs.runstate import RunState
+from trainer.runs.runstate import ACTIVE, RunState
 
 if TYPE_CHECKING:
     from trainer.analysis.mistakes import Mistakes
@@ -160,7 +160,7 @@ def _why_none(follower: Follower) -> str:
         return f": {follower.problem}"
     if follower.state.evals:
         return ": those of its evaluations were not saved, see its notices (cifar-tui show)"
-    if follower.status not in ("queued", "training", "paused"):
+    if follower.status not in ACTIVE:
         return ": it ended before its first evaluation"
     return " yet: its first evaluation saves them"
 

@@ -38,7 +38,7 @@ from trainer.lifecycle import alerts
 from trainer.lifecycle.admission import admitted, anchored_data, check_data
 from trainer.lifecycle.aftermath import ended as ended_before
 from trainer.lifecycle.on_end import seconds_of
-from trainer.lifecycle.submit import read_config, resubmit, submit
+from trainer.lifecycle.submit import read_config, resubmit, submit, withdraw
 from trainer.loop import heap
 from trainer.presets import catalog
 from trainer.runs.control import Control
@@ -230,7 +230,7 @@ def _leave(
         pid = detach(run, data_dir=data_directory, resume=not new, on_end=on_end)
     except RunError:
         if new:
-            run.discard()
+            withdraw(run)
         raise
     if json:
         out.json({"run": run.id, "folder": str(run.path), "pid": pid})

@@ -13,7 +13,7 @@ from trainer.distributed.world import World
 from trainer.errors import RunError, UserError
 from trainer.files.regular_file import open_regular
 from trainer.lifecycle.aftermath import ended
-from trainer.lifecycle.submit import queue_again, read_config, resubmit, submit
+from trainer.lifecycle.submit import queue_again, read_config, resubmit, submit, withdraw
 from trainer.runs.rundir import RunDir, find, scan
 
 LOOKED_AT = 100
@@ -47,7 +47,7 @@ def submit_once(config: RunConfig, runs_dir: Path, world: World) -> tuple[RunDir
     try:
         _sign(run, world)
     except RunError:
-        run.discard()
+        withdraw(run)
         raise
     return run, False
 

@@ -129,12 +129,15 @@ def split(command: str, *, named: str = "--on-end") -> list[str]:
         named: where it comes from, for the error.
 
     Raises:
-        ConfigError: a quote is open.
+        ConfigError: a quote is open, or it is not UTF-8: what tells a trainer of it is.
     """
     import shlex  # not for the first paint
 
     try:
+        command.encode()
         words = shlex.split(command)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{named} is not UTF-8 text") from None
     except ValueError as error:
         raise ConfigError(f"{named} {command!r}: {error}") from None
     if any("\0" in word for word in words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from trainer.files.whole_file import whole_file
 from trainer.runs import control, net_files
 from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin, check_owner
-from trainer.runs.rundir import RunDir, create
-from trainer.runs.runlog import RunLog
+from trainer.runs.rundir import NoLocksError, RunDir, create
+from trainer.runs.runlog import RunLog, Tail
+from trainer.runs.runstate import RunState
 
 CONFIG_BYTES = 1 << 20
 
@@ -40,6 +42,22 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None
     _queue(run, config, text)
     return run
+
+
+def withdraw(run: RunDir) -> None:
+    """Remove the folder of a run that was submitted and could not begin, unless another process has
+    taken it up meanwhile: any other may find it from its first event on.
+    """
+    try:
+        with run.locked():
+            state = Follower(run).catch_up()
+            once = state.asked_at == state.queued_at
+            if once and state.started is None and not run.has_checkpoint("last"):
+                run.discard()
+    except NoLocksError:
+        run.discard()
+    except RunError:
+        return  # it is another's now
 
 
 def resubmit(
@@ -82,16 +100,14 @@ def resubmit(
         check_owner(config)
     check_origin(run, config)
     with run.locked():
-        follower = Follower(run)
-        follower.catch_up()
-        ended = follower.state.ended
+        state = Follower(run).catch_up()
+        ended = state.ended
         if ended is not None and ended.state == "completed":
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
-        begun = follower.state.queued is None or follower.state.started is not None
+        begun = state.queued is None or state.started is not None
         if begun and not run.has_checkpoint("last"):
             raise no_checkpoint(run)
-        if not begun:
-            _check_as_queued(config, follower.state.queued)
+        asked = config if begun else _as_queued(run, config)
         if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
         if data and run.has_checkpoint("last"):
@@ -100,19 +116,18 @@ def resubmit(
             if changed_net and run.has_checkpoint("last"):
                 net_files.accept(run, config)
             control.clear(run)
-            train = config.train
-            if processes is not None:
-                train = msgspec.structs.replace(train, processes=processes)
-            other = msgspec.structs.replace(config, train=train, data=data or config.data)
-            if other != config:
-                config = other
-                settings.check(config, origin=run.id)
-                _write(run, settings.to_toml(config))
+            if processes is None:
+                processes = asked.train.processes
+            other = _with(asked, processes, data or asked.data)
+            settings.check(other, origin=run.id)
+            before = _before(state) if run.has_checkpoint("last") else None
+            if other == config:
+                _queue(run, config, settings.to_toml(config), before)
+            else:
+                _queue_changed(run, other, before)
         except OSError as error:
             raise RunError(f"cannot resume run {run.id}: {error.strerror}") from None
-        before = ended.state if ended is not None and run.has_checkpoint("last") else None
-        _queue(run, config, settings.to_toml(config), before)
-    return config
+    return other
 
 
 def no_checkpoint(run: RunDir) -> RunError:
@@ -129,13 +144,11 @@ def queue_again(run: RunDir, config: RunConfig) -> None:
     Raises:
         RunError: it is being trained, or cannot be written.
     """
-    text = settings.to_toml(config)
     with run.locked():
         try:
-            _write(run, text)
+            _queue_changed(run, config, _before(Follower(run).catch_up()))
         except OSError as error:
             raise RunError(f"cannot write {run.config}: {error.strerror}") from None
-        _queue(run, config, text)
 
 
 def _write(run: RunDir, text: str) -> None:
@@ -143,14 +156,54 @@ def _write(run: RunDir, text: str) -> None:
         file.write(text.encode())
 
 
-def _check_as_queued(config: RunConfig, queued: RunQueued | None) -> None:
-    """Without a checkpoint the log alone tells whether a ``config.toml`` is whole: the rest of one
-    that was cut short would be another run, by defaults.
+def _queue_changed(run: RunDir, config: RunConfig, before: EndState | None) -> None:
+    """Queue a run with other settings than its ``config.toml`` has so far.
+
+    The log comes first: of what a process that is killed in between leaves behind, ``_as_queued``
+    can tell what was asked last.
+
+    Raises:
+        OSError: the disk is full; nothing has changed.
     """
-    if queued is None or not queued.config:
-        return
-    if settings.from_toml(queued.config, origin="run log") != config:
+    text = settings.to_toml(config)
+    with whole_file(run.config) as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+        _queue(run, config, text, before)
+
+
+def _as_queued(run: RunDir, config: RunConfig) -> RunConfig:
+    """What a run that has not begun was queued with last, which ``config.toml`` may not say yet.
+
+    Without a checkpoint the log alone tells whether that is whole: the rest of one that was cut
+    short would be another run, by defaults.
+
+    Raises:
+        ConfigError: the file says what was never asked.
+    """
+    tail, queued = Tail(run.log), list[str]()
+    while tail.behind():
+        queued += [e.event.config for e in tail.read() if isinstance(e.event, RunQueued)]
+    asked = [settings.from_toml(text, origin="run log") for text in queued if text]
+    if not asked or asked[-1] == config:
+        return config
+    if config not in asked:
         raise ConfigError("config.toml was changed after the run was queued: start a new run")
+    # no more than a resume can change: the log may be of others, its net was not looked at
+    return _with(config, asked[-1].train.processes, asked[-1].data)
+
+
+def _with(config: RunConfig, processes: int, data: str) -> RunConfig:
+    train = msgspec.structs.replace(config.train, processes=processes)
+    return msgspec.structs.replace(config, train=train, data=data)
+
+
+def _before(state: RunState) -> EndState | None:
+    """How the run had ended when it was queued first of all the times that it did not begin."""
+    if state.ended is not None:
+        return state.ended.state
+    return None if state.queued is None or state.trained else state.queued.before
 
 
 def _check_data(run: RunDir, config: RunConfig, data: str, data_dir: Path | None) -> None:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import msgspec
 import platformdirs
@@ -49,6 +50,10 @@ def default_runs_dir() -> Path:
     """
     named = os.environ.get("CIFAR_TUI_RUNS")
     return absolute(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
+
+
+class NoLocksError(RunError):
+    """A run on a file system without locks: nobody can train it."""
 
 
 class RunDir(msgspec.Struct, frozen=True):
@@ -190,7 +195,10 @@ class RunDir(msgspec.Struct, frozen=True):
         return target
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began; whatever else lies in it stays."""
+        """Remove the folder of a run that never began; whatever else lies in it stays.
+
+        Where others can know of it: see ``trainer.lifecycle.submit.withdraw``.
+        """
         with suppress(OSError):
             for file in self._before_it_begins:
                 file.unlink(missing_ok=True)
@@ -201,16 +209,21 @@ class RunDir(msgspec.Struct, frozen=True):
             self.path.rmdir()
 
     def refuse_links(self) -> None:
-        """Before anything is written: what was copied from others may lead elsewhere.
+        """Before anything is written: what was copied from others may lead elsewhere, and a pipe
+        keeps whoever opens it waiting for ever.
 
         Raises:
-            RunError: one of the run's own files is a link.
+            RunError: one of the run's own files is a link, or neither a file nor a folder.
         """
         for file in self.own:
-            if os.path.islink(file):  # noqa: PTH114  # it never raises
-                raise RunError(
-                    f"run {self.id}: {file.name} is a link to another place: it is not written to"
-                )
+            try:
+                mode = file.lstat().st_mode
+            except OSError:  # it is not there, or told when it is opened
+                continue
+            if S_ISREG(mode) or S_ISDIR(mode):
+                continue
+            what = "a link to another place" if S_ISLNK(mode) else "no file"
+            raise RunError(f"run {self.id}: {file.name} is {what}: it is not written to")
 
     def sweep(self) -> None:
         """Remove half-written files of a trainer that was killed; the caller holds the lock."""
@@ -294,7 +307,7 @@ def _acquire(handle: int, run: str) -> None:
             if attempt < 19:
                 time.sleep(0.05)
         except OSError as error:
-            raise RunError(
+            raise NoLocksError(
                 f"cannot lock run {run}: {error.strerror}: this file system has no locks, choose "
                 "another with --runs-dir"
             ) from None

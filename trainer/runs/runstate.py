@@ -21,6 +21,9 @@ Last = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
 """A number that counts from 0; -1: there is none."""
 Evaluated = TypeVar("Evaluated", events.EvalEnded, events.PredictionsSaved)
 Status = Literal["queued", "training", "paused", "completed", "stopped", "failed", "crashed"]
+RUNNING: tuple[Status, ...] = ("training", "paused")
+ACTIVE: tuple[Status, ...] = (*RUNNING, "queued")
+"""A living process has the run."""
 NOTICES_KEPT = 200
 LAYER_STATS_KEPT = 128
 MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)

@@ -10,12 +10,11 @@ from rich.text import Text
 from trainer.events import LayerRow
 from trainer.protocol import Inspect, Inspected
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import RUNNING
 from trainer.words import NO_CONVOLUTION, axes
 from tui.formatting import clean
 from tui.images import overlay
 from tui.images.evaluations import Evaluation
-
-LIVE = ("training", "paused")
 
 
 def checkpoint_of(run: Follower, epoch: int) -> str:
@@ -28,7 +27,7 @@ def checkpoint_of(run: Follower, epoch: int) -> str:
     if "best" in saved and saved["best"].epoch == epoch:
         return "best"
     # at an epoch's end ``last`` stands at the first step of the next one
-    if "last" in saved and saved["last"].epoch == epoch + 1 and run.status not in LIVE:
+    if "last" in saved and saved["last"].epoch == epoch + 1 and run.status not in RUNNING:
         return "last"
     return ""
 

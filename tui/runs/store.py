@@ -15,7 +15,7 @@ import msgspec
 from trainer.errors import RunError
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir, scan
-from trainer.runs.runstate import Status
+from trainer.runs.runstate import ACTIVE, Status
 from trainer.runs.stall import STEPS
 from tui.runs.view import View
 
@@ -32,8 +32,6 @@ RESTING_EACH = 24
 seconds until one that is resumed elsewhere is noticed."""
 SETTLED_SECONDS = 2.0
 """A directory's time of change is trusted when it is older: file systems count in ticks."""
-
-ACTIVE: tuple[Status, ...] = ("training", "paused", "queued")
 
 
 class Changes(msgspec.Struct):
@@ -133,12 +131,20 @@ class Store:
     def toggle_mark(self, run: str) -> bool:
         """Mark or unmark a run; whether it is marked now."""
         self._touched.add(run)
-        return self.view.toggle(run)
+        before = self._marks()
+        marked = self.view.toggle(run)
+        self._touched.update(other for other, _ in before ^ self._marks())
+        return marked
 
     def clear_marks(self) -> None:
         """Unmark all runs."""
-        self._touched.update(self.view.marked)
+        before = self._marks()
         self.view.clear()
+        self._touched.update(run for run, _ in before ^ self._marks())
+
+    def _marks(self) -> set[tuple[str, int | None]]:
+        """With their colours: a change of one's own brings in those of another app."""
+        return {(run, self.view.slot(run)) for run in self.view.marked}
 
     def look_at(self, runs: Collection[str]) -> None:
         """Something of these has changed, or of the directory: the next poll looks at them."""

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from trainer.files.regular_file import open_regular
+from trainer.files.whole_file import whole_file
+
 FILE = ".view.json"
+LONGEST = 4 << 20
+"""Bytes: the marks of some 100,000 runs."""
 
 
 class Kept(msgspec.Struct):
@@ -20,13 +25,28 @@ class Kept(msgspec.Struct):
 
 
 class View:
-    """Marks and colours of a runs directory. A damaged file is an empty one."""
+    """Marks and colours of a runs directory. A damaged file is an empty one.
+
+    Each change is one of what the file says by then: another app may show the same runs.
+    """
 
     def __init__(self, runs_dir: Path) -> None:
-        self._path = runs_dir / FILE
+        # the directory itself may be a link of the user's own
+        self._path = Path(os.path.realpath(runs_dir)) / FILE
         self._kept = Kept()
+        self._known = b""
+        """What the file said when it was read or written last."""
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what another app has written, if anything."""
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
+            with open_regular(self._path) as file:
+                data = file.read(LONGEST)
+            if data == self._known:
+                return
+            self._kept = msgspec.json.decode(data, type=Kept)
+            self._known = data
         self._kept.marked = list(dict.fromkeys(self._kept.marked))
         self._kept.slots = {run: slot for run, slot in self._kept.slots.items() if slot >= 0}
         for run in self._kept.marked:
@@ -44,26 +64,35 @@ class View:
 
     def toggle(self, run: str) -> bool:
         """Mark or unmark; whether it is marked now."""
-        if run in self._kept.marked:
-            self._kept.marked.remove(run)
-        else:
+        mark = run not in self._kept.marked  # as it was shown
+        self._read()
+        if not mark:
+            self._unmark(run)
+        elif run not in self._kept.marked:
             self._kept.slots[run] = self._free_slot(run)
             self._kept.marked.append(run)
         self._save()
-        return run in self._kept.marked
+        return mark
 
     def clear(self) -> None:
-        """Unmark all; each keeps its colour for the next time."""
-        self._kept.marked.clear()
+        """Unmark all that are shown as marked; each keeps its colour for the next time."""
+        shown = self.marked
+        self._read()
+        for run in shown:
+            self._unmark(run)
         self._save()
 
     def forget(self, run: str) -> None:
         """The run is gone."""
+        self._read()
         if run in self._kept.slots:
             del self._kept.slots[run]
-            if run in self._kept.marked:
-                self._kept.marked.remove(run)
+            self._unmark(run)
             self._save()
+
+    def _unmark(self, run: str) -> None:
+        if run in self._kept.marked:
+            self._kept.marked.remove(run)
 
     def _free_slot(self, run: str) -> int:
         """The run's own colour unless a marked one shows it now; else one nobody ever had."""
@@ -78,11 +107,10 @@ class View:
         return next(slot for slot in range(len(shown) + 1) if slot not in shown)
 
     def _save(self) -> None:
-        partial = self._path.with_suffix(f".{os.getpid()}.partial")
+        data = msgspec.json.encode(self._kept)
         # a read-only runs directory is fine: the marks live as long as the app
         with suppress(OSError):
-            try:
-                partial.write_bytes(msgspec.json.encode(self._kept))
-                partial.replace(self._path)
-            finally:
-                partial.unlink(missing_ok=True)
+            if self._path.parent.is_dir():  # one that was removed is not made again
+                with whole_file(self._path, synced=False) as file:
+                    file.write(data)
+                self._known = data

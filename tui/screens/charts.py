@@ -12,11 +12,11 @@ from textual.color import Color
 from textual.timer import Timer
 
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import ACTIVE
 from tui import themes
 from tui.charts import curves, figure
 from tui.charts.curves import Axis, Points, Quantity, Split
 from tui.charts.figure import Curve, Plan
-from tui.runs.store import ACTIVE
 from tui.screens.base import StoreScreen
 from tui.widgets.curve_chart import CurveChart
 

@@ -10,6 +10,7 @@ from textual.widgets import DataTable, Static
 from model.coverage import layer_skips, short
 from trainer.events import LayerRow, ModelDescribed
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import RUNNING
 from trainer.words import UNKNOWN, axes, figure, yes
 from tui import formatting
 from tui.formatting import clean
@@ -295,6 +296,6 @@ def _why_nothing(run: Follower | None) -> str:
         return "This run's net has no layers that could be followed."
     if run.status == "queued":
         return "The net is looked at when the run starts: this one still waits in the queue."
-    if run.status in ("training", "paused"):
+    if run.status in RUNNING:
         return "The run is starting: its layers appear in a moment."
     return "This run ended before its net was looked at: its dashboard (2) says why."

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from trainer.analysis.mistakes import Sort
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import ACTIVE
 from tui import run_words
 from tui.formatting import clean
 from tui.images import evaluations
@@ -26,7 +27,7 @@ def why_nothing(run: Follower | None, problem: str) -> str:
             return f"Nothing is known of this run: {run.problem}."
         if run.state.evals:
             return "The predictions of this run's evaluations were not saved: see its notices."
-        if run.status in ("queued", "training", "paused"):
+        if run.status in ACTIVE:
             return "The first mistakes appear after the run's first evaluation."
         return "This run has no evaluations: it ended before its first one."
     if problem:

@@ -14,10 +14,11 @@ from textual.binding import Binding
 from textual.widgets import DataTable, Input, Static
 
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import ACTIVE
 from tui import formatting
 from tui.formatting import clean
 from tui.run_words import run_name
-from tui.runs.store import ACTIVE, Changes
+from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
 from tui.widgets import run_details, run_table
 from tui.widgets.lines import say

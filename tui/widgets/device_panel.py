@@ -9,6 +9,7 @@ from textual import work
 
 from trainer import events
 from trainer.runs.follower import Follower
+from trainer.runs.runstate import RUNNING
 from tui import formatting
 from tui.device_stats import DeviceStats, Sample
 from tui.widgets.lines import Lines
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 BAR = 8
 LABEL = 12
-RUNNING = ("training", "paused")
 
 
 class DevicePanel(Lines):

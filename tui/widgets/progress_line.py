@@ -10,7 +10,7 @@ from textual.strip import Strip
 
 from trainer.runs.eta import eta
 from trainer.runs.follower import Follower
-from trainer.runs.runstate import RunState
+from trainer.runs.runstate import RUNNING, RunState
 from trainer.words import figure
 from tui import formatting
 from tui.run_words import time_of
@@ -118,7 +118,7 @@ def _narrow(run: Follower, colours: dict[str, str], width: int, figures: list[st
 def _times(run: Follower) -> list[str]:
     state = run.state
     words = [f"elapsed {time_of(run)}"]
-    left = eta(state) if run.status in ("training", "paused") else None
+    left = eta(state) if run.status in RUNNING else None
     if left is not None:
         words.append(f"left {formatting.duration(left, tenths=False)}")
     if state.best is not None:

@@ -13,10 +13,11 @@ from textual.message import Message
 
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import made_at
+from trainer.runs.runstate import ACTIVE
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.run_words import data_of, model_of, name_of, time_of
-from tui.runs.store import ACTIVE, Store
+from tui.runs.store import Store
 from tui.widgets.fixed_table import FixedTable
 
 Sort = tuple[str, bool]
