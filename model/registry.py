@@ -161,7 +161,9 @@ def _call(
         net = make(**given, **options)
     except ModelError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
         raise ModelError(f"cannot build {label}: {reason(error)}") from None
     if not isinstance(net, torch.nn.Module):
         raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
@@ -212,7 +214,9 @@ def _import(path: Path, label: str) -> Any:
     except SyntaxError as error:
         where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
         raise ModelError(f"{where}: syntax error: {_clean(error.msg)}") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
         files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
         here = [line for line, file in zip(lines, files, strict=True) if file == str(path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from trainer.cli import main
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.inspection.answers import open_inspection
 from trainer.lifecycle import own_net
-from trainer.lifecycle.session import train_run
+from trainer.lifecycle.session import train_locked, train_run
 from trainer.lifecycle.submit import read_config, resubmit
 from trainer.loop import host_random
 from trainer.runs import checkpoint, net_files
@@ -86,6 +87,58 @@ def test_a_net_that_exits_fails_its_run_and_says_where(own: Callable[..., RunDir
     assert ended.state == "failed"
     lines = (run.path.parents[2] / "own.py").read_text().splitlines()
     assert ended.error == f"own.py, line {1 + lines.index('            exit(0)')}: SystemExit: 0"
+
+
+PANICS = """
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training and len(x) > 2
+        if self.steps >= first:
+            raise Panic("from Rust")
+        return super().forward(x)
+
+
+class Panic(BaseException):
+    pass
+
+
+"""
+
+
+@pytest.mark.parametrize("kind", ["BaseException", "KeyboardInterrupt"])
+def test_what_is_no_exception_fails_the_run_with_its_line(
+    own: Callable[..., RunDir], kind: str
+) -> None:
+    run = own(PANICS.replace("BaseException", kind) + "first = 3\n")
+    found: list[BaseException] = []
+    with ThreadPoolExecutor(1) as pool:  # as ever; the main thread has Ctrl-C
+        ended = pool.submit(
+            train_locked,
+            run,
+            Control(run),
+            on_failure=found.append,
+            on_end=f"touch {run.path}/called",
+        ).result()
+    assert ended.state == "failed"
+    assert str(ended.error).startswith("own.py, line ")
+    assert str(ended.error).endswith(": Panic: from Rust")
+    assert Follower(run).catch_up().status(locked=False) == "failed"
+    assert [type(error).__name__ for error in found] == ["Panic"]
+    assert run.on_end_log.exists()
+
+
+def test_what_is_no_exception_is_refused_before_the_first_step(
+    own: Callable[..., RunDir],
+) -> None:
+    run = own(PANICS + "first = 1\n")
+    with pytest.raises(ConfigError, match=r"own\.py, line \d+: Panic: from Rust"):
+        train_run(run, Control(run))
+    for body in ("import sys\n", "class Net:\n    def __init__(self):\n        "):
+        path = run.path.parents[2] / "raises.py"
+        path.write_text(f"{body}raise BaseException('from Rust')\n")
+        with pytest.raises(ModelError, match=r"raises\.py, line \d: BaseException: from Rust"):
+            registry.build(f"{path}:Net")
 
 
 def test_a_net_that_exits_at_once_is_refused(tmp_path: Path) -> None:
