@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -489,10 +490,10 @@ def test_what_was_put_down_by_others_reads_no_other_files(
 ) -> None:
     run = own("    pass\n")
     config = read_config(run)
-    kept = net_files.digest(config)
+    kept = net_files._digest(tmp_path / "own.py")
     read: list[Path] = []
     look = net_files._digest
-    monkeypatch.setattr(net_files, "_digest", lambda path: (read.append(path), look(path))[1])
+    monkeypatch.setattr(net_files, "_digest", lambda path, *_: (read.append(path), look(path))[1])
     for name in ("/etc/passwd", "../other", "x/../../other"):
         run.net.write_bytes(msgspec.json.encode(net_files.NetFiles(kept, {name: "0"})))
         assert net_files.changed(run, config)
@@ -500,3 +501,59 @@ def test_what_was_put_down_by_others_reads_no_other_files(
     run.net.write_bytes(b"{")
     with pytest.raises(RunError, match="cannot be read"):
         net_files.changed(run, config)
+
+
+HELPED = """
+    def __init__(self, classes):
+        from pathlib import Path
+        super().__init__(classes)
+        from build_helper import width
+        Path(__file__).with_name("build_helper.py").write_text("width = 2\\n")
+
+    def forward(self, x):
+        from forward_helper import once
+        return once * super().forward(x)
+"""
+
+
+def test_what_is_put_down_is_what_was_trained(own: Callable[..., RunDir], tmp_path: Path) -> None:
+    helper, late = tmp_path / "build_helper.py", tmp_path / "forward_helper.py"
+    helper.write_text("width = 1\n")
+    late.write_text("once = 1\n")
+    run = own(HELPED, "train.epochs=1")
+    assert train_run(run, Control(run)).state == "completed"
+    copies = {path.name: path.read_text() for path in (run.path / "net").iterdir()}
+    assert copies == {
+        "own.py": (tmp_path / "own.py").read_text(),
+        helper.name: "width = 1\n",
+        late.name: "once = 1\n",
+    }
+    with pytest.raises(ConfigError, match=r"build_helper\.py was changed since"):
+        open_inspection(run, trusted=True)
+    helper.write_text("width = 1\n")
+    net_files.check(run, read_config(run))
+    late.write_text("once = 2\n")
+    with pytest.raises(ConfigError, match=r"forward_helper\.py was changed since"):
+        open_inspection(run, trusted=True)
+
+
+def test_a_file_that_is_edited_after_it_was_compared_is_not_gone_on_with(
+    own: Callable[..., RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = tmp_path / "helper_of_race.py"
+    helper.write_text("one = 1\n")
+    run = own("    from helper_of_race import one\n")
+    stopped(run)
+    before, build = run.net.read_bytes(), registry.build
+
+    def late(*arguments: Any, **named: Any) -> object:
+        helper.write_text("one = 2\n")
+        net = build(*arguments, **named)
+        helper.write_text("one = 1\n")  # as if nothing had been
+        return net
+
+    monkeypatch.setattr(registry, "build", late)
+    resubmit(run)
+    with pytest.raises(ConfigError, match=r"helper_of_race\.py was changed since"):
+        train_run(run, Control(run), resume=True)
+    assert run.net.read_bytes() == before
