@@ -345,8 +345,25 @@ def reason(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     """An exception as one line."""
+    if helper := _hidden_helper(error):
+        return f"a helper cannot be called {helper}: this program has that name, rename it"
     text = _clean((str(error).strip().splitlines() or [""])[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _hidden_helper(error: BaseException) -> str:
+    """The file beside the user's that was meant where a package of ours was imported."""
+    # of "from model import Block" the former, of "import model; model.Block" the latter
+    module = error.name if isinstance(error, ImportError) else None
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        module = error.obj.__name__
+    name = (module or "").partition(".")[0]
+    if name not in _OURS or _folder is None:
+        return ""
+    for file in (_folder / f"{name}.py", _folder / name / "__init__.py"):
+        if file.is_file() and file != Path(__file__).parents[1] / name / "__init__.py":
+            return str(file.relative_to(_folder))
+    return ""
 
 
 def _clean(text: object) -> str:

@@ -189,6 +189,27 @@ def test_each_net_has_the_helpers_of_its_own_folder_as_they_are_now(tmp_path: Pa
     assert width("p") == 17
 
 
+@pytest.mark.parametrize("name", ["model", "trainer", "tui"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "from {0} import Block",
+        "import {0}\nBlock = {0}.Block",
+        "from {0}.more import Block",
+        "def Net():\n    from {0} import Block",
+    ],
+)
+def test_a_helper_with_a_name_of_ours_is_told(tmp_path: Path, name: str, body: str) -> None:
+    spec = write(tmp_path, body.format(name))
+    with pytest.raises(ModelError) as raised:
+        registry.build(spec)
+    assert "a helper" not in str(raised.value), "there is none"
+    (tmp_path / f"{name}.py").write_text("class Block: pass\n")
+    told = rf"mine\.py, line \d: a helper cannot be called {name}\.py: .*, rename it$"
+    with pytest.raises(ModelError, match=told):
+        registry.build(spec)
+
+
 LAZY = """
 import os, sys
 from torch import nn
