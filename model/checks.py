@@ -24,7 +24,9 @@ def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
     with untouched(net), torch.no_grad():
         try:
             output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             shape = [2, 3, side, side]
             raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
     check_scores(output, 2, classes)

@@ -10,8 +10,12 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from model.errors import ModelError
@@ -82,11 +86,13 @@ def build(
     if norm not in NORMS:
         raise ModelError(f"unknown norm {_clean(norm)!r}: choose {', '.join(NORMS)}")
     if is_file(spec):
-        make, label = _load(spec), _clean(spec)
-    else:
-        module, _, attribute = _entry(spec)[0].partition(":")
-        make, label = getattr(importlib.import_module(module), attribute), spec
-    return _call(make, label, classes, norm, dict(options or {}))
+        path = _found(split(spec)[0])
+        _begin(path.parent)
+        with importable(spec):
+            return _call(_load(spec, path), _clean(spec), classes, norm, dict(options or {}))
+    module, _, attribute = _entry(spec)[0].partition(":")
+    make = getattr(importlib.import_module(module), attribute)
+    return _call(make, spec, classes, norm, dict(options or {}))
 
 
 def is_file(spec: str) -> bool:
@@ -161,16 +167,17 @@ def _call(
         net = make(**given, **options)
     except ModelError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
         raise ModelError(f"cannot build {label}: {reason(error)}") from None
     if not isinstance(net, torch.nn.Module):
         raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
     return net
 
 
-def _load(spec: str) -> Callable[..., Any]:
-    """The class (or function) of ``file.py:Class``."""
-    file, name = split(spec)
+def _found(file: str) -> Path:
+    """The user's file, without links."""
     try:
         path = Path(file).expanduser()
         there = path.is_file()
@@ -178,7 +185,12 @@ def _load(spec: str) -> Callable[..., Any]:
         raise ModelError(f"cannot look at {_clean(file)}: {_reason(error)}") from None
     if not there:
         raise ModelError(f"no such file: {_clean(file)}")
-    path = path.resolve()
+    return path.resolve()
+
+
+def _load(spec: str, path: Path) -> Callable[..., Any]:
+    """The class (or function) of ``file.py:Class``."""
+    file, name = split(spec)
     module = _import(path, _clean(file))
     found = getattr(module, name, None)
     if not callable(found):
@@ -194,60 +206,131 @@ def _load(spec: str) -> Callable[..., Any]:
 
 
 def _import(path: Path, label: str) -> Any:
-    """Execute the user's file as a module with a private name, its folder importable meanwhile."""
+    """Execute the user's file as a module with a private name; its folder is importable."""
     name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     loader = importlib.util.spec_from_file_location(name, path)
     if loader is None or loader.loader is None:
         raise ModelError(f"{label} cannot be imported")
     module = importlib.util.module_from_spec(loader)
     sys.modules[name] = module  # dataclasses and copy look their module up there
-    while _beside:  # of another net, or as they were before an edit
-        sys.modules.pop(_beside.pop(), None)
-    known = set(sys.modules)
-    sys.path.insert(0, str(path.parent))
     try:
         # compiled here, not by the loader: its cache goes by the time stamp, whole seconds
         # and size, and would miss a quick edit
-        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+        _sources[path] = source = path.read_bytes()
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
         where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
         raise ModelError(f"{where}: syntax error: {_clean(error.msg)}") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
         files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
         here = [line for line, file in zip(lines, files, strict=True) if file == str(path)]
         where = f"{label}, line {here[-1]}" if here else label
         raise ModelError(f"{where}: {_reason(error)}") from None
-    finally:
-        sys.path.remove(str(path.parent))
-        _beside.update(n for n in set(sys.modules) - known if _lies_beside(n, path.parent))
     return module
 
 
 _PREFIX = "_user_model_"
 """Of the names of modules that are files of the user."""
+_OURS = ("model", "trainer", "tui")
 _beside: set[str] = set()
-"""Modules that the last file has imported from its own folder."""
+"""Modules that the last net has imported from its file's own folder."""
+_before: set[str] = set()
+"""Modules that were there before it."""
+_sources: dict[Path, bytes] = {}
+"""Its file and those of such modules, as they were run."""
+_folder: Path | None = None
 
 
-def beside() -> tuple[Path, ...]:
-    """The files that the net which was built last has imported from the folder of its own."""
+def sources() -> dict[Path, bytes | None]:
+    """The files of the user's net that was built last: its own, and what it has imported from the
+    folder of its own. Each as it was run; ``None`` of one that is no Python source.
+    """
     modules = (sys.modules.get(name) for name in sorted(_beside))
     files = (getattr(module, "__file__", None) for module in modules)
-    return tuple(Path(file) for file in files if file)
+    return {**dict.fromkeys(Path(file) for file in files if file), **_sources}
 
 
-def _lies_beside(module: str, folder: Path) -> bool:
-    """Whether it is the user's own: no installed package, and none of this program."""
-    if module.partition(".")[0] in ("model", "trainer", "tui"):
+@contextmanager
+def importable(spec: str) -> Iterator[None]:
+    """Let the user's net that was built last import from its file's folder, as it does while it is
+    built: what it imports when it is first run is its own as well. Nothing for a built-in net.
+    """
+    if _folder is None or not is_file(spec):
+        yield
+        return
+    finder, folder = _Finder(), str(_folder)
+    # found by us if any way, but a net may look at the path itself
+    sys.meta_path.insert(0, finder)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        if folder in sys.path:
+            sys.path.remove(folder)
+        _collect()
+
+
+def _begin(folder: Path) -> None:
+    """Forget the net before: its modules are those of another folder, or as before an edit."""
+    global _folder
+    if _folder is not None:
+        _collect()
+    for name in _beside:
+        sys.modules.pop(name, None)
+    _beside.clear()
+    _sources.clear()
+    _before.clear()
+    _before.update(sys.modules)
+    _folder = folder
+
+
+def _collect() -> None:
+    new = set(sys.modules) - _before - _beside
+    _beside.update(name for name in new if _lies_beside(name))
+    _before.update(new - _beside)
+
+
+class _Finder(MetaPathFinder):
+    """Python's own, for modules beside the user's file, which are read anew and kept as read."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None and fullname in (*_OURS, *sys.builtin_module_names):
+            return None
+        found = PathFinder.find_spec(fullname, [str(_folder)] if path is None else path, target)
+        if found is None or not _is_own(found.origin):
+            return None  # packages without an __init__ are left to Python, their modules are not
+        if isinstance(found.loader, SourceFileLoader):
+            found.loader = _Loader(fullname, found.loader.path)
+        return found
+
+
+class _Loader(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        _sources[Path(self.path)] = source = self.get_data(self.path)
+        return self.source_to_code(source, self.path)
+
+
+def _lies_beside(module: str) -> bool:
+    """Whether a module is the user's own."""
+    if module.partition(".")[0] in _OURS or module.startswith(_PREFIX):
         return False
-    file = getattr(sys.modules[module], "__file__", None)
-    if not file or "site-packages" in Path(file).parts:
+    found = sys.modules.get(module)
+    folders = getattr(found, "__path__", ())  # a package without an __init__ has no file
+    return _is_own(getattr(found, "__file__", None) or next(iter(folders), None))
+
+
+def _is_own(file: str | None) -> bool:
+    """Whether a file lies beside the user's, and is none of an installed package."""
+    if not file or _folder is None or "site-packages" in Path(file).parts:
         return False
     library = Path(os.__file__).parent  # Python's own, which may lie below the home directory
-    if Path(file).is_relative_to(library):
-        return False
-    return Path(file).is_relative_to(folder)
+    return Path(file).is_relative_to(_folder) and not Path(file).is_relative_to(library)
 
 
 def reason(error: BaseException) -> str:
@@ -262,8 +345,25 @@ def reason(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     """An exception as one line."""
+    if helper := _hidden_helper(error):
+        return f"a helper cannot be called {helper}: this program has that name, rename it"
     text = _clean((str(error).strip().splitlines() or [""])[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _hidden_helper(error: BaseException) -> str:
+    """The file beside the user's that was meant where a package of ours was imported."""
+    # of "from model import Block" the former, of "import model; model.Block" the latter
+    module = error.name if isinstance(error, ImportError) else None
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        module = error.obj.__name__
+    name = (module or "").partition(".")[0]
+    if name not in _OURS or _folder is None:
+        return ""
+    for file in (_folder / f"{name}.py", _folder / name / "__init__.py"):
+        if file.is_file() and file != Path(__file__).parents[1] / name / "__init__.py":
+            return str(file.relative_to(_folder))
+    return ""
 
 
 def _clean(text: object) -> str:

@@ -187,3 +187,72 @@ def test_each_net_has_the_helpers_of_its_own_folder_as_they_are_now(tmp_path: Pa
     assert [width(name) for name in ("p", "q", "p")] == [3, 5, 3]
     (tmp_path / "p" / "net_helper_blocks.py").write_text("WIDTH = 17\n")
     assert width("p") == 17
+
+
+@pytest.mark.parametrize("name", ["model", "trainer", "tui"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "from {0} import Block",
+        "import {0}\nBlock = {0}.Block",
+        "from {0}.more import Block",
+        "def Net():\n    from {0} import Block",
+    ],
+)
+def test_a_helper_with_a_name_of_ours_is_told(tmp_path: Path, name: str, body: str) -> None:
+    spec = write(tmp_path, body.format(name))
+    with pytest.raises(ModelError) as raised:
+        registry.build(spec)
+    assert "a helper" not in str(raised.value), "there is none"
+    (tmp_path / f"{name}.py").write_text("class Block: pass\n")
+    told = rf"mine\.py, line \d: a helper cannot be called {name}\.py: .*, rename it$"
+    with pytest.raises(ModelError, match=told):
+        registry.build(spec)
+
+
+LAZY = """
+import os, sys
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        from lazy_helper import WIDTH
+        from lazy_parts.more import MORE
+        self.body = nn.Linear(3072, WIDTH + MORE)
+    def forward(self, x):
+        import late_helper
+        return self.body(x.flatten(1))[:, :10] * late_helper.ONE
+"""
+
+
+@pytest.mark.parametrize("path", ["", "sys.path.insert(0, os.path.dirname(__file__))\n"])
+def test_what_a_net_imports_late_is_its_own_and_read_anew(tmp_path: Path, path: str) -> None:
+    before, finders = list(sys.path), list(sys.meta_path)
+    for name, width in (("p", 11), ("q", 12), ("p", 13)):
+        folder = tmp_path / name
+        (folder / "lazy_parts").mkdir(parents=True, exist_ok=True)
+        (folder / "net.py").write_text(LAZY.replace("class Net", f"{path}class Net"))
+        texts = {
+            "net.py": (folder / "net.py").read_text(),
+            "lazy_helper.py": f"WIDTH = {width}\n",  # as long as before, in the same second
+            "lazy_parts/more.py": "MORE = 1\n",
+            "late_helper.py": f"ONE = 1 + 0 * {width}\n",
+        }
+        for file, text in texts.items():
+            (folder / file).write_text(text)
+        spec = f"{folder / 'net.py'}:Net"
+        net = registry.build(spec)
+        assert net.body.out_features == width + 1  # type: ignore[union-attr]
+        assert "late_helper" not in sys.modules
+        with registry.importable(spec):
+            check_output(net, 10)
+        found = registry.sources()
+        assert {str(p.relative_to(folder)): s for p, s in found.items() if s is not None} == {
+            file: text.encode() for file, text in texts.items()
+        }
+        if not path:
+            assert sys.path == before
+        assert sys.meta_path == finders
+    registry.build(net_file(tmp_path))
+    assert not {"lazy_helper", "late_helper", "lazy_parts", "lazy_parts.more"} & set(sys.modules)
+    sys.path[:] = before

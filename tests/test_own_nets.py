@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +24,7 @@ from trainer.cli import main
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.inspection.answers import open_inspection
 from trainer.lifecycle import own_net
-from trainer.lifecycle.session import train_run
+from trainer.lifecycle.session import train_locked, train_run
 from trainer.lifecycle.submit import read_config, resubmit
 from trainer.loop import host_random
 from trainer.runs import checkpoint, net_files
@@ -86,6 +88,58 @@ def test_a_net_that_exits_fails_its_run_and_says_where(own: Callable[..., RunDir
     assert ended.state == "failed"
     lines = (run.path.parents[2] / "own.py").read_text().splitlines()
     assert ended.error == f"own.py, line {1 + lines.index('            exit(0)')}: SystemExit: 0"
+
+
+PANICS = """
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training and len(x) > 2
+        if self.steps >= first:
+            raise Panic("from Rust")
+        return super().forward(x)
+
+
+class Panic(BaseException):
+    pass
+
+
+"""
+
+
+@pytest.mark.parametrize("kind", ["BaseException", "KeyboardInterrupt"])
+def test_what_is_no_exception_fails_the_run_with_its_line(
+    own: Callable[..., RunDir], kind: str
+) -> None:
+    run = own(PANICS.replace("BaseException", kind) + "first = 3\n")
+    found: list[BaseException] = []
+    with ThreadPoolExecutor(1) as pool:  # as ever; the main thread has Ctrl-C
+        ended = pool.submit(
+            train_locked,
+            run,
+            Control(run),
+            on_failure=found.append,
+            on_end=f"touch {run.path}/called",
+        ).result()
+    assert ended.state == "failed"
+    assert str(ended.error).startswith("own.py, line ")
+    assert str(ended.error).endswith(": Panic: from Rust")
+    assert Follower(run).catch_up().status(locked=False) == "failed"
+    assert [type(error).__name__ for error in found] == ["Panic"]
+    assert run.on_end_log.exists()
+
+
+def test_what_is_no_exception_is_refused_before_the_first_step(
+    own: Callable[..., RunDir],
+) -> None:
+    run = own(PANICS + "first = 1\n")
+    with pytest.raises(ConfigError, match=r"own\.py, line \d+: Panic: from Rust"):
+        train_run(run, Control(run))
+    for body in ("import sys\n", "class Net:\n    def __init__(self):\n        "):
+        path = run.path.parents[2] / "raises.py"
+        path.write_text(f"{body}raise BaseException('from Rust')\n")
+        with pytest.raises(ModelError, match=r"raises\.py, line \d: BaseException: from Rust"):
+            registry.build(f"{path}:Net")
 
 
 def test_a_net_that_exits_at_once_is_refused(tmp_path: Path) -> None:
@@ -436,10 +490,10 @@ def test_what_was_put_down_by_others_reads_no_other_files(
 ) -> None:
     run = own("    pass\n")
     config = read_config(run)
-    kept = net_files.digest(config)
+    kept = net_files._digest(tmp_path / "own.py")
     read: list[Path] = []
     look = net_files._digest
-    monkeypatch.setattr(net_files, "_digest", lambda path: (read.append(path), look(path))[1])
+    monkeypatch.setattr(net_files, "_digest", lambda path, *_: (read.append(path), look(path))[1])
     for name in ("/etc/passwd", "../other", "x/../../other"):
         run.net.write_bytes(msgspec.json.encode(net_files.NetFiles(kept, {name: "0"})))
         assert net_files.changed(run, config)
@@ -447,3 +501,59 @@ def test_what_was_put_down_by_others_reads_no_other_files(
     run.net.write_bytes(b"{")
     with pytest.raises(RunError, match="cannot be read"):
         net_files.changed(run, config)
+
+
+HELPED = """
+    def __init__(self, classes):
+        from pathlib import Path
+        super().__init__(classes)
+        from build_helper import width
+        Path(__file__).with_name("build_helper.py").write_text("width = 2\\n")
+
+    def forward(self, x):
+        from forward_helper import once
+        return once * super().forward(x)
+"""
+
+
+def test_what_is_put_down_is_what_was_trained(own: Callable[..., RunDir], tmp_path: Path) -> None:
+    helper, late = tmp_path / "build_helper.py", tmp_path / "forward_helper.py"
+    helper.write_text("width = 1\n")
+    late.write_text("once = 1\n")
+    run = own(HELPED, "train.epochs=1")
+    assert train_run(run, Control(run)).state == "completed"
+    copies = {path.name: path.read_text() for path in (run.path / "net").iterdir()}
+    assert copies == {
+        "own.py": (tmp_path / "own.py").read_text(),
+        helper.name: "width = 1\n",
+        late.name: "once = 1\n",
+    }
+    with pytest.raises(ConfigError, match=r"build_helper\.py was changed since"):
+        open_inspection(run, trusted=True)
+    helper.write_text("width = 1\n")
+    net_files.check(run, read_config(run))
+    late.write_text("once = 2\n")
+    with pytest.raises(ConfigError, match=r"forward_helper\.py was changed since"):
+        open_inspection(run, trusted=True)
+
+
+def test_a_file_that_is_edited_after_it_was_compared_is_not_gone_on_with(
+    own: Callable[..., RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = tmp_path / "helper_of_race.py"
+    helper.write_text("one = 1\n")
+    run = own("    from helper_of_race import one\n")
+    stopped(run)
+    before, build = run.net.read_bytes(), registry.build
+
+    def late(*arguments: Any, **named: Any) -> object:
+        helper.write_text("one = 2\n")
+        net = build(*arguments, **named)
+        helper.write_text("one = 1\n")  # as if nothing had been
+        return net
+
+    monkeypatch.setattr(registry, "build", late)
+    resubmit(run)
+    with pytest.raises(ConfigError, match=r"helper_of_race\.py was changed since"):
+        train_run(run, Control(run), resume=True)
+    assert run.net.read_bytes() == before

@@ -62,7 +62,8 @@ def layers(
         out.alone()
     try:
         net = registry.build(model, classes=classes, norm=norm.value)
-        check_output(net, classes)
+        with registry.importable(model):
+            check_output(net, classes)
         summary = summarize(net)
     except ModelError as error:
         raise ConfigError(str(error)) from None

@@ -279,6 +279,8 @@ def open_inspection(
     state = checkpoint.unpack(packed, f"{role}.pt")
     dataset = _dataset(run, config, state, data, data_dir)
     net = _net(config, dataset, state, role)
+    if not changed_net:  # an edit meanwhile
+        net_files.check(run, config, registry.sources())
     digest = hashlib.sha256(packed)
     digest.update(dataset.train.images.data)
     digest.update(net_files.identity(run, config).encode())
@@ -325,7 +327,8 @@ def _net(config: RunConfig, dataset: Dataset, state: dict[str, Any], role: str) 
             norm=config.model.norm,
             options=config.model.options,
         )
-        check_output(net, len(dataset.classes))
+        with registry.importable(config.model.name):
+            check_output(net, len(dataset.classes))
     except ModelError as error:
         raise ConfigError(str(error)) from None
     weights = state.get("net")

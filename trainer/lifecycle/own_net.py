@@ -86,7 +86,9 @@ def check_state(net: nn.Module) -> None:
             f"the net's checkpoints could not be opened again: {', '.join(map(str, odd))} may only "
             "have tensors, numbers, strings, lists and dicts (see get_extra_state)"
         ) from None
-    except Exception as error:  # what it keeps cannot be packed, or its code fails
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what it keeps cannot be packed, or its code fails
         raise ModelError(
             f"the net cannot be kept in a checkpoint: {registry.reason(error)}"
         ) from None
@@ -103,7 +105,9 @@ def _problem(
     """Empty when the net can be trained so, else one line."""
     try:
         probe = copy.deepcopy(net)
-    except Exception:  # it cannot be copied; it will be moved there anyway
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it cannot be copied; it will be moved there anyway
         probe = net
     probe = probe.to(device).to(memory_format=way.layout)
     kept = [(parameter, parameter.grad) for parameter in probe.parameters()]
@@ -133,7 +137,9 @@ def _problem(
         raise
     except ModelError as error:
         return f"in {doing}: {error}"
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return f"the net fails in {doing} on a batch {shape}: {registry.reason(error)}"
     finally:
         for parameter, gradient in kept:

@@ -64,7 +64,8 @@ def prepare(
     precision = devices.precision(config.train.precision, device)
     dataset = _data(config, data_dir)
     first = group is None or group.first
-    file = _net_as_it_is(run, config, log, resume=resume) if first else ""
+    if first:
+        _compare_net(run, config, log, resume=resume)
     net, summary, way, otherwise = _net(config, dataset, device, precision, group)
     if group is not None:
         group.introduce(devices.describe(device), way.precision)
@@ -79,7 +80,7 @@ def prepare(
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     if first:
-        _keep_net(run, config, file, resume=resume)
+        _keep_net(run, config, resume=resume)
     _announce(training, resumed=resume)
     if first:
         best_checkpoint.settle(run, log, training.at)
@@ -155,14 +156,15 @@ def _net(
             norm=config.model.norm,
             options=config.model.options,
         )
-        for side in sides:
-            check_output(net, classes, side)
-        summary = summarize(net)
-        if registry.is_file(config.model.name):
-            own_net.check_state(net)
-            batch = train.batch_size
-            batch = batch if group is None else len(range(batch)[group.part(batch)])
-            way, otherwise = own_net.find_way(net, classes, sides, device, way, batch=batch)
+        with registry.importable(config.model.name):
+            for side in sides:
+                check_output(net, classes, side)
+            summary = summarize(net)
+            if registry.is_file(config.model.name):
+                own_net.check_state(net)
+                batch = train.batch_size
+                batch = batch if group is None else len(range(batch)[group.part(batch)])
+                way, otherwise = own_net.find_way(net, classes, sides, device, way, batch=batch)
     except ModelError as error:
         raise ConfigError(str(error)) from None
     if isinstance(net, Fast):
@@ -170,8 +172,8 @@ def _net(
     return net, summary, way, otherwise
 
 
-def _net_as_it_is(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) -> str:
-    """Compare the net's files with those before; the SHA-256 of its own.
+def _compare_net(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) -> None:
+    """Compare the net's files with those before.
 
     Raises:
         ConfigError: the run has trained another net.
@@ -182,7 +184,6 @@ def _net_as_it_is(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) 
         before = "trained it" if resume else "was queued"
         line = f"{file} was changed since the run {before}: it is trained as it is now"
         log.emit(events.Notice(level="warning", code="net-changed", message=line))
-    return net_files.digest(config)
 
 
 def _fit_to_data(net: Fast, dataset: Dataset, seed: int) -> None:
@@ -244,12 +245,18 @@ def _comparable(config: RunConfig) -> RunConfig:
     return msgspec.structs.replace(config, train=train, data="")
 
 
-def _keep_net(run: RunDir, config: RunConfig, file: str, *, resume: bool) -> None:
-    """Put down what is trained, for all attempts that go on with it."""
+def _keep_net(run: RunDir, config: RunConfig, *, resume: bool) -> None:
+    """Put down what is trained, for all attempts that go on with it.
+
+    Raises:
+        ConfigError: the run has trained another net: an edit after it was compared.
+    """
     from model import registry
 
+    if resume:
+        net_files.check(run, config, registry.sources())
     try:
-        net_files.keep(run, config, file, registry.beside())
+        net_files.keep(run, config, registry.sources())
     except OSError:
         if resume:
             return  # what was put down before is true, or told that this net was accepted

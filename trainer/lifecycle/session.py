@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 from trainer import events
@@ -168,7 +169,10 @@ def train_locked(
         ended, state = _end(log, training, began, None, str(error), lead=lead)
         failed(error)
         raise
-    except (Exception, SystemExit) as error:  # a net may call exit()
+    except BaseException as error:  # a net may call exit(), and Rust's panics are no Exception
+        # Ctrl-C interrupts the main thread alone; elsewhere the net has raised it
+        if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+            raise
         failed(error)
         _keep_traceback(run)
         reason = (lead.reason(error) if lead is not None else "") or _reason(error)

@@ -36,7 +36,7 @@ def submit(config: RunConfig, runs_dir: Path) -> RunDir:
     text = settings.to_toml(config)
     try:
         _write(run, text)
-        net_files.keep(run, config, net_files.digest(config))
+        net_files.keep(run, config)
     except OSError as error:
         run.discard()
         raise RunError(f"cannot write {run.config}: {error.strerror}; free some space") from None

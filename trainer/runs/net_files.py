@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from trainer.runs.rundir import RunDir
 RECORD_BYTES = 1 << 20
 COPY_BYTES, COPIES = 1 << 20, 16
 """Of each file, and files, at most that are copied."""
+Sources = Mapping[Path, bytes | None]
+"""Files as ``model.registry.sources`` gives them; what is ``None`` is read when it is needed."""
+NOT_BUILT: Sources = {}
 
 
 class NetFiles(msgspec.Struct, frozen=True):
@@ -38,32 +41,31 @@ class NetFiles(msgspec.Struct, frozen=True):
     """Of changed files that the run may go on with, by path; until it does."""
 
 
-def digest(config: RunConfig) -> str:
-    """SHA-256 of the net's file; empty for a built-in net, and where the file cannot be read."""
-    file = net_file(config)
-    return "" if file is None else _digest(file)
-
-
-def keep(run: RunDir, config: RunConfig, net: str, beside: Iterable[Path] = ()) -> None:
+def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
     """Put down which files the run is queued with, or begins to train, and copy them.
 
     Args:
         run: its folder.
         config: of the run.
-        net: as ``digest`` gave it before the net was built: who edits it meanwhile changes it.
-        beside: what the net has imported from its own folder.
+        built: the net's files as they were run when it was built: who edits one meanwhile changes
+            it. Those that are not given are read now.
 
     Raises:
         OSError: the folder cannot be written.
     """
     file = net_file(config)
-    if file is None or not net:
+    if file is None:
         return
-    found = {str(path.relative_to(file.parent)): _digest(path) for path in beside}
+    found = {
+        str(path.relative_to(file.parent)): _digest(path, built) for path in {file: None, **built}
+    }
+    net = found.pop(file.name)
+    if not net:
+        return
     _write(run, NetFiles(net, found))
     with suppress(OSError):  # without a copy the run is as good
         for name, expected in [(file.name, net), *found.items()][:COPIES]:
-            _copy(file.parent / name, run.net_copy(name), expected)
+            _copy(file.parent / name, run.net_copy(name), expected, built)
 
 
 def changed(run: RunDir, config: RunConfig) -> str:
@@ -76,14 +78,19 @@ def changed(run: RunDir, config: RunConfig) -> str:
     return "" if found is None else str(found[0])
 
 
-def check(run: RunDir, config: RunConfig) -> None:
+def check(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
     """A net that is not the one that was trained has none of the run's figures.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        built: as ``keep`` takes it; what is not given is compared as it is now.
 
     Raises:
         ConfigError: one of its files was changed since, or is gone, and that was not accepted.
         RunError: as ``changed``.
     """
-    found = _changed(run, config, accepted=True)
+    found = _changed(run, config, built, accepted=True)
     if found is None:
         return
     file, copy = found
@@ -122,7 +129,7 @@ def identity(run: RunDir, config: RunConfig) -> str:
 
 
 def _changed(
-    run: RunDir, config: RunConfig, *, accepted: bool = False
+    run: RunDir, config: RunConfig, built: Sources = NOT_BUILT, *, accepted: bool = False
 ) -> tuple[Path, Path | None] | None:
     """The first file that is another one than was put down, or ``accepted``; and its copy."""
     file = net_file(config)
@@ -133,7 +140,7 @@ def _changed(
     for name, wanted in expected.items():
         if name not in safe:  # the record may be that of others: no other files are read
             return file.parent / name, None
-        now = _digest(safe[name])
+        now = _digest(safe[name], built)
         if now == wanted or (accepted and kept.accepted.get(name) == now):
             continue
         copy = run.net_copy(name)
@@ -151,10 +158,11 @@ def _paths(file: Path, kept: NetFiles) -> list[tuple[str, Path]]:
     return found
 
 
-def _copy(source: Path, copy: Path, expected: str) -> None:
+def _copy(source: Path, copy: Path, expected: str, built: Sources) -> None:
     """Copy a file, unless it is too long, or another one by now."""
-    with open_regular(source) as file:
-        data = file.read(COPY_BYTES + 1)
+    if (data := built.get(source)) is None:
+        with open_regular(source) as file:
+            data = file.read(COPY_BYTES + 1)
     if len(data) <= COPY_BYTES and hashlib.sha256(data).hexdigest() == expected:
         with whole_file(copy) as target:
             target.write(data)
@@ -178,7 +186,9 @@ def _kept(run: RunDir) -> NetFiles | None:
         ) from None
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, built: Sources = NOT_BUILT) -> str:
+    if (data := built.get(path)) is not None:
+        return hashlib.sha256(data).hexdigest()
     with suppress(OSError, ValueError), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
     return ""
