@@ -577,3 +577,13 @@ def test_weights_from_before_a_change_are_not_looked_at_with_the_new_files(
     for role, changed in (("last", False), ("best", True)):
         with pytest.raises(DataError):  # no word of the net
             open_inspection(run, role, trusted=True, changed_net=changed)
+
+
+def test_each_file_has_a_copy_of_its_own(own: Callable[..., RunDir], tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "v2.py").write_text("one = 1\n")
+    run = own("    from own.v2 import one\n", "train.epochs=1", name="own.v2")
+    assert train_run(run, Control(run)).state == "completed"
+    texts = {(tmp_path / name).read_text() for name in ("own.v2.py", "own/v2.py")}
+    assert {path.read_text() for path in (run.path / "net").iterdir()} == texts
+    assert len(texts) == 2

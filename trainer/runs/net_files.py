@@ -128,7 +128,7 @@ def check_weights(run: RunDir, config: RunConfig, step: int, name: str) -> None:
     """
     if net_file(config) is None or (kept := _kept(run)) is None:
         return
-    if 0 < kept.since and step <= kept.since:
+    if kept.since > 0 and step <= kept.since:
         raise ConfigError(
             f"{name} was written at step {step:,}, and the net's files are those since step "
             f"{kept.since:,}: to look at its weights with them, give --changed-net with "
