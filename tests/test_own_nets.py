@@ -557,3 +557,33 @@ def test_a_file_that_is_edited_after_it_was_compared_is_not_gone_on_with(
     with pytest.raises(ConfigError, match=r"helper_of_race\.py was changed since"):
         train_run(run, Control(run), resume=True)
     assert run.net.read_bytes() == before
+
+
+def test_weights_from_before_a_change_are_not_looked_at_with_the_new_files(
+    own: Callable[..., RunDir], tmp_path: Path
+) -> None:
+    run = stopped(own("    pass\n"))
+    earlier = run.checkpoint("last").read_bytes()
+    net = tmp_path / "own.py"
+    net.write_text(f"{net.read_text()}# the same\n")
+    resubmit(run, changed_net=True)
+    assert train_run(run, Control(run), resume=True).state == "completed"
+    run.checkpoint("best").write_bytes(earlier)  # as where no later epoch is better
+    with pytest.raises(
+        ConfigError, match=r"best\.pt was written at step 6, .* since step 6: .*net"
+    ):
+        open_inspection(run, "best", trusted=True)
+    assert net_files.identity(run, read_config(run)), "not that of features kept before"
+    for role, changed in (("last", False), ("best", True)):
+        with pytest.raises(DataError):  # no word of the net
+            open_inspection(run, role, trusted=True, changed_net=changed)
+
+
+def test_each_file_has_a_copy_of_its_own(own: Callable[..., RunDir], tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "v2.py").write_text("one = 1\n")
+    run = own("    from own.v2 import one\n", "train.epochs=1", name="own.v2")
+    assert train_run(run, Control(run)).state == "completed"
+    texts = {(tmp_path / name).read_text() for name in ("own.v2.py", "own/v2.py")}
+    assert {path.read_text() for path in (run.path / "net").iterdir()} == texts
+    assert len(texts) == 2

@@ -277,6 +277,8 @@ def open_inspection(
             _check_memory(2 * size)  # as it is in the file, and unpacked
     packed = checkpoint.read(path, limit=CHECKPOINT_BYTES)
     state = checkpoint.unpack(packed, f"{role}.pt")
+    if not changed_net:
+        net_files.check_weights(run, config, _step(state), path.name)
     dataset = _dataset(run, config, state, data, data_dir)
     net = _net(config, dataset, state, role)
     if not changed_net:  # an edit meanwhile
@@ -349,6 +351,12 @@ def _epoch(state: dict[str, Any]) -> int:
         return 0
     # at an epoch's end ``last`` stands at the first batch of the next one
     return epoch - 1 if batch == 0 else epoch
+
+
+def _step(state: dict[str, Any]) -> int:
+    position = state.get("position")
+    step = position.get("step") if isinstance(position, dict) else 0
+    return step if isinstance(step, int) else 0
 
 
 def _device(name: str) -> torch.device:

@@ -80,7 +80,7 @@ def prepare(
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     if first:
-        _keep_net(run, config, resume=resume)
+        _keep_net(run, config, training.at.step, resume=resume)
     _announce(training, resumed=resume)
     if first:
         best_checkpoint.settle(run, log, training.at)
@@ -245,7 +245,7 @@ def _comparable(config: RunConfig) -> RunConfig:
     return msgspec.structs.replace(config, train=train, data="")
 
 
-def _keep_net(run: RunDir, config: RunConfig, *, resume: bool) -> None:
+def _keep_net(run: RunDir, config: RunConfig, step: int, *, resume: bool) -> None:
     """Put down what is trained, for all attempts that go on with it.
 
     Raises:
@@ -256,7 +256,7 @@ def _keep_net(run: RunDir, config: RunConfig, *, resume: bool) -> None:
     if resume:
         net_files.check(run, config, registry.sources())
     try:
-        net_files.keep(run, config, registry.sources())
+        net_files.keep(run, config, registry.sources(), step=step)
     except OSError:
         if resume:
             return  # what was put down before is true, or told that this net was accepted

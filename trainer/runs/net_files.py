@@ -39,9 +39,11 @@ class NetFiles(msgspec.Struct, frozen=True):
     """Of what it imports from its own folder, by path from there; known once it was built."""
     accepted: dict[str, str] = {}
     """Of changed files that the run may go on with, by path; until it does."""
+    since: int = 0
+    """Steps that were trained with other files before; checkpoints up to there are of those."""
 
 
-def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
+def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT, *, step: int = 0) -> None:
     """Put down which files the run is queued with, or begins to train, and copy them.
 
     Args:
@@ -49,9 +51,11 @@ def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
         config: of the run.
         built: the net's files as they were run when it was built: who edits one meanwhile changes
             it. Those that are not given are read now.
+        step: at which a resumed run goes on.
 
     Raises:
         OSError: the folder cannot be written.
+        RunError: as ``changed``, of a resumed run.
     """
     file = net_file(config)
     if file is None:
@@ -62,7 +66,14 @@ def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
     net = found.pop(file.name)
     if not net:
         return
-    _write(run, NetFiles(net, found))
+    before = _kept(run) if step else None
+    since = before.since if before is not None else 0
+    if before is not None:
+        was = {file.name: before.net, **before.beside}
+        # one that was not put down may have been there
+        if any(was.get(name, now) != now for name, now in [(file.name, net), *found.items()]):
+            since = step
+    _write(run, NetFiles(net, found, since=since))
     with suppress(OSError):  # without a copy the run is as good
         for name, expected in [(file.name, net), *found.items()][:COPIES]:
             _copy(file.parent / name, run.net_copy(name), expected, built)
@@ -102,6 +113,29 @@ def check(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> None:
     )
 
 
+def check_weights(run: RunDir, config: RunConfig, step: int, name: str) -> None:
+    """The files that a run went on with are not those that its earlier checkpoints are of.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        step: at which the checkpoint was written.
+        name: of the checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint is of other files.
+        RunError: as ``changed``.
+    """
+    if net_file(config) is None or (kept := _kept(run)) is None:
+        return
+    if kept.since > 0 and step <= kept.since:
+        raise ConfigError(
+            f"{name} was written at step {step:,}, and the net's files are those since step "
+            f"{kept.since:,}: to look at its weights with them, give --changed-net with "
+            "cifar-tui inspect"
+        )
+
+
 def accept(run: RunDir, config: RunConfig) -> None:
     """Let the run go on with its net's files as they are now.
 
@@ -117,13 +151,15 @@ def accept(run: RunDir, config: RunConfig) -> None:
 
 
 def identity(run: RunDir, config: RunConfig) -> str:
-    """Which files the net is made of now; empty where they are those that were put down.
+    """Which files the net is made of now; empty where they are those that were put down first.
 
     Raises:
         RunError: as ``changed``.
     """
     file = net_file(config)
-    if file is None or (kept := _kept(run)) is None or not changed(run, config):
+    if file is None or (kept := _kept(run)) is None:
+        return ""
+    if not kept.since and not changed(run, config):
         return ""
     return "\n".join(f"{name} {_digest(path)}" for name, path in _paths(file, kept))
 

@@ -125,7 +125,10 @@ class RunDir(msgspec.Struct, frozen=True):
 
     def net_copy(self, name: str) -> Path:
         """Where a copy of one of these files goes, by path from the net's folder."""
-        return self._net_copies / name.replace(os.sep, ".")
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+        # no two have one name: a/b.py is a.b.py, and a.b.py another
+        escaped = stem.replace("%", "%25").replace(".", "%2E").replace(os.sep, ".")
+        return self._net_copies / f"{escaped}{suffix}"
 
     @property
     def launch(self) -> Path:
