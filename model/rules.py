@@ -138,6 +138,17 @@ def window(call: Call) -> Window | None:
     return None
 
 
+def is_pointwise(call: Call, batch: int) -> bool:
+    """Whether a matrix product is a 1x1 convolution: a linear layer over the last dimension, which
+    holds all channels of one position.
+    """
+    seen = call.seen.get(id(_factors(call)[0]))
+    if not isinstance(seen, Seen) or seen.pooled or seen.axes_in(len(seen.layout) - 1):
+        return False
+    beside = (size for dim in seen.layout[:-1] for size, axis in dim if axis is None)
+    return math.prod(beside) == batch
+
+
 def mark(seen: Seen, depthwise: int) -> Seen:
     """Comes right from the depthwise convolution of this number."""
     return replace(seen, depthwise=depthwise)

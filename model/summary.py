@@ -99,7 +99,7 @@ def _totals(
     net: nn.Module, recorder: Recorder, end: Seen | str | None, size: Sequence[int]
 ) -> Summary:
     layers, ops = recorder.layers(), recorder.ops
-    convs = [op for op in ops if op.kind == "conv" and op.window is not None]
+    convs = [op for op in ops if op.kind == "conv" and op.window is not None and not op.fixed]
     reason = "the output does not depend on the image" if end is None else ""
     before: tuple[int, int] | None = None
     clipped = unclipped = before
@@ -113,7 +113,7 @@ def _totals(
         if rows.far is not None and cols.far is not None:
             unclipped = rows.extent, cols.extent
             clipped = _clip(rows.far, size[0]), _clip(cols.far, size[1])
-    pairs = {op.pair for op in convs if op.pair is not None and not op.depthwise}
+    pairs = {op.pair for op in ops if op.pair is not None and not op.depthwise}
     lost = any(op.depthwise and isinstance(op.seen, str) for op in convs)
     parameters = list(net.parameters())
     return Summary(

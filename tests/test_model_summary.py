@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -454,6 +455,71 @@ def test_writing_into_a_part_of_a_tensor_is_noticed() -> None:
         return F.relu_(y)
 
     assert summarize(Functional(whole, a=conv(), b=conv(3, 8, 5))).receptive_field == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda y: y * torch.sigmoid(y),
+        lambda y: y * torch.tanh(F.softplus(y)),
+        lambda y: y * F.relu6(y + 3) / 6,
+    ],
+    ids=["swish", "mish", "hard swish"],
+)
+def test_an_activation_by_hand_does_not_part_them(act: Callable[[Tensor], Tensor]) -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.pointwise(act(m.depthwise(m.a(x))))
+
+    parts = {"a": conv(), "depthwise": conv(8, 8, groups=8), "pointwise": conv(8, 4, 1)}
+    assert summarize(Functional(body, **parts)).depthwise_separable == 1
+
+    def residual(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.pointwise(x + m.depthwise(x))
+
+    assert summarize(Functional(residual, **parts)).depthwise_separable == 0
+
+
+def test_a_linear_layer_over_channels_is_pointwise() -> None:
+    def block(m: nn.Module, x: Tensor) -> Tensor:  # as ConvNeXt's
+        y = m.norm(m.depthwise(m.a(x)).permute(0, 2, 3, 1))
+        y = m.narrow(F.gelu(m.wide(y)))
+        return m.head(y.mean((1, 2)))
+
+    parts = {"a": conv(), "depthwise": conv(8, 8, groups=8), "norm": nn.LayerNorm(8)}
+    linear = {"wide": nn.Linear(8, 32), "narrow": nn.Linear(32, 8), "head": nn.Linear(8, 10)}
+    s = summarize(Functional(block, **parts, **linear))
+    assert s.depthwise_separable == 1
+    assert [r.path for r in s.layers if r.is_separable] == ["depthwise", "wide"]
+
+    def rows(m: nn.Module, x: Tensor) -> Tensor:
+        return m.rows(m.depthwise(m.a(x)))
+
+    def flat(m: nn.Module, x: Tensor) -> Tensor:
+        return m.flat(m.depthwise(m.a(x)).flatten(1))
+
+    def halves(m: nn.Module, x: Tensor) -> Tensor:
+        return m.part(m.depthwise(m.a(x)).permute(0, 2, 3, 1).unflatten(3, (2, 4)))
+
+    assert not summarize(Functional(rows, **parts, rows=nn.Linear(32, 8))).depthwise_separable
+    assert not summarize(Functional(flat, **parts, flat=nn.Linear(8192, 8))).depthwise_separable
+    assert not summarize(Functional(halves, **parts, part=nn.Linear(4, 4))).depthwise_separable
+
+
+def test_a_fixed_filter_counts_as_nothing() -> None:
+    class Blur(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("filters", torch.ones(8, 1, 3, 3) / 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.filters, stride=2, padding=1, groups=8)
+
+    s = summarize(nn.Sequential(conv(), Blur(), conv(8, 8, 1)))
+    assert (s.depthwise_separable, s.strided3x3) == (0, 0)
+    assert s.receptive_field == (5, 5)
+    learned = summarize(nn.Sequential(conv(), conv(8, 8, groups=8, stride=2), conv(8, 8, 1)))
+    assert (learned.depthwise_separable, learned.strided3x3) == (1, 1)
 
 
 def test_depthwise_separable_pairs() -> None:
