@@ -6,7 +6,7 @@ functional and residual code is seen as modules are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,6 +53,8 @@ class Summary:
     """Whether that is what mixes the positions before the output; None where that is unknown."""
     fc_after_pooling: bool | None
     """Whether a linear layer, or 1x1 convolution, follows it; None where that is unknown."""
+    input_shape: tuple[int, ...]
+    """Of one image, [C, H, W]: a first layer may take a padded or cropped one."""
 
 
 def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Summary:
@@ -92,11 +94,11 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
         recorder.add_unused()
         first = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
         end = None if first is None else tracer.seen(first)
-    return _totals(net, recorder, end, input_shape[1:])
+    return _totals(net, recorder, end, input_shape)
 
 
 def _totals(
-    net: nn.Module, recorder: Recorder, end: Seen | str | None, size: Sequence[int]
+    net: nn.Module, recorder: Recorder, end: Seen | str | None, shape: tuple[int, ...]
 ) -> Summary:
     layers, ops = recorder.layers(), recorder.ops
     convs = [op for op in ops if op.kind == "conv" and op.window is not None and not op.fixed]
@@ -112,7 +114,7 @@ def _totals(
         before = _before(rows), _before(cols)
         if rows.far is not None and cols.far is not None:
             unclipped = rows.extent, cols.extent
-            clipped = _clip(rows.far, size[0]), _clip(cols.far, size[1])
+            clipped = _clip(rows.far, shape[1]), _clip(cols.far, shape[2])
     pairs = {op.pair for op in ops if op.pair is not None and not op.depthwise}
     lost = any(op.depthwise and isinstance(op.seen, str) for op in convs)
     parameters = list(net.parameters())
@@ -132,6 +134,7 @@ def _totals(
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
         global_average_pooling=None if head is None else head[:1] == ["average"],
         fc_after_pooling=None if head is None else _linear_after_pooling(head),
+        input_shape=shape,
     )
 
 

@@ -506,6 +506,37 @@ def test_a_linear_layer_over_channels_is_pointwise() -> None:
     assert not summarize(Functional(halves, **parts, part=nn.Linear(4, 4))).depthwise_separable
 
 
+def test_what_joins_is_known_by_its_kind() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    class Swish(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(x)
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        one, two = m.swish(m.a(x)), m.b(x)
+        y = torch.maximum(one, two) + torch.stack([one - two, one / two]).sum(0)
+        return m.sum(m.scale * y, two)
+
+    net = Functional(body, a=conv(), b=conv(), swish=Swish(), sum=Sum())
+    net.scale = nn.Parameter(torch.ones(8, 1, 1))
+    joined = {r.type: r.joins for r in summarize(net).layers}
+    names = ("maximum", "sub", "div", "stack", "add", "Sum")
+    assert all(joined[name] for name in names)
+    assert not any(joined[name] for name in ("Conv2d", "Swish", "sum", "mul"))
+
+
+def test_the_image_is_not_what_a_first_layer_takes() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.a(F.pad(x, (2, 2, 2, 2)))
+
+    s = summarize(Functional(body, a=conv()))
+    assert s.layers[0].input_shape == (3, 36, 36)
+    assert s.input_shape == (3, 32, 32)
+
+
 def test_a_fixed_filter_counts_as_nothing() -> None:
     class Blur(nn.Module):
         def __init__(self) -> None:
