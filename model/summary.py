@@ -6,12 +6,14 @@ functional and residual code is seen as modules are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from model.errors import ModelError
@@ -83,7 +85,13 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
                 handles.append(module.register_forward_hook(recorder.leave))
             # scripted code is not optimised: operators that it fuses are not seen
             unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False), unfused:
+            with (
+                _plain_attention(),
+                _Replicating(),
+                tracer,
+                torch.autocast(device.type, enabled=False),
+                unfused,
+            ):
                 output = net(images)
         except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]
@@ -141,6 +149,29 @@ def _totals(
 def _linear_after_pooling(head: list[str]) -> bool:
     pools = [at for at, name in enumerate(head) if name in POOLINGS]
     return bool(pools) and "linear" in head[pools[0] :]
+
+
+class _Replicating(TorchFunctionMode):
+    """Circular padding, which writes in place, as replicating one: both see the same away from the
+    borders, as reflecting one does.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "pad":
+            args = tuple("replicate" if _is_circular(arg) else arg for arg in args)
+            kwargs = {k: "replicate" if _is_circular(v) else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _is_circular(argument: Any) -> bool:
+    return isinstance(argument, str) and argument == "circular"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from model import registry, rules
 from model.checks import check_output
 from model.errors import ModelError
 from model.operator_call import Call
+from model.receptive_field import gradient_intervals
 from model.summary import Layer, Summary, summarize
 
 
@@ -331,8 +332,32 @@ def test_two_global_poolings_of_different_strides_are_joined() -> None:
 UNFOLLOWED = {
     "transposed": nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1),
     "upsampled": nn.Upsample(scale_factor=2),
-    "circular": nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
 }
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_circular_padding_is_followed_as_reflecting_one(mode: str) -> None:
+    layer = nn.Conv2d(8, 8, 5, 2, padding=2, padding_mode=mode)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    s = summarize(nn.Sequential(conv(), nn.CircularPad2d((1, 2, 0, 1)), layer, *head))
+    assert s.receptive_field == (7, 7)
+    assert s.global_average_pooling
+    row = rows(s)["2"]
+    assert (row.padding, row.input_shape) == ((2, 2), (8, 33, 35))
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_pixel_unshuffling_is_a_window_of_its_patches(module: bool) -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.a(F.pixel_unshuffle(x, 2))
+
+    net = nn.Sequential(nn.PixelUnshuffle(2), conv(12))
+    s = summarize(net if module else Functional(body, a=conv(12)))
+    stem = s.layers[0]
+    assert (stem.kernel, stem.stride, stem.jump) == ((2, 2), (2, 2), (2, 2))
+    assert (stem.receptive_field, s.receptive_field) == ((2, 2), (6, 6))
+    assert (s.max_pools, s.macs) == (0, 12 * 9 * 8 * 16 * 16)
+    assert gradient_intervals(net) == ((14, 19), (14, 19))
 
 
 @pytest.mark.parametrize("layer", UNFOLLOWED.values(), ids=UNFOLLOWED)
@@ -417,7 +442,7 @@ def test_shuffle_permute_linear_and_slices_are_followed() -> None:
     ("body", "reason"),
     [
         (lambda m, x: F.interpolate(m.a(x), scale_factor=2.0), "no rule for upsample"),
-        (lambda m, x: F.pixel_unshuffle(m.a(x), 2), "no rule for pixel_unshuffle"),
+        (lambda m, x: F.pixel_shuffle(m.a(x), 2), "no rule for pixel_shuffle"),
         (lambda m, x: m.a(x) + F.interpolate(m.b(x), 32), "no rule for upsample"),
         (lambda m, x: m.a(x).flip(3), "flip of rows or columns"),
         (lambda m, x: F.adaptive_avg_pool2d(m.a(x), 5), "adaptive pooling of 32 positions to 5"),
