@@ -38,9 +38,9 @@ def norm_act(
 ) -> Tensor:
     """act(norm(x) + residual()), [N, C, H, W].
 
-    The residual is computed after the norm: so the layer table has them. In one piece where the
-    norm has a method ``and_act`` that does it: such a norm is put in where it is faster. The hooks
-    of ``act`` see what it would have given.
+    The residual is computed after the norm: so the layer table has them. In one piece, and then
+    after the residual, where the norm has a method ``and_act`` that does it: such a norm is put in
+    where it is faster. The hooks of ``act`` see what it would have given.
     """
     if (and_act := getattr(norm, "and_act", None)) is not None:
         added = None if residual is None else residual()

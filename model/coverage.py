@@ -30,7 +30,9 @@ def skipping(kernel: Pair | None, stride: Pair | None, dilation: Pair | None) ->
     share = skipped(kernel, stride, dilation or (1, 1))
     if not share:
         return ""
-    return f"stride {_axes(stride)} skips {share:.0%} of the inputs of its {_axes(kernel)} kernel"
+    # a 1x1 kernel of stride 16 sees one of 256: little short of all is not all
+    words = ">99.9" if share > 0.9995 else f"{100 * share:.1f}".removesuffix(".0")
+    return f"stride {_axes(stride)} skips {words} % of the inputs of its {_axes(kernel)} kernel"
 
 
 class Windowed(Protocol):

@@ -19,6 +19,9 @@ from model.inspection import untouched
 SHARE = 0.95
 """Of the gradient's mass, in the box."""
 
+NOISE = 1e-5
+"""What is left of a gradient whose parts cancel, as a share of them: rounding, no gradient."""
+
 
 @dataclass(frozen=True)
 class EffectiveField:
@@ -34,7 +37,8 @@ class EffectiveField:
 def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> EffectiveField:
     """Mean over a batch of ``|d y / d pixel|``, summed over the image's channels.
 
-    ``y`` is the unit at ``size // 2`` of the layer's output, summed over its channels.
+    ``y`` is the unit at ``size // 2`` of the layer's output, its channels summed with random but
+    always the same signs: summed as they are, filters in pairs of both signs would cancel.
 
     Args:
         net: in any mode; modes, buffers and gradients of parameters stay as they were.
@@ -45,7 +49,8 @@ def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> Eff
         ModelError: there is no such layer, its output is no map, or the net fails.
         NoGradient: the net keeps no gradients up to there.
     """
-    image = images.detach().clone().requires_grad_()
+    # the images twice: for the channels that are added, and for those that are subtracted
+    image = torch.cat([images.detach()] * 2).requires_grad_()
     with untouched(net), captured_output(net, layer) as captured, torch.enable_grad():
         try:
             net(image)
@@ -55,11 +60,17 @@ def effective_receptive_field(net: nn.Module, images: Tensor, layer: str) -> Eff
         if output is None or output.ndim != 4:
             raise ModelError(f"the output of {layer} is no map over the image")
         centre = output[:, :, output.shape[2] // 2, output.shape[3] // 2]
-        slope = gradient(centre.sum(), image, layer)
+        added = torch.rand(output.shape[1], generator=torch.Generator().manual_seed(0)) < 0.5
+        channels = torch.stack([added, ~added]).repeat_interleave(len(images), 0).to(centre.device)
+        slope = gradient(centre[channels].sum(), image, layer)
+    nothing = EffectiveField(torch.zeros(image.shape[2:]), None)
     if slope is None:
-        return EffectiveField(torch.zeros(image.shape[2:]), None)
-    mass = slope.double().abs().sum(1).mean(0).cpu()
-    return EffectiveField((mass / mass.max().clamp(min=1e-300)).float(), mass_box(mass))
+        return nothing
+    plus, minus = slope.cpu().double().chunk(2)
+    mass = (plus - minus).abs().sum(1).mean(0)
+    if mass.max() <= NOISE * (plus.abs() + minus.abs()).sum(1).mean(0).max():
+        return nothing
+    return EffectiveField((mass / mass.max()).float(), mass_box(mass))
 
 
 def mass_box(mass: Tensor, share: float = SHARE) -> tuple[int, int, int, int] | None:

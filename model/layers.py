@@ -53,6 +53,8 @@ class Layer:
     greater of both, and does not follow from that of its input."""
     reason: str = ""
     """Why the receptive field is unknown."""
+    joins: bool = False
+    """Whether it joins several tensors, as an addition: it sees the union of what they see."""
     is_depthwise: bool = False
     is_separable: bool = False
     """Depthwise or pointwise half of a depthwise separable convolution."""
@@ -67,6 +69,7 @@ class _Frame:
     module: nn.Module
     leaf: bool
     input: Tensor | None
+    inputs: int
     ops: list[Op] = field(default_factory=list)
 
 
@@ -106,6 +109,7 @@ class Recorder:
                 # what runs inside a leaf computes its weights: weight norm and the like
                 leaf=inside or _is_leaf(module),
                 input=tensors[0] if tensors else None,
+                inputs=len(tensors),
             )
         )
 
@@ -137,6 +141,7 @@ class Recorder:
             frame.ops,
             main[0] if main else None,
             module,
+            one_input=frame.inputs < 2,
         )
 
     def hear(self, op: Op) -> None:
@@ -189,6 +194,8 @@ class Recorder:
         ops: list[Op],
         main: Op | None,
         module: nn.Module | None = None,
+        *,
+        one_input: bool = False,
     ) -> None:
         new = sum(self._sizes.get(p, 0) for p in parameters if p not in self._counted)
         self._counted.update(p for p in parameters if p in self._sizes)
@@ -207,6 +214,7 @@ class Recorder:
             macs=None if macs is None else macs // BATCH,
             **fields,
             **_seen_fields(self.tracer.seen(output)),
+            joins=main is not None and main.kind == "join" and not one_input,
             is_depthwise=main is not None and main.depthwise,
             is_dilated=dilated(window),
         )

@@ -197,7 +197,8 @@ def join(parts: Sequence[Seen], shape: Sequence[int], along: int | None = None) 
     open_ = [p for p in aligned if not p.pooled] or aligned
     heads = {p.head for p in open_}
     head = heads.pop() if len(heads) == 1 else "+".join(sorted({h for h in heads if h}))
-    depthwise = open_[0].depthwise if len(open_) == 1 else None
+    # x * sigmoid(x) comes from one convolution, a residual does not
+    depthwise = open_[0].depthwise if len({p.depthwise for p in open_}) == 1 else None
     # nor does one of features pooled along one axis
     return Seen(tuple(layout), axes, head if any(a.mixed for a in axes) else "", depthwise)
 

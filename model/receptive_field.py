@@ -162,7 +162,8 @@ def gradient_intervals(
 
     A copy of the net gets positive weights and no biases, activations and norms do nothing, max
     pooling takes means: then nothing cancels, and the gradient of the centre is non-zero exactly
-    in the receptive field. Clipped to the image.
+    in the receptive field. The weights are all different, so that a net which subtracts a mean
+    does not cancel everything either. Clipped to the image.
 
     Args:
         net: any net; it is not changed.
@@ -177,11 +178,13 @@ def gradient_intervals(
         probed = copy.deepcopy(net).double().eval()
     except (Exception, SystemExit) as error:
         raise ModelError(f"the net cannot be copied: {type(error).__name__}") from None
+    generator = torch.Generator().manual_seed(0)  # not the global one: nobody's numbers change
     with torch.no_grad():
         for name, parameter in probed.named_parameters():
             # the mean over the inputs keeps numbers far from over- and underflow in deep nets
             inputs = parameter[0].numel() if parameter.ndim > 1 else 1
-            parameter.fill_(0.0 if name.endswith("bias") else 1 / max(1, inputs))
+            weights = _unequal(parameter.shape, generator) / max(1, inputs)
+            parameter.copy_(torch.zeros(()) if name.endswith("bias") else weights)
     seen: list[Tensor] = []
     handle = submodule(probed, at).register_forward_hook(lambda _m, _i, out: seen.append(out))
     image = torch.ones(1, *input_shape, device=first_device(net), dtype=torch.float64)
@@ -192,7 +195,8 @@ def gradient_intervals(
             output = seen[-1]
             for size in output.shape[2:]:
                 output = output.select(2, size // 2)
-            (gradient,) = torch.autograd.grad(output.sum(), image)
+            weights = _unequal(output.shape, generator).to(output)
+            (gradient,) = torch.autograd.grad((weights * output).sum(), image)
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
@@ -201,6 +205,11 @@ def gradient_intervals(
     finally:
         handle.remove()
     return _span(gradient.abs().sum((0, 1, 3))), _span(gradient.abs().sum((0, 1, 2)))
+
+
+def _unequal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Positive numbers whose mean is about 1."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
 
 
 def _span(gradient: Tensor) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def classify(call: Call) -> Kind:
     name = call.name
     if name == "convolution":
         return "conv"
-    if name in _POOLS or name in _ADAPTIVE:
+    if name in _POOLS or name in _ADAPTIVE or name == "pixel_unshuffle":
         return "pool"
     if name in _MATMULS:
         return "matmul"
@@ -135,7 +135,21 @@ def window(call: Call) -> Window | None:
         kernel = _tuple(b["kernel_size"], n)
         stride = _tuple(b["stride"], n) if b.get("stride") else kernel
         return Window(kernel, stride, _tuple(b["padding"], n), _tuple(b.get("dilation", 1), n))
+    if call.name == "pixel_unshuffle":
+        patch = _tuple(call.bound["downscale_factor"], 1) * 2
+        return Window(patch, patch, (0, 0), (1, 1))
     return None
+
+
+def is_pointwise(call: Call, batch: int) -> bool:
+    """Whether a matrix product is a 1x1 convolution: a linear layer over the last dimension, which
+    holds all channels of one position.
+    """
+    seen = call.seen.get(id(_factors(call)[0]))
+    if not isinstance(seen, Seen) or seen.pooled or seen.axes_in(len(seen.layout) - 1):
+        return False
+    beside = (size for dim in seen.layout[:-1] for size, axis in dim if axis is None)
+    return math.prod(beside) == batch
 
 
 def mark(seen: Seen, depthwise: int) -> Seen:
@@ -224,6 +238,15 @@ def _pool(call: Call) -> list[Seen]:
     return [after] * len(call.outputs)
 
 
+def _unshuffle(call: Call) -> list[Seen]:
+    """Patches become channels: together these see what pooling would."""
+    seen, spec = call.only, window(call)
+    assert spec is not None
+    if seen.axes_in(len(seen.layout) - 3):
+        raise Underivable("channels that hold rows or columns are unshuffled")
+    return [_slide(seen, spec, call.shape)]
+
+
 def _adaptive(call: Call) -> list[Seen]:
     seen, shape = call.only, call.shape
     before = call.size(call.args[0])
@@ -291,6 +314,7 @@ _RULES: dict[str, Callable[[Call], list[Seen]]] = {
     "convolution": _convolution,
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_ADAPTIVE, _adaptive),
+    "pixel_unshuffle": _unshuffle,
     **dict.fromkeys(_MATMULS, _matmul),
     **dict.fromkeys(_ALONG, _mix_along),
     **VIEW_RULES,

@@ -6,12 +6,14 @@ functional and residual code is seen as modules are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from model.errors import ModelError
@@ -53,6 +55,8 @@ class Summary:
     """Whether that is what mixes the positions before the output; None where that is unknown."""
     fc_after_pooling: bool | None
     """Whether a linear layer, or 1x1 convolution, follows it; None where that is unknown."""
+    input_shape: tuple[int, ...]
+    """Of one image, [C, H, W]: a first layer may take a padded or cropped one."""
 
 
 def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Summary:
@@ -81,7 +85,13 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
                 handles.append(module.register_forward_hook(recorder.leave))
             # scripted code is not optimised: operators that it fuses are not seen
             unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-            with _plain_attention(), tracer, torch.autocast(device.type, enabled=False), unfused:
+            with (
+                _plain_attention(),
+                _Replicating(),
+                tracer,
+                torch.autocast(device.type, enabled=False),
+                unfused,
+            ):
                 output = net(images)
         except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]
@@ -92,14 +102,14 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
         recorder.add_unused()
         first = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
         end = None if first is None else tracer.seen(first)
-    return _totals(net, recorder, end, input_shape[1:])
+    return _totals(net, recorder, end, input_shape)
 
 
 def _totals(
-    net: nn.Module, recorder: Recorder, end: Seen | str | None, size: Sequence[int]
+    net: nn.Module, recorder: Recorder, end: Seen | str | None, shape: tuple[int, ...]
 ) -> Summary:
     layers, ops = recorder.layers(), recorder.ops
-    convs = [op for op in ops if op.kind == "conv" and op.window is not None]
+    convs = [op for op in ops if op.kind == "conv" and op.window is not None and not op.fixed]
     reason = "the output does not depend on the image" if end is None else ""
     before: tuple[int, int] | None = None
     clipped = unclipped = before
@@ -112,8 +122,8 @@ def _totals(
         before = _before(rows), _before(cols)
         if rows.far is not None and cols.far is not None:
             unclipped = rows.extent, cols.extent
-            clipped = _clip(rows.far, size[0]), _clip(cols.far, size[1])
-    pairs = {op.pair for op in convs if op.pair is not None and not op.depthwise}
+            clipped = _clip(rows.far, shape[1]), _clip(cols.far, shape[2])
+    pairs = {op.pair for op in ops if op.pair is not None and not op.depthwise}
     lost = any(op.depthwise and isinstance(op.seen, str) for op in convs)
     parameters = list(net.parameters())
     return Summary(
@@ -132,12 +142,36 @@ def _totals(
         max_pools=sum(op.kind == "pool" and "max" in op.name for op in ops),
         global_average_pooling=None if head is None else head[:1] == ["average"],
         fc_after_pooling=None if head is None else _linear_after_pooling(head),
+        input_shape=shape,
     )
 
 
 def _linear_after_pooling(head: list[str]) -> bool:
     pools = [at for at, name in enumerate(head) if name in POOLINGS]
     return bool(pools) and "linear" in head[pools[0] :]
+
+
+class _Replicating(TorchFunctionMode):
+    """Circular padding, which writes in place, as replicating one: both see the same away from the
+    borders, as reflecting one does.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "pad":
+            args = tuple("replicate" if _is_circular(arg) else arg for arg in args)
+            kwargs = {k: "replicate" if _is_circular(v) else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _is_circular(argument: Any) -> bool:
+    return isinstance(argument, str) and argument == "circular"
 
 
 @contextmanager

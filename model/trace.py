@@ -36,9 +36,17 @@ class Op:
     parameters: frozenset[int]
     """``id`` of the parameters that it uses, directly or through what was computed from them."""
     window: Window | None = None
+    dynamic: bool = False
+    """Whether several of its arguments depend on the image: weights do as well."""
     depthwise: bool = False
     pair: int | None = None
-    """Of a pointwise convolution: the number of the depthwise one right before it."""
+    """Of a pointwise convolution, or a linear layer over channels: the number of the depthwise
+    convolution right before it."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing of it is learned, as of a filter that blurs."""
+        return not self.parameters and not self.dynamic
 
 
 @dataclass
@@ -60,6 +68,7 @@ class Tracer(TorchDispatchMode):
         self._spoiled: set[int] = set()
         self._on_op = on_op
         self._depthwise = 0
+        self._batch = image.shape[0]
 
     def seen(self, tensor: Tensor) -> Seen | str | None:
         """What a tensor sees; a string: why that is unknown; None: nothing of the image."""
@@ -127,23 +136,26 @@ class Tracer(TorchDispatchMode):
             macs=rules.macs(call, weighted=bool(roots)),
             parameters=roots,
             window=window,
+            dynamic=len(known) > 1,
         )
-        if kind == "conv" and window is not None:
-            self._mark_separable(op, known[0][1])
+        source = known[0][1]
+        if kind == "conv" and window is not None and not op.fixed:
+            self._mark_separable(op, window, source)
+        elif kind == "matmul" and not op.fixed and isinstance(source, Seen):
+            op.pair = source.depthwise if rules.is_pointwise(call, self._batch) else None
         self._on_op(op)
 
-    def _mark_separable(self, op: Op, source: Seen | str) -> None:
+    def _mark_separable(self, op: Op, window: Window, source: Seen | str) -> None:
         """Number a depthwise convolution, and find the pair of a pointwise one."""
-        assert op.window is not None
-        groups, channels = op.window.groups, op.inputs[1]
-        if groups == channels > 1 and max(op.window.kernel) > 1:
+        groups, channels = window.groups, op.inputs[1]
+        if groups == channels > 1 and max(window.kernel) > 1:
             self._depthwise += 1
             op.depthwise = True
             op.pair = self._depthwise
             if isinstance(op.seen, Seen):
                 op.seen = rules.mark(op.seen, self._depthwise)
                 self._notes[id(op.output)].seen = op.seen
-        elif groups == 1 and max(op.window.kernel) == 1 and isinstance(source, Seen):
+        elif groups == 1 and max(window.kernel) == 1 and isinstance(source, Seen):
             op.pair = source.depthwise
 
     def _write(self, call: Call, tensor: Tensor, seen: Seen | str) -> None:

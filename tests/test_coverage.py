@@ -24,9 +24,11 @@ def test_the_share_is_that_of_positions_counted(k: int, s: int, d: int) -> None:
 
 
 def test_a_pointwise_stride_skips_three_of_four_and_a_dilated_one_may_too() -> None:
-    assert skipping((1, 1), (2, 2), (1, 1)).startswith("stride 2×2 skips 75%")  # noqa: RUF001
-    assert skipping((3, 3), (2, 2), (2, 2)).startswith("stride 2×2 skips 75%")  # noqa: RUF001
+    assert skipping((1, 1), (2, 2), (1, 1)).startswith("stride 2×2 skips 75 %")  # noqa: RUF001
+    assert skipping((3, 3), (2, 2), (2, 2)).startswith("stride 2×2 skips 75 %")  # noqa: RUF001
     assert skipping((3, 3), (2, 2), (1, 1)) == ""
+    assert "skips 99.6 % of" in skipping((1, 1), (16, 16), None)
+    assert "skips >99.9 % of" in skipping((1, 1), (100, 100), None)
     assert skipping((2, 2), (2, 2), None) == ""
     assert skipping(None, None, None) == ""
 
@@ -42,4 +44,4 @@ def test_a_field_that_stops_short_of_the_image() -> None:
 @pytest.mark.parametrize("kind", ["Conv2d", "MaxPool2d", "ConvTranspose2d"])
 def test_a_transposed_layer_skips_nothing(kind: str) -> None:
     layer = SimpleNamespace(type=kind, kernel=(1, 1), stride=(2, 2), dilation=(1, 1))
-    assert ("skips 75% of the inputs" in layer_skips(layer)) == ("Transpose" not in kind)
+    assert ("skips 75 % of the inputs" in layer_skips(layer)) == ("Transpose" not in kind)

@@ -129,6 +129,31 @@ def test_the_effective_field_of_a_linear_net_is_its_kernel() -> None:
     assert torch.allclose(field.map, wanted, atol=1e-6)
 
 
+def test_filters_in_pairs_of_both_signs_do_not_cancel() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 24, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight[12:] = -net[0].weight[:12]
+    images = torch.randn(4, 3, 32, 32)
+    state = torch.get_rng_state()
+    field = effective_receptive_field(net, images, "0")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert field.box == (15, 16, 15, 16)
+    assert field.map[15:17, 15:17].min() > 0.1
+
+
+def test_what_cancels_is_no_gradient_but_rounding() -> None:
+    """The channels that are added all but equal those that are subtracted."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False))
+    added = torch.rand(2, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert added.tolist() == [True, False]
+    with torch.no_grad():
+        net[0].weight[1] = net[0].weight[0] * (1 + 3e-7)
+    field = effective_receptive_field(net, torch.randn(4, 3, 32, 32), "0")
+    assert field.box is None
+    assert not field.map.any()
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_the_theoretical_field_encloses_the_effective_one(name: str) -> None:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from model import penultimate, registry
+from model.effective_receptive_field import EffectiveField
+from model.errors import ModelError
 from model.grad_cam import NoGradient
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import binary_folder, tiny_run
@@ -50,6 +52,10 @@ def last_checkpoint(trained: RunDir) -> Iterator[Path]:
 
 def no_gradient(*_: object) -> None:
     raise NoGradient("nothing comes through")
+
+
+def no_place(*_: object, **__: object) -> None:
+    raise ModelError("the gradient probe fails")
 
 
 def opened(run: RunDir, role: str = "last") -> Inspection:
@@ -270,6 +276,13 @@ def test_the_command_line_prints_it(
     assert main.run(["inspect", "last", "5", "--layer", "4", "--top", "2", *where]) == 0
     text = capsys.readouterr().out
     assert "7 x 7 in theory, rows 13 to 19, columns 13 to 19" in text
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "gradient_intervals", no_place)
+        blank = EffectiveField(torch.zeros(32, 32), None)
+        patch.setattr(inspection, "effective_receptive_field", lambda *_: blank)
+        assert main.run(["inspect", "last", "5", "--layer", "4", "--top", "0", *where]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "7 x 7 in theory, its place in the image unknown; no pixel changes it" in words
     for function in ("effective_receptive_field", "grad_cam"):
         monkeypatch.setattr(inspection, function, no_gradient)
     assert main.run(["inspect", "last", "5", "--top", "0", *where]) == 0

@@ -186,10 +186,41 @@ def test_probe_sees_through_norms_activations_and_pools() -> None:
     assert gradient_probe(net, at="3") == (4, 4)
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over channels, written by hand as ConvNeXt does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(1, keepdim=True)
+        return x / (x.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+
+
+class StandardisedConv(nn.Conv2d):
+    """Weight standardisation (Qiao et al. 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        w = w / (w.std((1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+def test_probe_sees_through_what_subtracts_a_mean() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 2, 2), ChannelNorm(), nn.Conv2d(8, 8, 7, padding=3), ChannelNorm()
+    )
+    assert gradient_intervals(net, at="1") == ((16, 17), (16, 17))
+    assert gradient_intervals(net, at="3") == gradient_intervals(net, at="2")
+    assert gradient_intervals(net) == ((10, 23), (10, 23))
+    standard = nn.Sequential(StandardisedConv(3, 8, 3, padding=1), StandardisedConv(8, 8, 3, 2))
+    assert gradient_probe(standard, at="0") == (3, 3)
+    assert gradient_probe(standard) == (5, 5)
+
+
 def test_probe_changes_nothing() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
     gradient_probe(net)
+    assert torch.equal(torch.get_rng_state(), state)
     assert net.training
     assert net[0].weight.grad is None
     assert not net[0]._forward_hooks

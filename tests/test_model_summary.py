@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from model import registry, rules
 from model.checks import check_output
 from model.errors import ModelError
 from model.operator_call import Call
+from model.receptive_field import gradient_intervals
 from model.summary import Layer, Summary, summarize
 
 
@@ -330,8 +332,32 @@ def test_two_global_poolings_of_different_strides_are_joined() -> None:
 UNFOLLOWED = {
     "transposed": nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1),
     "upsampled": nn.Upsample(scale_factor=2),
-    "circular": nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
 }
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_circular_padding_is_followed_as_reflecting_one(mode: str) -> None:
+    layer = nn.Conv2d(8, 8, 5, 2, padding=2, padding_mode=mode)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    s = summarize(nn.Sequential(conv(), nn.CircularPad2d((1, 2, 0, 1)), layer, *head))
+    assert s.receptive_field == (7, 7)
+    assert s.global_average_pooling
+    row = rows(s)["2"]
+    assert (row.padding, row.input_shape) == ((2, 2), (8, 33, 35))
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_pixel_unshuffling_is_a_window_of_its_patches(module: bool) -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.a(F.pixel_unshuffle(x, 2))
+
+    net = nn.Sequential(nn.PixelUnshuffle(2), conv(12))
+    s = summarize(net if module else Functional(body, a=conv(12)))
+    stem = s.layers[0]
+    assert (stem.kernel, stem.stride, stem.jump) == ((2, 2), (2, 2), (2, 2))
+    assert (stem.receptive_field, s.receptive_field) == ((2, 2), (6, 6))
+    assert (s.max_pools, s.macs) == (0, 12 * 9 * 8 * 16 * 16)
+    assert gradient_intervals(net) == ((14, 19), (14, 19))
 
 
 @pytest.mark.parametrize("layer", UNFOLLOWED.values(), ids=UNFOLLOWED)
@@ -416,7 +442,7 @@ def test_shuffle_permute_linear_and_slices_are_followed() -> None:
     ("body", "reason"),
     [
         (lambda m, x: F.interpolate(m.a(x), scale_factor=2.0), "no rule for upsample"),
-        (lambda m, x: F.pixel_unshuffle(m.a(x), 2), "no rule for pixel_unshuffle"),
+        (lambda m, x: F.pixel_shuffle(m.a(x), 2), "no rule for pixel_shuffle"),
         (lambda m, x: m.a(x) + F.interpolate(m.b(x), 32), "no rule for upsample"),
         (lambda m, x: m.a(x).flip(3), "flip of rows or columns"),
         (lambda m, x: F.adaptive_avg_pool2d(m.a(x), 5), "adaptive pooling of 32 positions to 5"),
@@ -454,6 +480,102 @@ def test_writing_into_a_part_of_a_tensor_is_noticed() -> None:
         return F.relu_(y)
 
     assert summarize(Functional(whole, a=conv(), b=conv(3, 8, 5))).receptive_field == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda y: y * torch.sigmoid(y),
+        lambda y: y * torch.tanh(F.softplus(y)),
+        lambda y: y * F.relu6(y + 3) / 6,
+    ],
+    ids=["swish", "mish", "hard swish"],
+)
+def test_an_activation_by_hand_does_not_part_them(act: Callable[[Tensor], Tensor]) -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.pointwise(act(m.depthwise(m.a(x))))
+
+    parts = {"a": conv(), "depthwise": conv(8, 8, groups=8), "pointwise": conv(8, 4, 1)}
+    assert summarize(Functional(body, **parts)).depthwise_separable == 1
+
+    def residual(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.pointwise(x + m.depthwise(x))
+
+    assert summarize(Functional(residual, **parts)).depthwise_separable == 0
+
+
+def test_a_linear_layer_over_channels_is_pointwise() -> None:
+    def block(m: nn.Module, x: Tensor) -> Tensor:  # as ConvNeXt's
+        y = m.norm(m.depthwise(m.a(x)).permute(0, 2, 3, 1))
+        y = m.narrow(F.gelu(m.wide(y)))
+        return m.head(y.mean((1, 2)))
+
+    parts = {"a": conv(), "depthwise": conv(8, 8, groups=8), "norm": nn.LayerNorm(8)}
+    linear = {"wide": nn.Linear(8, 32), "narrow": nn.Linear(32, 8), "head": nn.Linear(8, 10)}
+    s = summarize(Functional(block, **parts, **linear))
+    assert s.depthwise_separable == 1
+    assert [r.path for r in s.layers if r.is_separable] == ["depthwise", "wide"]
+
+    def rows(m: nn.Module, x: Tensor) -> Tensor:
+        return m.rows(m.depthwise(m.a(x)))
+
+    def flat(m: nn.Module, x: Tensor) -> Tensor:
+        return m.flat(m.depthwise(m.a(x)).flatten(1))
+
+    def halves(m: nn.Module, x: Tensor) -> Tensor:
+        return m.part(m.depthwise(m.a(x)).permute(0, 2, 3, 1).unflatten(3, (2, 4)))
+
+    assert not summarize(Functional(rows, **parts, rows=nn.Linear(32, 8))).depthwise_separable
+    assert not summarize(Functional(flat, **parts, flat=nn.Linear(8192, 8))).depthwise_separable
+    assert not summarize(Functional(halves, **parts, part=nn.Linear(4, 4))).depthwise_separable
+
+
+def test_what_joins_is_known_by_its_kind() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    class Swish(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(x)
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        one, two = m.swish(m.a(x)), m.b(x)
+        y = torch.maximum(one, two) + torch.stack([one - two, one / two]).sum(0)
+        return m.sum(m.scale * y, two)
+
+    net = Functional(body, a=conv(), b=conv(), swish=Swish(), sum=Sum())
+    net.scale = nn.Parameter(torch.ones(8, 1, 1))
+    joined = {r.type: r.joins for r in summarize(net).layers}
+    names = ("maximum", "sub", "div", "stack", "add", "Sum")
+    assert all(joined[name] for name in names)
+    assert not any(joined[name] for name in ("Conv2d", "Swish", "sum", "mul"))
+
+
+def test_the_image_is_not_what_a_first_layer_takes() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.a(F.pad(x, (2, 2, 2, 2)))
+
+    s = summarize(Functional(body, a=conv()))
+    assert s.layers[0].input_shape == (3, 36, 36)
+    assert s.input_shape == (3, 32, 32)
+
+
+def test_a_fixed_filter_counts_as_nothing() -> None:
+    class Blur(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("filters", torch.ones(8, 1, 3, 3) / 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.filters, stride=2, padding=1, groups=8)
+
+    s = summarize(nn.Sequential(conv(), Blur(), conv(8, 8, 1)))
+    assert (s.depthwise_separable, s.strided3x3) == (0, 0)
+    assert s.receptive_field == (5, 5)
+    learned = summarize(nn.Sequential(conv(), conv(8, 8, groups=8, stride=2), conv(8, 8, 1)))
+    assert (learned.depthwise_separable, learned.strided3x3) == (1, 1)
 
 
 def test_depthwise_separable_pairs() -> None:

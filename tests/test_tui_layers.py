@@ -92,20 +92,24 @@ def column(screen: LayersScreen, key: str) -> list[str]:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (NET[0], "r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1"),  # noqa: RUF001
-        (NET[2], "r = 3 + (3 − 1)·1 = 5, jump = 1·2 = 2"),  # noqa: RUF001
+        (NET[0], "r = 1 + (3 − 1)×1 = 3, jump = 1×1 = 1"),  # noqa: RUF001
+        (NET[2], "r = 3 + (3 − 1)×1 = 5, jump = 1×2 = 2"),  # noqa: RUF001
         (
             NET[3],
-            "k_eff = 2·(3 − 1) + 1 = 5, r = 5 + (5 − 1)·2 = 13, "  # noqa: RUF001
-            "jump = 2·1 = 2",
+            "k_eff = 2×(3 − 1) + 1 = 5, r = 5 + (5 − 1)×2 = 13, "  # noqa: RUF001
+            "jump = 2×1 = 2",  # noqa: RUF001
         ),
-        (NET[1], "receptive field 3: as its input, it looks at one position at a time"),
+        (NET[1], "receptive field 3: it looks at one position at a time of its inputs"),
+        (
+            plain("a.mul", type="mul", joins=False),
+            "receptive field 3: as its input, it looks at one position at a time",
+        ),
         (NET[4], "receptive field unknown: an if"),
-        (plain("a.add", type="add"), "receptive field 3: the largest of its inputs"),
+        (plain("a.sub", type="sub", joins=True), "receptive field 3: the union of its inputs"),
         (
             layer("tall", kernel=(3, 1), receptive_field=(3, 1)),
-            "height: r = 1 + (3 − 1)·1 = 3, jump = 1·1 = 1; "  # noqa: RUF001
-            "width: r = 1 + (1 − 1)·1 = 1, jump = 1·1 = 1",  # noqa: RUF001
+            "height: r = 1 + (3 − 1)×1 = 3, jump = 1×1 = 1; "  # noqa: RUF001
+            "width: r = 1 + (1 − 1)×1 = 1, jump = 1×1 = 1",  # noqa: RUF001
         ),
         (
             layer("gated", receptive_field=(34, 34), pooled=True),
@@ -185,6 +189,15 @@ def test_measured_columns_fit_and_come_first_where_asked(width: int, measured: b
     all_measured = {c.key for c in layer_table.COLUMNS if c.measured}
     assert {"path", "parameters"} <= keys
     assert (measured or width >= 160) == (all_measured <= keys)
+
+
+def test_a_block_with_all_parameters_has_all_of_them() -> None:
+    parts = [layer(f"a.{n}", parameters=1, share=0.1) for n in range(10)]
+    assert sum(part.share for part in parts) < 1, "rounded"
+    rest = plain("b")
+    block, single = layer_table.rows_of((*parts, rest), open_blocks=frozenset())
+    assert layer_table.WORDS["share"](block) == "100.0 %"
+    assert single.share == 0
 
 
 @pytest.mark.parametrize(
@@ -305,7 +318,7 @@ async def test_the_table(tmp_path: Path, size: tuple[int, int]) -> None:
         assert "✗" in limits, "86 % is less than 87 %"
         await pilot.press("down", "down", "down")
         assert "c2.1.conv" in text(screen, "#formula")
-        assert "r = 5 + (5 − 1)·2 = 13" in text(screen, "#formula")  # noqa: RUF001
+        assert "r = 5 + (5 − 1)×2 = 13" in text(screen, "#formula")  # noqa: RUF001
         await pilot.press("end")
         assert "unknown: an if" in text(screen, "#formula")
 

@@ -110,6 +110,8 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether it is the greater of what windows and pooled features see, as behind a gate."""
     reason: str = ""
     """Why the receptive field is unknown."""
+    joins: bool | None = None
+    """Whether it joins several tensors, as an addition; None in older logs."""
 
 
 class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
@@ -129,6 +131,8 @@ class ModelDescribed(Event, tag="ModelDescribed", frozen=True, kw_only=True):
     max_pools: Whole = 0
     global_average_pooling: bool | None = False
     fc_after_pooling: bool | None = False
+    input_shape: tuple[Whole, ...] = (3, 32, 32)
+    """Of an image: that of all runs whose log is older than this field."""
 
 
 class EpochStarted(Event, tag="EpochStarted", frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from trainer.cli.output import Column, clean, out, table, warn
 from trainer.lifecycle.submit import read_config
 from trainer.runs.origin import check_owner
 from trainer.runs.rundir import find
-from trainer.words import NO_CONVOLUTION, probability
+from trainer.words import NO_CONVOLUTION, UNKNOWN, probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,18 +176,21 @@ def _lines(answer: dict[str, Any]) -> list[Any]:
 
 def _field(answer: dict[str, Any]) -> str:
     size = answer["receptive_field"]
-    theory = f"{size[0]} x {size[1]}" if size else "unknown"
-    told = f"95 % of the gradient in {_box(answer['effective_box'])}"
+    theory = f"{size[0]} x {size[1]}" if size else UNKNOWN
+    place = answer["receptive_field_box"]
+    part = f"{_box(place)} of the image" if place else "its place in the image unknown"
     if not answer["effective_known"]:
         told = "the effective one is not known, the net keeps no gradients"
+    elif answer["effective_box"]:
+        told = f"95 % of the gradient in {_box(answer['effective_box'])}"
+    else:
+        told = "no pixel changes it"
     return (
         f"layer {clean(answer['layer'])}, receptive field of its centre: {theory} in theory, "
-        f"{_box(answer['receptive_field_box'])} of the image; {told}"
+        f"{part}; {told}"
     )
 
 
-def _box(box: tuple[int, int, int, int] | None) -> str:
-    if box is None:
-        return "nothing"
+def _box(box: tuple[int, int, int, int]) -> str:
     top, bottom, left, right = box
     return f"rows {top} to {bottom}, columns {left} to {right}"

@@ -113,9 +113,8 @@ def _warnings(summary: Summary) -> list[Text]:
     """Where the net does not look at all there is."""
     from model.coverage import layer_skips, short
 
-    image = summary.layers[0].input_shape if summary.layers else ()
     pooled = bool(summary.global_average_pooling or summary.fc_after_pooling)
-    found = [short(summary.receptive_field, image, pooled=pooled)] + [
+    found = [short(summary.receptive_field, summary.input_shape, pooled=pooled)] + [
         f"{layer.path}: {told}" for layer in summary.layers if (told := layer_skips(layer))
     ]
     return [Text(f"warning: {line}", style="yellow") for line in found if line]

@@ -73,7 +73,7 @@ inline void store(bf16* to, Floats value) {  // to the nearest, ties to even
     std::memcpy(to, &halves, sizeof halves);
 }
 
-// exp(x) for x <= 0: 2^n times a polynomial of the rest (Taylor to the fifth), relative error 3e-7
+// exp(x) for x <= 0: 2^n times a polynomial of the rest (Taylor to the sixth), relative error 3e-7
 inline Floats exp_negative(Floats x) {
     x = x > -87.0f ? x : all(-87.0f);
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number

@@ -308,6 +308,7 @@ def _announce(training: Training, *, resumed: bool) -> None:
             max_pools=summary.max_pools,
             global_average_pooling=summary.global_average_pooling,
             fc_after_pooling=summary.fc_after_pooling,
+            input_shape=summary.input_shape,
         )
     )
 

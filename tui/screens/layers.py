@@ -175,7 +175,7 @@ class LayersScreen(StoreScreen):
             )
         ]
         pooled = bool(net.global_average_pooling or net.fc_after_pooling)
-        if told := short(net.receptive_field, net.layers[0].input_shape, pooled=pooled):
+        if told := short(net.receptive_field, net.input_shape, pooled=pooled):
             parts[2:3] = []
             parts.insert(0, Text(told, style=colours["warning"]))
         return packed(parts, width - 2, " · ")

@@ -41,6 +41,8 @@ class Row:
     layers: tuple[LayerRow, ...]
     calls: tuple[Call, ...]
     """Which call of its module each of the layers is."""
+    total: int
+    """Parameters of the whole net."""
 
     @property
     def folded(self) -> bool:
@@ -60,7 +62,7 @@ class Row:
     @property
     def share(self) -> float:
         """Of all parameters of the net."""
-        return sum(layer.share for layer in self.layers)
+        return self.parameters / max(1, self.total)
 
     @property
     def macs(self) -> int | None:
@@ -87,8 +89,9 @@ def rows_of(
 ) -> list[Row]:
     """Rows in order; ``open_blocks``: the blocks that are not folded, ``None``: none is."""
     rows: list[Row] = []
+    total = sum(layer.parameters for layer in layers)
     singles = [
-        Row(layer.path, (layer,), (call,))
+        Row(layer.path, (layer,), (call,), total)
         for layer, call in zip(layers, _calls(layers), strict=True)
     ]
     for name, group in groupby(singles, key=lambda row: block_of(row.name)):
@@ -97,7 +100,7 @@ def rows_of(
             rows += members
         else:
             inside = tuple(row.last for row in members)
-            rows.append(Row(name, inside, tuple(row.calls[0] for row in members)))
+            rows.append(Row(name, inside, tuple(row.calls[0] for row in members), total))
     if sort == "parameters":
         rows.sort(key=lambda row: -row.parameters)
     elif sort == "macs":
@@ -370,11 +373,11 @@ def _tail(text: str, width: int) -> str:
 
 
 def formula(layer: LayerRow) -> str:
-    """How the layer's receptive field r follows from its input's: r + (k_eff - 1)·jump.
+    """How the layer's receptive field r follows from its input's: r + (k_eff - 1) * jump.
 
-    From the row alone: a layer with a window adds (k_eff - 1)·jump to its input's receptive field,
-    so that the input's is what is left; not behind a gate. Source: Araujo, Norris, Sim, "Computing
-    Receptive Fields of Convolutional Neural Networks", Distill 2019.
+    From the row alone: a layer with a window adds (k_eff - 1) * jump to its input's receptive
+    field, so that the input's is what is left; not behind a gate. Source: Araujo, Norris, Sim,
+    "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
     """
     if layer.receptive_field is None:
         return f"receptive field unknown: {layer.reason or 'no reason given'}"
@@ -400,8 +403,10 @@ def formula(layer: LayerRow) -> str:
 def _no_window(layer: LayerRow) -> str:
     if layer.jump is None:
         return "over all positions that are pooled, not clipped to the image"
-    if layer.type in ("add", "sum", "cat", "concat", "mul"):
-        return "the largest of its inputs"
+    if layer.joins is None:
+        return "it looks at one position at a time of its inputs"
+    if layer.joins:
+        return "the union of its inputs"
     return "as its input, it looks at one position at a time"
 
 
@@ -414,8 +419,8 @@ def _axis(out: int, kernel: int, stride: int, dilation: int, jump: int) -> str |
     into = out - (effective - 1) * before
     if into < 1:
         return None
-    k = "" if dilation == 1 else f"k_eff = {dilation}·({kernel} − 1) + 1 = {effective}, "  # noqa: RUF001
+    k = "" if dilation == 1 else f"k_eff = {dilation}×({kernel} − 1) + 1 = {effective}, "  # noqa: RUF001
     return (
-        f"{k}r = {into} + ({effective} − 1)·{before} = {out}, "  # noqa: RUF001
-        f"jump = {before}·{stride} = {jump}"
+        f"{k}r = {into} + ({effective} − 1)×{before} = {out}, "  # noqa: RUF001
+        f"jump = {before}×{stride} = {jump}"  # noqa: RUF001
     )
