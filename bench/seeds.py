@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import ExitStack
+from collections import deque
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,6 +37,7 @@ from trainer.lifecycle.submit import submit
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
+from trainer.spoiled import leave, spoiled
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> Outcome:
     settings.check(config)
     folder = submit(config, Path(runs_dir))
     ended = train_run(folder, Control(folder))
-    from trainer import device  # loads torch, which is not needed where seeds are counted
+    if not spoiled():
+        from trainer import device  # loads torch, which is not needed where seeds are counted
 
-    device.give_memory_back()  # else some dead runs stay on the GPU until Python looks for cycles
+        device.give_memory_back()  # else dead runs stay on the GPU until Python looks for cycles
     state = Follower(folder).catch_up()
     last, tta = state.latest_eval(), state.latest_eval("tta")
     if ended.state != "completed" or last is None or state.started is None:
@@ -89,32 +94,89 @@ def told(name: str, values: list[float]) -> str:
     )
 
 
+def serve(pipe: Connection, preset: str, overrides: list[str], runs_dir: str) -> None:
+    """A process of its own: train the seeds that come."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: who started it ends it
+    with suppress(EOFError):
+        while True:
+            seed = pipe.recv()
+            try:
+                result: Outcome | str = run(preset, overrides, runs_dir, seed)
+            except BaseException as error:
+                result = first_line(error)
+            pipe.send((result, not spoiled()))
+            if spoiled():
+                leave(1)
+
+
+class Slot:
+    """A process that trains one run after the other: loading torch and starting a GPU is paid for
+    once. One in which CUDA has failed, or that has died, costs its own seed alone.
+    """
+
+    def __init__(self, preset: str, overrides: list[str], runs_dir: str) -> None:
+        context: SpawnContext = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, preset, overrides, runs_dir))
+        self._process.start()
+        theirs.close()
+        self.seed = -1
+        self.lives = True
+        """Whether it can train another one."""
+
+    def begin(self, seed: int) -> None:
+        """Let it train a seed."""
+        self.seed = seed
+        self.pipe.send(seed)
+
+    def result(self) -> Outcome | str:
+        """What the seed came to, or why it failed; ``pipe`` tells when."""
+        result: Outcome | str
+        try:
+            result, self.lives = self.pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            self.lives, result = False, f"its process ended ({self._process.exitcode})"
+        if not self.lives:
+            self.end()
+        return result
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._process.terminate()
+        self._process.join()
+        self.pipe.close()
+
+
 def train(
     options: argparse.Namespace, overrides: list[str], runs_dir: str, found: list[Outcome]
 ) -> int:
     """Add what the seeds come to, each told of at once; how many failed."""
     failed = 0
-    # a worker trains one run after the other: loading torch and starting a GPU is paid for once
-    pool = ProcessPoolExecutor(options.at_once, mp_context=get_context("spawn"))
+    waiting = deque(range(options.seeds))
+    idle: list[Slot] = []
+    busy: dict[Connection, Slot] = {}
     try:
-        waiting: dict[Future[Outcome], int] = {
-            pool.submit(run, options.preset, overrides, runs_dir, seed): seed
-            for seed in range(options.seeds)
-        }
-        for future in as_completed(waiting):
-            if error := future.exception():
-                failed += 1
-                print(f"seed {waiting[future]} failed: {first_line(error)}", file=sys.stderr)
-            else:
-                found.append(future.result())
+        while waiting or busy:
+            while waiting and len(busy) < options.at_once:
+                slot = idle.pop() if idle else Slot(options.preset, overrides, runs_dir)
+                slot.begin(waiting.popleft())
+                busy[slot.pipe] = slot
+            for pipe in wait(list(busy)):
+                slot = busy.pop(pipe)
+                result = slot.result()
+                if slot.lives:
+                    idle.append(slot)
+                if isinstance(result, str):
+                    failed += 1
+                    print(f"seed {slot.seed} failed: {result}", file=sys.stderr)
+                    continue
+                found.append(result)
                 out = sys.stderr if options.json else sys.stdout
-                print(line(found[-1]), file=out, flush=True)
-    except BaseException:  # Ctrl-C, too: a worker takes it for the end of one run
-        for worker in active_children():
-            worker.terminate()
-        raise
+                print(line(result), file=out, flush=True)
     finally:
-        pool.shutdown(cancel_futures=True)
+        for slot in [*idle, *busy.values()]:
+            slot.end()
     return failed
 
 

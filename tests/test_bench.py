@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ from bench.slow_link import main as slow_link
 from bench.terminal import Terminal
 from tests.training_helpers import tiny_dataset, wait
 from trainer import config as settings
-from trainer import events, processes
+from trainer import events, processes, spoiled
 from trainer.errors import ConfigError
 from trainer.presets import catalog
 from trainer.runs.rundir import RunDir
@@ -199,29 +199,38 @@ def test_runs_that_cannot_be_compared_are_no_table(
     assert what in str(refused.value)
 
 
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        seeds, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
-    )
-
-
 def test_a_seed_that_fails_takes_no_other_with_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    before: list[int] = []
+
     def run(preset: str, overrides: list[str], runs_dir: str, seed: int) -> seeds.Outcome:
+        if spoils := [old for old in before if old == 2]:
+            raise RuntimeError(f"seeds {spoils} have spoiled this process")
+        before.append(seed)
         if seed == 1:
             raise RuntimeError("failed the disk is full")
+        if seed == 2:
+            error = RuntimeError("CUDA error: an illegal memory access was encountered")
+            spoiled.keep_if_spoiled(error)
+            raise error
+        if seed == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
         return seeds.Outcome(seed, 0.9, None, 1.0, "cpu")
 
     monkeypatch.setattr(seeds, "run", run)
-    _in_this_process(monkeypatch)
-    options = argparse.Namespace(preset="quick", seeds=3, at_once=2, json=False)
+    monkeypatch.setattr(seeds, "get_context", lambda _: get_context("fork"))
+    options = argparse.Namespace(preset="quick", seeds=7, at_once=2, json=False)
     found: list[seeds.Outcome] = []
-    assert seeds.train(options, [], "", found) == 1
-    assert sorted(outcome.seed for outcome in found) == [0, 2]
-    said = capsys.readouterr()
-    assert sorted(said.out.splitlines()) == ["seed 0: 90.00%", "seed 2: 90.00%"]
-    assert said.err == "seed 1 failed: failed the disk is full\n"
+    assert seeds.train(options, [], "", found) == 3
+    assert sorted(outcome.seed for outcome in found) == [0, 3, 5, 6]
+    said = capfd.readouterr()
+    assert sorted(said.out.splitlines()) == [f"seed {i}: 90.00%" for i in (0, 3, 5, 6)]
+    assert sorted(said.err.splitlines()) == [
+        "seed 1 failed: failed the disk is full",
+        "seed 2 failed: CUDA error: an illegal memory access was encountered",
+        "seed 4 failed: its process ended (-9)",
+    ]
 
 
 def test_seeds_that_are_ended_early_report_those_that_were_done(

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.tui_helpers import fake_worker, make_run, run_config
+from trainer import events
 from trainer.lifecycle.submit import submit
 from trainer.processes import child_environment
 from trainer.runs.control import send
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
+from trainer.runs.runlog import RunLog
 from tui.runs import launcher as launchers
 from tui.runs.launcher import Launcher, WorkerInfo
 
@@ -111,6 +113,39 @@ async def test_unexpected_death_names_the_signal_and_a_new_one_takes_the_next_ru
     await until(lambda: status(second) == "stopped")
 
 
+async def test_runs_that_wait_outlive_their_trainer(heard: Heard, tmp_path: Path) -> None:
+    launcher = heard.launcher("steps=40")
+    runs = [submit(run_config(), tmp_path / "runs") for _ in range(4)]
+    for run in runs:
+        assert launcher.queue(run.path)
+    await until(lambda: all(run.is_locked() for run in runs))
+    await until(lambda: launcher.info.phase == "training" and status(runs[0]) == "training")
+    send(runs[1], "stop")
+    log = RunLog(runs[1])  # as the trainer ends it then
+    log.emit(events.RunEnded(state="stopped"))
+    log.close()
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGKILL)
+    await until(lambda: heard.problems)
+    assert launcher.given == {runs[2].id, runs[3].id}
+    await until(lambda: status(runs[3]) == "completed")
+    ends = [status(run) for run in runs]
+    assert ends == ["crashed", "stopped", "completed", "completed"]
+    ended = "the trainer ended (signal SIGKILL)"
+    assert heard.problems == [f"{ended}; a new one takes the 2 runs that wait"]
+    launcher.close(busy=False)
+
+
+async def test_runs_that_wait_are_not_handed_on_for_ever(heard: Heard, tmp_path: Path) -> None:
+    launcher = heard.launcher("die=3")
+    run = submit(run_config(), tmp_path / "runs")
+    assert launcher.queue(run.path)
+    await until(lambda: launcher.info.phase == "dead")
+    ended = "the trainer ended (exit status 3): the last words"
+    assert heard.problems == [f"{ended}; a new one takes the run that waits", ended]
+    assert launcher.given == frozenset()
+
+
 async def test_its_last_words_are_told(heard: Heard) -> None:
     launcher = heard.launcher("die=3")
     launcher.start()
@@ -177,5 +212,5 @@ def test_a_folder_of_the_same_name_in_the_working_directory_is_not_run(tmp_path:
     done = subprocess.run(
         command, cwd=tmp_path, env=child_environment(), capture_output=True, check=True
     )
-    here = Path(launchers.__file__).resolve().parent.parent / "trainer" / "__init__.py"
+    here = Path(launchers.__file__).resolve().parents[2] / "trainer" / "__init__.py"
     assert Path(done.stdout.decode().strip()) == here

@@ -21,6 +21,8 @@ import platformdirs
 
 from trainer.processes import child_environment
 from trainer.protocol import Asked, Inspect, Inspected, Job, State
+from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 from tui.formatting import clean
 
 LOG_LIMIT = 1 << 20
@@ -106,6 +108,10 @@ class Launcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest = b""
         self._given: set[str] = set()
+        self._waiting: dict[str, Job] = {}
+        """Those of which it has not told that they train."""
+        self._handed_on = False
+        """Whether it has those of a trainer before it, and has trained none yet."""
         self.on_inspected: Callable[[Inspected], None] | None = None
         """Who wants answers about images; called on the event loop's thread."""
         self._question: int | None = None
@@ -160,6 +166,7 @@ class Launcher:
             self._tell(self.info, f"the trainer does not take the run: {error.strerror}")
             return False
         self._given.add(run.name)
+        self._waiting[run.name] = job
         return True
 
     def inspect(self, asked: Inspect) -> None:
@@ -255,6 +262,7 @@ class Launcher:
                 self.on_inspected(state.inspected)
         elif state.state == "refused":
             self._given.discard(Path(state.run).name)
+            self._waiting.pop(Path(state.run).name, None)
             self._tell(info, f"the trainer refused a run: {clean(state.error, 200)}")
         elif state.state == "failed":
             info = msgspec.structs.replace(info, phase="failed", error=state.error)
@@ -266,6 +274,9 @@ class Launcher:
                 )
             )
         elif state.state in ("loading", "training", "idle"):
+            if state.state == "training":
+                self._waiting.pop(state.run, None)
+                self._handed_on = False
             phase = "ready" if state.state == "idle" else state.state
             self._tell(msgspec.structs.replace(info, phase=phase))
 
@@ -281,9 +292,31 @@ class Launcher:
             process.wait()
         error = self.info.error if self.info.phase == "failed" else self._reason(process.returncode)
         told = self.info.phase == "failed"
+        lost = process.returncode != 0 and not told and not self._handed_on
+        waiting = [job for job in self._waiting.values() if _waits(job)] if lost else []
         self._forget()
-        self._tell(WorkerInfo(phase="dead", error=error), "" if told else error)
         self._answer_for_the_dead(clean(error, 200))
+        if self._hand_on(waiting):
+            runs = "run that waits" if len(waiting) == 1 else f"{len(waiting)} runs that wait"
+            self._tell(self.info, f"{error}; a new one takes the {runs}")
+        else:
+            self._tell(WorkerInfo(phase="dead", error=error), "" if told else error)
+
+    def _hand_on(self, waiting: Sequence[Job]) -> bool:
+        """Give a new trainer the runs that one before it had not begun; whether it has them.
+
+        Once, until one of them trains: what ends the trainer may end each.
+        """
+        if not waiting or not self.start():
+            return False
+        self._handed_on = True
+        with suppress(OSError):
+            for job in waiting:
+                self._write(job)
+                name = Path(job.run).name
+                self._given.add(name)
+                self._waiting[name] = job
+        return bool(self._given)
 
     def _reason(self, code: int) -> str:
         how = f"exit status {code}"
@@ -320,7 +353,15 @@ class Launcher:
                         pipe.close()
         self._process, self._rest = None, b""
         self._given.clear()
+        self._waiting.clear()
+        self._handed_on = False
 
     def _tell(self, info: WorkerInfo, problem: str = "") -> None:
         self.info = info
         self._listener(info, problem)
+
+
+def _waits(job: Job) -> bool:
+    """Whether a run was neither begun nor taken out of the queue: its log tells."""
+    state = Follower(RunDir(Path(job.run))).catch_up()
+    return state.waiting and state.ended is None
