@@ -229,6 +229,11 @@ def test_override_with_a_bad_value(value: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["/a\x7fb", "/😀", "it's \"\\", "two\nlines", 3, 0.1, True])
+def test_a_setting_is_read_as_what_it_was_made_of(value: object) -> None:
+    assert config.override({}, [config.setting("a.b", value)]) == {"a": {"b": value}}
+
+
 @given(st.dictionaries(st.sampled_from(["lr", "momentum"]), st.floats(1e-6, 0.99)))
 def test_override_takes_any_number_as_python_writes_it(values: dict[str, float]) -> None:
     made = config.from_mapping(

@@ -365,6 +365,11 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
     return result
 
 
+def setting(key: str, value: object) -> str:
+    """A value as ``override`` takes it, whatever is in it: ``data="/my data"``."""
+    return f"{key}={tomli_w.dumps({'v': value}).removeprefix('v = ').strip()}"
+
+
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
