@@ -270,6 +270,7 @@ def test_read_file(tmp_path: Path) -> None:
     [
         ({"target_accuracy": 87.0}, "limits.target_accuracy is a share, 0 to 1, not 87"),
         ({"max_parameters": -5}, "limits.max_parameters must not be below 0, but is -5"),
+        ({"max_parameters": 10**23}, "limits.max_parameters must be at most 1000000000000"),
         ({"min_receptive_field": -1}, "limits.min_receptive_field must not be below 0"),
     ],
 )

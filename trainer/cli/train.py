@@ -151,6 +151,13 @@ def train(
     calls = alerts.load(alert, stall_steps, on_end)
     if changed_net and resume is None:
         raise ConfigError("--changed-net goes with --resume: a new run takes the net as it is")
+    if trust_net and resume is None:
+        raise ConfigError("--trust-net goes with --resume: a new run's net is the one you name")
+    if detached and (alert is not None or stall_steps is not None):
+        raise ConfigError(
+            "--alert and --stall-steps ring in the terminal, which --detach leaves: take --on-end, "
+            "or give them to the app"
+        )
     found = False  # whether torchrun has started anew what trains it already
     if resume is not None:
         fixed = [value for key, value in asked.items() if key != "data" and value is not None]

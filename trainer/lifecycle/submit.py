@@ -16,7 +16,7 @@ from trainer.files.whole_file import whole_file
 from trainer.runs import control, net_files
 from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin, check_owner
-from trainer.runs.rundir import RunDir, create
+from trainer.runs.rundir import RunDir, create, option
 from trainer.runs.runlog import RunLog
 
 CONFIG_BYTES = 1 << 20
@@ -119,7 +119,7 @@ def no_checkpoint(run: RunDir) -> RunError:
     """A run that has trained cannot go on without what it has learnt."""
     return RunError(
         f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
-        f"'cifar-tui train {shlex.quote(str(run.config))}'"
+        f"'cifar-tui train {shlex.quote(str(run.config))}{option(run.path.parent)}'"
     )
 
 
