@@ -247,7 +247,7 @@ def check(options: argparse.Namespace) -> None:
         command.file(options.reference, "--reference")
     sources.load_test(options.data)
     if options.only != "reference":
-        overrides = [*options.set, f"data={json.dumps(options.data)}"]
+        overrides = [*options.set, settings.setting("data", options.data)]
         config = catalog.load(options.preset, overrides)
         settings.check(config)
         if config.evaluate.tta == "none":

@@ -12,7 +12,6 @@ that of a run as it is trained.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
+from trainer import config as settings
 from trainer import device as devices
 from trainer.config import TrainSettings
 from trainer.lifecycle.prepare import prepare
@@ -41,7 +41,8 @@ class Side:
 
     def __init__(self, options: argparse.Namespace, preset: str, folder: Path, every: bool) -> None:
         self._block = options.steps
-        overrides = [f"data={json.dumps(options.data)}", f"train.device='{options.device}'"]
+        asked = {"data": options.data, "train.device": options.device}
+        overrides = [settings.setting(key, value) for key, value in asked.items()]
         overrides += ["train.epochs=1000", f"train.layer_stats={USUAL if every else 0}"]
         config = catalog.load(preset, overrides + options.set)
         run = submit(config, folder)

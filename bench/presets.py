@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
+from trainer import config as settings
 from trainer.errors import ConfigError, UserError
 from trainer.lifecycle import submit
 from trainer.presets import catalog
@@ -62,7 +63,7 @@ def point(run: RunDir) -> Point | None:
     try:
         config = submit.read_config(run)
         state = Follower(run).catch_up()
-        asked = catalog.load(config.preset, [f"data={json.dumps(config.data)}"])
+        asked = catalog.load(config.preset, [settings.setting("data", config.data)])
     except UserError:
         return None
     if state.ended is None or state.ended.state != "completed" or not _whole(state):
@@ -98,8 +99,6 @@ def _whole(state: RunState) -> bool:
 
 def _is_preset(config: object, asked: object) -> bool:
     """Whether nothing but the seed, the device and the name was changed."""
-    from trainer import config as settings
-
     first, second = (settings.to_mapping(c) for c in (config, asked))  # type: ignore[arg-type]
     for values in (first, second):
         values.pop("name")
@@ -170,7 +169,7 @@ def keep(found: list[Point], runs_dir: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for p in found:
         run = RunDir(runs_dir / p.run)
-        source = json.dumps(submit.read_config(run).data)[1:-1]
+        source = json.dumps(submit.read_config(run).data, ensure_ascii=False)[1:-1]
         kept = []
         for line in run.log.read_text("utf-8").splitlines():
             entry = json.loads(line.replace(source, "FOLDER") if "/" in source else line)

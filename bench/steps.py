@@ -12,7 +12,6 @@ both gradients; the matrix rate is that of bf16 matrices of 8192 (on a CPU 2048)
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
+from trainer import config as settings
 from trainer import device as devices
 from trainer import schedule
 from trainer.lifecycle.prepare import prepare
@@ -59,8 +59,9 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def training_of(options: argparse.Namespace, folder: Path) -> Training:
-    data = f"data={json.dumps(options.data)}"
-    config = catalog.load(options.preset, [data, f"train.device='{options.device}'", *options.set])
+    asked = {"data": options.data, "train.device": options.device}
+    overrides = [settings.setting(key, value) for key, value in asked.items()]
+    config = catalog.load(options.preset, [*overrides, *options.set])
     run = submit(config, folder)
     return prepare(run, config, RunLog(run), Control(run), None, resume=False)
 

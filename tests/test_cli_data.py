@@ -264,3 +264,26 @@ def test_a_folder_cannot_be_downloaded(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("data", "--download", "--data", tmp_path)
     assert code == 2
     assert "cannot be downloaded" in err
+
+
+def test_nothing_is_told_of_a_download_that_is_none(cli: Cli) -> None:
+    code, text, err = cli("data", "--data", "synthetic", "--download")
+    assert (code, text) == (2, "")
+    assert err == "cifar-tui: synthetic cannot be downloaded, only cifar10 and cifar100\n"
+
+
+def test_a_preset_without_a_preview_is_refused(cli: Cli) -> None:
+    code, text, err = cli("data", "--data", "synthetic", "--preset", "nope")
+    assert (code, text) == (2, "")
+    assert err == "cifar-tui: --preset says what --preview shows: give both, or neither\n"
+
+
+def test_the_advice_names_the_data_directory(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "my data"
+    code, _, err = cli("data", "--data", "cifar100", "--data-dir", place)
+    assert code == 2
+    assert f"cifar-tui data --download --data cifar100 --data-dir '{place}'" in err
+    assert "--data-dir" not in cli("data")[2]
+    (place / "cifar-10-batches-py").mkdir(parents=True)
+    _, _, err = cli("train", "quick", "--data", "cifar10", "--data-dir", place)
+    assert f"cifar-tui data --download --data-dir '{place}'" in err

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench import long_log
 from tests import sample_log
 from tests.tui_helpers import make_run
 from trainer import events
@@ -377,3 +378,38 @@ def test_numbers() -> None:
 def test_json_is_never_nan(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     Output().json({"a": float("nan"), "b": [float("inf")]})
     assert capsysbinary.readouterr().out == b'{"a":null,"b":[null]}\n'
+
+
+def test_a_description_reaches_no_terminal_as_a_command(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "evil.toml"
+    evil = "red \x9b31m, \u202eturned, \x85 a line"
+    path.write_text(f"description = '{evil}'\n", "utf-8")
+    code, text, _ = cli("presets", path)
+    assert code == 0
+    assert "\\u009b31m, \\u202eturned, \\u0085 a line" in text
+    assert not set("\x9b\x85\u202e") & set(text)
+    assert tomllib.loads(text)["description"] == evil
+
+
+def test_the_advice_names_the_runs_directory(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "my runs"
+    assert f"'cifar-tui train quick --runs-dir '{place}''" in cli("runs", "--runs-dir", place)[2]
+    err = cli("show", "nope", "--runs-dir", place)[2]
+    assert f"'cifar-tui runs --runs-dir '{place}'' lists them" in err
+    assert "--runs-dir" not in cli("show", "nope")[2]
+
+
+def test_ids_keep_their_end_on_a_narrow_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for end in ("3f9c", "77aa"):
+        long_log.write_run(RunDir(tmp_path / f"20261123-120000-dws-late-{end}"), epochs=1, each=1)
+    monkeypatch.setenv("COLUMNS", "40")
+    _, text, _ = cli("runs", "--runs-dir", tmp_path)
+    assert [line.split()[0][-5:] for line in text.splitlines()[1:]] == ["-77aa", "-3f9c"]
+
+
+def test_the_length_of_no_list_is_refused(cli: Cli) -> None:
+    code, _, err = cli("diff", "last", "--top", 3)
+    assert code == 2
+    assert err == "cifar-tui: --top says how many --list lists: give both, or neither\n"

@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench import long_log
 from tests import fake_session
+from tests.training_helpers import tiny_run
 from tests.tui_helpers import make_run
 from trainer import config, events
 from trainer.cli import main, train
@@ -588,3 +590,35 @@ def test_a_run_where_there_are_no_locks_leaves_no_folder(
     assert code == 2
     assert "this file system has no locks" in err
     assert scan(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--detach --alert best", "--alert and --stall-steps ring in the terminal"),
+        ("--detach --stall-steps 5", "--alert and --stall-steps ring in the terminal"),
+        ("--trust-net", "--trust-net goes with --resume"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    checked: Cli, tmp_path: Path, words: str, said: str
+) -> None:
+    code, text, err = checked("quick", "--data", "synthetic", *words.split())
+    assert (code, text) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_advice_for_a_run_without_a_checkpoint_names_the_runs_directory(
+    checked: Cli, tmp_path: Path
+) -> None:
+    run = tiny_run(tmp_path / "my place")
+    place = run.path.parent
+    log = RunLog(run)
+    log.begin_attempt()
+    log.emit(long_log.started(10))
+    log.close()
+    code, _, err = checked("--resume", "last", "--runs-dir", place)
+    assert code == 2
+    assert f"cifar-tui train '{run.config}' --runs-dir '{place}''" in err

@@ -229,6 +229,11 @@ def test_override_with_a_bad_value(value: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["/a\x7fb", "/😀", "it's \"\\", "two\nlines", 3, 0.1, True])
+def test_a_setting_is_read_as_what_it_was_made_of(value: object) -> None:
+    assert config.override({}, [config.setting("a.b", value)]) == {"a": {"b": value}}
+
+
 @given(st.dictionaries(st.sampled_from(["lr", "momentum"]), st.floats(1e-6, 0.99)))
 def test_override_takes_any_number_as_python_writes_it(values: dict[str, float]) -> None:
     made = config.from_mapping(
@@ -265,6 +270,7 @@ def test_read_file(tmp_path: Path) -> None:
     [
         ({"target_accuracy": 87.0}, "limits.target_accuracy is a share, 0 to 1, not 87"),
         ({"max_parameters": -5}, "limits.max_parameters must not be below 0, but is -5"),
+        ({"max_parameters": 10**23}, "limits.max_parameters must be at most 1000000000000"),
         ({"min_receptive_field": -1}, "limits.min_receptive_field must not be below 0"),
     ],
 )

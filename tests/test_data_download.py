@@ -235,3 +235,14 @@ def test_what_is_longer_than_the_official_archive_is_not_kept(
     monkeypatch.setattr(downloads, "LONGEST", len(official))
     server.announced = -1
     assert download("cifar10", tmp_path / "data").is_dir()
+
+
+def test_a_set_that_is_there_is_verified_where_nothing_can_be_written(
+    tmp_path: Path, official: bytes, server: Server
+) -> None:
+    first = download("cifar10", tmp_path / "data")
+    lock = tmp_path / "data" / ".cifar-10-batches-py.lock"
+    lock.unlink()
+    lock.mkdir()  # it cannot be opened, not even by root
+    assert download("cifar10", tmp_path / "data") == first
+    assert server.requests == 1

@@ -30,6 +30,7 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps"
 """The same in words."""
 Tta = Literal["none", "flip", "flip+shift"]
 NAME_LIMIT = 80
+LARGEST_LIMIT = 10**12
 DEEPEST = 20
 """Tables in tables in tables of a file: no setting lies deeper than three."""
 
@@ -255,6 +256,8 @@ def check_limits(limits: LimitSettings) -> None:
             continue
         if value < 0:
             raise ConfigError(f"limits.{name} must not be below 0, but is {value}")
+        if value > LARGEST_LIMIT:
+            raise ConfigError(f"limits.{name} must be at most {LARGEST_LIMIT}, but is {value}")
     if (target := limits.target_accuracy) is not None and target > 1:
         raise ConfigError(f"limits.target_accuracy is a share, 0 to 1, not {target:g}")
 
@@ -363,6 +366,11 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
                 raise ConfigError(f"--set {setting}: {part} is no table")
         table[parts[-1]] = value
     return result
+
+
+def setting(key: str, value: object) -> str:
+    """A value as ``override`` takes it, whatever is in it: ``data="/my data"``."""
+    return f"{key}={tomli_w.dumps({'v': value}).removeprefix('v = ').strip()}"
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

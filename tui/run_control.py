@@ -100,8 +100,10 @@ class RunControl:
 
     def overrides(self) -> list[str]:
         """What the app's own choices add to a preset."""
-        device = [f"train.device={self._app.device}"] if self._app.device else []
-        return [f"data={_toml(anchored_data(self._data))}", *device]
+        from trainer.config import setting  # not for the first paint
+
+        device = [setting("train.device", self._app.device)] if self._app.device else []
+        return [setting("data", anchored_data(self._data)), *device]
 
     async def start(self) -> None:
         """Start the chosen preset on the chosen data, or say what is missing."""
@@ -395,10 +397,3 @@ def _epoch(run: Follower) -> str:
     planned = run.state.queued.epochs if run.state.queued else 0
     now = run.state.progress.epoch if run.state.progress else run.state.epochs_trained
     return f"{now}/{planned}"
-
-
-def _toml(text: str) -> str:
-    """A string as TOML, whatever is in it."""
-    import json  # not for the first paint
-
-    return json.dumps(text, ensure_ascii=False)

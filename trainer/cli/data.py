@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.data.report import DataReport
 
 COLUMNS = (Column("class", flexible=True), Column("train", right=True), Column("test", right=True))
+PRESET = "dws-late"
 STEP_SECONDS = 0.1
 """Between two lines of progress for scripts."""
 
@@ -37,20 +38,27 @@ def data(
         bool, typer.Option("--preview", help="Show augmented training images in the terminal.")
     ] = False,
     preset: Annotated[
-        str, typer.Option("--preset", help="Whose augmentation and image sizes the preview shows.")
-    ] = "dws-late",
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="PRESET",
+            help=f"Whose augmentation and image sizes the preview shows; default: {PRESET}.",
+        ),
+    ] = None,
     json: JsonOption = False,
     data_directory: DataDirOption = None,
 ) -> None:
     """Say what images there are: counts, checksums, mean and std."""
     if json and preview:
         raise ConfigError("--preview is for people: leave out --preview or --json")
+    if preset is not None and not preview:
+        raise ConfigError("--preset says what --preview shows: give both, or neither")
     source, place = data or "cifar10", data_dir(data_directory)
     try:
         if download:
             _download(source, place, json)
         if preview:
-            _preview(source, place, preset)
+            _preview(source, place, preset or PRESET)
             return
         from trainer.data.report import report_on
 
@@ -91,10 +99,17 @@ def _json_progress() -> Callable[[int, int], None]:
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, one line otherwise; standard output stays for the report."""
+    """A bar on a terminal, else a line once it begins; standard output stays for the report."""
     if not sys.stderr.isatty():
-        warn(title)
-        yield lambda done, total: None
+        told = False
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if not told:
+                warn(title)
+            told = True
+
+        yield tell
         return
     from rich.console import Console
 

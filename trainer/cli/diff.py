@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RUN_COLUMNS = (
     Column(""),
-    Column("run", flexible=True),
+    Column("run", flexible=True, tail=True),
     Column("epoch", right=True),
     Column("test accuracy", right=True),
     Column("mean confidence", right=True, keep=6),
@@ -83,6 +83,8 @@ def diff(
     In JSON mcnemar_exact_p is null where it is below 1e-300, and mcnemar_exact_log10_p is its
     logarithm in any case.
     """
+    if top is not None and listed is None:
+        raise ConfigError("--top says how many --list lists: give both, or neither")
     place = runs_dir(directory)
     first = open_evaluation(place, run, epoch)
     second = open_evaluation(place, other or run, other_epoch)

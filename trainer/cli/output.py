@@ -50,11 +50,16 @@ _UNSEEN = re.compile(
 )
 
 
+def escaped(text: str) -> str:
+    """JSON or TOML with escapes for the characters that both allow and terminals obey."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def visible(json: bytes) -> bytes:
-    """JSON with escapes for the control characters that JSON allows and terminals obey."""
+    """The same of JSON in bytes."""
     if json.isascii() and b"\x7f" not in json:
         return json
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.decode()).encode()
+    return escaped(json.decode()).encode()
 
 
 class Output:
@@ -198,6 +203,8 @@ class Column:
     """What goes first when the terminal is narrow: the lowest; 9 stays."""
     flexible: bool = False
     """May be cut with an ellipsis when nothing more can go."""
+    tail: bool = False
+    """Keeps its end when it is cut: ids begin alike."""
 
 
 def table(
@@ -250,13 +257,18 @@ def _row(row: list[Text], shown: list[int], columns: Sequence[Column], widths: l
     for i in shown:
         cell, space = row[i].copy(), widths[i] - cell_len(row[i].plain)
         if space < 0:
-            cell = Text(set_cell_size(cell.plain, widths[i] - 1) + "…", style=cell.style)
-            space = 0
+            cell, space = Text(_cut(cell.plain, widths[i], columns[i].tail), style=cell.style), 0
         padding = Text(" " * space)
         parts.append(padding + cell if columns[i].right else cell + padding)
     line = Text(GAP).join(parts)
     line.rstrip()
     return line
+
+
+def _cut(text: str, width: int, tail: bool) -> str:
+    if tail:
+        return "…" + set_cell_size(text[::-1], width - 1)[::-1]
+    return set_cell_size(text, width - 1) + "…"
 
 
 def _terminal_width() -> int | None:

@@ -9,7 +9,7 @@ import typer
 
 from trainer import config as settings
 from trainer.cli.options import JsonOption
-from trainer.cli.output import Column, count, out, table
+from trainer.cli.output import Column, clean, count, escaped, out, table
 from trainer.config import RunConfig
 from trainer.presets import catalog
 
@@ -38,8 +38,9 @@ def presets(
         return
     # without its name: a file that was edited is another preset
     own = msgspec.structs.replace(config, preset="")
-    lines = settings.to_toml(own).splitlines()
-    head = f"# Preset {name}. Save it as mine.toml, edit it, then: cifar-tui train mine.toml"
+    # split before others escape what Python takes for the end of a line, too
+    lines = escaped(settings.to_toml(own)).split("\n")
+    head = f"# Preset {clean(name)}. Save it as mine.toml, edit it, then: cifar-tui train mine.toml"
     out.lines(head, *(line for line in lines if line not in ('preset = ""', 'name = ""')))
 
 

@@ -27,13 +27,13 @@ from trainer.cli.output import (
 )
 from trainer.events import EvalEnded
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import find, scan
+from trainer.runs.rundir import find, option, scan
 from trainer.runs.runlog import Tail
 from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 
 RUN_COLUMNS = (
-    Column("run", flexible=True),
+    Column("run", flexible=True, tail=True),
     Column("state"),
     Column("name", keep=1),
     Column("preset", keep=4),
@@ -123,7 +123,7 @@ def runs(
     if json:
         out.json(found)
     elif not found:
-        warn(f"no runs in {place}: 'cifar-tui train quick' starts one")
+        warn(f"no runs in {place}: 'cifar-tui train quick{option(place)}' starts one")
     else:
         out.lines(*table(RUN_COLUMNS, [_line(run) for run in found]))
 

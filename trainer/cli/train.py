@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import tomli_w
 import typer
 
 from trainer import events
@@ -30,6 +29,7 @@ from trainer.cli.options import (
 )
 from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
+from trainer.config import setting
 from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.rank import COMPLETED, dismiss, follow
 from trainer.distributed.world import from_environment
@@ -147,11 +147,18 @@ def train(
         "train.max_restarts": max_restarts,
         "optimizer.lr": lr,
     }
-    given = [f"{key}={_toml(value)}" for key, value in asked.items() if value is not None]
+    given = [setting(key, value) for key, value in asked.items() if value is not None]
     overrides, place = [*given, *(settings or [])], data_dir(data_directory)
     calls = alerts.load(alert, stall_steps, on_end)
     if changed_net and resume is None:
         raise ConfigError("--changed-net goes with --resume: a new run takes the net as it is")
+    if trust_net and resume is None:
+        raise ConfigError("--trust-net goes with --resume: a new run's net is the one you name")
+    if detached and (alert is not None or stall_steps is not None):
+        raise ConfigError(
+            "--alert and --stall-steps ring in the terminal, which --detach leaves: take --on-end, "
+            "or give them to the app"
+        )
     found = False  # whether torchrun has started anew what trains it already
     if resume is not None:
         fixed = [value for key, value in asked.items() if key != "data" and value is not None]
@@ -265,8 +272,3 @@ def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
 
 def _is_live() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-
-
-def _toml(value: object) -> str:
-    """A value as TOML, as ``--set`` wants it."""
-    return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()

@@ -51,6 +51,8 @@ def download(
     target = data_dir / layout.folder
     partial = data_dir / f".{layout.folder}.partial"
     try:
+        if target.exists():  # a set that several share may lie where only one of them writes
+            return _verify(target, layout)
         data_dir.mkdir(parents=True, exist_ok=True)
         with _alone(data_dir / f".{layout.folder}.lock"):
             if target.exists():
@@ -105,12 +107,12 @@ def _fetch(layout: Layout, path: Path, progress: Callable[[int, int], None]) -> 
     if done < total:
         raise DataError(
             f"the download of {layout.title} ended after {done:,} of {total:,} bytes: "
-            f"run {layout.download_command} again"
+            f"run {layout.download_command()} again"
         )
     if digest.hexdigest() != md5:
         raise DataError(
             f"the downloaded {layout.title} does not have the official checksum and was deleted: "
-            f"run {layout.download_command} again, {INSTEAD}"
+            f"run {layout.download_command()} again, {INSTEAD}"
         )
 
 
@@ -146,8 +148,11 @@ def _unpack(layout: Layout, archive: Path, folder: Path) -> None:
 
 def _verify(folder: Path, layout: Layout) -> Path:
     """The folder, when all its files are there and official."""
-    for name, md5 in {**layout.train, **layout.test, **layout.meta}.items():
-        python_layout.read_verified(folder / name, md5, layout)
+    try:
+        for name, md5 in {**layout.train, **layout.test, **layout.meta}.items():
+            python_layout.read_verified(folder / name, md5, layout)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     return folder
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,11 @@ class Layout:
         """All names."""
         return (*self.train, *self.test, *self.meta)
 
-    @property
-    def download_command(self) -> str:
-        """What to type to get these files, quoted."""
+    def download_command(self, data_dir: Path | None = None) -> str:
+        """What to type to get these files, into a data directory that was named, quoted."""
         option = "" if self.kind == "cifar10" else f" --data {self.kind}"
+        if data_dir is not None:
+            option += f" --data-dir {shlex.quote(str(data_dir))}"
         return f"'cifar-tui data --download{option}'"
 
 
@@ -164,13 +166,13 @@ def read_verified(path: Path, md5: str, layout: Layout) -> bytes:
     if not path.is_file():
         raise DataError(
             f"{path.name} is missing in {path.parent}: delete the folder and run "
-            f"{layout.download_command}"
+            f"{layout.download_command()}"
         )
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise DataError(
             f"{path} does not have the official checksum and was not opened: delete the folder "
-            f"and run {layout.download_command}"
+            f"and run {layout.download_command()}"
         )
     return content
 

@@ -192,21 +192,21 @@ def available(source: str, *, data_dir: Path | None = None) -> Availability:
     except DataError as error:
         return Availability(source, False, str(error), kind)
     if missing:
-        line = f"{', '.join(missing)} missing in {place.path}: {_remedy(place)}"
+        line = f"{', '.join(missing)} missing in {place.path}: {_remedy(place, data_dir)}"
         return Availability(source, False, printable(line), place.kind, place.path, missing)
     return Availability(source, True, printable(place.source), place.kind, place.path)
 
 
-def _remedy(place: Place) -> str:
+def _remedy(place: Place, data_dir: Path | None) -> str:
     if isinstance(place.layout, python_layout.Layout):
-        return f"delete the folder and run {place.layout.download_command}"
+        return f"delete the folder and run {place.layout.download_command(data_dir)}"
     return "copy it there" if len(place.missing()) == 1 else "copy them there"
 
 
 def _place(source: str, data_dir: Path | None) -> Place:
     layout = python_layout.LAYOUTS.get(source)
     if layout is not None:
-        return _named_place(layout, data_dir or default_data_dir())
+        return _named_place(layout, data_dir)
     folder = home(source)
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
@@ -220,7 +220,8 @@ def _place(source: str, data_dir: Path | None) -> Place:
     return found
 
 
-def _named_place(layout: python_layout.Layout, data_dir: Path) -> Place:
+def _named_place(layout: python_layout.Layout, named: Path | None) -> Place:
+    data_dir = named or default_data_dir()
     folder = data_dir / layout.folder
     if folder.is_dir():
         return Place(folder, layout)
@@ -231,7 +232,7 @@ def _named_place(layout: python_layout.Layout, data_dir: Path) -> Place:
         else "give a folder with --data"
     )
     raise DataError(
-        f"{layout.title} is not in {data_dir}: run {layout.download_command}, "
+        f"{layout.title} is not in {data_dir}: run {layout.download_command(named)}, "
         f"{hint}, or train on --data synthetic"
     )
 

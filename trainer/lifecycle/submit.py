@@ -17,7 +17,7 @@ from trainer.files.whole_file import whole_file
 from trainer.runs import control, net_files
 from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin, check_owner
-from trainer.runs.rundir import NoLocksError, RunDir, create
+from trainer.runs.rundir import NoLocksError, RunDir, create, option
 from trainer.runs.runlog import RunLog, Tail
 from trainer.runs.runstate import RunState
 
@@ -134,7 +134,7 @@ def no_checkpoint(run: RunDir) -> RunError:
     """A run that has trained cannot go on without what it has learnt."""
     return RunError(
         f"run {run.id} has no checkpoint to go on from: start a new run in its place with "
-        f"'cifar-tui train {shlex.quote(str(run.config))}'"
+        f"'cifar-tui train {shlex.quote(str(run.config))}{option(run.path.parent)}'"
     )
 
 

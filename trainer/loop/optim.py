@@ -27,6 +27,9 @@ class Muon(torch.optim.Optimizer):
     orthogonalised in one batch. As in airbench, a layer's filters are scaled to norm sqrt(out)
     before their update, so the learning rate is relative, and the weight decay acts within its
     step only: the next one's scaling undoes it.
+
+    Not ``torch.optim.Muon``: that takes matrices alone, scales no filters, and has no streams for
+    shapes side by side.
     """
 
     def __init__(

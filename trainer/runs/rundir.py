@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -435,6 +436,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return False
 
 
+def option(runs_dir: Path) -> str:
+    """What a command needs behind it to find this runs directory; empty: nothing."""
+    return "" if runs_dir == default_runs_dir() else f" --runs-dir {shlex.quote(str(runs_dir))}"
+
+
 def find(runs_dir: Path, query: str) -> RunDir:
     """The run of an id, of a part of an id that only one run has, or ``last``.
 
@@ -449,6 +455,8 @@ def find(runs_dir: Path, query: str) -> RunDir:
     if len(fits) == 1:
         return fits[0]
     if not fits:
-        raise RunError(f"no run {query!r} in {runs_dir}: 'cifar-tui runs' lists them")
+        raise RunError(
+            f"no run {query!r} in {runs_dir}: 'cifar-tui runs{option(runs_dir)}' lists them"
+        )
     some = ", ".join(run.id for run in fits[:3])
     raise RunError(f"{len(fits)} runs fit {query!r} ({some}, …): write more of the id")
