@@ -90,6 +90,48 @@ async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> N
         await until(pilot, lambda: not app.store.active())
 
 
+# what the filter leaves out
+
+
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_run_that_the_filter_hides_is_shown_when_it_begins(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RunTable)
+        await until(pilot, lambda: table.order == (old.id,))
+        await pilot.press("slash", *"stopped", "enter", "s")
+        await until(pilot, lambda: len(table.order) == 2)
+        await until(pilot, lambda: table.chosen == app.store.selected != old.id)
+        assert app.screen.query_one("#filter", Input).value == ""
+        name = app.store.followers[app.store.selected or ""].name
+        assert f"{name} has begun: the filter hid it and is cleared" in told(app)
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
+
+
+async def test_keys_mean_the_highlighted_run_or_none(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="alpha", done=1, end="stopped")
+    new = make_run(tmp_path / "runs", name="beta", seed=2, created=600)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RunTable)
+        await until(pilot, lambda: len(table.order) == 2)
+        await pilot.press("slash", *"alpha", "enter")
+        await until(pilot, lambda: app.store.selected == old.id)
+        app.store.selected = new.id  # as from the palette
+        app.repaint()
+        assert app.store.selected == table.chosen == old.id
+        assert app.runs.resumable()
+        await pilot.press("slash", *"zzz", "enter")
+        await until(pilot, lambda: table.order == ())
+        assert not app.runs.resumable()
+        await pilot.press("r", "d")
+        assert told(app) == []
+        assert len(app.screen_stack) == 2
+
+
 # a run that goes
 
 

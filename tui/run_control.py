@@ -147,22 +147,27 @@ class RunControl:
             others = f"{len(before)} other{'s' * (len(before) > 1)}"
             app.tell(f"{name} is queued behind {others}", kind="queued")
         else:
-            app.store.selected = run.id
-            app.stay()
+            app.choose_begun(run.id)
         app.poll()
         app.refresh_bindings()
         return queued
 
+    @property
+    def chosen(self) -> Follower | None:
+        """The run that keys mean; none where the list is visible and its filter fits no run."""
+        screen = self._app.main_screen()
+        return self._app.store.current if screen is None or screen.points_at_run else None
+
     def resumable(self) -> bool:
         """Whether the chosen run ended before it was done."""
-        current = self._app.store.current
+        current = self.chosen
         return current is not None and current.status in ("stopped", "failed", "crashed")
 
     async def resume(self) -> None:
         """Queue the chosen run once more, from its checkpoint if it ever began, or say why not."""
         from trainer.lifecycle.submit import resubmit
 
-        app, run = self._app, self._app.store.current
+        app, run = self._app, self.chosen
         if run is None:
             return
         if run.status == "paused":
@@ -273,7 +278,7 @@ class RunControl:
         """The run that stop, pause and checkpoint mean: the chosen one, else one that trains or is
         paused, else the first that waits.
         """
-        current, active = self._app.store.current, self._app.store.active()
+        current, active = self.chosen, self._app.store.active()
         if current in active:
             return current
         return min(active, key=lambda run: run.status == "queued", default=None)

@@ -98,6 +98,11 @@ class StoreScreen(Screen[None]):
         if self.app.app_focus:
             self.app.call_later(self.cifar.go_home)
 
+    @property
+    def points_at_run(self) -> bool:
+        """Whether the chosen run is seen to be chosen: else keys do not mean it."""
+        return True
+
     def shows(self, run: str) -> bool:
         """Whether it is about this run, which was chosen until it went."""
         return True
