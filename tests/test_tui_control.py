@@ -90,6 +90,22 @@ async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> N
         await until(pilot, lambda: not app.store.active())
 
 
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_run_that_never_began_is_told_to_wait_in_one_sentence(tmp_path: Path) -> None:
+    never = make_run(tmp_path / "runs", name="never", done=0, end=None)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("s")
+        await until(pilot, lambda: any(run.status == "training" for run in app.store))
+        app.store.selected = never.id
+        await pilot.press("r")
+        await until(pilot, lambda: "never is queued behind 1 other: then it begins" in told(app))
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
+
+
 # what the filter leaves out
 
 

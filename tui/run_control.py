@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
@@ -15,6 +16,7 @@ from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.run_words import run_name
 from tui.runs.store import ACTIVE, Changes
+from tui.screens.base import StoreScreen
 from tui.screens.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class RunControl:
         self.stopping: set[str] = set()
         """Runs that were asked to stop and have not ended yet."""
         self._quitting: Quit | None = None
+        self._unstarted: tuple[str, dict[str, str], str] | None = None
+        """Preset and fields of the form whose run was refused after it closed, and why."""
 
     # ---- data and preset --------------------------------------------------------------------
 
@@ -120,22 +124,26 @@ class RunControl:
             return
         await self.submit(config)
 
-    async def submit(self, config: RunConfig) -> bool:
-        """Put a run on disk and give it to the trainer; whether that worked."""
+    async def submit(self, config: RunConfig, refused: Callable[[str], None] | None = None) -> bool:
+        """Put a run on disk and give it to the trainer; whether that worked.
+
+        ``refused``: is told why nothing was put there; by default the user is.
+        """
         from trainer.lifecycle.submit import name_of, submit
 
         def admit() -> RunDir:
             return submit(admitted(config), app.store.runs_dir.absolute())
 
         app = self._app
+        refused = refused or self._not_started
         lacking = app.worker.info.lacks_for(config.train.device, config.train.processes)
         if lacking:
-            app.tell(lacking, severity="error", title="Not started")
+            refused(lacking)
             return False
         try:
             run = await asyncio.to_thread(admit)
         except UserError as error:
-            app.tell(str(error), severity="error", title="Not started")
+            refused(str(error))
             return False
         before = self.ours()
         app.store.expect(run.id)
@@ -151,6 +159,9 @@ class RunControl:
         app.poll()
         app.refresh_bindings()
         return queued
+
+    def _not_started(self, why: str) -> None:
+        self._app.tell(why, severity="error", title="Not started")
 
     @property
     def chosen(self) -> Follower | None:
@@ -185,9 +196,11 @@ class RunControl:
         app.store.expect(run.run.id)
         if app.worker.queue(run.run.path, resume=True):
             again = run.run.has_checkpoint("last")
-            where = "goes on from its checkpoint" if again else "begins: it had not yet"
+            where = "goes on from its checkpoint" if again else "begins"
             if before:
                 where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
+            elif not again:
+                where = "begins: it had not yet"
             app.tell(f"{run_name(run)} {where}", kind="queued")
         else:
             app.store.give_up(app.worker.given)
@@ -260,17 +273,28 @@ class RunControl:
         self._app.push_screen(Choice("Preset", text, choices, chosen=self.preset), chosen)
 
     def open_form(self) -> None:
-        """The form of a new run."""
+        """The form of a new run; after a refusal with what was typed."""
         from tui.screens.new_run import NewRun
 
         self._app.expect_run()
+        preset, typed, why = self._unstarted or (self.preset, None, "")
+        self._unstarted = None
+        form = NewRun(preset, self._data, self._app.device, typed=typed, why=why)
+
+        def refused(why: str) -> None:
+            self._unstarted = form.preset, form.typed, why
+            if isinstance(self._app.screen, StoreScreen):
+                self.open_form()
+            else:  # n opens it again
+                self._not_started(why)
 
         def filled(config: RunConfig | None) -> None:
             if config is not None:
                 self._app.stay()
-                self._app.run_worker(self.submit(config), group="start", description="start a run")
+                start = self.submit(config, refused)
+                self._app.run_worker(start, group="start", description="start a run")
 
-        self._app.push_screen(NewRun(self.preset, self._data, self._app.device), filled)
+        self._app.push_screen(form, filled)
 
     # ---- control ----------------------------------------------------------------------------
 
