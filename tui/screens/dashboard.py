@@ -27,6 +27,7 @@ class DashboardScreen(ChartScreen):
     """The chosen run, live or as it was: both are the same fold."""
 
     CSS_PATH = "dashboard.tcss"
+    AUTO_FOCUS = "EpochTable"
     CHARTS = (
         ("loss", "loss", ("train", "test")),
         ("accuracy", "accuracy", ("train", "test")),
@@ -68,6 +69,7 @@ class DashboardScreen(ChartScreen):
             return
         if self.has_class("-no-run") != (run is None):
             self.set_class(run is None, "-no-run")
+            self.call_after_refresh(self.keep_focus)
         if run is None:
             return
         app, colours = self.cifar, self.cifar.colours()

@@ -181,8 +181,7 @@ class RunsScreen(StoreScreen):
         if welcome.display != nothing:
             welcome.display = nothing
             self.set_class(nothing, "-empty")
-            if not nothing and self.focused is None:  # a hidden table has lost the keys
-                self.call_after_refresh(self.query_one(RunTable).focus)
+            self.call_after_refresh(self.keep_focus)
         if nothing:
             self._say("#welcome", self._welcome())
 
