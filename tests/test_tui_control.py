@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, until
 from trainer.config import RunConfig
-from trainer.events import RunEnded
+from trainer.events import Paused, RunEnded
 from trainer.lifecycle.submit import name_of
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -104,6 +105,28 @@ async def test_a_run_that_never_began_is_told_to_wait_in_one_sentence(tmp_path: 
         for run in reversed(app.store.active()):
             app.runs.stop(run)
         await until(pilot, lambda: not app.store.active())
+
+
+async def test_a_second_p_takes_the_pause_back(tmp_path: Path) -> None:
+    running = make_run(tmp_path / "runs", name="running", done=1, end=None)
+    app = make_app(tmp_path / "runs")
+    with held(running):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: status(app, running) == "training")
+            follower = app.store.followers[running.id]
+            table = app.screen.query_one(RunTable)
+            await pilot.press("p")
+            await until(pilot, lambda: "pausing" in str(table.get_cell(running.id, "state")))
+            await pilot.press("p")
+            sent = [line for line in running.control.read_text().split() if line]
+            assert [json.loads(line)["command"] for line in sent] == ["pause", "resume"]
+            await until(pilot, lambda: "▶ training" in str(table.get_cell(running.id, "state")))
+            await pilot.press("p")
+            append(running, Paused(step=9))
+            await until(pilot, lambda: status(app, running) == "paused")
+            await pilot.press("r", "r")
+            assert running.control.read_text().count("resume") == 3
+            assert app.runs.asked(follower) == ""
 
 
 # what the filter leaves out

@@ -41,6 +41,8 @@ class RunControl:
         self._seen: dict[str, DataStatus] = {}
         self.stopping: set[str] = set()
         """Runs that were asked to stop and have not ended yet."""
+        self._sent: dict[str, Command] = {}
+        """The last pause or resume of a run that does not show in its log yet."""
         self._quitting: Quit | None = None
         self._unstarted: tuple[str, dict[str, str], str] | None = None
         """Preset and fields of the form whose run was refused after it closed, and why."""
@@ -182,7 +184,7 @@ class RunControl:
         if run is None:
             return
         if run.status == "paused":
-            self.pause()
+            self._send_pause(run, "resume")
             return
         if run.status in ACTIVE:
             app.tell(f"{run_name(run)} is {run.status}: there is nothing to resume")
@@ -347,16 +349,31 @@ class RunControl:
             self.stopping.add(run.run.id)
             self._app.repaint()
 
+    def asked(self, run: Follower) -> str:
+        """What a run was asked for and has not done yet: ``stopping``, ``pausing`` or nothing."""
+        if run.run.id in self.stopping and run.status in ACTIVE:
+            return "stopping"
+        pauses = run.status == "training" and self._sent.get(run.run.id) == "pause"
+        return "pausing" if pauses else ""
+
     def pause(self) -> None:
-        """Pause, or go on."""
+        """Pause, or go on: the other of what was asked for last, though it may not be done yet."""
         run = self.target()
         if run is None:
             return
         if run.status == "queued":
             self._app.tell(f"{run_name(run)} waits in the queue: it can be paused when it trains")
-        elif self.send(run, "resume" if run.status == "paused" else "pause"):
-            word = "goes on" if run.status == "paused" else "pauses at its next step"
+            return
+        done: Command = "pause" if run.status == "paused" else "resume"
+        last = self._sent.get(run.run.id, done)
+        self._send_pause(run, "pause" if last == "resume" else "resume")
+
+    def _send_pause(self, run: Follower, command: Command) -> None:
+        if self.send(run, command):
+            self._sent[run.run.id] = command
+            word = "goes on" if command == "resume" else "pauses at its next step"
             self._app.tell(f"{run_name(run)} {word}", kind=f"pause {run.run.id}")
+            self._app.repaint()
 
     def checkpoint(self) -> None:
         """Save a checkpoint now."""
@@ -407,6 +424,11 @@ class RunControl:
         """Forget who has ended; leave when the last run that was waited for has."""
         if self.stopping:
             self.stopping &= {run.run.id for run in self._app.store.active()}
+        for run, command in list(self._sent.items()):
+            follower = self._app.store.get(run)
+            status = "paused" if command == "pause" else "training"
+            if follower is None or follower.status == status or follower.status not in ACTIVE:
+                del self._sent[run]
         if self._quitting is None:
             return
         if self._quitting.stopping and not self.ours():

@@ -73,9 +73,8 @@ class DashboardScreen(ChartScreen):
         if run is None:
             return
         app, colours = self.cifar, self.cifar.colours()
-        stopping = run.run.id in app.runs.stopping
         colour, mark = app.run_colour(run.run.id), self.glyph(run)
-        self.query_one(RunHeader).show(run, colours, colour, mark, stopping=stopping)
+        self.query_one(RunHeader).show(run, colours, colour, mark, asked=app.runs.asked(run))
         self.query_one(EpochTable).show(run.state)
         self._show_progress(run)
         self._show_legend()

@@ -95,7 +95,7 @@ class RunsScreen(StoreScreen):
             self.store,
             self.cifar.colours(),
             sort=self.sort,
-            stopping=self.cifar.runs.stopping,
+            asked=self.cifar.runs.asked,
             dark=self.cifar.current_theme.dark,
             touched=None if aged or changes.listing else changes.runs,
         )
