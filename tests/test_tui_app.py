@@ -889,6 +889,45 @@ async def test_a_batch_above_the_images_that_are_trained_on_is_not_started(tmp_p
         assert len(app.store) == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("train.epochs=7 model.name=nope", "unknown model 'nope'"),
+        ("limits.max_parameters=-3", "must not be below 0"),
+    ],
+)
+async def test_the_form_refuses_what_would_not_be_started(
+    tmp_path: Path, typed: str, why: str
+) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one("#settings", Input).value = typed
+        await until(pilot, lambda: why in hint(screen, "settings")[0])
+        await pilot.press("ctrl+s")
+        assert app.screen is screen
+        assert screen.query_one("#settings", Input).value == typed
+
+
+async def test_the_form_opens_again_when_its_run_cannot_be_put_on_disk(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        screen.query_one("#name", Input).value = "my experiment"
+        (tmp_path / "runs").write_text("no folder")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen is not screen)
+        again = app.screen
+        await until(pilot, lambda: again.query("#summary"))
+        assert again.query_one("#name", Input).value == "my experiment"
+        await until(pilot, lambda: "runs" in str(again.query_one("#summary", Static).content))
+        assert again.query_one("#summary", Static).has_class("error")
+        (tmp_path / "runs").unlink()
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: len(app.store) == 1)
+        await until(pilot, lambda: next(iter(app.store)).name == "my experiment")
+
+
 async def test_another_preset_keeps_what_was_typed(tmp_path: Path) -> None:
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:

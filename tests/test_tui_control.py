@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, until
 from trainer.config import RunConfig
-from trainer.events import RunEnded
+from trainer.events import Paused, RunEnded
 from trainer.lifecycle.submit import name_of
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -88,6 +89,86 @@ async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> N
         for run in reversed(app.store.active()):
             app.runs.stop(run)
         await until(pilot, lambda: not app.store.active())
+
+
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_run_that_never_began_is_told_to_wait_in_one_sentence(tmp_path: Path) -> None:
+    never = make_run(tmp_path / "runs", name="never", done=0, end=None)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("s")
+        await until(pilot, lambda: any(run.status == "training" for run in app.store))
+        app.store.selected = never.id
+        await pilot.press("r")
+        await until(pilot, lambda: "never is queued behind 1 other: then it begins" in told(app))
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
+
+
+async def test_a_second_p_takes_the_pause_back(tmp_path: Path) -> None:
+    running = make_run(tmp_path / "runs", name="running", done=1, end=None)
+    app = make_app(tmp_path / "runs")
+    with held(running):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: status(app, running) == "training")
+            follower = app.store.followers[running.id]
+            table = app.screen.query_one(RunTable)
+            await pilot.press("p")
+            await until(pilot, lambda: "pausing" in str(table.get_cell(running.id, "state")))
+            await pilot.press("p")
+            sent = [line for line in running.control.read_text().split() if line]
+            assert [json.loads(line)["command"] for line in sent] == ["pause", "resume"]
+            await until(pilot, lambda: "▶ training" in str(table.get_cell(running.id, "state")))
+            await pilot.press("p")
+            append(running, Paused(step=9))
+            await until(pilot, lambda: status(app, running) == "paused")
+            await pilot.press("r", "r")
+            assert running.control.read_text().count("resume") == 3
+            assert app.runs.asked(follower) == ""
+
+
+# what the filter leaves out
+
+
+@pytest.mark.usefixtures("runs_may_start")
+async def test_a_run_that_the_filter_hides_is_shown_when_it_begins(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RunTable)
+        await until(pilot, lambda: table.order == (old.id,))
+        await pilot.press("slash", *"stopped", "enter", "s")
+        await until(pilot, lambda: len(table.order) == 2)
+        await until(pilot, lambda: table.chosen == app.store.selected != old.id)
+        assert app.screen.query_one("#filter", Input).value == ""
+        name = app.store.followers[app.store.selected or ""].name
+        assert f"{name} has begun: the filter hid it and is cleared" in told(app)
+        for run in reversed(app.store.active()):
+            app.runs.stop(run)
+        await until(pilot, lambda: not app.store.active())
+
+
+async def test_keys_mean_the_highlighted_run_or_none(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "runs", name="alpha", done=1, end="stopped")
+    new = make_run(tmp_path / "runs", name="beta", seed=2, created=600)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RunTable)
+        await until(pilot, lambda: len(table.order) == 2)
+        await pilot.press("slash", *"alpha", "enter")
+        await until(pilot, lambda: app.store.selected == old.id)
+        app.store.selected = new.id  # as from the palette
+        app.repaint()
+        assert app.store.selected == table.chosen == old.id
+        assert app.runs.resumable()
+        await pilot.press("slash", *"zzz", "enter")
+        await until(pilot, lambda: table.order == ())
+        assert not app.runs.resumable()
+        await pilot.press("r", "d")
+        assert told(app) == []
+        assert len(app.screen_stack) == 2
 
 
 # a run that goes

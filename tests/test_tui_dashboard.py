@@ -198,6 +198,17 @@ async def test_no_run(tmp_path: Path) -> None:
             await pilot.press(key)
 
 
+async def test_the_epoch_table_scrolls_again_after_a_chart_was_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", epochs=40)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await pilot.press("2", "f", "f")
+        await until(pilot, lambda: app.focused is None)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.focused, EpochTable))
+
+
 async def test_a_queued_run_has_empty_charts(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", done=0, end=None)
     with held(run):

@@ -138,6 +138,18 @@ NAMED |= {"#": "number_sign", "_": "underscore", "-": "minus"}
 # ---- the grid ---------------------------------------------------------------------------------
 
 
+async def test_the_images_have_the_keys_when_the_matrix_is_hidden(
+    tmp_path: Path, run: RunDir
+) -> None:
+    app = synthetic_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await with_images(pilot, app)
+        await pilot.press("tab")
+        assert isinstance(app.focused, ConfusionTable)
+        await pilot.resize_terminal(100, 30)
+        await until(pilot, lambda: app.focused is grid(screen))
+
+
 @pytest.mark.parametrize(("size", "fit"), [(LARGE, 6), ((120, 40), 2), (SMALL, 2)])
 async def test_images_with_their_classes(
     tmp_path: Path, run: RunDir, synthetic: TestData, size: tuple[int, int], fit: int

@@ -307,7 +307,7 @@ class CifarApp(App[None]):
         folder = formatting.clean(gone, 60)
         line = f"{run_name(changes.lost)}: its folder {folder} was moved or deleted"
         self.tell(line, severity="warning")
-        screen = self._main_screen()
+        screen = self.main_screen()
         if screen is not None and screen.shows(gone):
             self._goes_home = True
             self.go_home()
@@ -326,14 +326,14 @@ class CifarApp(App[None]):
         """The user has chosen what to look at since the chosen run has gone."""
         self._goes_home = False
 
-    def _main_screen(self) -> StoreScreen | None:
+    def main_screen(self) -> StoreScreen | None:
         """The main screen that is visible, also behind a dialog."""
         stack = reversed(self.screen_stack)
         return next((screen for screen in stack if isinstance(screen, StoreScreen)), None)
 
     def _show(self, changes: Changes) -> None:
         """Tell the main screen that is visible."""
-        screen = self._main_screen()
+        screen = self.main_screen()
         if screen is not None:
             # while the app closes a screen stands longer than what is on it
             with suppress(NoMatches):
@@ -439,7 +439,7 @@ class CifarApp(App[None]):
         if action in ("stop", "pause", "checkpoint"):
             return self.runs.target() is not None
         if action == "resume":
-            return self.store.current is not None
+            return self.runs.chosen is not None
         return True
 
     def offers(self, binding: str) -> bool:
@@ -465,6 +465,16 @@ class CifarApp(App[None]):
             self.repaint()
         else:
             self.action_show("dashboard")
+
+    def choose_begun(self, run: str) -> None:
+        """A run was started: it is the chosen one, and the list shows it."""
+        from tui.screens.runs import RunsScreen
+
+        self.store.selected = run
+        self.stay()
+        runs = self.get_screen("runs")
+        if isinstance(runs, RunsScreen):
+            runs.reveal(run)
 
     def set_theme(self, name: str) -> None:
         """Change the colours."""

@@ -94,13 +94,15 @@ def build(preset: str, texts: Mapping[str, str]) -> tuple[RunConfig | None, dict
 
 def _check(config: RunConfig, field: Field, text: str) -> None:
     """What the types of the settings cannot know: whether model and data exist."""
-    if field.key == "model":
+    if field.key in ("model", "settings"):  # the settings may name another net
         try:
             file = registry.look_up(config.model.name)
         except ModelError as error:
             raise ConfigError(str(error)) from None
         if file and not is_file(path := expanded(file)):
             raise ConfigError(f"no such file: {path}")
+    if field.key == "settings":
+        settings.check_limits(config.limits)
     elif field.key == "data" and config.data not in BUILT_IN:
         if not text:
             raise ConfigError("a name or a folder")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
@@ -16,6 +17,7 @@ from tui import datasource, formatting
 from tui.datasource import DataStatus
 from tui.run_words import run_name
 from tui.runs.store import Changes
+from tui.screens.base import StoreScreen
 from tui.screens.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -40,7 +42,11 @@ class RunControl:
         self._seen: dict[str, DataStatus] = {}
         self.stopping: set[str] = set()
         """Runs that were asked to stop and have not ended yet."""
+        self._sent: dict[str, Command] = {}
+        """The last pause or resume of a run that does not show in its log yet."""
         self._quitting: Quit | None = None
+        self._unstarted: tuple[str, dict[str, str], str] | None = None
+        """Preset and fields of the form whose run was refused after it closed, and why."""
 
     # ---- data and preset --------------------------------------------------------------------
 
@@ -123,22 +129,26 @@ class RunControl:
             return
         await self.submit(config)
 
-    async def submit(self, config: RunConfig) -> bool:
-        """Put a run on disk and give it to the trainer; whether that worked."""
+    async def submit(self, config: RunConfig, refused: Callable[[str], None] | None = None) -> bool:
+        """Put a run on disk and give it to the trainer; whether that worked.
+
+        ``refused``: is told why nothing was put there; by default the user is.
+        """
         from trainer.lifecycle.submit import name_of, submit
 
         def admit() -> RunDir:
             return submit(admitted(config), app.store.runs_dir.absolute())
 
         app = self._app
+        refused = refused or self._not_started
         lacking = app.worker.info.lacks_for(config.train.device, config.train.processes)
         if lacking:
-            app.tell(lacking, severity="error", title="Not started")
+            refused(lacking)
             return False
         try:
             run = await asyncio.to_thread(admit)
         except UserError as error:
-            app.tell(str(error), severity="error", title="Not started")
+            refused(str(error))
             return False
         before = self.ours()
         app.store.expect(run.id)
@@ -150,26 +160,34 @@ class RunControl:
             others = f"{len(before)} other{'s' * (len(before) > 1)}"
             app.tell(f"{name} is queued behind {others}", kind="queued")
         else:
-            app.store.selected = run.id
-            app.stay()
+            app.choose_begun(run.id)
         app.poll()
         app.refresh_bindings()
         return queued
 
+    def _not_started(self, why: str) -> None:
+        self._app.tell(why, severity="error", title="Not started")
+
+    @property
+    def chosen(self) -> Follower | None:
+        """The run that keys mean; none where the list is visible and its filter fits no run."""
+        screen = self._app.main_screen()
+        return self._app.store.current if screen is None or screen.points_at_run else None
+
     def resumable(self) -> bool:
         """Whether the chosen run ended before it was done."""
-        current = self._app.store.current
+        current = self.chosen
         return current is not None and current.status in ("stopped", "failed", "crashed")
 
     async def resume(self) -> None:
         """Queue the chosen run once more, from its checkpoint if it ever began, or say why not."""
         from trainer.lifecycle.submit import resubmit
 
-        app, run = self._app, self._app.store.current
+        app, run = self._app, self.chosen
         if run is None:
             return
         if run.status == "paused":
-            self.pause()
+            self._send_pause(run, "resume")
             return
         if run.status in ACTIVE:
             app.tell(f"{run_name(run)} is {run.status}: there is nothing to resume")
@@ -183,9 +201,11 @@ class RunControl:
         app.store.expect(run.run.id)
         if app.worker.queue(run.run.path, resume=True):
             again = run.run.has_checkpoint("last")
-            where = "goes on from its checkpoint" if again else "begins: it had not yet"
+            where = "goes on from its checkpoint" if again else "begins"
             if before:
                 where = f"is queued behind {before} other{'s' * (before > 1)}: then it {where}"
+            elif not again:
+                where = "begins: it had not yet"
             app.tell(f"{run_name(run)} {where}", kind="queued")
         else:
             app.store.give_up(app.worker.given)
@@ -258,17 +278,28 @@ class RunControl:
         self._app.push_screen(Choice("Preset", text, choices, chosen=self.preset), chosen)
 
     def open_form(self) -> None:
-        """The form of a new run."""
+        """The form of a new run; after a refusal with what was typed."""
         from tui.screens.new_run import NewRun
 
         self._app.expect_run()
+        preset, typed, why = self._unstarted or (self.preset, None, "")
+        self._unstarted = None
+        form = NewRun(preset, self._data, self._app.device, typed=typed, why=why)
+
+        def refused(why: str) -> None:
+            self._unstarted = form.preset, form.typed, why
+            if isinstance(self._app.screen, StoreScreen):
+                self.open_form()
+            else:  # n opens it again
+                self._not_started(why)
 
         def filled(config: RunConfig | None) -> None:
             if config is not None:
                 self._app.stay()
-                self._app.run_worker(self.submit(config), group="start", description="start a run")
+                start = self.submit(config, refused)
+                self._app.run_worker(start, group="start", description="start a run")
 
-        self._app.push_screen(NewRun(self.preset, self._data, self._app.device), filled)
+        self._app.push_screen(form, filled)
 
     # ---- control ----------------------------------------------------------------------------
 
@@ -276,7 +307,7 @@ class RunControl:
         """The run that stop, pause and checkpoint mean: the chosen one, else one that trains or is
         paused, else the first that waits.
         """
-        current, active = self._app.store.current, self._app.store.active()
+        current, active = self.chosen, self._app.store.active()
         if current in active:
             return current
         return min(active, key=lambda run: run.status == "queued", default=None)
@@ -321,16 +352,31 @@ class RunControl:
             self.stopping.add(run.run.id)
             self._app.repaint()
 
+    def asked(self, run: Follower) -> str:
+        """What a run was asked for and has not done yet: ``stopping``, ``pausing`` or nothing."""
+        if run.run.id in self.stopping and run.status in ACTIVE:
+            return "stopping"
+        pauses = run.status == "training" and self._sent.get(run.run.id) == "pause"
+        return "pausing" if pauses else ""
+
     def pause(self) -> None:
-        """Pause, or go on."""
+        """Pause, or go on: the other of what was asked for last, though it may not be done yet."""
         run = self.target()
         if run is None:
             return
         if run.status == "queued":
             self._app.tell(f"{run_name(run)} waits in the queue: it can be paused when it trains")
-        elif self.send(run, "resume" if run.status == "paused" else "pause"):
-            word = "goes on" if run.status == "paused" else "pauses at its next step"
+            return
+        done: Command = "pause" if run.status == "paused" else "resume"
+        last = self._sent.get(run.run.id, done)
+        self._send_pause(run, "pause" if last == "resume" else "resume")
+
+    def _send_pause(self, run: Follower, command: Command) -> None:
+        if self.send(run, command):
+            self._sent[run.run.id] = command
+            word = "goes on" if command == "resume" else "pauses at its next step"
             self._app.tell(f"{run_name(run)} {word}", kind=f"pause {run.run.id}")
+            self._app.repaint()
 
     def checkpoint(self) -> None:
         """Save a checkpoint now."""
@@ -381,6 +427,11 @@ class RunControl:
         """Forget who has ended; leave when the last run that was waited for has."""
         if self.stopping:
             self.stopping &= {run.run.id for run in self._app.store.active()}
+        for run, command in list(self._sent.items()):
+            follower = self._app.store.get(run)
+            status = "paused" if command == "pause" else "training"
+            if follower is None or follower.status == status or follower.status not in ACTIVE:
+                del self._sent[run]
         if self._quitting is None:
             return
         if self._quitting.stopping and not self.ours():

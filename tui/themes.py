@@ -98,17 +98,18 @@ def state_text(
     status: Status,
     colours: dict[str, str],
     *,
-    stopping: bool = False,
+    asked: str = "",
     stalled: int | None = None,
     narrow: bool = False,
 ) -> Text:
     """A run's state: glyph and word, and a colour out of the theme's variables.
 
-    ``stalled``: seconds without a step, where that is too long; ``narrow``: in 11 cells.
+    ``asked``: what it was asked for and has not done yet, in the state's place; ``stalled``:
+    seconds without a step, where that is too long; ``narrow``: in 11 cells.
     """
     glyph, colour = STATES[status]
-    word = "stopping" if stopping else status
-    if stalled is not None and not stopping:
+    word = asked or status
+    if stalled is not None and not asked:
         style = Style(color=colours.get("warning"))
         if narrow:
             return Text(f"stalled {brief(stalled)}", style=style, no_wrap=True, end="")

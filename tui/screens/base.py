@@ -90,13 +90,36 @@ class StoreScreen(Screen[None]):
         self._styled_for = look
         self.show(Changes(listing=True, runs=set(self.store.followers)))
         self.cifar.refresh_header()
+        self.call_after_refresh(self.keep_focus)
         toasts.seen(self.cifar)
         self.app.call_later(self.cifar.go_home)  # after what the answer of a dialog does
 
     def on_descendant_blur(self) -> None:
-        """A line that was typed may have been left; not with the terminal's window."""
+        """A line that was typed may have been left; not with the terminal's window. Or what had the
+        keys is hidden.
+        """
         if self.app.app_focus:
             self.app.call_later(self.cifar.go_home)
+            self.call_after_refresh(self.keep_focus)
+
+    def keep_focus(self) -> None:
+        """Give the keys to the main part (``AUTO_FOCUS``) when no visible part has them: Textual
+        takes them from one that is hidden, gives them to one that may be hidden with it, and does
+        not give them back when it is shown again.
+        """
+        if not self.app.app_focus or not self.AUTO_FOCUS:
+            return
+        visible = self.focus_chain
+        if self.focused in visible:
+            return
+        main = next((part for part in self.query(self.AUTO_FOCUS) if part in visible), None)
+        if main is not None:
+            self.set_focus(main, scroll_visible=False)
+
+    @property
+    def points_at_run(self) -> bool:
+        """Whether the chosen run is seen to be chosen: else keys do not mean it."""
+        return True
 
     def shows(self, run: str) -> bool:
         """Whether it is about this run, which was chosen until it went."""

@@ -174,6 +174,7 @@ class ChartScreen(StoreScreen):
         for name, _, _ in self.CHARTS:
             self.query_one(f"#{name}").display = name in visible
         self.set_class(self.view > 0, "-enlarged")
+        self.call_after_refresh(self.keep_focus)
 
     # ---- plans ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class DashboardScreen(ChartScreen):
     """The chosen run, live or as it was: both are the same fold."""
 
     CSS_PATH = "dashboard.tcss"
+    AUTO_FOCUS = "EpochTable"
     CHARTS = (
         ("loss", "loss", ("train", "test")),
         ("accuracy", "accuracy", ("train", "test")),
@@ -68,12 +69,12 @@ class DashboardScreen(ChartScreen):
             return
         if self.has_class("-no-run") != (run is None):
             self.set_class(run is None, "-no-run")
+            self.call_after_refresh(self.keep_focus)
         if run is None:
             return
         app, colours = self.cifar, self.cifar.colours()
-        stopping = run.run.id in app.runs.stopping
         colour, mark = app.run_colour(run.run.id), self.glyph(run)
-        self.query_one(RunHeader).show(run, colours, colour, mark, stopping=stopping)
+        self.query_one(RunHeader).show(run, colours, colour, mark, asked=app.runs.asked(run))
         self.query_one(EpochTable).show(run.state)
         self._show_progress(run)
         self._show_legend()

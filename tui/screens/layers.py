@@ -28,6 +28,7 @@ class LayersScreen(StoreScreen):
 
     TAB = "layers"
     CSS_PATH = "layers.tcss"
+    AUTO_FOCUS = "LayerTable"
     BINDINGS = [
         Binding("o", "sort", "Sort", id="layers.sort", tooltip="Sort by the next of the columns"),
         Binding("f", "fold", "Fold", id="layers.fold", tooltip="Fold all blocks, or unfold them"),
@@ -77,6 +78,7 @@ class LayersScreen(StoreScreen):
         there = net is not None and bool(net.layers)
         if self.has_class("-nothing") == there:
             self.set_class(not there, "-nothing")
+            self.call_after_refresh(self.keep_focus)
             self.refresh_bindings()
         self._say("#title", self._title(run))
         if run is None or net is None or not there:

@@ -44,6 +44,7 @@ class MistakesScreen(MistakesKeys):
 
     TAB = "mistakes"
     CSS_PATH = "mistakes.tcss"
+    AUTO_FOCUS = "MistakeGrid, ConfusionTable"
     BINDINGS = [
         Binding("slash", "filter", "Filter", id="mistakes.filter", tooltip=f"Show only: {SYNTAX}"),
         Binding("o", "sort", "Sort", id="mistakes.sort", tooltip="Sort by the next quantity"),
@@ -227,6 +228,7 @@ class MistakesScreen(MistakesKeys):
         why = mistake_lines.why_nothing(run, self.loader.problem)
         if self.has_class("-nothing") != bool(why):
             self.set_class(bool(why), "-nothing")
+            self.call_after_refresh(self.keep_focus)
             self.refresh_bindings()
         self._say("#nothing", Text(why))
         left = 0.0 if run is None else self.choice.seconds_left(run.state)

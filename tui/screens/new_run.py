@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import cast
 
 from textual.app import ComposeResult
@@ -12,8 +13,9 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input, Select, Static
 
 from model import registry
-from trainer.config import DEVICES, RunConfig
-from trainer.lifecycle.admission import most_images
+from trainer.config import DEVICES, RunConfig, check_limits
+from trainer.errors import UserError
+from trainer.lifecycle.admission import admitted, most_images
 from tui import datasource, form
 from tui.datasource import BUILT_IN
 from tui.form import BY_KEY, FIELDS, Field
@@ -46,7 +48,16 @@ class NewRun(Modal[RunConfig | None]):
         Binding("up", "app.focus_previous", show=False),
     ]
 
-    def __init__(self, preset: str, data: str, device: str | None) -> None:
+    def __init__(
+        self,
+        preset: str,
+        data: str,
+        device: str | None,
+        *,
+        typed: Mapping[str, str] | None = None,
+        why: str = "",
+    ) -> None:
+        """``typed`` and ``why``: the fields of a run that was refused, and the reason."""
         super().__init__()
         self.preset = preset
         self._data = data
@@ -57,6 +68,10 @@ class NewRun(Modal[RunConfig | None]):
         """What is wrong, by field; of the whole under the empty key."""
         self._refused: tuple[str, dict[str, str], str, str] | None = None
         """Preset and fields of what could not be started, the field at fault, and why."""
+        self.typed = dict(typed or self._defaults)
+        """What the fields say when it opens, and when it has been filled in."""
+        if why:
+            self._refused = preset, self.typed, "", why
 
     def compose(self) -> ComposeResult:
         """A line for each field: label, control, hint or what is wrong."""
@@ -82,7 +97,7 @@ class NewRun(Modal[RunConfig | None]):
                 yield Static("", id="keys", classes="note", markup=False)
 
     def _control(self, field: Field) -> Input | Select[str]:
-        text = self._defaults[field.key]
+        text = self.typed[field.key]
         if field.kind == "choice":
             options = [(choice, choice) for choice in field.choices]
             return FieldSelect(options, value=text, allow_blank=False, compact=True, id=field.key)
@@ -261,10 +276,23 @@ class NewRun(Modal[RunConfig | None]):
         if images is not None and config.train.batch_size > images:
             self._refuse("batch", f"above the {images:,} training images")
             return
-        self.dismiss(config)
+        try:
+            await asyncio.to_thread(_admit, config)
+        except UserError as error:
+            if self.stands:  # what the other fields can have wrong is found while it is typed
+                self._refuse("settings", str(error))
+            return
+        if self.stands:
+            self.typed = self.texts()
+            self.dismiss(config)
 
     def _refuse(self, key: str, why: str) -> None:
         """Nothing that is typed wrong, but it cannot be started so."""
         self._refused = self.preset, self.texts(), key, why
         self._check()
         self.query_one(f"#{key}").focus()
+
+
+def _admit(config: RunConfig) -> None:
+    """What is asked before a run is put on disk, while what was typed is still there."""
+    check_limits(admitted(config).limits)

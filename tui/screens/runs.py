@@ -60,6 +60,8 @@ class RunsScreen(StoreScreen):
         super().__init__()
         self.sort: Sort = ("started", False)
         self._aged = 0.0
+        self._begun: str | None = None
+        """A run that was just started and must be seen once its log is read."""
 
     def body(self) -> ComposeResult:
         """Status line, filter, table or welcome, details."""
@@ -88,18 +90,47 @@ class RunsScreen(StoreScreen):
         if aged:
             self._aged = time.monotonic()
         table = self.query_one(RunTable)
+        self._reveal_begun()
         table.fill(
             self._chosen_runs(),
             self.store,
             self.cifar.colours(),
             sort=self.sort,
-            stopping=self.cifar.runs.stopping,
+            asked=self.cifar.runs.asked,
             dark=self.cifar.current_theme.dark,
             touched=None if aged or changes.listing else changes.runs,
         )
+        self._choose_shown(table)
         self._show_status()
         self._show_welcome()
         self._show_details()
+
+    @property
+    def points_at_run(self) -> bool:
+        """Whether there is a highlighted run."""
+        return any(table.chosen is not None for table in self.query(RunTable))
+
+    def reveal(self, run: str) -> None:
+        """A run was started and chosen: it is shown, though the filter would leave it out."""
+        self._begun = run
+
+    def _reveal_begun(self) -> None:
+        run = self.store.current
+        if self._begun is None or run is None or run.state.seq < 0:  # what fits is not known yet
+            return
+        if run.run.id == self._begun and not run_table.fits(run, self._words()):
+            self.action_clear_filter()
+            self.cifar.tell(f"{run_name(run)} has begun: the filter hid it and is cleared")
+        self._begun = None
+
+    def _choose_shown(self, table: RunTable) -> None:
+        """Keys mean the highlighted run, not one that was chosen elsewhere and is left out here."""
+        run = self.store.current
+        if run is None or self._begun is not None or table.chosen is None:
+            return
+        if run.run.id not in table.order:
+            self.store.selected = table.chosen
+            self.refresh_bindings()
 
     def _age(self) -> None:
         """Nothing may have happened for a long time."""
@@ -151,8 +182,7 @@ class RunsScreen(StoreScreen):
         if welcome.display != nothing:
             welcome.display = nothing
             self.set_class(nothing, "-empty")
-            if not nothing and self.focused is None:  # a hidden table has lost the keys
-                self.call_after_refresh(self.query_one(RunTable).focus)
+            self.call_after_refresh(self.keep_focus)
         if nothing:
             self._say("#welcome", self._welcome())
 
@@ -271,8 +301,7 @@ class RunsScreen(StoreScreen):
     def action_delete(self) -> None:
         """Ask, then move the folder of the run under the cursor aside."""
         chosen = self.query_one(RunTable).chosen
-        # where the filter leaves the chosen run out, the cursor is on another
-        run = self.store.current if chosen is None else self.store.get(chosen)
+        run = None if chosen is None else self.store.get(chosen)
         if run is None:
             return
         name = run_name(run)

@@ -21,7 +21,7 @@ class RunHeader(Lines):
     _key: tuple[object, ...] = ()
 
     def show(
-        self, run: Follower, colours: dict[str, str], colour: str, mark: str, *, stopping: bool
+        self, run: Follower, colours: dict[str, str], colour: str, mark: str, *, asked: str
     ) -> None:
         """Show a run; nothing happens when nothing of it has changed."""
         width = self.size.width or self.app.size.width
@@ -31,11 +31,11 @@ class RunHeader(Lines):
         waits = state.progress is None
         # the last notice itself, not how many: only the newest are kept
         told = (tuple(state.notices[-1:]), id(state.ended), run.problem, run.damaged, last, waits)
-        look = (run.status, run.stalled, run.reading, stopping, colour, mark, width, self.app.theme)
+        look = (run.status, run.stalled, run.reading, asked, colour, mark, width, self.app.theme)
         if (key := (run.run.id, *known, *told, *look)) == self._key:
             return
         self._key = key
-        lines = [title(run, colours, colour, mark, width, stopping=stopping)]
+        lines = [title(run, colours, colour, mark, width, asked=asked)]
         said = news(run, colours)
         if said is not None:
             said.truncate(width, overflow="ellipsis")
@@ -50,7 +50,7 @@ def title(
     mark: str,
     width: int,
     *,
-    stopping: bool,
+    asked: str,
 ) -> Text:
     """Name, state, model, data, device; what finds no room is left out from the right."""
     state = run.state
@@ -59,7 +59,7 @@ def title(
     text.append(f"{mark} ", style=colour)
     text.append(formatting.shorten(name_of(run), max(12, width // 4)), style="bold")
     text.append("  ")
-    said = themes.state_text(run.status, colours, stopping=stopping, stalled=run.stalled)
+    said = themes.state_text(run.status, colours, asked=asked, stalled=run.stalled)
     text.append_text(said)
     if run.reading:
         text.append("  reading…", style=colours["warning"])

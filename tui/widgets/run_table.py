@@ -13,7 +13,6 @@ from textual.message import Message
 
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import made_at
-from trainer.runs.runstate import ACTIVE
 from tui import formatting, themes
 from tui.formatting import DASH
 from tui.run_words import data_of, model_of, name_of, time_of
@@ -187,13 +186,14 @@ class RunTable(FixedTable):
         colours: dict[str, str],
         *,
         sort: Sort,
-        stopping: set[str],
+        asked: Callable[[Follower], str],
         dark: bool,
         touched: set[str] | None = None,
     ) -> None:
         """Show these runs in this order; only cells that differ are painted again.
 
-        ``touched``: the runs that can differ; ``None`` means all of them.
+        ``asked``: what a run was asked for and has not done yet; ``touched``: the runs that can
+        differ, ``None`` means all of them.
         """
         order = [run.run.id for run in runs]
         relaid = self._lay_out(sort)
@@ -208,7 +208,7 @@ class RunTable(FixedTable):
         for run in runs:
             if touched is not None and run.run.id not in touched and not new_order and not relaid:
                 continue
-            fresh[run.run.id] = self._cells_of(run, store, colours, stopping, dark, now)
+            fresh[run.run.id] = self._cells_of(run, store, colours, asked, dark, now)
         if relaid or new_order:
             self._rebuild(order, fresh, relaid=relaid)
             self._restore_cursor(store.selected)
@@ -226,7 +226,7 @@ class RunTable(FixedTable):
         run: Follower,
         store: Store,
         colours: dict[str, str],
-        stopping: set[str],
+        asked: Callable[[Follower], str],
         dark: bool,
         now: float,
     ) -> tuple[Text, ...]:
@@ -234,14 +234,14 @@ class RunTable(FixedTable):
         shown, state = run.run.id, run.state
         told = (
             *(id(state), state.revision, run.status, run.stalled, run.problem, run.halfway),
-            *(store.slot(shown), shown in stopping),
+            *(store.slot(shown), asked(run)),
         )
         made = self._made.get(shown)
         if made is not None and made[0] == told:
             return made[1]
         cells = tuple(
             _cut(
-                _cell(column, run, store, colours, stopping, dark, now),
+                _cell(column, run, store, colours, asked, dark, now),
                 column.width or self._name_width,
             )
             for column in self._visible
@@ -299,7 +299,7 @@ def _cell(
     run: Follower,
     store: Store,
     colours: dict[str, str],
-    stopping: set[str],
+    asked: Callable[[Follower], str],
     dark: bool,
     now: float,
 ) -> Text:
@@ -318,9 +318,8 @@ def _cell(
     if column.key == "state" and run.halfway:  # what the other columns have is not all
         return formatting.safe("… reading", style=colours["warning"])
     if column.key == "state":
-        is_stopping = run.run.id in stopping and run.status in ACTIVE
         return themes.state_text(
-            run.status, colours, stopping=is_stopping, stalled=run.stalled, narrow=True
+            run.status, colours, asked=asked(run), stalled=run.stalled, narrow=True
         )
     if column.key == "data":
         label = data_of(run)
