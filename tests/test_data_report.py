@@ -58,7 +58,7 @@ def test_looking_at_data_loads_no_torch(tmp_path: Path) -> None:
     binary_layout(tmp_path)
     program = (
         "import sys\n"
-        "from trainer import terminal_image\n"
+        "from trainer.analysis import terminal_image\n"
         "from trainer.data import download, report\n"
         "report.report_on(sys.argv[1])\n"
         "assert not {'torch', 'torchvision', 'textual'} & set(sys.modules)\n"
