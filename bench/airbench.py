@@ -191,6 +191,9 @@ def ours(preset: str, data: str, seed: int, runs_dir: Path, overrides: list[str]
     last, tta = state.latest_eval(), state.latest_eval("tta")
     if last is None or tta is None:
         raise command.NoFigureError(f"{folder} ended without its last evaluations")
+    for _, notice in state.notices:
+        if notice.code in ("not-compiled", "no-cuda-graphs"):
+            raise command.NoFigureError(f"{folder.name}: {notice.message}")
     trained = sum(row.train_seconds or 0.0 for row in state.epochs)
     return {
         "accuracy": last.accuracy,

@@ -68,6 +68,17 @@ def file(path: str | Path, option: str) -> Path:
     return Path(path)
 
 
+def check_compiled(forward: object) -> None:
+    """Go on only with a training's forward pass that is compiled if that was asked for.
+
+    Raises:
+        NoFigureError: it goes on uncompiled; with the reason.
+    """
+    problem = getattr(forward, "problem", "") or getattr(forward, "lacks", "")
+    if problem:
+        raise NoFigureError(f"nothing is compiled: {problem}")
+
+
 class Trainer:
     """A run that is trained by the command line, and what it says when it fails."""
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
 from trainer.errors import ConfigError
+from trainer.presets import catalog
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import scan
 
@@ -56,6 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch_size % 2:
         raise ConfigError(f"--batch-size must be even, for two processes, not {options.batch_size}")
+    catalog.load(options.preset, [f"train.processes={n}" for n, _ in SIDES.values()])
     found: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side, (processes, threads) in SIDES.items():

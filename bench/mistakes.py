@@ -206,6 +206,7 @@ def main() -> None:
         data = options.data or f"{temporary}/data"
         if not options.data:
             make_images(Path(data), options.images)
+        images = len(sources.load_test(data).test.labels)
         runs = Path(temporary) / "runs"
         make_run(RunDir(runs / "20261123-120000-run-0000"), data, options.evaluations)
         terminal = Timed([*command.APP, "--runs-dir", str(runs), "--data", data])
@@ -215,10 +216,10 @@ def main() -> None:
             terminal.require(60, lambda: terminal.shows("completed|crashed"), "the run")
             terminal.pump(7)  # the trainer behind it has loaded torch and rests
             terminal.act("first opening of the screen", "4", r"mistakes +sorted by")
-            press_all(terminal, options.rounds, options.images)
+            press_all(terminal, options.rounds, images)
         finally:
             terminal.quit()
-    print(f"{options.images:,} images, {options.evaluations} evaluations, {COLUMNS}x{LINES}, ms")
+    print(f"{images:,} images, {options.evaluations} evaluations, {COLUMNS}x{LINES}, ms")
     table(terminal)
 
 

@@ -41,7 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import command, long_log
 from bench.command import NoFigureError, Trainer, training
 from bench.terminal import COLUMNS, LINES, Terminal
+from trainer import config as settings
 from trainer import events
+from trainer.lifecycle.admission import admitted
+from trainer.presets import catalog
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog, Tail
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
+    admitted(catalog.load(options.preset, [settings.setting("data", options.data)]))
     if options.quick:
         options.rounds = 1
     print(f"terminal {COLUMNS}x{LINES}")

@@ -38,6 +38,7 @@ from trainer import config as settings
 from trainer import device as devices
 from trainer.data import sources
 from trainer.errors import UserError
+from trainer.lifecycle.admission import admitted, check_batch
 from trainer.lifecycle.submit import submit
 from trainer.loop import heap
 from trainer.loop.engine import StopTraining, Training
@@ -125,18 +126,26 @@ class SomeSteps(Control):
         return self.left < 0 or super().stopping()
 
 
+def configuration(
+    model: str, batch_size: int, *, compiled: bool, data: str = "cifar10"
+) -> settings.RunConfig:
+    """What the engine trains."""
+    return settings.from_mapping(
+        {
+            "data": data,
+            "model": {"name": model},
+            "optimizer": {"lr": 0.05},
+            "augment": {"flip": "random", "shift_scale_rotate": 1.0, "dropout": 0.5},
+            "train": {"batch_size": batch_size, "epochs": 10_000, "compile": compiled},
+        }
+    )
+
+
 class Engine:
     def __init__(
         self, data: object, model: str, batch_size: int, device: torch.device, *, compiled: bool
     ) -> None:
-        config = settings.from_mapping(
-            {
-                "model": {"name": model},
-                "optimizer": {"lr": 0.05},
-                "augment": {"flip": "random", "shift_scale_rotate": 1.0, "dropout": 0.5},
-                "train": {"batch_size": batch_size, "epochs": 10_000, "compile": compiled},
-            }
-        )
+        config = configuration(model, batch_size, compiled=compiled)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         self.folder = tempfile.TemporaryDirectory()
@@ -169,6 +178,7 @@ class Engine:
                 at.epoch, at.batch, at.epoch_seconds = at.epoch + 1, 0, 0.0
                 training.meter.begin_epoch()
         devices.synchronize(training.device)
+        command.check_compiled(training.forward)
         return steps * training.config.train.batch_size / (time.perf_counter() - began)
 
 
@@ -183,6 +193,8 @@ def work(name: str, options: argparse.Namespace, steps: Connection) -> None:
     try:
         device = devices.resolve(options.device)
         data = sources.load(options.data)
+        config = configuration(options.model, options.batch_size, compiled=options.compile)
+        check_batch(config, len(data.train.labels))
     except UserError as error:
         print(error, file=sys.stderr)
         return
@@ -192,8 +204,11 @@ def work(name: str, options: argparse.Namespace, steps: Connection) -> None:
         )
     else:
         side = Notebook(data, options.model, options.batch_size, device)
-    while count := steps.recv():
-        steps.send(side.run(count))
+    try:
+        while count := steps.recv():
+            steps.send(side.run(count))
+    except command.NoFigureError as error:
+        steps.send(error)
 
 
 @contextmanager
@@ -215,9 +230,12 @@ def _started(name: str, options: argparse.Namespace) -> Iterator[Connection]:
 def _ask(name: str, side: Connection, steps: int) -> float:
     side.send(steps)
     try:
-        return float(side.recv())
+        answer = side.recv()
     except (EOFError, OSError):
         raise command.NoFigureError(f"the {name}'s process ended: see above") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return float(answer)
 
 
 def main() -> None:
@@ -232,9 +250,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     devices.resolve(options.device)
+    admitted(
+        configuration(
+            options.model, options.batch_size, compiled=options.compile, data=options.data
+        )
+    )
     sources.load_test(options.data)
     rates: dict[str, list[float]] = {name: [] for name in SIDES}
+    out = sys.stderr if options.json else sys.stdout
     with ExitStack() as stack:
+        stack.callback(lambda: report(rates, as_json=options.json))
         sides = {name: stack.enter_context(_started(name, options)) for name in SIDES}
         for name, side in sides.items():
             _ask(name, side, 3)
@@ -242,9 +267,17 @@ def main() -> None:
             for name, side in sides.items():
                 time.sleep(PAUSE)
                 rates[name].append(_ask(name, side, options.steps))
+                number, rate = len(rates[name]), rates[name][-1]
+                print(f"round {number}, {name}: {rate:.0f} images/s", file=out, flush=True)
+
+
+def report(rates: dict[str, list[float]], *, as_json: bool) -> None:
+    """The medians of the rounds that were done on both sides."""
+    if not all(rates.values()):
+        return
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratio = medians["engine"] / medians["notebook"]
-    if options.json:
+    if as_json:
         print(json.dumps({"images_per_second": medians, "all": rates, "ratio": ratio}))
         return
     for name, values in rates.items():

@@ -121,8 +121,10 @@ def main() -> None:
                         step()
 
                 block()
+                command.check_compiled(training.forward)
                 took = median(seconds(block, device) for _ in range(options.rounds))
                 images = options.steps * batch / took
+                command.check_compiled(training.forward)
                 line = f"{side} pixels, {name:9} {1e3 * took / options.steps:8.2f} ms a step"
                 line += f"  {images:9,.0f} images/s"
                 if side == schedule.SIDE:

@@ -24,9 +24,11 @@ from bench import (
     gpu,
     layer_stats,
     long_log,
+    mistakes,
     monitor,
     notebook,
     seeds,
+    steps,
 )
 from bench import presets as bench_presets
 from bench.command import NoFigureError, Trainer
@@ -37,6 +39,7 @@ from tests.training_helpers import tiny_dataset, wait
 from trainer import config as settings
 from trainer import events, processes, spoiled
 from trainer.errors import ConfigError
+from trainer.loop.compilation import Compiled
 from trainer.presets import catalog
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog, Tail
@@ -336,6 +339,10 @@ PROGRAMS = {
     "slow_link": slow_link,
     "monitor": monitor.main,
     "gpu": gpu.main,
+    "notebook": notebook.main,
+    "steps": steps.main,
+    "mistakes": mistakes.main,
+    "long_log": long_log.main,
 }
 
 
@@ -361,6 +368,14 @@ PROGRAMS = {
         ("slow_link --rate 0", "argument --rate: must be a number greater than 0, not '0'"),
         ("gpu --only seeds --data /nope", "data '/nope' does not exist"),
         ("gpu --only seeds --seconds 0", "argument --seconds: must be a whole number from 1 on"),
+        ("monitor --data /nope", "data '/nope' does not exist"),
+        ("monitor --preset nope", "nope"),
+        ("notebook --data synthetic --batch-size 20000", "batch size 20000 is above"),
+        ("notebook --data synthetic --model nope", "nope"),
+        ("steps --data synthetic --preset nope", "nope"),
+        ("mistakes --data /nope", "data '/nope' does not exist"),
+        ("distributed --preset fast", "train.skip_easy needs train.processes = 1"),
+        ("long_log --runs 0", "argument --runs: must be a whole number from 1 on"),
         ("monitor --rounds x", "argument --rounds: must be a whole number from 1 on, not 'x'"),
     ],
 )
@@ -383,3 +398,13 @@ def test_bad_input_is_one_line(
     assert said in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_uncompiled_figures_are_none_of_compiled_steps() -> None:
+    command.check_compiled(torch.nn.Identity())
+    forward = Compiled(torch.nn.Identity(), torch.device("cpu"), lambda problem: None)
+    forward.lacks = ""
+    command.check_compiled(forward)
+    forward._stop("no compiler")
+    with pytest.raises(NoFigureError, match="nothing is compiled: no compiler"):
+        command.check_compiled(forward)

@@ -48,6 +48,8 @@ class Compiled:
         self._compiles = False
         self.lacks = _lacks(device)
         """What is known beforehand to be missing; empty: nothing."""
+        self.problem = ""
+        """Why nothing is compiled any more."""
 
     @property
     def given_up(self) -> bool:
@@ -103,6 +105,7 @@ class Compiled:
         return self._uncompiled(images)
 
     def _stop(self, reason: str) -> None:
+        self.problem = reason
         self._on_problem(f"training without torch.compile: {reason}")
         self._forward = self._uncompiled
 
