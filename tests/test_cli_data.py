@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -194,6 +195,26 @@ def test_preview_shows_images_as_small_as_the_net_sees_them(
     assert "shrunk to 20, 20, 24 pixels a side as these epochs begin" in text
     text = cli("data", "--data", "synthetic", "--preview", "--preset", "quick")[1]
     assert "shrunk" not in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "codes"),
+    [({"NO_COLOR": "1", "TERM": "xterm-256color"}, "38;5;2"), ({"TERM": "xterm"}, "\x1b[")],
+)
+def test_preview_is_gray_where_there_are_no_colours(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], codes: str
+) -> None:
+    pytest.importorskip("torch")
+    for name in ("COLORTERM", "NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"FORCE_COLOR": "1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    code, text, _ = cli("data", "--data", "synthetic", "--preview", "--preset", "quick")
+    assert code == 0
+    assert "▀" in text
+    assert codes in text
+    coloured = {int(n) for n in re.findall(r"[34]8;5;(\d+)", text)}
+    assert all(n >= 232 for n in coloured)
 
 
 def test_preview_without_colours_is_ascii(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from textual.message import Message
 from tests.terminal import Terminal
 from tui import themes
 from tui.formatting import STATES
-from tui.terminal.characters import TABLE, to_ascii
+from tui.terminal.characters import TABLE, in_words, to_ascii
 from tui.terminal.difference import Difference
 from tui.terminal.driver import Ending, Output, TerminalDriver
 from tui.terminal.settings import TerminalSettings, detect
@@ -58,6 +58,12 @@ ESCAPES = re.compile(rb"\x1b\[[0-9;?<>=]*[ -/]*[a-zA-Z]|\x1b\][^\x07\x1b]*(?:\x0
 def test_ascii_keeps_the_width(text: str, plain: str) -> None:
     assert text.translate(TABLE) == plain
     assert len(plain) == cell_len(text)
+
+
+def test_running_text_keeps_its_meaning_in_ascii() -> None:
+    assert in_words("(≥ 87.0 %)  ↵ opens", ascii=True) == "(>= 87.0 %)  enter opens"
+    assert in_words("← → others", ascii=True) == "arrows others"
+    assert in_words("≥ 2", ascii=False) == "≥ 2"
 
 
 def test_every_character_that_is_drawn_has_ascii_of_its_width() -> None:

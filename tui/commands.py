@@ -14,13 +14,12 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 
 from tui.formatting import clean, escape
+from tui.terminal.characters import in_words
 
 if TYPE_CHECKING:
     from tui.app import CifarApp
 
 RUNS_OFFERED = 200
-ENTER = "↵"
-"""How the key is written where there is room for one cell, and a character for it."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -50,8 +49,7 @@ def entries(screen: Screen[Any]) -> list[Entry]:
         if binding.id is None or not binding.description or binding.system:
             continue
         key = binding.key_display or screen.app.get_key_display(binding)
-        if key == ENTER and cast("CifarApp", screen.app).terminal.ascii:
-            key = "enter"
+        key = in_words(key, ascii=cast("CifarApp", screen.app).terminal.ascii)
         if binding.id in found:
             known = found[binding.id]
             key = f"{known.key} {key}"

@@ -40,6 +40,13 @@ class Cell(NamedTuple):
     background: int | None
 
 
+def color_mode(color_system: str | None, no_color: bool) -> ColorMode:
+    """What a terminal can show of an image, by Rich's name of its colours; ``no_color``: gray."""
+    if color_system in ("truecolor", "256"):
+        return "grey" if no_color else "256" if color_system == "256" else "true"
+    return "16" if color_system in ("standard", "windows") else "ascii"
+
+
 def half_blocks(image: Pixels, *, color: ColorMode = "true", scale: float = 1) -> list[list[Cell]]:
     """An image as rows of cells; equal neighbours are one.
 

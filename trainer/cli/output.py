@@ -98,18 +98,22 @@ class Output:
             os.dup2(self._own.fileno(), 1)
         (sys.stdout, sys.stderr), self._before, self._own = self._before, None, None
 
-    def lines(self, *lines: str | Text) -> None:
-        """Write lines; styles only where the terminal has them."""
+    def lines(self, *lines: str | Text, grays: bool = False) -> None:
+        """Write lines; styles only where the terminal has them.
+
+        ``grays``: they are images in gray where no colours are wanted (``NO_COLOR``), so they stay.
+        """
         written = StringIO()
         console = _console(written)
+        console.no_color = console.no_color and not grays
         for line in lines:
             console.print(line, soft_wrap=True)
         self.write(written.getvalue().encode(_encoding(sys.stdout), "replace"))
 
-    def colours(self) -> str | None:
-        """Rich's name of the colours that reach the terminal."""
+    def colours(self) -> tuple[str | None, bool]:
+        """Rich's name of the colours that the terminal has, and whether none are wanted."""
         console = _console(StringIO())
-        return None if console.no_color else console.color_system
+        return console.color_system, console.no_color
 
     def json(self, value: Any) -> None:
         """Write a value as one line of JSON; numbers that are not finite become null."""

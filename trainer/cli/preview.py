@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.segment import Segment
 from rich.text import Text
 
-from trainer.analysis.terminal_image import ColorMode, to_segments
+from trainer.analysis.terminal_image import ColorMode, color_mode, to_segments
 from trainer.cli.output import clean, out
 from trainer.config import AugmentSettings, TrainSettings
 
@@ -112,6 +112,6 @@ def show(dataset: Dataset, settings: AugmentSettings, train: TrainSettings, widt
     if min(sides) < SIDE:
         pixels = ", ".join(map(str, sides))
         heading.append(f"shrunk to {pixels} pixels a side as these epochs begin, enlarged here")
-    modes: dict[str | None, ColorMode] = {"truecolor": "true", "256": "256"}
-    color = modes.get(out.colours(), "ascii")
-    out.lines(*heading, *grid(dataset, settings, width, color, sides))
+    color = color_mode(*out.colours())
+    out.lines(*heading)
+    out.lines(*grid(dataset, settings, width, color, sides), grays=True)

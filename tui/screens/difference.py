@@ -18,6 +18,7 @@ from tui.images.evaluation_loader import EvaluationLoader
 from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
 from tui.screens.pair_image import PairImageScreen
+from tui.terminal.characters import in_words
 from tui.widgets.difference_table import DifferenceTable
 from tui.widgets.lines import say
 from tui.widgets.mistake_grid import MistakeGrid
@@ -236,7 +237,8 @@ class DifferenceScreen(StoreScreen):
     def _show_cell(self) -> None:
         about = self.query_one(DifferenceTable).about_cell()
         wide = self.query_one(DifferenceTable).has_focus
-        self._say("#cell", Text(about if wide or not about else LEGEND))
+        legend = in_words(LEGEND, ascii=self.cifar.terminal.ascii)
+        self._say("#cell", Text(about if wide or not about else legend))
 
     def _show_panes(self) -> None:
         colours = self.cifar.colours()

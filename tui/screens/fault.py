@@ -18,6 +18,7 @@ from tui.images.fault import Fault, Group, fault, group_line
 from tui.keys import HELP
 from tui.run_words import evaluation
 from tui.screens.modal import Modal
+from tui.terminal.characters import in_words
 
 
 class FaultGroups(OptionList):
@@ -58,7 +59,9 @@ class FaultScreen(Modal[Group | None]):
             yield Static("", id="notices", markup=False)
             yield FaultGroups(id="groups", compact=True)
             yield Static("", id="said", markup=False)
-            yield Static("↵ shows exactly these images   escape closes", id="note", markup=False)
+            key = in_words("↵", ascii=self.cifar.terminal.ascii)
+            keys = f"{key} shows exactly these images   escape closes"
+            yield Static(keys, id="note", markup=False)
 
     def on_mount(self) -> None:
         """Show what is there."""

@@ -24,6 +24,7 @@ from tui.images.fault import about_label
 from tui.images.inside import Inside, convolution_at
 from tui.keys import HELP
 from tui.screens.modal import Modal
+from tui.terminal.characters import in_words
 from tui.widgets import image_view
 from tui.widgets.graphics_view import GraphicsView
 from tui.widgets.image_view import SIDE, ImageView
@@ -209,7 +210,7 @@ class ImageScreen(Modal[None]):
             self._inside.neighbours_line(self.size.width),
         )
         keys = _note(self.size.width, wide=self.has_class("-room"), bare=self._inside.bare)
-        self._say("#note", Text(keys))
+        self._say("#note", Text(in_words(keys, ascii=self.cifar.terminal.ascii)))
 
     def _scale(self) -> int:
         """Cells for each pixel of the image; also whether the neighbours have a place below."""

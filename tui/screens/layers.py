@@ -17,6 +17,7 @@ from tui.formatting import clean
 from tui.runs.alive import Alive
 from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
+from tui.terminal.characters import in_words
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import NARROW, LimitsPanel, packed
@@ -143,7 +144,8 @@ class LayersScreen(StoreScreen):
             }
             text.append(f"  sorted by {names.get(self.sort, self.sort)}", style=colours["primary"])
         if self.open_blocks is not None:
-            text.append("  folded by block: ↵ opens one", style=colours["primary"])
+            key = in_words("↵", ascii=self.cifar.terminal.ascii)
+            text.append(f"  folded by block: {key} opens one", style=colours["primary"])
         return text
 
     def _totals(self, net: ModelDescribed, width: int) -> Text:

@@ -65,8 +65,20 @@ _NAMED = {
     "║": "|",
     "┃": "|",
 }
+_WORDS = {"← →": "arrows", "↵": "enter", "≥": ">=", "≤": "<="}
+"""Keys and comparisons that one character would make others."""
 _UPPER_DOTS = 0b00011011
 """Dots 1, 2, 4 and 5 of a Braille cell: its upper half."""
+
+
+def in_words(text: str, *, ascii: bool) -> str:
+    """Running text, as wide as it may be: in ASCII it names the keys that there are, and compares
+    as it does elsewhere.
+    """
+    if ascii:
+        for character, word in _WORDS.items():
+            text = text.replace(character, word)
+    return text
 
 
 def to_ascii(character: str) -> str:

@@ -37,15 +37,7 @@ def color_mode(app: App[object]) -> ColorMode:
     terminal = getattr(app, "terminal", TerminalSettings())
     if terminal.ascii or terminal.low_bandwidth:
         return "ascii"  # over a slow link a page of pixels would take minutes
-    if app.no_color:
-        return "grey"
-    modes: dict[str | None, ColorMode] = {
-        "truecolor": "true",
-        "256": "256",
-        "standard": "16",
-        "windows": "16",
-    }
-    return modes.get(app.console.color_system, "ascii")
+    return terminal_image.color_mode(app.console.color_system, app.no_color)
 
 
 class ImageView(Widget):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 from textual.widgets import Static
@@ -14,6 +15,10 @@ from trainer.events import ModelDescribed
 from trainer.runs.runstate import RunState
 from trainer.words import axes, yes
 from tui import formatting
+from tui.terminal.characters import in_words
+
+if TYPE_CHECKING:
+    from tui.app import CifarApp
 
 NARROW = 118
 
@@ -99,7 +104,11 @@ class LimitsPanel(Static):
         if asked is None:
             self.update(Text("the run's configuration cannot be read: its limits are unknown"))
             return
-        found = checks(asked.limits, state.described, best)
+        ascii = cast("CifarApp", self.app).terminal.ascii
+        found = [
+            replace(check, required=in_words(check.required, ascii=ascii))
+            for check in checks(asked.limits, state.described, best)
+        ]
         self.update(_lines(found, colours, width - 2))
 
 
