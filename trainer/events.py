@@ -189,8 +189,9 @@ class LayerStats(Event, tag="LayerStats", frozen=True, kw_only=True):
     activations: Annotated[tuple[str, ...], Meta(max_length=LAYERS)] = ()
     """Paths of the activation modules, one for each call; each module's calls in their order."""
     dead: Measured = ()
-    """Share of its output's channels without a value above 0 in the batch, 0 to 1; of a module that
-    is here once but called more often, as in older logs, the mean over its calls."""
+    """Share of its output's channels without a value above 0 in the batch, 0 to 1, of several
+    processes in rank 0's part of it; of a module that is here once but called more often, as in
+    older logs, the mean over its calls."""
     reason: str = ""
     """Why no activations were looked at; in older logs, of compiled nets."""
 

@@ -48,8 +48,8 @@ class LayerStats:
     gradient (after loss scaling is undone, before clipping), and log10 of the norm of the update
     over that of the weights; about -3 is usual for SGD and Adam (Karpathy 2019, "A recipe for
     training neural networks"; CS231n). For each call of each activation module: the share of dead
-    channels, which are those without one value above 0 in the whole batch; nothing where it is not
-    known which dimension holds the channels.
+    channels, which are those without one value above 0 in the whole batch, of several processes in
+    rank 0's images of it; nothing where it is not known which dimension holds the channels.
 
     Args:
         net: the net that is trained, not wrapped.

@@ -49,6 +49,8 @@ class LayersScreen(StoreScreen):
         self.measured_first = False
         self._shown: tuple[object, ...] = ()
         self._alive = Alive(())
+        self._whose_images = ""
+        """In which channels are dead, where it is not the whole batch."""
         self._mark: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
@@ -118,7 +120,9 @@ class LayersScreen(StoreScreen):
 
     def _look(self, run: Follower) -> bool:
         """Take the newest measurement; whether it is another one than before."""
-        kept = run.state.layer_stats
+        started, kept = run.state.started, run.state.layer_stats
+        several = started is not None and len(started.ranks) > 1
+        self._whose_images = " in rank 0's images" if several else ""
         mark = (run.run.id, len(kept), kept[-1].step if kept else -1)
         if mark == self._mark:
             return False
@@ -209,9 +213,11 @@ class LayersScreen(StoreScreen):
         if found.update is not None:
             words.append(f"log10 update/weight {found.update:.2f}")
         if found.dead is not None:
-            words.append(f"{figure(found.dead, 1)}% of channels dead")
+            words.append(f"{figure(found.dead, 1)}% of channels dead{self._whose_images}")
         elif not row.folded and (mean := self._alive.mean_dead(row.calls[0])) is not None:
-            words.append(f"{figure(mean, 1)}% of channels dead in the mean of its calls")
+            words.append(
+                f"{figure(mean, 1)}% of channels dead in the mean of its calls{self._whose_images}"
+            )
         told = ", ".join(words) or "nothing is measured of it"
         text = Text(told, no_wrap=True, overflow="ellipsis")
         place = f"  step {self._alive.step:,}, epoch {self._alive.epoch}"
