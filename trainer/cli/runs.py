@@ -95,6 +95,7 @@ def summary(follower: Follower) -> dict[str, Any]:
         "queued_at": folded.queued_at or None,
         "error": folded.ended.error if folded.ended else None,
         "problem": follower.problem or None,
+        "missing_events": folded.missing,
     }
 
 
@@ -180,7 +181,6 @@ def _details(follower: Follower) -> dict[str, Any]:
         "notices": [{"time": at, "notice": notice} for at, notice in folded.notices],
         "ended": folded.ended,
         "damaged_lines": follower.damaged,
-        "missing_events": folded.missing,
     }
 
 

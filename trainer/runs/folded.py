@@ -26,7 +26,7 @@ from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
 from trainer.runs import runstate, steps
 from trainer.runs.rundir import RunDir
-from trainer.runs.runstate import LAYER_STATS_KEPT, LONG_BYTES, RunState
+from trainer.runs.runstate import LAYER_STATS_KEPT, LONG_BYTES, EpochRow, RunState
 from trainer.runs.steps import Steps
 
 END_BYTES = 1 << 16
@@ -44,9 +44,14 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     changed: int
     """When the log had last been changed, nanoseconds."""
     damaged: Whole
-    best: Whole | None
-    """The epoch: the row itself is among the state's."""
+    best: Whole | EpochRow | None
+    """The epoch, where the row itself is among the state's."""
     state: RunState
+
+
+def _best(state: RunState) -> int | EpochRow | None:
+    best = state.best
+    return best.epoch if best is not None and state._rows.get(best.epoch) is best else best
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -78,7 +83,7 @@ def save(run: RunDir, state: RunState, *, size: int, damaged: int) -> bool:
             size=size,
             changed=changed,
             damaged=damaged,
-            best=None if state.best is None else state.best.epoch,
+            best=_best(state),
             state=msgspec.structs.replace(state, best=None, _rows={}),
         )
         data = msgspec.msgpack.encode(found, enc_hook=_plain)
@@ -114,7 +119,8 @@ def load(run: RunDir) -> Loaded | None:
     state._rows = {row.epoch: row for row in state.epochs}
     if len(state._rows) < len(state.epochs):
         return None
-    state.best = None if found.best is None else state._rows.get(found.best)
+    best = found.best
+    state.best = state._rows.get(best) if isinstance(best, int) else best
     return Loaded(state, stat.st_ino, found.size, end, found.damaged)
 
 
