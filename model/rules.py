@@ -146,7 +146,7 @@ def is_pointwise(call: Call, batch: int) -> bool:
     holds all channels of one position.
     """
     seen = call.seen.get(id(_factors(call)[0]))
-    if not isinstance(seen, Seen) or seen.pooled or seen.axes_in(len(seen.layout) - 1):
+    if not isinstance(seen, Seen) or seen.axes_in(len(seen.layout) - 1):
         return False
     beside = (size for dim in seen.layout[:-1] for size, axis in dim if axis is None)
     return math.prod(beside) == batch

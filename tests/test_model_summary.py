@@ -516,6 +516,7 @@ def test_a_linear_layer_over_channels_is_pointwise() -> None:
     s = summarize(Functional(block, **parts, **linear))
     assert s.depthwise_separable == 1
     assert [r.path for r in s.layers if r.is_separable] == ["depthwise", "wide"]
+    assert summarize(Functional(block, **parts, **linear), (3, 1, 1)).depthwise_separable == 1
 
     def rows(m: nn.Module, x: Tensor) -> Tensor:
         return m.rows(m.depthwise(m.a(x)))
