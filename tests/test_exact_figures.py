@@ -103,6 +103,16 @@ def test_the_figures_are_those_of_the_logits(tta: Tta) -> None:
     assert {column.dtype for column in vars(found.figures).values()} == {np.dtype(np.float32)}
 
 
+def test_margins_of_right_images_are_those_of_the_logits() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (COUNT, 3))
+    logits[:, 0] = logits.max(1) + random.uniform(0, 3, COUNT)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = table(evaluated(logits))
+    assert found.right.all()
+    assert found.margin == pytest.approx(shares[:, 0] - shares[:, 1:].max(1), abs=1e-6)
+
+
 def test_a_class_that_has_no_chance_at_all() -> None:
     logits = wrong_ones()
     logits[0, 0] = logits[1, 2] = -np.inf
@@ -208,13 +218,15 @@ def test_a_round_trip_and_what_is_refused(tmp_path: Path) -> None:
     predictions.save(made, path)
     found = predictions.load(path).figures
     assert found is not None
-    for name, column in vars(made.figures).items():
+    assert list(made.figures.columns()) == list(predictions.FIGURES)
+    for name, column in made.figures.columns().items():
         assert np.array_equal(getattr(found, name), column)
     for changes in (
         {"loss": made.figures.loss[1:]},
         {"loss": made.figures.loss.astype(np.float64)},
         {"loss": -made.figures.loss},
         {"log_rest": np.ones(COUNT, np.float32)},
+        {"log_second": np.ones(COUNT, np.float32)},
         {"log_entropy": np.full(COUNT, np.nan, np.float32)},
         {"log_entropy": np.array([None] * COUNT)},
     ):
@@ -227,6 +239,9 @@ def test_a_round_trip_and_what_is_refused(tmp_path: Path) -> None:
     np.savez(path, **rest)
     with pytest.raises(RunError, match="log_entropy"):
         predictions.load(path)
+    older = replace(made, figures=replace(made.figures, log_second=None))
+    predictions.save(older, path)
+    assert predictions.load(path).figures is not None
 
 
 def test_a_run_keeps_them_of_each_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

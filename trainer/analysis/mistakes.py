@@ -211,7 +211,7 @@ def table(predictions: Predictions) -> Mistakes:
 
 def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistakes:
     """The table by figures from the logits; ``second`` [N]: the largest float16 probability of a
-    class other than the actual one."""
+    class other than the actual one, for files without their own."""
     actual, predicted = predictions.labels, predictions.predicted
     loss, log_rest, log_entropy = (
         column.astype(np.float64)
@@ -225,6 +225,8 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
     p_actual = np.where(loss < -IMPOSSIBLE, np.maximum(np.exp(-loss), smallest), 0.0)
     right = actual == predicted
     p_actual = np.where(right, confidence, p_actual)
+    if figures.log_second is not None:
+        second = np.exp(figures.log_second.astype(np.float64))
     # float16 rounds: what is right is never below the others, what is wrong never above
     above = np.maximum(confidence - np.minimum(second, rest), 0)
     below = np.minimum(p_actual + rest - 1, 0)

@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _figures(scores: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
-    """``Figures`` from logits [N, C], float32 [3, N].
+    """``Figures`` from logits [N, C], float32 [4, N].
 
     From sums of positive terms alone, in logarithms: nothing cancels, and nothing is too small.
     """
@@ -166,5 +166,6 @@ def _figures(scores: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
             log_all - below.gather(1, labels[:, None]).squeeze(1),
             (log_others - log_all).clamp(max=0),
             torch.logaddexp(own, theirs),
+            (others.amax(1) - log_all).clamp(max=0),
         ]
     )

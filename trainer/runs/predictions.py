@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -27,6 +28,12 @@ class Figures:
     """ln of 1 - p of the predicted class: what all other classes have."""
     log_entropy: NDArray[np.float32]
     """ln of the entropy of the probabilities in nats."""
+    log_second: NDArray[np.float32] | None = None
+    """ln of the largest p of a class other than the predicted one; not in files of before."""
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """Those that are there, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
 
 FIGURES = tuple(one.name for one in fields(Figures))
@@ -66,6 +73,7 @@ def save(predictions: Predictions, path: Path) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
+    figures: dict[str, Any] = {} if predictions.figures is None else predictions.figures.columns()
     with whole_file(path) as file:
         np.savez(
             file,
@@ -75,7 +83,7 @@ def save(predictions: Predictions, path: Path) -> None:
             split=np.array(predictions.split),
             fingerprint=np.array(predictions.fingerprint),
             epoch=np.array(predictions.epoch),
-            **({} if predictions.figures is None else vars(predictions.figures)),
+            **figures,
         )
 
 
@@ -119,15 +127,18 @@ def load(path: Path) -> Predictions:
 
 def _figures(file: NpzFile) -> Figures | None:
     present = [name for name in FIGURES if name in file]
-    return Figures(**{name: file[name] for name in FIGURES}) if present else None
+    wanted = [name for name in FIGURES if name in file or name != "log_second"]
+    return Figures(**{name: file[name] for name in wanted}) if present else None
 
 
 def _check_figures(found: Figures, images: int, name: str) -> None:
-    for column in vars(found).values():
+    for column in found.columns().values():
         if column.shape != (images,) or column.dtype != np.float32:
             raise RunError(f"the predictions {name} have a wrong shape {column.shape}")
     # also false for not-a-number
-    if not ((found.loss >= 0) & (found.log_rest <= 0) & (found.log_entropy < np.inf)).all():
+    second = found.log_rest if found.log_second is None else found.log_second
+    logs = (found.log_rest <= 0) & (second <= 0) & (found.log_entropy < np.inf)
+    if not ((found.loss >= 0) & logs).all():
         raise RunError(f"the predictions {name} hold figures that no probabilities have")
 
 
