@@ -416,6 +416,8 @@ def _each_turn(folder: Path, terminal: Terminal, trainer: Trainer, epochs: int) 
             if before is not None and number > 2:
                 wall, processor, own = (b - a for a, b in zip(before, now, strict=True))
                 found.append(Turn(watched, seconds, wall, processor, own, late))
+                how = "watched" if watched else "alone"
+                print(f"  epoch {number}, {how}: {seconds:.2f} s of training", flush=True)
             before = now
             # alone, watched, watched, alone, …: what drifts evens out
             was, watched = watched, (number - 1) % 4 in (2, 3) if number >= 2 else True

@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # bad input is told of once, not by each seed
-    overrides = [f"data={json.dumps(options.data)}", *options.set]
+    overrides = [settings.setting("data", options.data), *options.set]
     config = catalog.load(options.preset, overrides)
     settings.check(config)
     sources.load_test(config.data)
