@@ -22,8 +22,8 @@ from trainer.runs.rundir import RunDir
 from trainer.runs.runstate import RunState
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing is saved any more."""
+class Killed(KeyboardInterrupt):
+    """As SIGKILL: nothing is saved any more. Any other error ends a run in its log."""
 
 
 @pytest.fixture(autouse=True)

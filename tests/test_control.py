@@ -51,12 +51,12 @@ def test_commands_from_another_process(run: RunDir) -> None:
     asked = Control(run)
     script = (
         "import sys; from pathlib import Path\n"
-        "from trainer import control; from trainer.runs.rundir import RunDir\n"
+        "from trainer.runs import control; from trainer.runs.rundir import RunDir\n"
         "for command in sys.argv[2:]: control.send(RunDir(Path(sys.argv[1])), command)\n"
     )
 
     def send(*commands: str) -> None:
-        root = Path(control.__file__).parents[1]
+        root = Path(control.__file__).parents[2]
         subprocess.run([sys.executable, "-c", script, run.path, *commands], check=True, cwd=root)
         asked.poll(now=True)
 

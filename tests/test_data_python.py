@@ -144,7 +144,7 @@ def test_no_cifar10_here_says_what_to_do(tmp_path: Path) -> None:
         sources.load("cifar10", data_dir=tmp_path)
     line = str(raised.value)
     assert line == sources.available("cifar10", data_dir=tmp_path).message
-    for part in (str(tmp_path), "'cifar-tui data --download'", "--data", "synthetic"):
+    for part in (str(tmp_path), "'cifar-tui data --download --data-dir", "--data", "synthetic"):
         assert part in line
     hundred = sources.available("cifar100", data_dir=tmp_path)
     assert "--download --data cifar100" in hundred.message

@@ -25,7 +25,7 @@ from trainer.runs import rundir
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import ID, RunDir, create, find, made_at, scan, slug
 
-ROOT = Path(rundir.__file__).parents[1]
+ROOT = Path(rundir.__file__).parents[2]
 
 
 def test_an_id_tells_when_its_run_was_made() -> None:

@@ -424,7 +424,7 @@ def test_the_writers_process_dies_at_any_moment(run: RunDir) -> None:
         "    log.emit(events.Notice(level='info', code='x', message='y' * 500))\n"
         "    if i == 20: print(flush=True)\n"
     )
-    root = Path(runlog.__file__).parents[1]
+    root = Path(runlog.__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", script, run.path], stdout=subprocess.PIPE, cwd=root
     ) as process:
