@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import tiny_dataset, tiny_run, train
 from trainer import events
 from trainer.files import disk
 from trainer.lifecycle.session import train_run
-from trainer.lifecycle.submit import resubmit
 from trainer.loop import snapshot
 from trainer.loop.engine import Training
 from trainer.loop.snapshot import Snapshot, packing
@@ -161,18 +160,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     states = []
     for stopped in (False, True):
         run = tiny_run(tmp_path / str(stopped), *ema)
-        asked = Control(run)
-
-        def listen(
-            envelope: events.Envelope, asked: Control = asked, stopped: bool = stopped
-        ) -> None:
-            if isinstance(envelope.event, events.EvalEnded) and stopped:
-                asked.request("stop")
-
-        train_run(run, asked, listener=listen)
-        if stopped:
-            resubmit(run)
-            assert train_run(run, Control(run), resume=True).state == "completed"
+        train(run, stopped=stopped)
         states.append(checkpoint.load(run.checkpoint("last")))
     assert same(states[0]["net"], states[1]["net"])
     assert same(states[0]["optimizers"], states[1]["optimizers"])

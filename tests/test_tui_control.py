@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Input
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
@@ -71,6 +72,22 @@ async def test_a_run_in_the_queue_saves_no_checkpoint(tmp_path: Path) -> None:
             assert b"checkpoint" not in waiting.control.read_bytes()
 
 
+async def resume_behind_another(pilot: Pilot[None], app: CifarApp, only: RunDir) -> None:
+    """Start a run, and have the one that was there go on behind it."""
+    await until(pilot, lambda: len(app.store) == 1)
+    await pilot.press("s")
+    await until(pilot, lambda: any(run.status == "training" for run in app.store))
+    app.store.selected = only.id
+    await pilot.press("r")
+
+
+async def stop_all(pilot: Pilot[None], app: CifarApp) -> None:
+    """The queued ones first: none of them begins."""
+    for run in reversed(app.store.active()):
+        app.runs.stop(run)
+    await until(pilot, lambda: not app.store.active())
+
+
 @pytest.mark.usefixtures("runs_may_start")
 async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
     older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
@@ -78,17 +95,11 @@ async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> N
     older.checkpoint("last").touch()
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: len(app.store) == 1)
-        await pilot.press("s")
-        await until(pilot, lambda: any(run.status == "training" for run in app.store))
-        app.store.selected = older.id
-        await pilot.press("r")
+        await resume_behind_another(pilot, app, older)
         await until(pilot, lambda: status(app, older) == "queued")
         line = "older is queued behind 1 other: then it goes on from its checkpoint"
         assert line in told(app)
-        for run in reversed(app.store.active()):
-            app.runs.stop(run)
-        await until(pilot, lambda: not app.store.active())
+        await stop_all(pilot, app)
 
 
 @pytest.mark.usefixtures("runs_may_start")
@@ -96,15 +107,9 @@ async def test_a_run_that_never_began_is_told_to_wait_in_one_sentence(tmp_path: 
     never = make_run(tmp_path / "runs", name="never", done=0, end=None)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: len(app.store) == 1)
-        await pilot.press("s")
-        await until(pilot, lambda: any(run.status == "training" for run in app.store))
-        app.store.selected = never.id
-        await pilot.press("r")
+        await resume_behind_another(pilot, app, never)
         await until(pilot, lambda: "never is queued behind 1 other: then it begins" in told(app))
-        for run in reversed(app.store.active()):
-            app.runs.stop(run)
-        await until(pilot, lambda: not app.store.active())
+        await stop_all(pilot, app)
 
 
 async def test_a_second_p_takes_the_pause_back(tmp_path: Path) -> None:
@@ -145,9 +150,7 @@ async def test_a_run_that_the_filter_hides_is_shown_when_it_begins(tmp_path: Pat
         assert app.screen.query_one("#filter", Input).value == ""
         name = app.store.followers[app.store.selected or ""].name
         assert f"{name} has begun: the filter hid it and is cleared" in told(app)
-        for run in reversed(app.store.active()):
-            app.runs.stop(run)
-        await until(pilot, lambda: not app.store.active())
+        await stop_all(pilot, app)
 
 
 async def test_keys_mean_the_highlighted_run_or_none(tmp_path: Path) -> None:

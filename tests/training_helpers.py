@@ -97,8 +97,8 @@ def log_of(run: RunDir) -> list[events.Event]:
     return [envelope.event for envelope in Follower(run)._tail.read()]
 
 
-def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float | None]]:
-    """Losses of training and test of each epoch; stopped after the first, and resumed, or not."""
+def train(run: RunDir, *, stopped: bool) -> None:
+    """To its end; stopped after the first epoch's evaluation, and resumed, or not."""
     asked = Control(run)
 
     def listen(envelope: events.Envelope) -> None:
@@ -109,6 +109,11 @@ def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float |
     if stopped:
         resubmit(run)
         assert train_run(run, Control(run), resume=True).state == "completed"
+
+
+def losses_of(run: RunDir, *, stopped: bool) -> list[tuple[float | None, float | None]]:
+    """Losses of training and test of each epoch, trained as by ``train``."""
+    train(run, stopped=stopped)
     state = Follower(run).catch_up()
     return [(row.train_loss, row.test_loss) for row in state.epochs]
 
