@@ -8,6 +8,9 @@ from textual.widget import Widget
 
 from tui.commands import Entry, entries
 
+KEPT = ("run.stop", "run.pause", "app.help", "app.quit")
+"""These stand at the end and are never the ones that found no room."""
+
 
 class KeyLine(Widget):
     """Keys and their meaning; as many as there is room for, ``?`` shows all."""
@@ -38,15 +41,12 @@ class KeyLine(Widget):
             for entry in entries(self.screen)
             if entry.binding.show and entry.enabled and offers(entry.binding.id)
         ]
-        # help and quit stand at the end and are never the ones that found no room
-        shown.sort(key=lambda entry: entry.binding.id in ("app.help", "app.quit"))
-        last = sum(
-            len(e.key) + len(e.title) + 3 for e in shown if e.binding.id in ("app.help", "app.quit")
-        )
+        shown.sort(key=lambda entry: entry.binding.id in KEPT)
+        last = sum(len(e.key) + len(e.title) + 3 for e in shown if e.binding.id in KEPT)
         line = Content("")
         self._spans.clear()
         for entry in shown:
-            keep = entry.binding.id in ("app.help", "app.quit")
+            keep = entry.binding.id in KEPT
             part = Content.assemble(
                 (f" {entry.key}", "bold $primary"), (f" {entry.title} ", "$foreground")
             )
