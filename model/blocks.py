@@ -55,6 +55,20 @@ def norm_act(
     return out
 
 
+def conv_pool(conv: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
+    """pool(conv(x)), [N, C, H, W] to the pooling's shape.
+
+    In one piece where the convolution has a method ``and_pool`` that does it: such a convolution
+    is put in where it is faster. The hooks of ``pool`` see what it would have given.
+    """
+    if (and_pool := getattr(conv, "and_pool", None)) is not None:
+        done: Tensor | None = and_pool(pool, x)
+        if done is not None:
+            return _passed_on(pool, done)
+    out: Tensor = pool(conv(x))
+    return out
+
+
 def fork(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """x twice: for layers, and to be added to what they give (``fork`` of a norm that has it)."""
     if (own := getattr(norm, "fork", None)) is not None:
@@ -63,13 +77,13 @@ def fork(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return x, x
 
 
-def _passed_on(act: nn.Module, done: Tensor) -> Tensor:
-    """A call of ``act`` with all of its hooks, but without its work."""
-    act.forward = _same
+def _passed_on(layer: nn.Module, done: Tensor) -> Tensor:
+    """A call of a layer with all of its hooks, but without its work."""
+    layer.forward = _same
     try:
-        out: Tensor = act(done)
+        out: Tensor = layer(done)
     finally:
-        del act.forward
+        del layer.forward
     return out
 
 

@@ -8,30 +8,30 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.loop import convolutions
+from model.blocks import conv_pool
+from trainer.kernels import tiles
+from trainer.kernels.build import BuildError
 from trainer.loop.convolutions import (
     GuardedConv2d,
-    StridedConv2d,
     StridedDepthwiseConv2d,
-    WideConv2d,
-    apart,
+    TiledConv2d,
     choose_per_layer,
-    side_by_side,
 )
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that says it has matrix tiles; the arithmetic is right on any."""
-    monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: True)
+def _tiles() -> bool:
+    try:
+        return tiles.ready()
+    except BuildError:
+        return False
 
 
-def test_strided_depthwise_convolutions_are_exchanged_without_tiles_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(convolutions, "has_matrix_tiles", lambda: False)
+needs_tiles = pytest.mark.skipif(not _tiles(), reason="no AMX here, or no C++ compiler")
+
+
+def test_strided_depthwise_convolutions_are_exchanged_without_kernels_too() -> None:
     net = nn.Sequential(
         nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
         nn.Conv2d(8, 8, 3, padding=1, groups=8),
@@ -51,79 +51,201 @@ def test_strided_depthwise_convolutions_are_exchanged_without_tiles_too(
         assert net(torch.randn(1, 8, 8, 8)).dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("tiles")
+@needs_tiles
 def test_fp32_and_gpus_change_nothing() -> None:
     net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.Conv2d(64, 64, 3, padding=1))
-    choose_per_layer(net, CPU, "fp32")
-    choose_per_layer(net, torch.device("cuda"), "bf16")
+    choose_per_layer(net, CPU, "fp32", kernels=True)
+    choose_per_layer(net, torch.device("cuda"), "bf16", kernels=True)
     assert [type(layer) for layer in net] == [nn.Conv2d, nn.Conv2d]
 
 
-@pytest.mark.usefixtures("tiles")
-def test_wide_where_the_size_is_kept_and_there_are_channels() -> None:
+@needs_tiles
+def test_tiles_where_channels_fill_them() -> None:
     net = nn.ModuleList(
         [
             nn.Conv2d(64, 64, 3, padding=1),
-            nn.Conv2d(64, 64, 3, padding=2, dilation=2),
-            nn.Conv2d(64, 64, 1),
-            nn.Conv2d(16, 64, 3, padding=1),
-            nn.Conv2d(64, 64, 3),
+            nn.Conv2d(16, 32, 3, padding=2, dilation=2),
+            nn.Conv2d(24, 64, 1),
             nn.Conv2d(64, 64, 3, padding=1, stride=2),
+            nn.Conv2d(3, 64, 3, padding=1),
+            nn.Conv2d(64, 40, 3),
             nn.Conv2d(64, 64, 3, padding=1, groups=2),
             nn.Conv2d(64, 64, 3, padding="same"),
             nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+            nn.Conv2d(64, 64, 3, stride=(1, 2)),
+            nn.Conv2d(64, 64, 3, dilation=(1, 2)),
         ]
     )
-    choose_per_layer(net, CPU, "bf16")
-    assert [type(layer) is WideConv2d for layer in net] == [True] * 3 + [False] * 6
-    assert [i for i, layer in enumerate(net) if type(layer) is StridedConv2d] == [5]
+    choose_per_layer(net, CPU, "bf16", kernels=True)
+    assert [type(layer) is TiledConv2d for layer in net] == [True] * 4 + [False] * 7
 
 
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 11])
+def tiled(layer: nn.Conv2d) -> nn.Conv2d:
+    ours = copy.deepcopy(layer)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16", kernels=True)
+    assert type(ours) is TiledConv2d
+    return ours
+
+
+SIZES = [(1, 1), (2, 3), (4, 4), (7, 7), (9, 16), (32, 31)]
+HOW = [  # kernel, stride, padding, dilation, bias
+    (3, 1, 1, 1, False),
+    (3, 1, 2, 2, True),
+    (1, 1, 0, 1, True),
+    (3, 2, 1, 1, False),
+    (1, 2, 0, 1, False),
+    (5, 3, 2, 1, True),
+    (3, 2, 2, 2, False),
+    (2, 1, 0, 1, False),
+    (4, 1, 3, 1, False),
+    (3, 1, 3, 1, False),  # padding wider than the kernel reaches
+]
+
+
+@needs_tiles
 @pytest.mark.parametrize(
-    ("kernel", "dilation", "bias"), [(3, 1, False), (3, 2, True), (1, 1, True)]
+    ("size", "how"),
+    [
+        (size, how)
+        for size in SIZES
+        for how in HOW
+        if min(size) + 2 * how[2] > how[3] * (how[0] - 1)  # the kernel fits into the image
+    ],
 )
-@pytest.mark.parametrize("images", [2, 7, 33])
-def test_gradients_are_those_of_torch(
-    width: int, kernel: int, dilation: int, bias: bool, images: int
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (24, 48), (32, 16), (80, 32)])
+def test_tiles_give_what_torch_gives(
+    size: tuple[int, int], how: tuple[int, int, int, int, bool], inputs: int, outputs: int
 ) -> None:
-    torch.manual_seed(0)
-    padding = dilation * (kernel - 1) // 2
-    usual = nn.Conv2d(48, 56, kernel, padding=padding, dilation=dilation, bias=bias)
-    ours = copy.deepcopy(usual)
-    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
-    assert type(ours) is WideConv2d
-    _same_gradients(usual, ours, (images, 48, width + 1, width))
-
-
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("width", [4, 7, 8, 10, 12])
-@pytest.mark.parametrize(
-    ("kernel", "padding", "dilation", "bias"), [(3, 1, 1, False), (3, 2, 2, True), (1, 0, 1, True)]
-)
-@pytest.mark.parametrize("images", [1, 7, 8])
-def test_gradients_of_strided_layers_are_those_of_torch(
-    width: int, kernel: int, padding: int, dilation: int, bias: bool, images: int
-) -> None:
-    usual = nn.Conv2d(8, 24, kernel, 2, padding, dilation, bias=bias)
-    ours = copy.deepcopy(usual)
-    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
-    assert type(ours) is StridedConv2d
-    _same_gradients(usual, ours, (images, 8, width + 1, width))
-
-
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("kernel", [1, 2, 3, 8])
-@pytest.mark.parametrize("padding", [0, 1])
-def test_gradients_of_strided_layers_do_not_depend_on_the_order_in_memory(
-    kernel: int, padding: int
-) -> None:
-    usual = nn.Conv2d(8, 24, kernel, 2, padding if kernel > 1 else 0)
-    ours = copy.deepcopy(usual)
-    ours.__class__ = StridedConv2d
+    kernel, stride, padding, dilation, bias = how
+    usual = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
     for layout in (torch.channels_last, torch.contiguous_format):
-        _same_gradients(usual, ours, (7, 8, 9, 8), layout)
+        _same_gradients(usual, tiled(usual).to(memory_format=layout), (5, inputs, *size), layout)
+
+
+@needs_tiles
+@pytest.mark.parametrize("images", [1, 2, 3, 67, 130])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tiles_with_any_number_of_images_and_threads(images: int, threads: int) -> None:
+    usual = nn.Conv2d(32, 32, 3, padding=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _same_gradients(usual, tiled(usual), (images, 32, 4, 4))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_tiles
+def test_tiles_of_many_channels() -> None:
+    usual = nn.Conv2d(256, 272, 3, padding=1)
+    _same_gradients(usual, tiled(usual), (9, 256, 7, 7))
+
+
+@needs_tiles
+def test_sums_are_rounded_once() -> None:
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    x = torch.randn(4, 64, 15, 15, generator=_same()).bfloat16()
+    exact = copy.deepcopy(layer).double()
+    with torch.no_grad():
+        exact.weight.copy_(layer.weight.bfloat16())
+        exact.bias.copy_(layer.bias)  # type: ignore[union-attr, arg-type]
+    results = []
+    for net, image in ((tiled(layer), x), (exact, x.double())):
+        image = image.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=net is not exact):
+            y = net(image)
+        y.backward(torch.ones_like(y))
+        results.append((y.detach(), net.weight.grad))
+        image.grad = None
+    (y, of_weight), (expected, of_expected) = results
+    assert (y.double() - expected).abs().max() <= 2**-8 * expected.abs().max()
+    assert of_weight is not None
+    assert of_weight.dtype == torch.float32
+    assert (of_weight.double() - of_expected).norm() <= 1e-6 * of_expected.norm()
+
+
+@needs_tiles
+def test_what_is_not_a_number_stays_where_it_is_seen() -> None:
+    layer = tiled(nn.Conv2d(16, 16, 3, padding=1))
+    x = torch.zeros(3, 16, 8, 8)
+    x[1, 2, 4, 4] = torch.nan
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = layer(x).isnan().any(1)
+    assert seen[1, 3:6, 3:6].all()
+    assert not seen[[0, 2]].any()
+    assert not seen[1, :, 6:].any()
+
+
+@needs_tiles
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (7, 7), (15, 16), (31, 31)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (32, 48)])
+def test_a_convolution_with_its_pooling(size: tuple[int, int], inputs: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    ours = tiled(nn.Conv2d(inputs, outputs, 3, padding=1))
+    pool = nn.MaxPool2d(2)
+    found = []
+    for together in (True, False):
+        x = torch.randint(-2, 3, (5, inputs, *size), generator=_same()).float().requires_grad_()
+        ours.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = conv_pool(ours, pool, x) if together else pool(ours(x))
+        y.backward(torch.randint(-1, 2, y.shape, generator=_same()).to(y.dtype))
+        found.append([y.detach(), x.grad, *(p.grad for p in ours.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        assert mine is not None
+        assert theirs is not None
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+@needs_tiles
+def test_pooling_keeps_what_is_not_a_number() -> None:
+    layer = tiled(nn.Conv2d(16, 16, 1))
+    x = torch.zeros(1, 16, 4, 4)
+    x[0, 0, 1, 2] = torch.nan
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = conv_pool(layer, nn.MaxPool2d(2), x)
+    assert found[0, 0].isnan().tolist()[0][1]
+    assert not found[0, 0, 1].isnan().any()
+
+
+@needs_tiles
+def test_who_listens_to_a_layer_hears_it_and_its_pooling() -> None:
+    layer, pool = tiled(nn.Conv2d(16, 16, 3, padding=1)), nn.MaxPool2d(2)
+    heard: list[tuple[int, ...]] = []
+    pool.register_forward_hook(lambda _m, _i, out: heard.append(tuple(out.shape)))
+    x = torch.randn(2, 16, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        conv_pool(layer, pool, x)
+        assert heard == [(2, 16, 4, 4)]
+        layer.register_forward_hook(lambda _m, _i, out: heard.append(tuple(out.shape)))
+        conv_pool(layer, pool, x)
+    assert heard[1:] == [(2, 16, 8, 8), (2, 16, 4, 4)]
+
+
+@needs_tiles
+def test_what_does_not_fit_goes_torchs_way() -> None:
+    layer = tiled(nn.Conv2d(16, 16, 3))
+    assert layer(torch.randn(2, 16, 5, 5)).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(0, 16, 5, 5)).shape == (0, 16, 3, 3)
+        assert layer(torch.randn(16, 5, 5)).shape == (16, 3, 3)
+        with pytest.raises(RuntimeError, match="channels"):
+            layer(torch.randn(2, 8, 5, 5))
+        with pytest.raises(RuntimeError, match="size"):
+            layer(torch.randn(2, 16, 2, 2))
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert layer(torch.randn(2, 16, 5, 5)).dtype == torch.float16
+
+
+@needs_tiles
+def test_a_second_derivative_is_an_error() -> None:
+    layer = tiled(nn.Conv2d(16, 16, 3))
+    x = torch.randn(2, 16, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x).float().square().sum()
+    (gradient,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize(("dilation", "bias"), [(1, False), (2, True)])
@@ -137,7 +259,7 @@ def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
     _same_gradients(usual, ours, (3, 8, 9, 6))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=needs_tiles)])
 @pytest.mark.parametrize(
     ("layer", "size"),
     [
@@ -152,12 +274,11 @@ def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
         (nn.Conv2d(8, 64, 8, padding=3), (9, 9)),
     ],
 )
-@pytest.mark.usefixtures("tiles")
 def test_shapes_that_onednn_gets_wrong_are_computed_in_fp32(
-    layer: nn.Conv2d, size: tuple[int, int], compiled: bool
+    layer: nn.Conv2d, size: tuple[int, int], kernels: bool
 ) -> None:
     ours = copy.deepcopy(layer).to(memory_format=torch.channels_last)
-    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16", compiled=compiled)
+    choose_per_layer(nn.ModuleList([ours]), CPU, "bf16", kernels=kernels)
     exact = copy.deepcopy(layer).double()
     image = torch.randn(5, layer.in_channels, *size, generator=_same())
     found = []
@@ -186,7 +307,7 @@ def test_shapes_that_onednn_gets_right_stay_in_bf16() -> None:
         (nn.Conv2d(64, 64, 3, 2, 1, groups=64), (12, 2)),
     ]
     for layer, size in layers:
-        choose_per_layer(nn.ModuleList([layer]), CPU, "bf16", compiled=True)
+        choose_per_layer(nn.ModuleList([layer]), CPU, "bf16")
         assert not (isinstance(layer, GuardedConv2d) and layer.is_wrong(torch.zeros(2, 1, *size)))
 
 
@@ -199,42 +320,25 @@ def _same_gradients(
     # small whole numbers: sums of their products are exact, so nothing depends on the order
     x = torch.randint(-2, 3, shape, generator=_same()).float()
     found = []
-    for layer in (usual, ours):
+    for layer in (copy.deepcopy(usual).double(), ours):
+        layer.zero_grad()
         with torch.no_grad():
             layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape, generator=_same()).float())
             if layer.bias is not None:
                 layer.bias.zero_()
-        image = x.to(memory_format=layout, copy=True).requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = x.to(layer.weight.dtype)
+        image = given.to(memory_format=layout, copy=True).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=layer is ours):
             y = layer(image)
         y.backward(torch.randint(-1, 2, y.shape, generator=_same()).to(y.dtype))
         gradients = [p.grad for p in layer.parameters()]
         found.append([y.detach(), image.grad, *gradients])
+    assert found[1][0].dtype == torch.bfloat16
     for theirs, mine in zip(*found, strict=True):
         assert theirs is not None
         assert mine is not None
-        assert mine.dtype == theirs.dtype
-        torch.testing.assert_close(mine, theirs, rtol=2**-7, atol=0)
+        torch.testing.assert_close(mine.double(), theirs, rtol=2**-7, atol=0)
 
 
 def _same() -> torch.Generator:
     return torch.Generator().manual_seed(1)
-
-
-@pytest.mark.usefixtures("tiles")
-def test_outside_training_the_layer_is_the_usual_one() -> None:
-    layer = nn.Conv2d(48, 48, 3, padding=1)
-    choose_per_layer(nn.ModuleList([layer]), CPU, "bf16")
-    x = torch.randn(2, 48, 5, 5)
-    assert layer(x).dtype == torch.float32
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-
-
-def test_images_side_by_side() -> None:
-    images = torch.arange(1, 13).view(3, 1, 2, 2)
-    wide = side_by_side(images, 2, 1)
-    assert wide.shape == (2, 1, 2, 6)
-    assert wide[0, 0].tolist() == [[1, 2, 0, 5, 6, 0], [3, 4, 0, 7, 8, 0]]
-    assert wide[1, 0].tolist() == [[9, 10, 0, 0, 0, 0], [11, 12, 0, 0, 0, 0]]
-    assert torch.equal(apart(wide, 2, images), images)

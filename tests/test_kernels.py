@@ -357,7 +357,7 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library as the compiler makes it."""
     path = tmp_path_factory.mktemp("made") / "kernels.so"
-    build._run([*compiler(), *build.FLAGS, "-fopenmp", "-o", str(path), str(build.SOURCE)])
+    build._run(build.to_compile(compiler(), path))
     return path
 
 

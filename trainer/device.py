@@ -111,11 +111,6 @@ def _cpu_has_bf16_products() -> bool:
     return any(map(_cpu_says, probes))
 
 
-def has_matrix_tiles() -> bool:
-    """Whether the CPU multiplies bf16 in tiles (AMX)."""
-    return _cpu_says("_is_amx_tile_supported")
-
-
 def _cpu_says(name: str) -> bool:
     # private in torch, so absent is possible: then no, which is always right
     probe = getattr(torch.cpu, name, None)

@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled for this machine when it is first wanted, and loaded.
+"""The C++ of this folder, compiled for this machine when it is first wanted, and loaded.
 
 The library is kept in the user's cache, under a name that tells source, compiler and processor. It
 is code: only one that this user alone can write is loaded.
@@ -27,11 +27,11 @@ from trainer.files.whole_file import whole_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "convolutions.cpp")]
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 TIMEOUT = 60.0
-"""Seconds; it takes one or two."""
+"""Seconds; it takes two or three."""
 
 
 class BuildError(Exception):
@@ -46,9 +46,12 @@ ARGUMENTS = {
     "add": [_AT] * 2 + [_COUNT, _INT, _AT],
     "pool_forward": [_AT] + [_COUNT] * 4 + [_INT, _AT],
     "pool_backward": [_AT] * 2 + [_COUNT] * 4 + [_INT, _AT],
+    "tiles_ready": [],
+    "convolve": [_AT] * 5 + [_INT] * 2 + [_AT] * 2,
+    "convolve_backward": [_AT] * 6 + [_INT] + [_AT] * 2,
     "augment": [_AT] * 2 + [_COUNT] + [_AT] * 7 + [_COUNT] + [_AT] * 2 + [_INT, _AT],
 }
-"""Of the functions in kernels.cpp."""
+"""Of the functions in the sources."""
 
 
 def at(tensor: Tensor | None) -> int | None:
@@ -99,8 +102,9 @@ def library() -> ctypes.CDLL:
 
 
 def _from_cache(command: list[str]) -> ctypes.CDLL:
-    source, version = SOURCE.read_text(encoding="utf-8"), _run([*command, "--version"])
-    told = "\n".join((source, *command, version, *FLAGS, _processor()))
+    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    version = _run([*command, "--version"])
+    told = "\n".join((*sources, *command, version, *FLAGS, _processor()))
     digest = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
     name = f"kernels-{digest[:16]}.so"
     folder = platformdirs.user_cache_path("cifar-tui")
@@ -117,12 +121,17 @@ def _compiled(command: list[str], kept: Path | None) -> ctypes.CDLL:
     """Compile, and keep the library where that can be written."""
     with tempfile.TemporaryDirectory(prefix="cifar-tui-") as own:
         made = Path(own) / "kernels.so"
-        _run([*command, *FLAGS, "-fopenmp", "-o", str(made), str(SOURCE)])
+        _run(to_compile(command, made))
         with suppress(OSError):  # read-only or full: it is compiled the next time, too
             if kept is not None:
                 _keep(made.read_bytes(), kept)
                 return ctypes.CDLL(str(kept))
         return ctypes.CDLL(str(made))
+
+
+def to_compile(command: list[str], library: Path) -> list[str]:
+    """The command that makes the library."""
+    return [*command, *FLAGS, "-fopenmp", "-o", str(library), *map(str, SOURCES)]
 
 
 def _keep(library: bytes, kept: Path) -> None:

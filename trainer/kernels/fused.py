@@ -167,7 +167,7 @@ def _exchanged(layer: nn.Module) -> type[nn.Module]:
     return EXCHANGED.get(type(layer), type(layer))
 
 
-def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward that raises where its gradients are differentiated.
 
     torch's own decorator lets them pass as constants where those that come in are.
@@ -214,7 +214,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @_once
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
         gradient = _like(gradients[0], x)
@@ -244,7 +244,7 @@ class _Fork(torch.autograd.Function):
         return x.view_as(x), x.view_as(x)
 
     @staticmethod
-    @_once
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         first, second = (_like(g, gradients[0]) for g in gradients)
         total = torch.empty_like(first)
@@ -266,7 +266,7 @@ class _Pool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @_once
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         gradient, of_x = _like(gradients[0], x), torch.empty_like(x)

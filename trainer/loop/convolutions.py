@@ -5,49 +5,40 @@ Classes of layers are exchanged in place; parameters, their names and the result
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainer.device import Precision, has_matrix_tiles
+from trainer.device import Precision
+from trainer.kernels import tiles
+from trainer.kernels.fused import halves, once
 
 TILE = 32
-"""Positions of a row that one bf16 tile of AMX multiplies at once."""
-WIDEST = 11
-"""Rows up to this width leave most of a tile empty."""
-NARROWEST = 2
-"""Rows up to this width do so forward, too."""
-NARROWEST_OUTPUT = 5
-"""Positions in a row of a strided layer's output, up to which it is narrow."""
-FEWEST_CHANNELS = 48
-"""With fewer channels, laying images side by side costs what it saves."""
+"""Numbers that a bf16 tile of AMX sums over at once."""
+FEWEST_CHANNELS = 16
+"""Of an input, with which tiles are worth filling."""
 
 
 def choose_per_layer(
-    net: nn.Module, device: torch.device, precision: Precision, *, compiled: bool = False
+    net: nn.Module, device: torch.device, precision: Precision, *, kernels: bool = False
 ) -> None:
     """Exchange the convolutions of a net for those that suit the device, where it trains in bf16.
 
-    Strided depthwise convolutions compute the gradient of their input in fp32. Where there are
-    matrix tiles, the others compute the gradient of their weights as ``WideConv2d`` and
-    ``StridedConv2d`` do, but not in a net that is compiled: what the compiler makes of laying
-    images side by side costs what it saves (``dws-normal`` lost 3 %). What is left and can meet a
-    shape that oneDNN gets wrong becomes a ``GuardedConv2d``.
+    Strided depthwise convolutions compute the gradient of their input in fp32. With kernels, and
+    where there are matrix tiles, those of one group become a ``TiledConv2d``. What is left and can
+    meet a shape that oneDNN gets wrong becomes a ``GuardedConv2d``.
     """
     if device.type != "cpu" or precision != "bf16":
         return
-    tiles = has_matrix_tiles() and not compiled
+    tiled = kernels and tiles.ready()
     for layer in net.modules():
         if type(layer) is not nn.Conv2d:
             continue
         if layer.groups == layer.in_channels > 1 and max(layer.stride) > 1 and _pads_zeros(layer):
             layer.__class__ = StridedDepthwiseConv2d
-        elif tiles and _keeps_size(layer):
-            layer.__class__ = WideConv2d
-        elif tiles and layer.groups == 1 and min(layer.stride) > 1 and _pads_zeros(layer):
-            layer.__class__ = StridedConv2d
+        elif tiled and _fills_tiles(layer):
+            layer.__class__ = TiledConv2d
         elif layer.stride[1] > 1 or _reorders(layer):
             layer.__class__ = GuardedConv2d
 
@@ -82,53 +73,65 @@ class StridedDepthwiseConv2d(GuardedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, H', W'], in autocast's dtype."""
-        if not _autocast_training() or self.is_wrong(input):
+        training = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        if not training or self.is_wrong(input):
             return super().forward(input)
-        how = self.stride, self.padding, self.dilation, self.groups
-        return _applied(_StridedDepthwise, self, input, *how)
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            given = input.to(dtype), self.weight.to(dtype), bias
+            how = self.stride, self.padding, self.dilation, self.groups
+            output: Tensor = _StridedDepthwise.apply(*given, *how)
+        return output
 
 
-class WideConv2d(nn.Conv2d):
-    """A convolution whose weight gradient is that of few wide images instead of many narrow ones.
+class TiledConv2d(GuardedConv2d):
+    """A convolution by kernels of the program's own (``trainer/kernels/convolutions.cpp``).
 
-    oneDNN sums the gradient along the rows of each image, a tile of the matrix unit at a time. A
-    row of 7 positions fills a fifth of a tile, so narrow images are laid side by side, with as many
-    zeros between them as the padding has. The same products are summed. Measured on AMX, 1,000
-    images, 256 to 256 channels: 128 ms become 84 at 11x11, 88 become 42 at 7x7, 51 become 9 at 3x3;
-    from 15x15 on nothing is won. At 2x2 the output and the gradient of the input are computed so as
-    well: both ways the layer takes 26 ms instead of 121 on one thread.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C', H, W], in autocast's dtype."""
-        if input.shape[3] > WIDEST or input.shape[0] == 1 or not _autocast_training():
-            return super().forward(input)
-        return _applied(_Wide, self, input, self.padding, self.dilation)
-
-
-class StridedConv2d(GuardedConv2d):
-    """A convolution with a stride whose weight gradient is one matrix product.
-
-    Where the output is narrow, what each position saw is written into a row, and the rows of all
-    images are multiplied at once ("im2col", Chellapilla et al. 2006). Measured on AMX, 128 images
-    of 8x8, stride 2: 1.48 ms become 0.55 (64 to 96 channels), 22.0 become 6.0 (256 to 512). With
-    an output of 8x8 little is won.
+    oneDNN sums the gradient of weights along the rows of an image: a row of 7 or 15 positions
+    leaves a tile half empty, and few channels the rest. Measured on two cores with AMX, output and
+    both gradients: 128 images of 64 channels at 8x8 1.7 ms become 1.1, 2,000 of 64 at 15x15 75
+    become 51; and what is pooled right after it is written in a quarter of its size.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H', W'], in autocast's dtype."""
-        if (
-            input.shape[3] > NARROWEST_OUTPUT * self.stride[1]
-            or not _autocast_training()
-            or _wrong_output(self, input)
-        ):
+        if not self._takes(input):
             return super().forward(input)
-        how = self.stride, self.padding, self.dilation, self.groups
-        return _applied(_Windows, self, input, *how)
+        return self._applied(input, pooled=False)
+
+    def and_pool(self, pool: nn.Module, input: Tensor) -> Tensor | None:
+        """pool(self(input)), or None: this cannot be one, or somebody listens to what lies between.
+
+        The net calls it in place of both (``model.blocks.conv_pool``).
+        """
+        if (
+            not (isinstance(pool, nn.MaxPool2d) and halves(pool) and self._takes(input))
+            or min(tiles.output_size(self, input)) < 2
+            or (input.requires_grad and not tiles.give_input_gradient(self))
+            or self._forward_hooks
+            or self._forward_pre_hooks
+        ):
+            return None
+        return self._applied(input, pooled=True)
+
+    def _takes(self, input: Tensor) -> bool:
+        return (
+            torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and tiles.take(self, input)
+            and not (self.stride[1] > 1 and self.is_wrong(input))
+        )
+
+    def _applied(self, input: Tensor, *, pooled: bool) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            images = input.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+            output: Tensor = _Tiled.apply(images, self.weight, self.bias, self, pooled)
+        return output
 
 
-class _Wide(torch.autograd.Function):
-    """Convolution of stride 1; the gradient of its weights is computed on wide images."""
+class _Tiled(torch.autograd.Function):
+    """Images, weight and bias of a layer; of a strided one oneDNN gives the input's gradient."""
 
     @staticmethod
     def forward(
@@ -136,39 +139,34 @@ class _Wide(torch.autograd.Function):
         images: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
+        layer: nn.Conv2d,
+        pooled: bool,
     ) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = (1, 1), padding, dilation, 1
-        width, gap = images.shape[3], padding[1]
-        if width > NARROWEST:
-            return torch.conv2d(images, weight, bias, 1, padding, dilation)
-        together = images_in_a_row(width + gap)
-        wide = torch.conv2d(side_by_side(images, together, gap), weight, bias, 1, padding, dilation)
-        return apart(wide, together, images)
+        ctx.layer = layer
+        output, where = tiles.convolved(images, weight, bias, layer, pooled=pooled)
+        ctx.save_for_backward(images, weight, where)
+        return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = ctx.saved_tensors
-        for_images, for_weight, *_ = ctx.needs_input_grad
-        of_images = of_weight = None
-        width, gap = images.shape[3], ctx.padding[1]
-        together = images_in_a_row(width + gap)
-        narrowest = width <= NARROWEST
-        if for_images and not narrowest:
-            of_images = _backward(ctx, gradient, images, weight, (True, False, False))[0]
-        if for_weight or narrowest:
-            gradients, inputs = (side_by_side(x, together, gap) for x in (gradient, images))
-            wanted = (for_images and narrowest, for_weight, False)
-            of_inputs, of_weight, _ = _backward(ctx, gradients, inputs, weight, wanted)
-            if narrowest and for_images:
-                of_images = apart(of_inputs, together, images)
-        return of_images, of_weight, _of_bias(ctx, gradient), None, None
+    @once
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, where = ctx.saved_tensors
+        for_images, for_weight, for_bias = ctx.needs_input_grad[:3]
+        gradient = gradients[0].to(images.dtype).contiguous(memory_format=torch.channels_last)
+        layer = ctx.layer
+        tiled = for_images and tiles.give_input_gradient(layer)
+        of_images, of_weight = tiles.gradients(
+            *(gradient, images, weight, layer, where), of_images=tiled, of_weight=for_weight
+        )
+        if for_images and not tiled:
+            wanted = (True, False, False)
+            of_images = _backward(layer, gradient, images, weight.to(images.dtype), wanted)[0]
+        of_bias = gradient.float().sum((0, 2, 3)) if for_bias else None
+        return of_images, of_weight, of_bias, None, None
 
 
-class _Convolution(torch.autograd.Function):
-    """A convolution; its subclasses have gradients of their own."""
+class _StridedDepthwise(torch.autograd.Function):
+    """The gradient of its input is computed in fp32."""
 
     @staticmethod
     def forward(
@@ -185,10 +183,6 @@ class _Convolution(torch.autograd.Function):
         ctx.stride, ctx.padding, ctx.dilation, ctx.groups = stride, padding, dilation, groups
         return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
-
-class _StridedDepthwise(_Convolution):
-    """The gradient of its input is computed in fp32."""
-
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
@@ -201,68 +195,8 @@ class _StridedDepthwise(_Convolution):
             of_images = _backward(ctx, *exact, (True, False, False))[0].to(images.dtype)
         if for_weight:
             of_weight = _backward(ctx, gradient, images, weight, (False, True, False))[1]
-        return of_images, of_weight, _of_bias(ctx, gradient), None, None, None, None
-
-
-class _Windows(_Convolution):
-    """The gradient of its weights is a product of gradients and windows."""
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = ctx.saved_tensors
-        for_images, for_weight, *_ = ctx.needs_input_grad
-        of_images = of_weight = None
-        if for_images:
-            of_images = _backward(ctx, gradient, images, weight, (True, False, False))[0]
-        if for_weight:
-            kernel = weight.shape[2:]
-            seen = windows(images, kernel, gradient.shape[2:], ctx)
-            # in two halves: one product has too few blocks for two threads
-            halves = 2 - len(seen) % 2
-            rows = gradient.permute(0, 2, 3, 1).reshape(halves, -1, gradient.shape[1])
-            product = torch.bmm(rows.transpose(1, 2), seen.view(halves, -1, seen.shape[1])).sum(0)
-            of_weight = product.view(len(weight), *kernel, -1).permute(0, 3, 1, 2)
-        return of_images, of_weight, _of_bias(ctx, gradient), None, None, None, None
-
-
-def _of_bias(ctx: Any, gradient: Tensor) -> Tensor | None:
-    return gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-
-
-def windows(images: Tensor, kernel: Sequence[int], size: Sequence[int], how: Any) -> Tensor:
-    """What each output position sees: [N, C, H, W] to [N · H' · W', kernel's area · C].
-
-    Args:
-        images: the input.
-        kernel: height and width.
-        size: H', W'.
-        how: has ``stride``, ``padding`` and ``dilation``, a pair each.
-    """
-    (up, left), (down, right), (rows, columns) = how.padding, how.stride, how.dilation
-    padded = nn.functional.pad(images.permute(0, 2, 3, 1), (0, 0, left, left, up, up))
-    padded = padded.contiguous()  # without a padding it has the order of the images still
-    count, _, _, channels = padded.shape
-    image, row, column, _ = padded.stride()
-    seen = padded.as_strided(
-        (count, *size, *kernel, channels),
-        (image, row * down, column * right, row * rows, column * columns, 1),
-    )
-    return seen.reshape(count * size[0] * size[1], -1)
-
-
-def _autocast_training() -> bool:
-    return torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-
-
-def _applied(
-    function: type[torch.autograd.Function], layer: nn.Conv2d, input: Tensor, *how: object
-) -> Tensor:
-    """A function of input, weight and bias, all in autocast's dtype."""
-    dtype = torch.get_autocast_dtype("cpu")
-    with torch.autocast("cpu", enabled=False):
-        bias = None if layer.bias is None else layer.bias.to(dtype)
-        output: Tensor = function.apply(input.to(dtype), layer.weight.to(dtype), bias, *how)
-    return output
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return of_images, of_weight, of_bias, None, None, None, None
 
 
 def _backward(
@@ -280,51 +214,14 @@ def _backward(
     return found
 
 
-def images_in_a_row(width: int) -> int:
-    """How many images of a width, their gap included, are laid side by side."""
-    tiles = 1 if width > TILE // 6 else 2
-    return max(2, tiles * TILE // width)
-
-
-def side_by_side(images: Tensor, together: int, gap: int) -> Tensor:
-    """Images in rows: [N, C, H, W] to [ceil(N / together), C, H, together · (W + gap)].
-
-    Behind each image are ``gap`` columns of zeros; so are images that the last row lacks.
-    """
-    count, channels, height, width = images.shape
-    rows, rest = divmod(count, together)
-    last_first = images.permute(0, 2, 3, 1)
-    whole = last_first[: count - rest].reshape(rows, together, height, width, channels)
-    shape = (rows + bool(rest), height, together, width + gap, channels)
-    wide = images.new_empty(shape)
-    wide[:, :, :, width:] = 0
-    wide[:rows, :, :, :width] = whole.transpose(1, 2)
-    if rest:
-        wide[rows, :, :rest, :width] = last_first[count - rest :].transpose(0, 1)
-        wide[rows, :, rest:] = 0
-    return wide.view(shape[0], height, -1, channels).permute(0, 3, 1, 2)
-
-
-def apart(wide: Tensor, together: int, like: Tensor) -> Tensor:
-    """The other way: as many images, of the same size, as ``like`` has: [N, C, H, W]."""
-    count, _, height, width = like.shape
-    rows: Tensor = wide.permute(0, 2, 3, 1).unflatten(2, (together, -1))[:, :, :, :width]
-    flat = rows.transpose(1, 2).reshape(-1, height, width, wide.shape[1])
-    return flat[:count].permute(0, 3, 1, 2)
-
-
-def _keeps_size(layer: nn.Conv2d) -> bool:
-    """Whether it is a dense convolution of stride 1 whose output has the size of its input."""
+def _fills_tiles(layer: nn.Conv2d) -> bool:
+    """Whether the kernels compute it: one group, as many columns as rows of everything."""
     return (
         layer.groups == 1
-        and max(layer.stride) == 1
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and min(layer.in_channels, layer.out_channels) >= FEWEST_CHANNELS
-        and all(
-            2 * p == d * (k - 1)
-            for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
-        )
+        and _pads_zeros(layer)
+        and layer.in_channels >= FEWEST_CHANNELS
+        and layer.in_channels % 8 == layer.out_channels % 16 == 0
+        and len(set(layer.stride)) == len(set(layer.dilation)) == 1
     )
 
 
@@ -334,7 +231,7 @@ def _wrong_weights(layer: nn.Conv2d, input: Tensor) -> bool:
     It is where the image is narrower than the stride, so that each row has one position only, which
     begins in the padding: 3x3, stride 2, on 1x1 pixels.
     """
-    return input.shape[3] < layer.stride[1] and _padding(layer)[1] > 0
+    return input.shape[-1] < layer.stride[1] and _padding(layer)[1] > 0
 
 
 def _wrong_output(layer: nn.Conv2d, input: Tensor) -> bool:
@@ -346,7 +243,7 @@ def _wrong_output(layer: nn.Conv2d, input: Tensor) -> bool:
     how = _padding(layer), layer.dilation, layer.kernel_size, layer.stride
     rows, columns = (
         (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, padding, dilation, kernel, stride in zip(input.shape[2:], *how, strict=True)
+        for size, padding, dilation, kernel, stride in zip(input.shape[-2:], *how, strict=True)
     )
     return columns == 1 < rows
 

@@ -100,8 +100,9 @@ class Training:
             kernels=self._kernels,
         )
         self.layout = self.only_layout or settings_layout(self.config)
-        convolutions.choose_per_layer(self.net, self.device, self.precision, compiled=train.compile)
-        if self._kernels and self.group is None and not train.compile:
+        kernels = self._kernels and not train.compile
+        convolutions.choose_per_layer(self.net, self.device, self.precision, kernels=kernels)
+        if kernels and self.group is None:
             fused.choose_per_layer(self.net)
         if train.compile:
             compilation.choose_per_layer(self.net, self.device)

@@ -1,0 +1,820 @@
+// Convolutions in bf16 on the matrix tiles of AMX, for images in channels_last: output, both gradients,
+// and 2x2 max pooling of what a convolution gives, before it leaves the cache. Called by tiles.py.
+//
+// Some images lie side by side: row by row, zeros between them as wide as the padding. What a tap of the
+// kernel sees of 16 consecutive positions is then 16 equally distant rows of channels: a tile, wherever
+// the tap is; where it sees rows beyond the image it is left out. Positions between the images are
+// computed and thrown away. With a stride the images are parted into planes: of the rows i, i + stride,
+// ... and the columns j, j + stride, ...
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define TILES 1
+#include <immintrin.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+typedef uint16_t bf16;
+
+// Of a convolution of one group, as tiles.py passes it.
+struct Layer {
+    int64_t images, height, width, channels, outputs, rows, columns, stride, up, left, dilation;
+
+    int64_t out_height() const { return (height + 2 * up - dilation * (rows - 1) - 1) / stride + 1; }
+    int64_t out_width() const { return (width + 2 * left - dilation * (columns - 1) - 1) / stride + 1; }
+};
+
+#ifdef TILES
+
+namespace {
+
+const int64_t SIDE = 16;            // rows of a tile
+const int64_t DEPTH = 32;           // numbers that a product of tiles sums over
+const int64_t TILE = SIDE * DEPTH;  // numbers of bf16 in a tile; half as many of fp32
+const int64_t SUMS = SIDE * SIDE;
+const std::align_val_t PAGE{4096};
+
+// Of the images that are laid out together: how many at most, bytes of them, and for the gradient of
+// weights steps of 32 positions to sum over before the sums leave their registers.
+const int64_t MOST = 64, CACHE = 300 << 10, MANY = 12;
+
+// Memory of a thread that its next call finds again, at the beginning of a page.
+class Scratch {
+    bf16* at = nullptr;
+    int64_t size = 0;
+
+  public:
+    bf16* numbers(int64_t count) {
+        if (count > size) {
+            ::operator delete(at, PAGE);
+            size = 0;
+            at = (bf16*)::operator new(2 * count, PAGE);
+            size = count;
+        }
+        return at;
+    }
+
+    bf16* zeros(int64_t count) {
+        bf16* found = numbers(count);
+        std::memset(found, 0, 2 * count);
+        return found;
+    }
+
+    ~Scratch() { ::operator delete(at, PAGE); }
+};
+
+thread_local Scratch weights_scratch, images_scratch, gradients_scratch, pairs_scratch, turned_scratch,
+    dense_scratch, output_scratch;
+
+// All tiles of 16 rows of 64 bytes, for the life of it; then as they were: oneDNN remembers what it set.
+class Tiles {
+    struct alignas(64) Layout {
+        uint8_t palette = 0, start = 0, reserved[14] = {0};
+        uint16_t bytes[16] = {0};
+        uint8_t rows[16] = {0};
+    } before;
+
+  public:
+    Tiles() {
+        _tile_storeconfig(&before);
+        Layout layout;
+        layout.palette = 1;
+        std::fill_n(layout.bytes, 8, 64);
+        std::fill_n(layout.rows, 8, SIDE);
+        _tile_loadconfig(&layout);
+    }
+    ~Tiles() { _tile_loadconfig(&before); }
+};
+
+int64_t thread() { return omp_get_thread_num(); }
+
+// Of things that are taken `together`, some of those that this thread has.
+struct Share {
+    int64_t first, count;
+};
+
+std::vector<Share> shares(int64_t things, int64_t together) {
+    const int64_t threads = omp_get_num_threads();
+    std::vector<Share> found;
+    const int64_t last = things * (thread() + 1) / threads;
+    for (int64_t first = things * thread() / threads; first < last; first += together)
+        found.push_back({first, std::min(together, last - first)});
+    return found;
+}
+
+inline void copy(bf16* to, const bf16* from, int64_t count) {
+    for (; count >= 32; count -= 32, to += 32, from += 32)
+        _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+    const __mmask32 rest = ((uint64_t)1 << count) - 1;
+    if (count) _mm512_mask_storeu_epi16(to, rest, _mm512_maskz_loadu_epi16(rest, from));
+}
+
+int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How images lie in memory to be seen by tiles.
+struct Planes {
+    Layer of;
+    bool doubled;  // beside each position's 16 channels are those of the next position
+    int64_t channels, pitch, right;
+    int64_t together = 1, row = 0, plane = 0, nothing = 0, size = 0;
+
+    // `beside`: 16 channels are to lie beside those of the next position. Of images there are as many
+    // as fill tiles best in at most `bytes`, and at least `fewest` steps of 32 positions, if they are there.
+    Planes(const Layer& of, bool beside, int64_t available, int64_t bytes, int64_t fewest)
+        : of(of), doubled(beside && of.channels == SIDE) {
+        channels = of.channels == SIDE && !doubled ? SIDE : ceiling(of.channels, DEPTH) * DEPTH;
+        right = of.dilation * (of.columns - 1) / of.stride;
+        // the zeros right of an image are those left of the next
+        pitch = of.out_width() + right - (of.stride == 1 ? std::min(of.left, right) : 0);
+        double best = 0;
+        for (int64_t n = 1; n <= std::max<int64_t>(1, std::min(available, MOST)); n++) {
+            if (n > 1 && 2 * numbers(n) > bytes) break;
+            const int64_t steps = ceiling(length(n), DEPTH) * of.out_height();
+            const double filled = (double)n * of.out_width() / (ceiling(length(n), DEPTH) * DEPTH) *
+                                  std::min<double>(1, (double)steps / fewest);
+            if (filled > best * 1.02) {
+                best = filled;
+                together = n;
+            }
+        }
+        row = row_of(together);
+        plane = ceiling(of.height, of.stride) * row;
+        nothing = plane * of.stride * of.stride;
+        size = numbers(together);
+    }
+
+    // Positions in a row, from the first of the first image to the last of the last.
+    int64_t length(int64_t images) const { return images * pitch - (pitch - of.out_width()); }
+
+    // Where output row h begins to see a tap of the kernel; -1: nowhere in the image.
+    int64_t tap(int64_t h, int64_t i, int64_t j) const {
+        const int64_t s = of.stride, r = h * s + i * of.dilation - of.up, c = j * of.dilation;
+        if (r < 0 || r >= of.height) return -1;
+        return (r % s * s + c % s) * plane + r / s * row + c / s * channels;
+    }
+
+    // Lay out the n-th image; what is written nowhere is zero before. 32 numbers lie before `to`.
+    void fill(const bf16* image, int64_t n, bf16* to) const {
+        const int64_t c = of.channels, s = of.stride;
+        to += n * pitch * channels;
+        for (int64_t h = 0; h < of.height; h++) {
+            bf16* line = to + h % s * s * plane + h / s * row;
+            const bf16* from = image + h * of.width * c;
+            if (s == 1 && c == channels) {
+                copy(line + of.left * c, from, of.width * c);
+                continue;
+            }
+            for (int64_t w = 0; w < of.width; w++, from += c) {
+                const int64_t j = w + of.left;
+                if (j / s >= pitch + (s == 1)) break;
+                bf16* at = line + j % s * plane + j / s * channels;
+                if (!doubled) {
+                    copy(at, from, c);
+                    continue;
+                }
+                const __m256i v = _mm256_loadu_si256((const __m256i*)from);
+                _mm256_store_si256((__m256i*)at, v);
+                _mm256_store_si256((__m256i*)(at - SIDE), v);
+            }
+        }
+    }
+
+  private:
+    int64_t row_of(int64_t images) const { return ceiling(images * pitch + right, 2) * 2 * channels; }
+
+    // Of all planes and of `nothing`, a row of zeros as long as tiles read.
+    int64_t numbers(int64_t images) const {
+        const int64_t s = of.stride, rest = row_of(images) + ceiling(4 * SIDE + right, 2) * 2 * channels;
+        return ceiling(of.height, s) * s * s * row_of(images) + rest;
+    }
+};
+
+// What one product of tiles sums over: 32 channels of a tap, or 16 of each of two.
+struct Step {
+    int64_t row, columns[2], channel;
+};
+
+std::vector<Step> steps_of(const Planes& planes) {
+    const Layer& of = planes.of;
+    std::vector<Step> steps;
+    for (int64_t i = 0; i < of.rows; i++) {
+        std::vector<bool> done(of.columns);
+        for (int64_t j = 0; j < of.columns; j++) {
+            if (done[j]) continue;
+            if (!planes.doubled) {
+                for (int64_t c = 0; c < planes.channels; c += DEPTH) steps.push_back({i, {j, j}, c});
+                continue;
+            }
+            int64_t beside = -1;
+            for (int64_t k = j + 1; beside < 0 && k < of.columns; k++)
+                if (!done[k] && k * of.dilation - j * of.dilation == of.stride) beside = k;
+            if (beside >= 0) done[beside] = true;
+            steps.push_back({i, {j, beside}, 0});
+        }
+    }
+    return steps;
+}
+
+// Numbers of 16 channels at two positions, side by side.
+inline __m512i pairs(const bf16* first, const bf16* second) {
+    const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)first));
+    const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)second));
+    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+
+// 16 rows of 16 words become columns.
+inline void transpose(__m512i* r) {
+    __m512i t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) {
+            r[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + j + 2]);
+            r[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + j + 2]);
+        }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) {
+            t[i + 8 * j] = _mm512_shuffle_i32x4(r[i + 8 * j], r[i + 8 * j + 4], 0x88);
+            t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[i + 8 * j], r[i + 8 * j + 4], 0xdd);
+        }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+inline bf16 rounded(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return value == value ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0;
+}
+
+// Weights [O, C, rows, columns] with strides, as tiles of 32 inputs and 16 outputs: one after the other
+// for each step, and that for each 16 outputs.
+class Packed {
+    const Planes& planes;
+    const float* weights;
+    const int64_t* strides;
+    bool flipped;
+
+  public:
+    Packed(const Planes& planes, const float* weights, const int64_t* strides, bool flipped)
+        : planes(planes), weights(weights), strides(strides), flipped(flipped) {}
+
+    void write(const std::vector<Step>& steps, bf16* to) const {
+        const Layer& of = planes.of;
+        for (int64_t o = 0; o < of.outputs; o += SIDE)
+            for (const Step& step : steps)
+                for (int half = 0; half < 2; half++, to += TILE / 2) {
+                    const int64_t c = step.channel + (planes.doubled ? 0 : half * SIDE);
+                    const int64_t count = std::min(of.channels - c, SIDE);
+                    if (step.columns[half] < 0 || count <= 0) std::memset(to, 0, TILE);
+                    else if (count == SIDE && strides[1] == 1) columns(at(o, c, step.row, step.columns[half]), to);
+                    else if (count == SIDE && strides[0] == 1) rows(at(o, c, step.row, step.columns[half]), to);
+                    else each(at(o, c, step.row, step.columns[half]), count, to);
+                }
+    }
+
+  private:
+    const float* at(int64_t output, int64_t channel, int64_t i, int64_t j) const {
+        if (flipped) {
+            i = planes.of.rows - 1 - i;
+            j = planes.of.columns - 1 - j;
+        }
+        return weights + output * strides[0] + channel * strides[1] + i * strides[2] + j * strides[3];
+    }
+
+    // Of 16 inputs that lie side by side: 8 rows of 16 pairs, one per output.
+    void columns(const float* from, bf16* to) const {
+        __m512i rows[SIDE];
+        for (int64_t o = 0; o < SIDE; o++)
+            rows[o] = _mm512_castsi256_si512(halves(from + o * strides[0]));
+        transpose(rows);
+        for (int64_t i = 0; i < SIDE / 2; i++) _mm512_storeu_si512(to + i * DEPTH, rows[i]);
+    }
+
+    // Of 16 outputs that lie side by side.
+    void rows(const float* from, bf16* to) const {
+        for (int64_t i = 0; i < SIDE / 2; i++) {
+            const float* pair = from + 2 * i * strides[1];
+            bf16 both[DEPTH];
+            _mm256_storeu_si256((__m256i*)both, halves(pair));
+            _mm256_storeu_si256((__m256i*)(both + SIDE), halves(pair + strides[1]));
+            _mm512_storeu_si512(to + i * DEPTH, pairs(both, both + SIDE));
+        }
+    }
+
+    void each(const float* from, int64_t count, bf16* to) const {
+        for (int64_t c = 0; c < SIDE; c++)
+            for (int64_t o = 0; o < SIDE; o++) {
+                const float value = c < count ? from[o * strides[0] + c * strides[1]] : 0.0f;
+                to[c / 2 * DEPTH + 2 * o + c % 2] = rounded(value);
+            }
+    }
+
+    static __m256i halves(const float* from) {
+        return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from));
+    }
+};
+
+inline void store(bf16* to, __m512 values) {
+    const __m256bh halves = _mm512_cvtneps_pbh(values);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+// A convolution of images that are laid out.
+struct Product {
+    Planes planes;
+
+    Product(const Planes& planes, const float* from, const int64_t* strides, bool flipped,
+            const float* added = nullptr)
+        : planes(planes), seen(planes.of.out_height()), bias(planes.of.outputs) {
+        const auto steps = steps_of(planes);
+        count = steps.size();
+        for (int64_t h = 0; h < (int64_t)seen.size(); h++)
+            for (int64_t k = 0; k < count; k++) {
+                const int64_t at = planes.tap(h, steps[k].row, steps[k].columns[0]);
+                if (at >= 0) seen[h].push_back({at + steps[k].channel, k * TILE});
+                any.push_back(at >= 0 ? at + steps[k].channel : planes.nothing);
+            }
+        bf16* to = weights_scratch.numbers(planes.of.outputs / SIDE * count * TILE);
+        Packed(planes, from, strides, flipped).write(steps, to);
+        weights = to;
+        if (added) std::copy_n(added, bias.size(), bias.begin());
+    }
+
+    // The output of so many images, [H', W', O] each: blocks of 16 outputs by twos, of positions by
+    // twos or fours.
+    void operator()(const bf16* images, int64_t together, bf16* to) const {
+        const int64_t blocks = planes.of.outputs / SIDE;
+        int64_t block = 0;
+        for (; block + 1 < blocks; block += 2) two(images, together, block, to + block * SIDE);
+        if (block < blocks) one(images, together, block, to + block * SIDE);
+    }
+
+  private:
+    struct Seen {
+        int64_t at, weights;
+    };
+    std::vector<std::vector<Seen>> seen;  // by each row of the output: the steps with a row of the image
+    std::vector<int64_t> any;             // by rows, of all steps
+    const bf16* weights;
+    std::vector<float> bias;
+    int64_t count;
+
+    void two(const bf16* images, int64_t together, int64_t block, bf16* to) const {
+        alignas(64) float sums[4 * SUMS];
+        const int64_t c = planes.channels, bytes = 2 * c, length = planes.length(together);
+        const bf16 *first = weights + block * count * TILE, *second = first + count * TILE;
+        for (int64_t h = 0; h < planes.of.out_height(); h++)
+            for (int64_t at = 0; at < length; at += 2 * SIDE) {
+                const bf16* from = images + at * c;
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+                for (const Seen& one : seen[h]) {
+                    _tile_loadd(4, from + one.at, bytes);
+                    _tile_loadd(6, first + one.weights, 64);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_loadd(7, second + one.weights, 64);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_loadd(5, from + one.at + SIDE * c, bytes);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+                _tile_stored(0, sums, 128);
+                _tile_stored(1, sums + SIDE, 128);
+                _tile_stored(2, sums + 2 * SUMS, 128);
+                _tile_stored(3, sums + 2 * SUMS + SIDE, 128);
+                keep<2>(sums, block, h, at, std::min(at + 2 * SIDE, length), to);
+            }
+    }
+
+    // Two rows at once: sums that need not wait for each other.
+    void one(const bf16* images, int64_t together, int64_t block, bf16* to) const {
+        alignas(64) float sums[4 * SUMS];
+        const int64_t c = planes.channels, bytes = 2 * c, length = planes.length(together);
+        const int64_t height = planes.of.out_height();
+        const bf16* tiles = weights + block * count * TILE;
+        for (int64_t h = 0; h < height; h += 2) {
+            const int64_t next = std::min(h + 1, height - 1);
+            const int64_t *upper = &any[h * count], *lower = &any[next * count];
+            for (int64_t at = 0; at < length; at += 2 * SIDE) {
+                const bf16* from = images + at * c;
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+                for (int64_t k = 0; k < count; k++) {
+                    _tile_loadd(6, tiles + k * TILE, 64);
+                    _tile_loadd(4, from + upper[k], bytes);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_loadd(5, from + upper[k] + SIDE * c, bytes);
+                    _tile_dpbf16ps(1, 5, 6);
+                    _tile_loadd(7, from + lower[k], bytes);
+                    _tile_dpbf16ps(2, 7, 6);
+                    _tile_loadd(4, from + lower[k] + SIDE * c, bytes);
+                    _tile_dpbf16ps(3, 4, 6);
+                }
+                _tile_stored(0, sums, 64);
+                _tile_stored(1, sums + SUMS, 64);
+                _tile_stored(2, sums + 2 * SUMS, 64);
+                _tile_stored(3, sums + 3 * SUMS, 64);
+                const int64_t end = std::min(at + 2 * SIDE, length);
+                keep<1>(sums, block, h, at, end, to);
+                keep<1>(sums + 2 * SUMS, block, next, at, end, to);
+            }
+        }
+    }
+
+    // Round the sums of positions that are in an image: from `at` to `end` in row h.
+    template <int tiles>
+    void keep(const float* sums, int64_t block, int64_t h, int64_t at, int64_t end, bf16* to) const {
+        const int64_t width = planes.of.out_width(), image = planes.of.out_height() * width;
+        __m512 added[tiles];
+        for (int i = 0; i < tiles; i++) added[i] = _mm512_loadu_ps(&bias[(block + i) * SIDE]);
+        for (int64_t n = at / planes.pitch; n * planes.pitch < end; n++) {
+            const int64_t begin = n * planes.pitch;
+            const int64_t first = std::max(at, begin), last = std::min(end, begin + width);
+            bf16* row = to + (n * image + h * width + first - begin) * planes.of.outputs;
+            const float* from = sums + (first - at) * tiles * SIDE;
+            for (int64_t m = first; m < last; m++, row += planes.of.outputs)
+                for (int i = 0; i < tiles; i++, from += SIDE)
+                    store(row + i * SIDE, _mm512_load_ps(from) + added[i]);
+        }
+    }
+};
+
+// The gradient of weights, summed over images.
+struct WeightGradient {
+    Planes planes;
+    int64_t taps, blocks, tiles, steps;    // blocks of outputs; tiles: of inputs, for all taps; of a row
+    std::vector<int64_t> column;           // tile of a tap and a block of inputs
+    std::vector<std::vector<int64_t>> at;  // of each tile, by row of the output: its first pairs, or -1
+    std::vector<int64_t> source;           // of each position of a row: image and column, or -1
+
+    WeightGradient(const Layer& of, int64_t available)
+        : planes(of, false, available, CACHE, MANY), taps(of.rows * of.columns),
+          blocks(of.outputs / SIDE), tiles(taps * inputs()),
+          steps(ceiling(planes.length(planes.together), DEPTH)), column(tiles), at(tiles),
+          source(steps * DEPTH, -1) {
+        int64_t n = 0;
+        for (int64_t input = 0; input < inputs(); input++)
+            for (int64_t parity = 0; parity < 2; parity++)  // neighbours share lines of the cache
+                for (int64_t tap = 0; tap < taps; tap++) {
+                    const int64_t i = tap / of.columns, j = tap % of.columns;
+                    if (j * of.dilation / of.stride % 2 != parity) continue;
+                    column[tap * inputs() + input] = n;
+                    for (int64_t h = 0; h < of.out_height(); h++) {
+                        const int64_t place = planes.tap(h, i, j);
+                        at[n].push_back(place < 0 ? -1 : pairs_at(place) + input * 2 * SIDE);
+                    }
+                    n++;
+                }
+        const int64_t width = of.out_width();
+        for (int64_t image = 0; image < planes.together; image++)
+            for (int64_t w = 0; w < width; w++)
+                source[image * planes.pitch + w] = (image * of.out_height() * width + w) * of.outputs;
+    }
+
+    int64_t inputs() const { return ceiling(planes.of.channels, SIDE); }
+    int64_t sums() const { return blocks * tiles * SUMS; }
+
+    // Add what `count` images come to that are laid out, with gradients [H', W', O] one after the other.
+    void add(const bf16* images, const bf16* gradients, int64_t count, float* sums) const {
+        const int64_t height = planes.of.out_height();
+        bf16* pairs = pairs_scratch.numbers(2 * planes.size);
+        bf16* turned = turned_scratch.numbers(blocks * height * steps * TILE);
+        pair(images, pairs);
+        for (int64_t h = 0; h < height; h++)
+            turn(gradients + h * planes.of.out_width() * planes.of.outputs, count, turned + h * steps * TILE);
+        const int64_t block_size = height * steps * TILE;
+        int64_t block = 0;
+        for (; block + 1 < blocks; block += 2) {
+            float* row = sums + block * tiles * SUMS;
+            int64_t n = 0;
+            for (; n + 1 < tiles; n += 2) two(turned + block * block_size, pairs, n, row + n * SUMS);
+            if (n < tiles) lone(turned + block * block_size, pairs, n, row + n * SUMS);
+        }
+        if (block < blocks)
+            for (int64_t n = 0; n < tiles; n += 5)
+                five(turned + block * block_size, pairs, n, sums + block * tiles * SUMS);
+    }
+
+    // The sums of threads as gradient [O, C, rows, columns] with strides.
+    void gather(const float* sums, int threads, const int64_t* strides, float* to) const {
+        for (int64_t o = 0; o < planes.of.outputs; o++)
+            for (int64_t tap = 0; tap < taps; tap++)
+                for (int64_t c = 0; c < planes.of.channels; c++) {
+                    const int64_t n = o / SIDE * tiles + column[tap * inputs() + c / SIDE];
+                    const float* from = sums + n * SUMS + o % SIDE * SIDE + c % SIDE;
+                    float total = 0;
+                    for (int thread = 0; thread < threads; thread++) total += from[thread * this->sums()];
+                    to[o * strides[0] + c * strides[1] + tap / planes.of.columns * strides[2] +
+                       tap % planes.of.columns * strides[3]] = total;
+                }
+    }
+
+  private:
+    // Of a place of an image that of its pairs: those that begin with even positions come first.
+    int64_t pairs_at(int64_t place) const {
+        const int64_t position = place / planes.channels;
+        return position / 2 * 2 * planes.channels + position % 2 * planes.size;
+    }
+
+    // Each two neighbouring positions side by side, from the first on and then from the second.
+    void pair(const bf16* images, bf16* even) const {
+        const int64_t c = planes.channels;
+        bf16* odd = even + planes.size;
+        for (const bf16* end = images + planes.size; images < end; images += 2 * c)
+            for (int64_t i = 0; i < c; i += SIDE, even += 2 * SIDE, odd += 2 * SIDE) {
+                _mm512_store_si512(even, pairs(images + i, images + c + i));
+                _mm512_store_si512(odd, pairs(images + c + i, images + 2 * c + i));
+            }
+    }
+
+    // A row's positions as columns: for each 16 outputs tiles of 32 positions.
+    void turn(const bf16* gradients, int64_t count, bf16* to) const {
+        alignas(64) static const bf16 zeros[SIDE] = {0};
+        const int64_t length = planes.length(count), block_size = planes.of.out_height() * steps * TILE;
+        for (int64_t k = 0; k < steps; k++)
+            for (int64_t block = 0; block < blocks; block++) {
+                const auto of = [&](int64_t i) {
+                    return i < length && source[i] >= 0 ? gradients + source[i] + block * SIDE : zeros;
+                };
+                __m512i rows[SIDE];
+                for (int64_t i = 0; i < SIDE; i++)
+                    rows[i] = pairs(of(k * DEPTH + 2 * i), of(k * DEPTH + 2 * i + 1));
+                transpose(rows);
+                bf16* tile = to + block * block_size + k * TILE;
+                for (int64_t i = 0; i < SIDE; i++) _mm512_store_si512(tile + i * DEPTH, rows[i]);
+            }
+    }
+
+    void two(const bf16* rows, const bf16* pairs, int64_t n, float* a) const {
+        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        float* b = a + tiles * SUMS;
+        _tile_loadd(0, a, 64);
+        _tile_loadd(1, a + SUMS, 64);
+        _tile_loadd(2, b, 64);
+        _tile_loadd(3, b + SUMS, 64);
+        const int64_t *first = at[n].data(), *second = at[n + 1].data();
+        for (int64_t h = 0; h < height; h++) {
+            const bf16 *upper = rows + h * steps * TILE, *lower = upper + height * steps * TILE;
+            if (first[h] < 0 && second[h] < 0) continue;
+            if (first[h] >= 0 && second[h] >= 0) {
+                const bf16 *left = pairs + first[h], *right = pairs + second[h];
+                for (int64_t k = 0; k < steps; k++) {
+                    _tile_loadd(4, upper + k * TILE, 64);
+                    _tile_loadd(6, left + k * DEPTH * c, bytes);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_loadd(7, right + k * DEPTH * c, bytes);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_loadd(5, lower + k * TILE, 64);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+                continue;
+            }
+            const bf16* seen = pairs + std::max(first[h], second[h]);
+            for (int64_t k = 0; k < steps; k++) {
+                _tile_loadd(4, upper + k * TILE, 64);
+                _tile_loadd(5, lower + k * TILE, 64);
+                _tile_loadd(6, seen + k * DEPTH * c, bytes);
+                if (first[h] >= 0) {
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(2, 5, 6);
+                } else {
+                    _tile_dpbf16ps(1, 4, 6);
+                    _tile_dpbf16ps(3, 5, 6);
+                }
+            }
+        }
+        _tile_stored(0, a, 64);
+        _tile_stored(1, a + SUMS, 64);
+        _tile_stored(2, b, 64);
+        _tile_stored(3, b + SUMS, 64);
+    }
+
+    // Two blocks of outputs and one tile of inputs.
+    void lone(const bf16* rows, const bf16* pairs, int64_t n, float* a) const {
+        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        float* b = a + tiles * SUMS;
+        _tile_loadd(0, a, 64);
+        _tile_loadd(2, b, 64);
+        for (int64_t h = 0; h < height; h++) {
+            if (at[n][h] < 0) continue;
+            const bf16 *upper = rows + h * steps * TILE, *lower = upper + height * steps * TILE;
+            const bf16* seen = pairs + at[n][h];
+            for (int64_t k = 0; k < steps; k++) {
+                _tile_loadd(6, seen + k * DEPTH * c, bytes);
+                _tile_loadd(4, upper + k * TILE, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(5, lower + k * TILE, 64);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+        }
+        _tile_stored(0, a, 64);
+        _tile_stored(2, b, 64);
+    }
+
+    // One block of outputs and five tiles of inputs, the last of which may be the same.
+    void five(const bf16* rows, const bf16* pairs, int64_t n, float* sums) const {
+        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        float* to[5];
+        const int64_t* places[5];
+        for (int64_t i = 0; i < 5; i++) {
+            const int64_t tile = std::min(n + i, tiles - 1);
+            to[i] = sums + tile * SUMS;
+            places[i] = at[tile].data();
+        }
+        _tile_loadd(0, to[0], 64);
+        _tile_loadd(1, to[1], 64);
+        _tile_loadd(2, to[2], 64);
+        _tile_loadd(3, to[3], 64);
+        _tile_loadd(4, to[4], 64);
+        for (int64_t h = 0; h < height; h++) {
+            const bf16* seen[5];
+            for (int64_t i = 0; i < 5; i++)
+                seen[i] = pairs + (places[i][h] < 0 ? pairs_at(planes.nothing) : places[i][h]);
+            for (int64_t k = 0; k < steps; k++) {
+                const int64_t from = k * DEPTH * c;
+                _tile_loadd(5, rows + (h * steps + k) * TILE, 64);
+                _tile_loadd(6, seen[0] + from, bytes);
+                _tile_dpbf16ps(0, 5, 6);
+                _tile_loadd(7, seen[1] + from, bytes);
+                _tile_dpbf16ps(1, 5, 7);
+                _tile_loadd(6, seen[2] + from, bytes);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_loadd(7, seen[3] + from, bytes);
+                _tile_dpbf16ps(3, 5, 7);
+                _tile_loadd(6, seen[4] + from, bytes);
+                _tile_dpbf16ps(4, 5, 6);
+            }
+        }
+        _tile_stored(0, to[0], 64);
+        _tile_stored(1, to[1], 64);
+        _tile_stored(2, to[2], 64);
+        _tile_stored(3, to[3], 64);
+        _tile_stored(4, to[4], 64);
+    }
+};
+
+inline __m512 widened(const bf16* from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16));
+}
+
+inline __mmask16 above(__m512 a, __m512 b) {  // NaN is the greatest
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+}
+
+// The greatest of 2x2 positions of [H, W, C], and for each 16 of them three masks: whether it is in the
+// right column in the upper row, in the lower, and whether it is in the lower row. The first of equals.
+void pool(const bf16* x, int64_t height, int64_t width, int64_t channels, bf16* y, uint16_t* where) {
+    for (int64_t h = 0; h < height / 2; h++)
+        for (int64_t w = 0; w < width / 2; w++)
+            for (int64_t c = 0; c < channels; c += SIDE, y += SIDE) {
+                const bf16 *a = x + ((2 * h) * width + 2 * w) * channels + c, *b = a + width * channels;
+                const __m512 a0 = widened(a), a1 = widened(a + channels);
+                const __m512 b0 = widened(b), b1 = widened(b + channels);
+                const __mmask16 right = above(a1, a0), below_right = above(b1, b0);
+                const __m512 upper = _mm512_mask_mov_ps(a0, right, a1);
+                const __m512 lower = _mm512_mask_mov_ps(b0, below_right, b1);
+                const __mmask16 low = above(lower, upper);
+                store(y, _mm512_mask_mov_ps(upper, low, lower));
+                if (where) {
+                    *where++ = (right & ~low) | (below_right & low);
+                    *where++ = low;
+                }
+            }
+}
+
+// The gradient of what was pooled.
+void unpool(const bf16* gradient, const uint16_t* where, int64_t height, int64_t width,
+            int64_t channels, bf16* to) {
+    for (int64_t h = 0; h < height / 2; h++) {
+        for (int64_t w = 0; w < width / 2; w++)
+            for (int64_t c = 0; c < channels; c += SIDE, gradient += SIDE, where += 2) {
+                bf16 *a = to + ((2 * h) * width + 2 * w) * channels + c, *b = a + width * channels;
+                const __m256i g = _mm256_loadu_si256((const __m256i*)gradient);
+                const __mmask16 right = where[0], low = where[1];
+                _mm256_storeu_si256((__m256i*)a, _mm256_maskz_mov_epi16(~right & ~low, g));
+                _mm256_storeu_si256((__m256i*)(a + channels), _mm256_maskz_mov_epi16(right & ~low, g));
+                _mm256_storeu_si256((__m256i*)b, _mm256_maskz_mov_epi16(~right & low, g));
+                _mm256_storeu_si256((__m256i*)(b + channels), _mm256_maskz_mov_epi16(right & low, g));
+            }
+        if (width % 2)
+            for (int64_t r = 2 * h; r < 2 * h + 2; r++)
+                std::memset(to + (r * width + width - 1) * channels, 0, 2 * channels);
+    }
+    if (height % 2) std::memset(to + (height - 1) * width * channels, 0, 2 * width * channels);
+}
+
+}  // namespace
+
+#endif
+
+extern "C" {
+
+// Whether the processor has tiles, this was compiled for them and the kernel lets us have them.
+int tiles_ready() {
+#ifdef TILES
+    const long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
+
+// y [N, H', W', O] of x [N, H, W, C], weights [O, C, rows, columns] with strides, and bias, which may be
+// null. O is a multiple of 16. If it is `pooled`, y is [N, H' / 2, W' / 2, O], and `where`, N * H' / 2 *
+// W' / 2 * O / 8 words, tells for the gradient what it was taken from; it may be null.
+void convolve(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
+              const float* bias, int pooled, int threads, bf16* y, uint16_t* where) {
+#ifdef TILES
+    const Planes planes(*of, true, of->images / threads, CACHE, 1);
+    const Product product(planes, weights, strides, false, bias);
+    const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
+    const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
+    const int64_t less = (height / 2) * (width / 2) * outputs;
+#pragma omp parallel num_threads(threads)
+    {
+        const Tiles tiles;
+        bf16* images = images_scratch.zeros(DEPTH + planes.size) + DEPTH;
+        bf16* output = pooled ? output_scratch.numbers(planes.together * numbers) : nullptr;
+        for (const Share share : shares(of->images, planes.together)) {
+            for (int64_t i = 0; i < share.count; i++) planes.fill(x + (share.first + i) * given, i, images);
+            product(images, share.count, pooled ? output : y + share.first * numbers);
+            for (int64_t i = 0; pooled && i < share.count; i++) {
+                const int64_t n = share.first + i;
+                pool(output + i * numbers, height, width, outputs, y + n * less,
+                     where ? where + n * less / 8 : nullptr);
+            }
+        }
+    }
+#endif
+}
+
+// The gradient of weights, with their strides, and that of x: only where the stride is 1, C a multiple of
+// 16 and no padding wider than the kernel's reach. Either may be null. of_y is as y was, with `where` if
+// it was pooled.
+void convolve_backward(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
+                       const bf16* of_y, const uint16_t* where, int threads, float* of_weights,
+                       bf16* of_x) {
+#ifdef TILES
+    const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
+    const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
+    const int64_t less = (height / 2) * (width / 2) * outputs;
+    const WeightGradient sum(*of, of->images / threads);
+    std::vector<Product> product;
+    if (of_x) {  // it is a convolution of the gradient with the kernel turned round
+        const Layer back{of->images, height, width, outputs, of->channels, of->rows, of->columns, 1,
+                         of->dilation * (of->rows - 1) - of->up,
+                         of->dilation * (of->columns - 1) - of->left, of->dilation};
+        const int64_t turned[] = {strides[1], strides[0], strides[2], strides[3]};
+        product.emplace_back(Planes(back, true, sum.planes.together, CACHE, 1), weights, turned, true);
+    }
+    std::vector<float> sums(of_weights ? threads * sum.sums() : 0);
+#pragma omp parallel num_threads(threads)
+    {
+        const Tiles tiles;
+        const Planes& planes = sum.planes;
+        bf16* images = images_scratch.zeros(planes.size + 2 * planes.channels + DEPTH) + DEPTH;
+        bf16* dense = where ? dense_scratch.numbers(planes.together * numbers) : nullptr;
+        bf16* gradients = of_x ? gradients_scratch.zeros(DEPTH + product[0].planes.size) + DEPTH : nullptr;
+        float* own = sums.data() + thread() * (of_weights ? sum.sums() : 0);
+        for (const Share share : shares(of->images, planes.together)) {
+            const bf16* gradient = where ? dense : of_y + share.first * numbers;
+            for (int64_t i = 0; where && i < share.count; i++) {
+                const int64_t n = share.first + i;
+                unpool(of_y + n * less, where + n * less / 8, height, width, outputs, dense + i * numbers);
+            }
+            if (of_weights) {
+                for (int64_t i = 0; i < share.count; i++)
+                    planes.fill(x + (share.first + i) * given, i, images);
+                sum.add(images, gradient, share.count, own);
+            }
+            for (int64_t i = 0, count; of_x && i < share.count; i += count) {
+                const Planes& back = product[0].planes;
+                count = std::min(back.together, share.count - i);
+                for (int64_t k = 0; k < count; k++) back.fill(gradient + (i + k) * numbers, k, gradients);
+                product[0](gradients, count, of_x + (share.first + i) * given);
+            }
+        }
+    }
+    if (of_weights) sum.gather(sums.data(), threads, strides, of_weights);
+#endif
+}
+
+}  // extern "C"

@@ -1,0 +1,136 @@
+"""Convolutions on the matrix tiles of a CPU (AMX), as ``convolutions.cpp`` computes them.
+
+Images are bf16 in channels_last, weights fp32; sums are in fp32. What a layer is comes from an
+``nn.Conv2d`` of one group with zeros around it, as many as a number says; input channels are a
+multiple of 8, output channels of 16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from trainer.kernels.build import at, library
+
+SIDE = 16
+"""Rows and columns of a tile of sums."""
+
+
+@functools.cache
+def ready() -> bool:
+    """Whether this processor has tiles and the system lets this process use them.
+
+    Raises:
+        BuildError: there are no kernels.
+    """
+    return bool(library().tiles_ready())
+
+
+def take(layer: nn.Conv2d, images: Tensor) -> bool:
+    """Whether images are what the layer is for: others, and what is wrong, are for torch."""
+    own = [p for p in (layer.weight, layer.bias) if p is not None]
+    return (
+        images.device.type == "cpu"
+        and images.dim() == 4
+        and images.numel() > 0
+        and images.shape[1] == layer.in_channels
+        and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in own)
+        and min(output_size(layer, images)) > 0
+    )
+
+
+def give_input_gradient(layer: nn.Conv2d) -> bool:
+    """Whether ``gradients`` can give that of the images."""
+    reach = zip(_padding(layer), layer.dilation, layer.kernel_size, strict=True)
+    return (
+        max(layer.stride) == 1
+        and layer.in_channels % SIDE == 0
+        and all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in reach)
+    )
+
+
+def output_size(layer: nn.Conv2d, images: Tensor) -> tuple[int, int]:
+    """H', W'."""
+    how = _padding(layer), layer.dilation, layer.kernel_size, layer.stride
+    height, width = (
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, padding, dilation, kernel, stride in zip(images.shape[2:], *how, strict=True)
+    )
+    return height, width
+
+
+def convolved(
+    images: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d, *, pooled: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Output [N, C', H', W'], or what 2x2 max pooling leaves of it, [N, C', H' // 2, W' // 2].
+
+    The second is for ``gradients`` if it was pooled: which of four positions each number is from.
+    """
+    height, width = output_size(layer, images)
+    if pooled:
+        height, width = height // 2, width // 2
+    count, channels = len(images), layer.out_channels
+    output = images.new_empty((count, height, width, channels)).permute(0, 3, 1, 2)
+    where = None
+    if pooled:
+        where = torch.empty(output.numel() // 8, dtype=torch.int16)
+    library().convolve(
+        _dimensions(layer, images),
+        *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
+        *(at(None if bias is None else bias.detach()), pooled, torch.get_num_threads()),
+        *(output.data_ptr(), at(where)),
+    )
+    return output, where
+
+
+def gradients(
+    gradient: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    layer: nn.Conv2d,
+    where: Tensor | None,
+    *,
+    of_images: bool,
+    of_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of images, bf16, and weight, fp32, those that are wanted.
+
+    Args:
+        gradient: of the output, bf16 in channels_last, as ``images``.
+        images: the input.
+        weight: fp32 [C', C, K, K].
+        layer: see ``give_input_gradient``.
+        where: what ``convolved`` gave beside the output.
+        of_images: is wanted.
+        of_weight: is wanted.
+    """
+    for_images = torch.empty_like(images) if of_images else None
+    for_weight = torch.empty_like(weight) if of_weight else None
+    if of_images or of_weight:
+        library().convolve_backward(
+            _dimensions(layer, images),
+            *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
+            *(gradient.data_ptr(), at(where), torch.get_num_threads()),
+            *(at(for_weight), at(for_images)),
+        )
+    return for_images, for_weight
+
+
+def _dimensions(layer: nn.Conv2d, images: Tensor) -> ctypes.Array[ctypes.c_int64]:
+    """``Layer`` in the source."""
+    count, channels, height, width = images.shape
+    images_and_kernel = count, height, width, channels, layer.out_channels, *layer.kernel_size
+    numbers = *images_and_kernel, layer.stride[0], *_padding(layer), layer.dilation[0]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(layer.padding, str)
+    return layer.padding
+
+
+def _strides(weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * 4)(*weight.stride())
