@@ -27,7 +27,9 @@ from trainer.files.whole_file import whole_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "convolutions.cpp")]
+FOLDER = Path(__file__).parent
+SOURCES = [FOLDER / name for name in ("kernels.cpp", "convolutions.cpp", "muon.cpp")]
+HEADERS = [FOLDER / "tiles.h"]
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 TIMEOUT = 60.0
@@ -49,6 +51,7 @@ ARGUMENTS = {
     "tiles_ready": [],
     "convolve": [_AT] * 5 + [_INT] * 2 + [_AT] * 2,
     "convolve_backward": [_AT] * 6 + [_INT] + [_AT] * 2,
+    "muon": [_AT] * 5 + [_COUNT] + [_FLOAT] * 3 + [_INT],
     "augment": [_AT] * 2 + [_COUNT] + [_AT] * 7 + [_COUNT] + [_AT] * 2 + [_INT, _AT],
 }
 """Of the functions in the sources."""
@@ -102,7 +105,7 @@ def library() -> ctypes.CDLL:
 
 
 def _from_cache(command: list[str]) -> ctypes.CDLL:
-    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    sources = [source.read_text(encoding="utf-8") for source in (*HEADERS, *SOURCES)]
     version = _run([*command, "--version"])
     told = "\n".join((*sources, *command, version, *FLAGS, _processor()))
     digest = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()

@@ -7,21 +7,12 @@
 // computed and thrown away. With a stride the images are parted into planes: of the rows i, i + stride,
 // ... and the columns j, j + stride, ...
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <new>
-#include <vector>
+#include "tiles.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#define TILES 1
-#include <immintrin.h>
-#include <omp.h>
+#ifdef TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-
-typedef uint16_t bf16;
 
 // Of a convolution of one group, as tiles.py passes it.
 struct Layer {
@@ -35,63 +26,12 @@ struct Layer {
 
 namespace {
 
-const int64_t SIDE = 16;            // rows of a tile
-const int64_t DEPTH = 32;           // numbers that a product of tiles sums over
-const int64_t TILE = SIDE * DEPTH;  // numbers of bf16 in a tile; half as many of fp32
-const int64_t SUMS = SIDE * SIDE;
-const std::align_val_t PAGE{4096};
-
 // Of the images that are laid out together: how many at most, bytes of them, and for the gradient of
 // weights steps of 32 positions to sum over before the sums leave their registers.
 const int64_t MOST = 64, CACHE = 300 << 10, MANY = 12;
 
-// Memory of a thread that its next call finds again, at the beginning of a page.
-class Scratch {
-    bf16* at = nullptr;
-    int64_t size = 0;
-
-  public:
-    bf16* numbers(int64_t count) {
-        if (count > size) {
-            ::operator delete(at, PAGE);
-            size = 0;
-            at = (bf16*)::operator new(2 * count, PAGE);
-            size = count;
-        }
-        return at;
-    }
-
-    bf16* zeros(int64_t count) {
-        bf16* found = numbers(count);
-        std::memset(found, 0, 2 * count);
-        return found;
-    }
-
-    ~Scratch() { ::operator delete(at, PAGE); }
-};
-
 thread_local Scratch weights_scratch, images_scratch, gradients_scratch, pairs_scratch, turned_scratch,
     dense_scratch, output_scratch;
-
-// All tiles of 16 rows of 64 bytes, for the life of it; then as they were: oneDNN remembers what it set.
-class Tiles {
-    struct alignas(64) Layout {
-        uint8_t palette = 0, start = 0, reserved[14] = {0};
-        uint16_t bytes[16] = {0};
-        uint8_t rows[16] = {0};
-    } before;
-
-  public:
-    Tiles() {
-        _tile_storeconfig(&before);
-        Layout layout;
-        layout.palette = 1;
-        std::fill_n(layout.bytes, 8, 64);
-        std::fill_n(layout.rows, 8, SIDE);
-        _tile_loadconfig(&layout);
-    }
-    ~Tiles() { _tile_loadconfig(&before); }
-};
 
 int64_t thread() { return omp_get_thread_num(); }
 
@@ -115,8 +55,6 @@ inline void copy(bf16* to, const bf16* from, int64_t count) {
     const __mmask32 rest = ((uint64_t)1 << count) - 1;
     if (count) _mm512_mask_storeu_epi16(to, rest, _mm512_maskz_loadu_epi16(rest, from));
 }
-
-int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How images lie in memory to be seen by tiles.
 struct Planes {
@@ -222,42 +160,6 @@ std::vector<Step> steps_of(const Planes& planes) {
     return steps;
 }
 
-// Numbers of 16 channels at two positions, side by side.
-inline __m512i pairs(const bf16* first, const bf16* second) {
-    const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)first));
-    const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)second));
-    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-}
-
-// 16 rows of 16 words become columns.
-inline void transpose(__m512i* r) {
-    __m512i t[16];
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 2; j++) {
-            r[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + j + 2]);
-            r[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 2; j++) {
-            t[i + 8 * j] = _mm512_shuffle_i32x4(r[i + 8 * j], r[i + 8 * j + 4], 0x88);
-            t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[i + 8 * j], r[i + 8 * j + 4], 0xdd);
-        }
-    for (int i = 0; i < 8; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    }
-}
-
-inline bf16 rounded(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return value == value ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0;
-}
-
 // Weights [O, C, rows, columns] with strides, as tiles of 32 inputs and 16 outputs: one after the other
 // for each step, and that for each 16 outputs.
 class Packed {
@@ -325,11 +227,6 @@ class Packed {
         return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from));
     }
 };
-
-inline void store(bf16* to, __m512 values) {
-    const __m256bh halves = _mm512_cvtneps_pbh(values);
-    std::memcpy(to, &halves, sizeof halves);
-}
 
 // A convolution of images that are laid out.
 struct Product {
@@ -669,11 +566,6 @@ struct WeightGradient {
         _tile_stored(4, to[4], 64);
     }
 };
-
-inline __m512 widened(const bf16* from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16));
-}
 
 inline __mmask16 above(__m512 a, __m512 b) {  // NaN is the greatest
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);

@@ -1,14 +1,15 @@
-"""Convolutions on the matrix tiles of a CPU (AMX), as ``convolutions.cpp`` computes them.
+"""The matrix tiles of a CPU (AMX): convolutions, and the update of Muon.
 
 Images are bf16 in channels_last, weights fp32; sums are in fp32. What a layer is comes from an
 ``nn.Conv2d`` of one group with zeros around it, as many as a number says; input channels are a
-multiple of 8, output channels of 16.
+multiple of 8, output channels of 16. The C++ is ``convolutions.cpp`` and ``muon.cpp``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,39 @@ def gradients(
             *(at(for_weight), at(for_images)),
         )
     return for_images, for_weight
+
+
+def muon_takes(filters: Tensor, gradient: Tensor, buffer: Tensor) -> bool:
+    """Whether ``muon`` can update these: all of them matrices of one order in memory."""
+    every = filters, gradient, buffer
+    return all(
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.stride() == filters.stride()
+        for t in every
+    ) and (filters.is_contiguous() or filters.is_contiguous(memory_format=torch.channels_last))
+
+
+def muon(
+    filters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    decay: float,
+) -> None:
+    """One step of ``trainer.loop.optim.Muon`` for each of some filters [out, in, kh, kw], in place.
+
+    Its products are in bf16. See ``muon_takes``.
+    """
+    count = len(filters)
+    addresses = [
+        (ctypes.c_void_p * count)(*(t.data_ptr() for t in some))
+        for some in (filters, gradients, buffers)
+    ]
+    outputs = (ctypes.c_int64 * count)(*map(len, filters))
+    inputs = (ctypes.c_int64 * count)(*(t[0].numel() for t in filters))
+    threads = torch.get_num_threads()
+    library().muon(*addresses, outputs, inputs, count, lr, momentum, decay, threads)
 
 
 def _dimensions(layer: nn.Conv2d, images: Tensor) -> ctypes.Array[ctypes.c_int64]:

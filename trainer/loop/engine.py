@@ -107,7 +107,9 @@ class Training:
         if train.compile:
             compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
-        self.optimizers = Optimizers(self.net, self.config.optimizer, self.device)
+        self.optimizers = Optimizers(
+            self.net, self.config.optimizer, self.device, kernels=self._kernels
+        )
         self.ema = Average(self.net, train.ema) if train.ema else None
         self.uncompiled: Forward = self.net
         self.together: Together | None = None

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from trainer.config import OptimizerSettings
 from trainer.device import multiplies_bf16
 from trainer.errors import ConfigError
+from trainer.kernels import tiles
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 HOW = ("fused", "capturable", "foreach")
@@ -30,6 +31,13 @@ class Muon(torch.optim.Optimizer):
 
     Not ``torch.optim.Muon``: that takes matrices alone, scales no filters, and has no streams for
     shapes side by side.
+
+    Args:
+        params: filters.
+        lr: learning rate.
+        momentum: Nesterov's.
+        weight_decay: within a step.
+        tiled: by the kernels for matrix tiles (``trainer.kernels.tiles``), which are there.
     """
 
     def __init__(
@@ -38,31 +46,48 @@ class Muon(torch.optim.Optimizer):
         lr: float | Tensor,
         momentum: float,
         weight_decay: float = 0.0,
+        *,
+        tiled: bool = False,
     ) -> None:
         super().__init__(
             list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
+        self._tiled = tiled
         self._streams: list[torch.cuda.Stream] = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of all parameters with gradients."""
         for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+            if self._tiled:
+                params = self._update_by_tiles(params, group)
             shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault((*p.shape,), []).append(p)
+            for p in params:
+                shapes.setdefault((*p.shape,), []).append(p)
             for same in self._side_by_side(list(shapes.values())):
                 self._update(same, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update_by_tiles(
+        self, params: list[nn.Parameter], group: dict[str, Any]
+    ) -> list[nn.Parameter]:
+        """Update those that the kernels take; the others are returned."""
+        work = [(p, p.grad, self.state[p]["momentum_buffer"]) for p in params if p.grad is not None]
+        taken = [some for some in work if tiles.muon_takes(*some)]
+        if taken:
+            how = {"lr": group["lr"], "momentum": group["momentum"]}
+            tiles.muon(*zip(*taken, strict=True), **how, decay=group["weight_decay"])
+        done = {id(p) for p, *_ in taken}
+        return [p for p in params if id(p) not in done]
 
     def _update(
         self, params: list[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float
     ) -> None:
         """Of filters of one shape."""
         grads = [p.grad for p in params if p.grad is not None]
-        for p, grad in zip(params, grads, strict=True):
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(grad)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads)
@@ -151,7 +176,14 @@ class Optimizers:
         ConfigError: there is nothing to train.
     """
 
-    def __init__(self, net: nn.Module, settings: OptimizerSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        settings: OptimizerSettings,
+        device: torch.device,
+        *,
+        kernels: bool = False,
+    ) -> None:
         self._l1 = settings.l1
         on_gpu = device.type == "cuda"
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
@@ -180,8 +212,8 @@ class Optimizers:
             rest = [p for p in weights if id(p) not in matrices]
             self.all = []
             if filters:
-                muon = Muon(filters, settings.lr, settings.momentum, settings.weight_decay)
-                self.all.append(muon)
+                how = settings.lr, settings.momentum, settings.weight_decay
+                self.all.append(Muon(filters, *how, tiled=kernels and tiles.ready()))
             aux_lr = settings.aux_lr or settings.lr
             if rest or others:
                 groups = _groups(rest, others, settings.weight_decay)
