@@ -7,7 +7,7 @@ from torch import nn
 
 from model.errors import ModelError
 from model.inspection import first_device, untouched
-from model.registry import reason
+from model.user_file import reason
 
 
 def check_output(net: nn.Module, classes: int, side: int = 32) -> None:

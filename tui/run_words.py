@@ -27,7 +27,7 @@ def run_name(run: Follower) -> str:
 
 def norm_of(model: str, norm: str | None) -> str | None:
     """The norm that was asked for; ``None`` where a net of the user's own may well have none."""
-    from model.registry import is_file  # not for the first paint
+    from model.user_file import is_file  # not for the first paint
 
     return None if norm == "batch" and is_file(model) else norm
 

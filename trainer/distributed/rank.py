@@ -144,7 +144,7 @@ def _follow(world: World) -> int:
         if not is_loss(error):
             if os.environ.get("CIFAR_TUI_DEBUG"):
                 raise
-            from model.registry import reason
+            from model.user_file import reason
 
             group.report_failure(str(error) if isinstance(error, UserError) else reason(error))
         return FAILED

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import registry
+from model import user_file
 from model.checks import check_scores
 from model.errors import ModelError
 from model.inspection import untouched
@@ -90,7 +90,7 @@ def check_state(net: nn.Module) -> None:
         raise
     except BaseException as error:  # what it keeps cannot be packed, or its code fails
         raise ModelError(
-            f"the net cannot be kept in a checkpoint: {registry.reason(error)}"
+            f"the net cannot be kept in a checkpoint: {user_file.reason(error)}"
         ) from None
 
 
@@ -140,7 +140,7 @@ def _problem(
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return f"the net fails in {doing} on a batch {shape}: {registry.reason(error)}"
+        return f"the net fails in {doing} on a batch {shape}: {user_file.reason(error)}"
     finally:
         for parameter, gradient in kept:
             parameter.grad = gradient

@@ -277,7 +277,7 @@ def _reason(error: BaseException) -> str:
     known = name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
     if isinstance(error, MemoryError) or known:
         return f"out of memory: lower the batch size or choose a smaller model ({text or name})"
-    from model.registry import reason
+    from model.user_file import reason
 
     return reason(error)
 

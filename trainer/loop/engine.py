@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import registry
+from model import user_file
 from model.summary import Summary
 from trainer import config as settings
 from trainer import device as devices
@@ -659,7 +659,7 @@ class Training:
                 raise
             # torch tells each wrong name on a line of its own
             name, todo = self.config.model.name, "train a new run"
-            if registry.is_file(name):
+            if user_file.is_file(name):
                 todo = f"put {name.rpartition(':')[0]} back as it was, or {todo}"
             raise ConfigError(f"the net is not the one that was trained: {todo}") from None
         if state["scaler"]:  # of a run that began in bf16, on a newer GPU, there is none
