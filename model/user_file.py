@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
+import symtable
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -30,6 +33,12 @@ _before: set[str] = set()
 _sources: dict[Path, bytes] = {}
 """Its file and those of such modules, as they were run."""
 _folder: Path | None = None
+_SOURCE_BYTES = 1 << 18
+"""Of a file that is looked at while its name is typed."""
+_DYNAMIC = re.compile(
+    rb"import[\s\\]*\*|__getattr__|(?<!\.)\b(builtins|eval|exec|globals|locals|setattr|sys|vars)\b"
+)
+"""By which a module may have names that are not written in it as names."""
 
 
 def is_file(spec: str) -> bool:
@@ -48,6 +57,31 @@ def split(spec: str) -> tuple[str, str]:
         path = clean(file if spec.endswith(":") else spec)
         raise ModelError(f"{path}: name the class as well, {path}:Class")
     return file, name
+
+
+def check_class(spec: str) -> None:
+    """Look for the class of a ``file.py:Class`` without running the file; what cannot be told so,
+    as after ``from … import *``, passes.
+
+    Raises:
+        ModelError: no such file, it is no Python, or it has no such class.
+    """
+    file, name = split(spec)
+    path, label = _found(file), clean(file)
+    try:
+        with path.open("rb") as opened:
+            source = opened.read(_SOURCE_BYTES + 1)
+        if len(source) > _SOURCE_BYTES or _DYNAMIC.search(source):
+            return
+        with warnings.catch_warnings(action="ignore"):  # of a backslash, say: told when it is run
+            table = symtable.symtable(importlib.util.decode_source(source), str(path), "exec")
+    except SyntaxError as error:
+        raise _no_python(error, path, label) from None
+    except (OSError, ValueError, RecursionError, MemoryError):  # the run will tell
+        return
+    if name not in table.get_identifiers():
+        kinds = ((part.get_name(), part.get_type()) for part in table.get_children())
+        raise _no_class(label, name, [own for own, kind in kinds if kind == "class"])
 
 
 @contextmanager
@@ -86,10 +120,19 @@ def _load(spec: str, path: Path) -> Callable[..., Any]:
             for n, value in vars(module).items()
             if isinstance(value, type) and value.__module__ == module.__name__
         ]
-        have = f"it has {', '.join(own)}" if own else "it has no classes"
-        raise ModelError(f"{clean(file)} has no class {clean(name)!r}: {have}")
+        raise _no_class(clean(file), name, own)
     make: Callable[..., Any] = found
     return make
+
+
+def _no_class(label: str, name: str, own: Sequence[str]) -> ModelError:
+    have = f"it has {', '.join(own)}" if own else "it has no classes"
+    return ModelError(f"{label} has no class {clean(name)!r}: {have}")
+
+
+def _no_python(error: SyntaxError, path: Path, label: str) -> ModelError:
+    where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
+    return ModelError(f"{where}: syntax error: {clean(error.msg)}")
 
 
 def _import(path: Path, label: str) -> Any:
@@ -106,8 +149,7 @@ def _import(path: Path, label: str) -> Any:
         _sources[path] = source = path.read_bytes()
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
-        where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
-        raise ModelError(f"{where}: syntax error: {clean(error.msg)}") from None
+        raise _no_python(error, path, label) from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit, and panics of extensions written in Rust

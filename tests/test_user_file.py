@@ -188,3 +188,78 @@ def test_what_a_net_imports_late_is_its_own_and_read_anew(tmp_path: Path, path: 
     registry.build(net_file(tmp_path))
     assert not {"lazy_helper", "late_helper", "lazy_parts", "lazy_parts.more"} & set(sys.modules)
     sys.path[:] = before
+
+
+BOUND = """
+import torch.nn as nn, os.path
+from torch.nn import Linear as Layer
+if True:
+    class Net(nn.Module):
+        class Inner: pass
+        def forward(self, x): pass
+try:
+    made = nn.Identity
+except ImportError:
+    made = None
+def build():
+    global Late
+    class Late: pass
+{more}
+"""
+
+
+@pytest.mark.parametrize("name", ["Net", "made", "build", "Late", "Layer", "nn"])
+def test_a_name_that_the_file_binds_is_found_without_running_it(tmp_path: Path, name: str) -> None:
+    spec = write(tmp_path, BOUND.format(more="raise SystemExit('it was run')"))
+    user_file.check_class(spec.replace(":Net", f":{name}"))
+
+
+@pytest.mark.parametrize("name", ["Nope", "Inner", "forward", "ImportError2", "x"])
+def test_a_class_that_the_file_lacks_is_told_without_running_it(tmp_path: Path, name: str) -> None:
+    spec = write(tmp_path, BOUND.format(more="raise SystemExit('it was run')"))
+    told = rf"mine\.py has no class '{name}': it has Net$"
+    with pytest.raises(ModelError, match=told):
+        user_file.check_class(spec.replace(":Net", f":{name}"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "from os.path import *",
+        "from os.path import \\\n  *",
+        "globals()['No' + 'pe'] = nn.Identity",
+        "exec('No' + 'pe = 1')",
+        "import sys; setattr(sys.modules[__name__], 'No' + 'pe', nn.Identity)",
+        "def __getattr__(name): return nn.Identity",
+        "# " + "long" * 80_000,
+    ],
+)
+def test_a_file_that_may_have_more_than_it_names_is_left_to_the_run(
+    tmp_path: Path, more: str
+) -> None:
+    user_file.check_class(write(tmp_path, BOUND.format(more=more)).replace(":Net", ":Nope"))
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (b"class Other: pass", "has no class 'Net': it has Other$"),
+        (b"Other = 3", "has no class 'Net': it has no classes$"),
+        (b"\nclass Net(\n", r"mine\.py, line 2: syntax error: '\(' was never closed$"),
+        (b"# coding: nope\nclass Net: pass", r"mine\.py.*: syntax error: unknown encoding"),
+        (b"# coding: latin-1\nNet = '\xe9'", ""),
+        (b"Net = '\xe9'", r"mine\.py: syntax error: invalid or missing encoding"),
+        (b"Net = 1 +" + b"1 +" * 50_000 + b"1", ""),
+        (rb"Net = '\d'", ""),
+    ],
+)
+def test_what_is_no_python_is_told_and_what_cannot_be_looked_at_is_left(
+    tmp_path: Path, source: bytes, told: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "mine.py").write_bytes(source)
+    if told:
+        with pytest.raises(ModelError, match=told):
+            user_file.check_class(f"{tmp_path}/mine.py:Net")
+    else:
+        user_file.check_class(f"{tmp_path}/mine.py:Net")
+    assert not recwarn
