@@ -39,9 +39,8 @@ def model_of(run: Follower) -> str:
 
 def data_of(run: Follower) -> str:
     """What the images of a run are: as its trainer found them, before that as asked for."""
-    if run.state.started is not None:
-        return formatting.data_label(run.state.started.data_kind)
-    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
+    kind = run.state.data_kind
+    return formatting.data_label(kind) if kind else DASH
 
 
 def time_of(run: Follower) -> str:

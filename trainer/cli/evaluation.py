@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli.output import clean, percent, warn
-from trainer.cli.runs import data_kind
 from trainer.errors import RunError, UserError
 from trainer.files.paths import expanded
 from trainer.runs.follower import Follower
@@ -65,7 +64,7 @@ class Evaluation:
         return (
             f"{len(self.found.wrong):,} of {len(self.images):,} {split} images misclassified: "
             f"{percent(self.accuracy or 0.0)} {split} accuracy, "
-            f"epoch {self.found.epoch}, data {clean(data_kind(self.folded))}"
+            f"epoch {self.found.epoch}, data {clean(self.folded.data_kind)}"
         )
 
     def pictures(self, source: str | None, folder: Path | None) -> tuple[str, TestData]:
