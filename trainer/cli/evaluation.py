@@ -121,7 +121,7 @@ def open_evaluation(
     folded = follower.catch_up()
     saved = _choose(follower, epoch)
     try:
-        found = predictions.load(follower.run.inside(saved.path))
+        found = predictions.of_run(follower.run, saved)
     except RunError as error:
         raise RunError(f"{error}{_others(folded, saved)}") from None
     images = mistakes.table(found)
