@@ -134,14 +134,8 @@ def _call(
                 raise ModelError(
                     f"{label} has no option {clean(option)!r} (its options: {clean(free)})"
                 )
-    try:
+    with user_file.told_as(f"cannot build {label}"):
         net = make(**given, **options)
-    except ModelError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
-        raise ModelError(f"cannot build {label}: {user_file.reason(error)}") from None
     if not isinstance(net, torch.nn.Module):
         raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
     return net

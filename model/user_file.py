@@ -250,6 +250,21 @@ def _is_own(file: str | None) -> bool:
     return Path(file).is_relative_to(_folder) and not Path(file).is_relative_to(library)
 
 
+@contextmanager
+def told_as(what: str) -> Iterator[None]:
+    """Whatever the user's code raises, as one line: ``what: reason``. Ctrl-C stays what it is.
+
+    Raises:
+        ModelError: it has raised something.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, ModelError):
+        raise
+    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
+        raise ModelError(f"{what}: {reason(error)}") from None
+
+
 def reason(error: BaseException) -> str:
     """An exception as one line, with its place in the user's own files if it came from there."""
     place = ""

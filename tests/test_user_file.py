@@ -263,3 +263,14 @@ def test_what_is_no_python_is_told_and_what_cannot_be_looked_at_is_left(
     else:
         user_file.check_class(f"{tmp_path}/mine.py:Net")
     assert not recwarn
+
+
+@pytest.mark.parametrize("raised", [SystemExit("no"), BaseException("no"), ValueError("no")])
+def test_whatever_a_net_raises_is_told_but_ctrl_c(raised: BaseException) -> None:
+    told = rf"^it fails: {type(raised).__name__}: no$"
+    with pytest.raises(ModelError, match=told), user_file.told_as("it fails"):
+        raise raised
+    for through in (KeyboardInterrupt(), ModelError("told already")):
+        with pytest.raises(type(through)) as same, user_file.told_as("it fails"):
+            raise through
+        assert same.value is through
