@@ -132,7 +132,8 @@ def train_locked(
         log.emit(
             events.Notice(level="info", code=events.PREPARING, message="loading data and model")
         )
-        from trainer.loop.engine import StopTraining, TrainingFailed
+        from trainer.loop.engine import StopTraining
+        from trainer.loop.reports import TrainingFailed
 
         try:
             if gone and _had_checkpoint(run):
