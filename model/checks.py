@@ -7,7 +7,7 @@ from torch import nn
 
 from model.errors import ModelError
 from model.inspection import first_device, untouched
-from model.registry import reason
+from model.user_file import told_as
 
 
 def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
@@ -21,14 +21,9 @@ def check_output(net: nn.Module, classes: int, side: int = 32) -> None:
     Raises:
         ModelError: it fails, or its output is not [2, classes].
     """
-    with untouched(net), torch.no_grad():
-        try:
-            output = net(torch.zeros(2, 3, side, side, device=first_device(net)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            shape = [2, 3, side, side]
-            raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
+    shape = [2, 3, side, side]
+    with untouched(net), torch.no_grad(), told_as(f"the net fails on a batch {shape}"):
+        output = net(torch.zeros(shape, device=first_device(net)))
     check_scores(output, 2, classes)
 
 

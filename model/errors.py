@@ -5,3 +5,9 @@ from __future__ import annotations
 
 class ModelError(ValueError):
     """A net cannot be built, run or followed; the message is one line for the user."""
+
+
+def clean(text: object) -> str:
+    """What others have written, for a message: printable, and not endless."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    return shown if len(shown) <= 200 else f"{shown[:199]}…"

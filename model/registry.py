@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import os
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from pathlib import Path
-from types import CodeType, ModuleType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from model.errors import ModelError
+from model import user_file
+from model.errors import ModelError, clean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,33 +75,13 @@ def build(
         ModelError: unknown name, norm or option, or a file that does not yield a net.
     """
     if norm not in NORMS:
-        raise ModelError(f"unknown norm {_clean(norm)!r}: choose {', '.join(NORMS)}")
-    if is_file(spec):
-        path = _found(split(spec)[0])
-        _begin(path.parent)
-        with importable(spec):
-            return _call(_load(spec, path), _clean(spec), classes, norm, dict(options or {}))
+        raise ModelError(f"unknown norm {clean(norm)!r}: choose {', '.join(NORMS)}")
+    if user_file.is_file(spec):
+        with user_file.loaded(spec) as make:
+            return _call(make, clean(spec), classes, norm, dict(options or {}))
     module, _, attribute = _entry(spec)[0].partition(":")
     make = getattr(importlib.import_module(module), attribute)
     return _call(make, spec, classes, norm, dict(options or {}))
-
-
-def is_file(spec: str) -> bool:
-    """Whether a model's name means a file of the user: ``file.py:Class``."""
-    return spec.endswith(".py") or ".py:" in spec
-
-
-def split(spec: str) -> tuple[str, str]:
-    """File and class of a ``file.py:Class``; whether they are there is not looked at.
-
-    Raises:
-        ModelError: no class is named.
-    """
-    file, _, name = spec.rpartition(":")
-    if spec.endswith(".py") or not name:
-        path = _clean(file if spec.endswith(":") else spec)
-        raise ModelError(f"{path}: name the class as well, {path}:Class")
-    return file, name
 
 
 def look_up(spec: str) -> str:
@@ -119,8 +90,8 @@ def look_up(spec: str) -> str:
     Raises:
         ModelError: there is no such built-in net, or no class of the file is named.
     """
-    if is_file(spec):
-        return split(spec)[0]
+    if user_file.is_file(spec):
+        return user_file.split(spec)[0]
     describe(spec)
     return ""
 
@@ -132,7 +103,7 @@ def _entry(name: str) -> tuple[str, str]:
         near = difflib.get_close_matches(name, _TABLE, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(_TABLE)}"
         raise ModelError(
-            f"unknown model {_clean(name)!r}: {hint} (your own: file.py:Class)"
+            f"unknown model {clean(name)!r}: {hint} (your own: file.py:Class)"
         ) from None
 
 
@@ -161,212 +132,10 @@ def _call(
             if option not in takes or option in given:
                 free = ", ".join(n for n in takes if n not in given) or "none"
                 raise ModelError(
-                    f"{label} has no option {_clean(option)!r} (its options: {_clean(free)})"
+                    f"{label} has no option {clean(option)!r} (its options: {clean(free)})"
                 )
-    try:
+    with user_file.told_as(f"cannot build {label}"):
         net = make(**given, **options)
-    except ModelError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
-        raise ModelError(f"cannot build {label}: {reason(error)}") from None
     if not isinstance(net, torch.nn.Module):
         raise ModelError(f"{label} is not a torch.nn.Module but a {type(net).__name__}")
     return net
-
-
-def _found(file: str) -> Path:
-    """The user's file, without links."""
-    try:
-        path = Path(file).expanduser()
-        there = path.is_file()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"cannot look at {_clean(file)}: {_reason(error)}") from None
-    if not there:
-        raise ModelError(f"no such file: {_clean(file)}")
-    return path.resolve()
-
-
-def _load(spec: str, path: Path) -> Callable[..., Any]:
-    """The class (or function) of ``file.py:Class``."""
-    file, name = split(spec)
-    module = _import(path, _clean(file))
-    found = getattr(module, name, None)
-    if not callable(found):
-        own = [
-            n
-            for n, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        have = f"it has {', '.join(own)}" if own else "it has no classes"
-        raise ModelError(f"{_clean(file)} has no class {_clean(name)!r}: {have}")
-    make: Callable[..., Any] = found
-    return make
-
-
-def _import(path: Path, label: str) -> Any:
-    """Execute the user's file as a module with a private name; its folder is importable."""
-    name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    loader = importlib.util.spec_from_file_location(name, path)
-    if loader is None or loader.loader is None:
-        raise ModelError(f"{label} cannot be imported")
-    module = importlib.util.module_from_spec(loader)
-    sys.modules[name] = module  # dataclasses and copy look their module up there
-    try:
-        # compiled here, not by the loader: its cache goes by the time stamp, whole seconds
-        # and size, and would miss a quick edit
-        _sources[path] = source = path.read_bytes()
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except SyntaxError as error:
-        where = f"{label}, line {error.lineno}" if error.filename == str(path) else label
-        raise ModelError(f"{where}: syntax error: {_clean(error.msg)}") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit, and panics of extensions written in Rust
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
-        files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
-        here = [line for line, file in zip(lines, files, strict=True) if file == str(path)]
-        where = f"{label}, line {here[-1]}" if here else label
-        raise ModelError(f"{where}: {_reason(error)}") from None
-    return module
-
-
-_PREFIX = "_user_model_"
-"""Of the names of modules that are files of the user."""
-_OURS = ("model", "trainer", "tui")
-_beside: set[str] = set()
-"""Modules that the last net has imported from its file's own folder."""
-_before: set[str] = set()
-"""Modules that were there before it."""
-_sources: dict[Path, bytes] = {}
-"""Its file and those of such modules, as they were run."""
-_folder: Path | None = None
-
-
-def sources() -> dict[Path, bytes | None]:
-    """The files of the user's net that was built last: its own, and what it has imported from the
-    folder of its own. Each as it was run; ``None`` of one that is no Python source.
-    """
-    modules = (sys.modules.get(name) for name in sorted(_beside))
-    files = (getattr(module, "__file__", None) for module in modules)
-    return {**dict.fromkeys(Path(file) for file in files if file), **_sources}
-
-
-@contextmanager
-def importable(spec: str) -> Iterator[None]:
-    """Let the user's net that was built last import from its file's folder, as it does while it is
-    built: what it imports when it is first run is its own as well. Nothing for a built-in net.
-    """
-    if _folder is None or not is_file(spec):
-        yield
-        return
-    finder, folder = _Finder(), str(_folder)
-    # found by us if any way, but a net may look at the path itself
-    sys.meta_path.insert(0, finder)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        if folder in sys.path:
-            sys.path.remove(folder)
-        _collect()
-
-
-def _begin(folder: Path) -> None:
-    """Forget the net before: its modules are those of another folder, or as before an edit."""
-    global _folder
-    if _folder is not None:
-        _collect()
-    for name in _beside:
-        sys.modules.pop(name, None)
-    _beside.clear()
-    _sources.clear()
-    _before.clear()
-    _before.update(sys.modules)
-    _folder = folder
-
-
-def _collect() -> None:
-    new = set(sys.modules) - _before - _beside
-    _beside.update(name for name in new if _lies_beside(name))
-    _before.update(new - _beside)
-
-
-class _Finder(MetaPathFinder):
-    """Python's own, for modules beside the user's file, which are read anew and kept as read."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if path is None and fullname in (*_OURS, *sys.builtin_module_names):
-            return None
-        found = PathFinder.find_spec(fullname, [str(_folder)] if path is None else path, target)
-        if found is None or not _is_own(found.origin):
-            return None  # packages without an __init__ are left to Python, their modules are not
-        if isinstance(found.loader, SourceFileLoader):
-            found.loader = _Loader(fullname, found.loader.path)
-        return found
-
-
-class _Loader(SourceFileLoader):
-    def get_code(self, fullname: str) -> CodeType:
-        _sources[Path(self.path)] = source = self.get_data(self.path)
-        return self.source_to_code(source, self.path)
-
-
-def _lies_beside(module: str) -> bool:
-    """Whether a module is the user's own."""
-    if module.partition(".")[0] in _OURS or module.startswith(_PREFIX):
-        return False
-    found = sys.modules.get(module)
-    folders = getattr(found, "__path__", ())  # a package without an __init__ has no file
-    return _is_own(getattr(found, "__file__", None) or next(iter(folders), None))
-
-
-def _is_own(file: str | None) -> bool:
-    """Whether a file lies beside the user's, and is none of an installed package."""
-    if not file or _folder is None or "site-packages" in Path(file).parts:
-        return False
-    library = Path(os.__file__).parent  # Python's own, which may lie below the home directory
-    return Path(file).is_relative_to(_folder) and not Path(file).is_relative_to(library)
-
-
-def reason(error: BaseException) -> str:
-    """An exception as one line, with its place in the user's own files if it came from there."""
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        module = frame.f_globals.get("__name__")
-        if isinstance(module, str) and (module.startswith(_PREFIX) or module in _beside):
-            place = f"{_clean(Path(frame.f_code.co_filename).name)}, line {line}: "
-    return place + _reason(error)
-
-
-def _reason(error: BaseException) -> str:
-    """An exception as one line."""
-    if helper := _hidden_helper(error):
-        return f"a helper cannot be called {helper}: this program has that name, rename it"
-    text = _clean((str(error).strip().splitlines() or [""])[0])
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _hidden_helper(error: BaseException) -> str:
-    """The file beside the user's that was meant where a package of ours was imported."""
-    # of "from model import Block" the former, of "import model; model.Block" the latter
-    module = error.name if isinstance(error, ImportError) else None
-    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
-        module = error.obj.__name__
-    name = (module or "").partition(".")[0]
-    if name not in _OURS or _folder is None:
-        return ""
-    for file in (_folder / f"{name}.py", _folder / name / "__init__.py"):
-        if file.is_file() and file != Path(__file__).parents[1] / name / "__init__.py":
-            return str(file.relative_to(_folder))
-    return ""
-
-
-def _clean(text: object) -> str:
-    """Printable, and not endless."""
-    shown = "".join(c if c.isprintable() else " " for c in str(text))
-    return shown if len(shown) <= 200 else f"{shown[:199]}…"

@@ -21,8 +21,8 @@ from model.inspection import first_device, untouched
 from model.layers import BATCH, Layer, Recorder, added, dilated
 from model.layout import POOLINGS, Seen, image
 from model.receptive_field import Axis
-from model.registry import reason
 from model.trace import Op, Tracer
+from model.user_file import reason
 
 __all__ = ["Layer", "Summary", "summarize"]
 

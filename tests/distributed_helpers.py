@@ -102,10 +102,10 @@ def _rank(rank: int, size: int, tasks: tuple[Task, ...], ports: list[int]) -> No
     from trainer.distributed import agreement, watch
     from trainer.distributed import rank as ranks
     from trainer.lifecycle.session import train_run
-    from trainer.loop import engine
+    from trainer.loop import reports
 
     torch.set_num_threads(1)
-    engine.PROGRESS_SECONDS = agreement.SECONDS = 0.0
+    reports.PROGRESS_SECONDS = agreement.SECONDS = 0.0
     watch.PATIENCE = 1.0
     for task, port in zip(tasks, ports, strict=True):
         os.environ.update(

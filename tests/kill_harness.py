@@ -23,7 +23,7 @@ import torch._dynamo
 
 import model.summary  # noqa: F401  # this and dynamo: a child shall not import them each time
 import trainer.lifecycle.session
-import trainer.loop.engine
+import trainer.loop.reports
 from tests.training_helpers import tiny_dataset, tiny_run
 from trainer.data import sources
 from trainer.lifecycle.session import train_run
@@ -152,7 +152,7 @@ def main(folder: Path, kills: int) -> None:
     torch.set_num_threads(1)
     data = tiny_dataset()
     sources.load = lambda source, data_dir=None: data  # type: ignore[assignment]
-    trainer.loop.engine.PROGRESS_SECONDS = 0.0
+    trainer.loop.reports.PROGRESS_SECONDS = 0.0
     options = (f"train.epochs={EPOCHS}", "train.ema=0.9", "augment.shift_scale_rotate=0.5")
     whole, run = (tiny_run(folder / name, *options) for name in ("whole", "killed"))
     began = time.monotonic()

@@ -72,6 +72,14 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return call
 
 
+def test_predictions_of_another_split_are_no_test_figures(cli: Cli, run: RunDir) -> None:
+    path = run.predictions(3, "plain")
+    predictions.save(replace(predictions.load(path), split="train"), path)
+    code, text, err = cli("last")
+    assert (code, text) == (2, "")
+    assert "predictions/epoch-0003-plain.npz are of another split than test" in err
+
+
 def test_the_table(cli: Cli, run: RunDir) -> None:
     code, text, _ = cli("last")
     assert code == 0

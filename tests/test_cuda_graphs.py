@@ -23,7 +23,7 @@ from trainer import device, events
 from trainer.device import HostCopy
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import resubmit
-from trainer.loop import engine, layer_stats
+from trainer.loop import engine, layer_stats, reports
 from trainer.loop.cuda_graphs import CaptureFailed, Replay, RunAhead, steps_undone
 from trainer.loop.engine import Training
 from trainer.loop.meter import Meter
@@ -365,7 +365,7 @@ def test_progress_tells_what_is_done_not_what_is_queued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "Meter", Late)
-    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(reports, "PROGRESS_SECONDS", 0)
     log = log_of(tiny_run(tmp_path, "train.layer_stats=0"))
     at = 0
     told = []
@@ -394,7 +394,7 @@ def test_the_rate_after_a_pause_is_that_of_what_was_done(
             return super().ready()
 
     monkeypatch.setattr(engine, "Meter", Pausing)
-    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(reports, "PROGRESS_SECONDS", 0)
 
     def listen(envelope: events.Envelope) -> None:
         if isinstance(envelope.event, events.Paused):

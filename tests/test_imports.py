@@ -30,6 +30,7 @@ TORCH_FREE = [
     "trainer.lifecycle.submit",
     "trainer.worker.worker",
     "model.registry",
+    "model.user_file",
 ]
 
 

@@ -315,7 +315,7 @@ def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
 def test_a_resumed_run_measures_what_the_whole_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.reports.PROGRESS_SECONDS", 0.0)
 
     def measured(run: RunDir) -> list[events.LayerStats]:
         return list(Follower(run).catch_up().layer_stats)

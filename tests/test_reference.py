@@ -124,7 +124,7 @@ def test_the_confusion_matrix_has_actual_classes_as_rows(tmp_path: Path, data: D
 def test_progress_adds_up_to_the_epoch_and_tells_the_rate_of_its_last_step(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.reports.PROGRESS_SECONDS", 0.0)
     run = tiny_run(tmp_path, "schedule.name='linear'", "schedule.warmup=0.25")
     train_run(run, Control(run))
     config = read_config(run)

@@ -73,6 +73,28 @@ def test_a_stopped_and_resumed_run() -> None:
     assert [p.epoch for p in state.predictions] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("asked", "loaded", "kind", "real"),
+    [
+        ("cifar10", None, "cifar10", True),
+        ("cifar100", "cifar100", "cifar100", True),
+        ("/data/CIFAR-10", "cifar10", "cifar10", True),
+        ("/data/CIFAR-10", None, "folder", False),
+        ("cifar10", "synthetic", "synthetic", False),
+        ("cifar10", "CIFAR-10 of a later version", "CIFAR-10 of a later version", False),
+    ],
+)
+def test_only_what_was_loaded_decides_whether_data_are_real(
+    asked: str, loaded: str | None, kind: str, real: bool
+) -> None:
+    assert (RunState().data_kind, RunState().real_data) == ("", False)
+    parts: list[events.AnyEvent] = [msgspec.structs.replace(sample_log.queued(), data=asked)]
+    if loaded is not None:
+        parts.append(msgspec.structs.replace(sample_log.started(), data_kind=loaded))
+    state = fold(numbered(*parts))
+    assert (state.data_kind, state.real_data) == (kind, real)
+
+
 def test_resume_leaves_one_clean_curve() -> None:
     whole = sample_log.whole()
     before = fold(whole[: len(sample_log.first_attempt())])

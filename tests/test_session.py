@@ -58,7 +58,7 @@ def at_step(step: int, do: Callable[[], object]) -> Callable[[Envelope], None]:
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.reports.PROGRESS_SECONDS", 0.0)
 
 
 def test_a_completed_run_leaves_everything_behind(tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ def test_an_early_stop_is_the_same_after_a_stop_in_an_evaluation(
 def test_progress_of_tests_is_of_an_epoch_that_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loop.engine.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.loop.reports.PROGRESS_SECONDS", 0.0)
     run = tiny_run(tmp_path, "evaluate.tta='flip'")
     train_run(run, Control(run))
     log = [e.event for e in Follower(run)._tail.read()]

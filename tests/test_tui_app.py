@@ -776,6 +776,30 @@ async def test_the_form_says_what_is_wrong_beside_the_field(
         assert len(app.store) == 0
 
 
+async def test_the_form_tells_of_a_class_that_the_file_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = tmp_path / "my_net.py"
+    net.write_text("class Net: ...\n")
+    app = make_app(tmp_path / "runs", data="synthetic")
+    async with app.run_test(size=LARGE) as pilot:
+        screen = await form(pilot, app)
+        for key, text in (("model", "my_net.py:Nope"), ("settings", "model.name=my_net.py:Nope")):
+            before = screen.query_one(f"#{key}", Input).value
+            screen.query_one(f"#{key}", Input).value = text
+            await pilot.pause()
+            assert hint(screen, key) == ("my_net.py has no class 'Nope': it has Net", True)
+            screen.query_one(f"#{key}", Input).value = before
+            await pilot.pause()
+            assert not hint(screen, key)[1]
+        screen.query_one("#model", Input).value = "my_net.py:Nope"
+        await pilot.pause()
+        net.write_text("class Nope: ...\n")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: len(app.store) == 1)
+
+
 @pytest.mark.parametrize("size", [SMALL, (60, 18)])
 async def test_a_small_form_tells_the_whole_error_of_the_field(
     tmp_path: Path, size: tuple[int, int]
@@ -854,7 +878,7 @@ def test_the_form_says_what_would_be_right(key: str, text: str, problem: str) ->
 async def test_a_run_of_the_form_names_its_files_from_the_root_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_net.py").touch()
+    (tmp_path / "my_net.py").write_text("class Net: ...\n")
     monkeypatch.chdir(tmp_path)
     app = make_app(tmp_path / "runs", data="synthetic")
     async with app.run_test(size=LARGE) as pilot:

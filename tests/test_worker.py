@@ -20,7 +20,7 @@ from tests.distributed_helpers import forks
 from tests.training_helpers import binary_folder, tiny_run, wait
 from trainer.errors import ConfigError
 from trainer.loop.cuda_graphs import CaptureFailed
-from trainer.loop.engine import TrainingFailed
+from trainer.loop.reports import TrainingFailed
 from trainer.protocol import Inspect
 from trainer.runs import checkpoint, control
 from trainer.runs.follower import Follower

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model import registry
+from model import registry, user_file
 from model.errors import ModelError
 from trainer import config as settings
 from trainer.config import RunConfig
@@ -96,11 +96,12 @@ def _check(config: RunConfig, field: Field, text: str) -> None:
     """What the types of the settings cannot know: whether model and data exist."""
     if field.key in ("model", "settings"):  # the settings may name another net
         try:
-            file = registry.look_up(config.model.name)
+            if file := registry.look_up(config.model.name):
+                if not is_file(path := expanded(file)):
+                    raise ConfigError(f"no such file: {path}")
+                user_file.check_class(config.model.name)
         except ModelError as error:
             raise ConfigError(str(error)) from None
-        if file and not is_file(path := expanded(file)):
-            raise ConfigError(f"no such file: {path}")
     if field.key == "settings":
         settings.check_limits(config.limits)
     elif field.key == "data" and config.data not in BUILT_IN:

@@ -27,7 +27,7 @@ def run_name(run: Follower) -> str:
 
 def norm_of(model: str, norm: str | None) -> str | None:
     """The norm that was asked for; ``None`` where a net of the user's own may well have none."""
-    from model.registry import is_file  # not for the first paint
+    from model.user_file import is_file  # not for the first paint
 
     return None if norm == "batch" and is_file(model) else norm
 
@@ -39,9 +39,8 @@ def model_of(run: Follower) -> str:
 
 def data_of(run: Follower) -> str:
     """What the images of a run are: as its trainer found them, before that as asked for."""
-    if run.state.started is not None:
-        return formatting.data_label(run.state.started.data_kind)
-    return formatting.data_label(run.state.queued.data) if run.state.queued else DASH
+    kind = run.state.data_kind
+    return formatting.data_label(kind) if kind else DASH
 
 
 def time_of(run: Follower) -> str:

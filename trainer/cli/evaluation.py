@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli.output import clean, percent, warn
-from trainer.cli.runs import data_kind
 from trainer.errors import RunError, UserError
 from trainer.files.paths import expanded
 from trainer.runs.follower import Follower
@@ -65,7 +64,7 @@ class Evaluation:
         return (
             f"{len(self.found.wrong):,} of {len(self.images):,} {split} images misclassified: "
             f"{percent(self.accuracy or 0.0)} {split} accuracy, "
-            f"epoch {self.found.epoch}, data {clean(data_kind(self.folded))}"
+            f"epoch {self.found.epoch}, data {clean(self.folded.data_kind)}"
         )
 
     def pictures(self, source: str | None, folder: Path | None) -> tuple[str, TestData]:
@@ -122,7 +121,7 @@ def open_evaluation(
     folded = follower.catch_up()
     saved = _choose(follower, epoch)
     try:
-        found = predictions.load(follower.run.inside(saved.path))
+        found = predictions.of_run(follower.run, saved)
     except RunError as error:
         raise RunError(f"{error}{_others(folded, saved)}") from None
     images = mistakes.table(found)

@@ -7,7 +7,6 @@ from typing import Any
 from trainer.analysis import calibration, confusion, human, label_doubt, review
 from trainer.cli.evaluation import Evaluation
 from trainer.cli.output import clean, number, percent
-from trainer.cli.runs import data_kind
 
 
 def report(opened: Evaluation) -> dict[str, Any]:
@@ -16,7 +15,7 @@ def report(opened: Evaluation) -> dict[str, Any]:
     matrix = confusion.confusion(images.actual, images.predicted, images.classes)
     found: dict[str, Any] = {
         "run": opened.run,
-        "data": data_kind(opened.folded),
+        "data": opened.folded.data_kind,
         "split": opened.found.split,
         "epoch": opened.found.epoch,
         "images": len(images),

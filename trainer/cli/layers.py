@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from model import registry
+from model import registry, user_file
 from model.errors import ModelError
 from trainer.cli.options import JsonOption
 from trainer.cli.output import DASH, Column, count, out, percent, table
@@ -53,7 +53,7 @@ def layers(
     ] = 10,
 ) -> None:
     """Print a model's layers and receptive fields."""
-    if not registry.is_file(model):
+    if not user_file.is_file(model):
         _known(model)
     from model.checks import check_output
     from model.summary import summarize
@@ -62,7 +62,7 @@ def layers(
         out.alone()
     try:
         net = registry.build(model, classes=classes, norm=norm.value)
-        with registry.importable(model):
+        with user_file.importable(model):
             check_output(net, classes)
         summary = summarize(net)
     except ModelError as error:

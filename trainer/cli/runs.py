@@ -66,14 +66,6 @@ class Order(StrEnum):
     time = "time"
 
 
-def data_kind(folded: RunState) -> str:
-    """What the images are: what was loaded, before that what was asked for."""
-    if folded.started is not None:
-        return folded.started.data_kind
-    asked = folded.queued.data if folded.queued is not None else ""
-    return asked if asked in ("", "cifar10", "cifar100", "synthetic") else "folder"
-
-
 def summary(follower: Follower) -> dict[str, Any]:
     """A run in a few fields, for a line of the table and for scripts."""
     folded, queued = follower.state, follower.state.queued
@@ -85,7 +77,7 @@ def summary(follower: Follower) -> dict[str, Any]:
         "name": follower.name,
         "preset": queued.preset if queued else "",
         "model": queued.model if queued else "",
-        "data": data_kind(folded),
+        "data": folded.data_kind,
         "best_test_accuracy": best.test_accuracy if best else None,
         "best_epoch": best.epoch if best else None,
         "parameters": folded.described.parameters if folded.described else None,

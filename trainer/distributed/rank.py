@@ -144,7 +144,7 @@ def _follow(world: World) -> int:
         if not is_loss(error):
             if os.environ.get("CIFAR_TUI_DEBUG"):
                 raise
-            from model.registry import reason
+            from model.user_file import reason
 
             group.report_failure(str(error) if isinstance(error, UserError) else reason(error))
         return FAILED
@@ -153,7 +153,8 @@ def _follow(world: World) -> int:
 def _train(group: Group, start: lead.Start) -> int:
     from trainer.distributed.watch import Watch
     from trainer.lifecycle.prepare import prepare
-    from trainer.loop.engine import StopTraining, TrainingFailed
+    from trainer.loop.engine import StopTraining
+    from trainer.loop.reports import TrainingFailed
 
     watch = Watch(group.world, lambda lost: leave(FAILED))
     watch.group = group

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import penultimate, registry
+from model import penultimate, registry, user_file
 from model.checks import check_output
 from model.effective_receptive_field import EffectiveField, effective_receptive_field
 from model.errors import ModelError
@@ -264,7 +264,7 @@ def open_inspection(
     if role not in ("", "best", "last"):
         raise ConfigError("--checkpoint is best or last")
     config = read_config(run)
-    if registry.is_file(config.model.name):
+    if user_file.is_file(config.model.name):
         if not trusted:
             raise NotTrusted(f"the net is code of the file {config.model.name}")
         check_origin(run, config)
@@ -282,7 +282,7 @@ def open_inspection(
     dataset = _dataset(run, config, state, data, data_dir)
     net = _net(config, dataset, state, role)
     if not changed_net:  # an edit meanwhile
-        net_files.check(run, config, registry.sources())
+        net_files.check(run, config, user_file.sources())
     digest = hashlib.sha256(packed)
     digest.update(dataset.train.images.data)
     digest.update(net_files.identity(run, config).encode())
@@ -329,7 +329,7 @@ def _net(config: RunConfig, dataset: Dataset, state: dict[str, Any], role: str) 
             norm=config.model.norm,
             options=config.model.options,
         )
-        with registry.importable(config.model.name):
+        with user_file.importable(config.model.name):
             check_output(net, len(dataset.classes))
     except ModelError as error:
         raise ConfigError(str(error)) from None

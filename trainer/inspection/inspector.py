@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from model.registry import reason
+from model.user_file import reason
 from trainer.errors import UserError
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Inspect, Inspected, Near, State

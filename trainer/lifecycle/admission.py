@@ -44,10 +44,10 @@ def admitted(config: RunConfig, data_dir: Path | None = None) -> RunConfig:
 
 
 def _anchored(config: RunConfig) -> RunConfig:
-    from model import registry
+    from model import user_file
 
     data, model = anchored_data(config.data), config.model
-    if registry.is_file(model.name):
+    if user_file.is_file(model.name):
         file, _, name = model.name.rpartition(":")
         if file:
             model = msgspec.structs.replace(model, name=f"{absolute(file)}:{name}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import registry
 from model.checks import check_scores
 from model.errors import ModelError
 from model.inspection import untouched
+from model.user_file import reason, told_as
 from trainer.device import DTYPES, Precision
 from trainer.errors import RunError
 from trainer.runs import checkpoint
@@ -76,21 +77,16 @@ def check_state(net: nn.Module) -> None:
     Raises:
         ModelError: its state holds more than plain data.
     """
-    try:
+    with told_as("the net cannot be kept in a checkpoint"):  # it cannot be packed, or it fails
         state = net.state_dict()
         odd = {key: value for key, value in state.items() if type(value) is not torch.Tensor}
-        if odd:
-            checkpoint.unpack(bytes(checkpoint.pack({"net": odd})), "of the net")
+        packed = bytes(checkpoint.pack({"net": odd}))
+    try:
+        checkpoint.unpack(packed, "of the net")
     except RunError:
         raise ModelError(
             f"the net's checkpoints could not be opened again: {', '.join(map(str, odd))} may only "
             "have tensors, numbers, strings, lists and dicts (see get_extra_state)"
-        ) from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # what it keeps cannot be packed, or its code fails
-        raise ModelError(
-            f"the net cannot be kept in a checkpoint: {registry.reason(error)}"
         ) from None
 
 
@@ -103,12 +99,9 @@ def _problem(
     batch: int,
 ) -> str:
     """Empty when the net can be trained so, else one line."""
-    try:
+    probe = net  # where it cannot be copied; it will be moved there anyway
+    with suppress(ModelError), told_as("the net cannot be copied"):
         probe = copy.deepcopy(net)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # it cannot be copied; it will be moved there anyway
-        probe = net
     probe = probe.to(device).to(memory_format=way.layout)
     kept = [(parameter, parameter.grad) for parameter in probe.parameters()]
     autocast = torch.autocast(
@@ -133,14 +126,12 @@ def _problem(
             shape, images = [IMAGES, *shape[1:]], images[:IMAGES]
             with torch.inference_mode(), autocast:
                 check_scores(probe(images), len(images), classes)
-    except torch.OutOfMemoryError:
+    except (KeyboardInterrupt, torch.OutOfMemoryError):
         raise
     except ModelError as error:
         return f"in {doing}: {error}"
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        return f"the net fails in {doing} on a batch {shape}: {registry.reason(error)}"
+    except BaseException as error:  # as in told_as
+        return f"the net fails in {doing} on a batch {shape}: {reason(error)}"
     finally:
         for parameter, gradient in kept:
             parameter.grad = gradient

@@ -137,7 +137,7 @@ def _net(
     """
     import torch
 
-    from model import registry
+    from model import registry, user_file
     from model.checks import check_output
     from model.fast import Fast
     from model.summary import summarize
@@ -156,11 +156,11 @@ def _net(
             norm=config.model.norm,
             options=config.model.options,
         )
-        with registry.importable(config.model.name):
+        with user_file.importable(config.model.name):
             for side in sides:
                 check_output(net, classes, side)
             summary = summarize(net)
-            if registry.is_file(config.model.name):
+            if user_file.is_file(config.model.name):
                 own_net.check_state(net)
                 batch = train.batch_size
                 batch = batch if group is None else len(range(batch)[group.part(batch)])
@@ -251,12 +251,12 @@ def _keep_net(run: RunDir, config: RunConfig, step: int, *, resume: bool) -> Non
     Raises:
         ConfigError: the run has trained another net: an edit after it was compared.
     """
-    from model import registry
+    from model import user_file
 
     if resume:
-        net_files.check(run, config, registry.sources())
+        net_files.check(run, config, user_file.sources())
     try:
-        net_files.keep(run, config, registry.sources(), step=step)
+        net_files.keep(run, config, user_file.sources(), step=step)
     except OSError:
         if resume:
             return  # what was put down before is true, or told that this net was accepted

@@ -132,7 +132,8 @@ def train_locked(
         log.emit(
             events.Notice(level="info", code=events.PREPARING, message="loading data and model")
         )
-        from trainer.loop.engine import StopTraining, TrainingFailed
+        from trainer.loop.engine import StopTraining
+        from trainer.loop.reports import TrainingFailed
 
         try:
             if gone and _had_checkpoint(run):
@@ -277,7 +278,7 @@ def _reason(error: BaseException) -> str:
     known = name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
     if isinstance(error, MemoryError) or known:
         return f"out of memory: lower the batch size or choose a smaller model ({text or name})"
-    from model.registry import reason
+    from model.user_file import reason
 
     return reason(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import registry
+from model import user_file
 from model.summary import Summary
 from trainer import config as settings
 from trainer import device as devices
@@ -35,6 +34,7 @@ from trainer.loop.hard_examples import HardExamples
 from trainer.loop.layer_stats import LayerStats
 from trainer.loop.meter import Meter
 from trainer.loop.optim import Optimizers
+from trainer.loop.reports import Reports, TrainingFailed, no_numbers
 from trainer.loop.run_files import Files
 from trainer.runs.control import Control
 from trainer.runs.position import Position
@@ -42,15 +42,9 @@ from trainer.runs.predictions import Predictions
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog
 
-PROGRESS_SECONDS = 0.25
-
 
 class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
     """Control asked to stop; raised between steps and between evaluation batches."""
-
-
-class TrainingFailed(Exception):  # noqa: N818
-    """Training cannot go on; the message is one line."""
 
 
 def settings_layout(config: RunConfig) -> torch.memory_format:
@@ -135,10 +129,23 @@ class Training:
         self.examples = HardExamples(len(self.labels), train, self.device)
         self.steps_per_epoch = len(self.labels) // train.batch_size
         self.total_steps = self.examples.total()
+        self._factor = partial(
+            schedule.factor,
+            self.config.schedule,
+            total=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        """Learning rates of the step after so many, as a share of their peaks."""
         self.clock = EpochClock()
         self.files = Files(self.run, self.log)
-        self._progress_at = 0.0
-        self._rate_from = (time.monotonic(), 0)
+        self.reports = Reports(
+            *(self.log, self.meter, self.examples),
+            batch_size=train.batch_size,
+            peak=self.optimizers.peak,
+            factor=self._factor,
+            device=self.device,
+            together=self.together,
+        )
 
     @property
     def epochs_done(self) -> int:
@@ -195,7 +202,7 @@ class Training:
                 )
                 break
         if self.at.evaluated and self.at.final_accuracy < 0:
-            raise TrainingFailed(self._no_numbers(self.at.evaluated))
+            raise TrainingFailed(no_numbers(self.at.evaluated))
         self._evaluate_tta()
 
     def _no_better(self) -> bool:
@@ -264,11 +271,9 @@ class Training:
         epoch, size = self.at.epoch, self.config.train.batch_size
         self.log.emit(events.EpochStarted(epoch=epoch, step=self.at.step))
         self.clock.begin(self.at.epoch_seconds)
-        self._rate_from = (time.monotonic(), self.meter.images)
+        self.reports.begin_epoch(self.at)
         order = self.examples.order(epoch, resumed=self.at.batch > 0)
         steps = self.examples.steps(epoch)
-        if epoch == self.examples.first and not self.at.batch:
-            self._tell_of_skipping(steps * size)
         draws = self._draws(epoch)
         if self.graphs is not None:
             self.graphs.begin_epoch(draws)
@@ -281,7 +286,7 @@ class Training:
             self._step(order[batch * size : (batch + 1) * size], draws)
             self.at.batch, self.at.step = batch + 1, self.at.step + 1
             self.ahead.queued()
-            self._report_progress()
+            self.reports.training(self.at)
             self._report_layers()
         if epoch < self.config.train.epochs:
             # while a GPU still has steps to do
@@ -294,21 +299,8 @@ class Training:
         self._report_layers()
         self._keep_epoch_seconds()
         self.clock.end()
-        seconds = self.at.epoch_seconds
-        if not math.isfinite(loss):
-            self._not_a_number(self.at.step)
-        self.log.emit(
-            events.EpochEnded(
-                epoch=epoch,
-                step=self.at.step,
-                loss=loss,
-                accuracy=accuracy,
-                lr=self.optimizers.lr,
-                seconds=seconds,
-                images_per_second=steps * size / seconds,
-                images=steps * size,
-                hardest=self.examples.leaves_out(epoch),
-            )
+        self.reports.end_epoch(
+            *(self.at, loss, accuracy), lr=self.optimizers.lr, seconds=self.at.epoch_seconds
         )
 
     def _find_kernels(self) -> tuple[bool, str]:
@@ -329,14 +321,6 @@ class Training:
         message = f"the net is compiled for images of {pixels}: this step takes up to a minute"
         self._notice("info", events.COMPILE, message)
 
-    def _tell_of_skipping(self, images: int) -> None:
-        self._notice(
-            "info",
-            "skip-easy",
-            f"epochs from {self.at.epoch} on train on the {images:,} hardest images: their "
-            "training loss and accuracy are of those",
-        )
-
     def _step(self, index: Tensor, draws: Draws) -> None:
         """One optimizer step; nothing in it waits for the device."""
         train = self.config.train
@@ -356,10 +340,6 @@ class Training:
         self.meter.images += len(index)
         if self.ema is not None:
             self.ema.follow(self.net)
-
-    def _factor(self, step: int) -> float:
-        """Learning rates of the step after so many, as a share of their peaks."""
-        return schedule.factor(self.config.schedule, step, self.total_steps, self.steps_per_epoch)
 
     def _compute(self, index: Tensor, draws: Draws, side: int, measured: bool) -> None:
         """What a step computes, all of it on the device: what can be recorded."""
@@ -462,69 +442,12 @@ class Training:
             self.control.wait(0.1)
         seconds = self.clock.resume()
         self.ahead.begin()
-        rate_from, images = self._rate_from
-        self._rate_from = rate_from + seconds, images
+        self.reports.paused(seconds)
         self.log.emit(events.Resumed(step=self.at.step, seconds=seconds))
-
-    def _report_progress(self) -> None:
-        if self.together is not None:
-            self._report_together(self.together)
-            return
-        now = time.monotonic()
-        if not self.meter.reading() and now - self._progress_at >= PROGRESS_SECONDS:
-            self._progress_at = now
-            self.meter.begin_read()
-        if not self.meter.ready():
-            return
-        window = self.meter.window()
-        if window is None:
-            return
-        # what was read, not what is queued: the host may be ahead of the device
-        self._progress(window, now, devices.memory(self.device), self.meter.read_sums[2])
 
     def _report_layers(self) -> None:
         while (found := self.layer_stats.take()) is not None:
             self.log.emit(found)
-
-    def _report_together(self, together: Together) -> None:
-        heard = together.exchange(self.meter)
-        window = together.window(heard) if heard is not None else None
-        if heard is None or window is None:
-            return
-        self._progress(window, time.monotonic(), sum(heard.memory), int(heard.images))
-        if (news := together.news(heard, step=self.at.step)) is not None:
-            self.log.emit(news)
-
-    def _progress(self, window: tuple[float, float], now: float, memory: int, images: int) -> None:
-        """Tell of the epoch's first so many images."""
-        began, before = self._rate_from
-        self._rate_from = (now, images)
-        done = images // self.config.train.batch_size
-        step = self.at.step - self.at.batch + done
-        if not all(map(math.isfinite, window)):
-            self._not_a_number(step)
-        self.log.emit(
-            events.Progress(
-                phase="train",
-                epoch=self.at.epoch,
-                step=step,
-                done=done,
-                total=self.examples.steps(self.at.epoch),
-                loss=window[0],
-                accuracy=window[1],
-                lr=self.optimizers.peak * self._factor(step - 1),
-                images_per_second=(images - before) / (now - began) if now > began else None,
-                memory=memory,
-            )
-        )
-
-    def _not_a_number(self, step: int) -> None:
-        message = (
-            f"the loss is not a number in epoch {self.at.epoch}, step {step}: "
-            "lower the learning rate or set train.grad_clip"
-        )
-        self._notice("error", events.NOT_A_NUMBER, message)
-        raise TrainingFailed(message)
 
     def _evaluate_epoch(self, epoch: int) -> None:
         if self.at.evaluated != epoch:  # else an earlier attempt has, whose result stands
@@ -564,30 +487,17 @@ class Training:
         result = replace(result, seconds=result.seconds - paused)
         if not result.numbers:
             # statistics of a batch norm may lag behind: training may well recover
-            self._notice("warning", events.NOT_A_NUMBER, self._no_numbers(epoch, variant))
+            self._notice("warning", events.NOT_A_NUMBER, no_numbers(epoch, variant))
             return None
         self.log.emit(result.event(epoch=epoch, step=self.at.step, variant=variant))
         self._save_predictions(result, epoch, variant)
         return result
 
-    def _no_numbers(self, epoch: int, variant: events.Variant = "plain") -> str:
-        which = "" if variant == "plain" else f" ({variant})"
-        return (
-            f"the net's output on the test images{which} is not a number after epoch {epoch}: "
-            "there is no accuracy; lower the learning rate or set train.grad_clip"
-        )
-
     def _on_test_batch(self, epoch: int, done: int, total: int) -> None:
         if self.together is not None:
             self.together.exchange(self.meter)
         self._obey_control()
-        now = time.monotonic()
-        if now - self._progress_at < PROGRESS_SECONDS:
-            return
-        self._progress_at = now
-        self.log.emit(
-            events.Progress(phase="test", epoch=epoch, step=self.at.step, done=done, total=total)
-        )
+        self.reports.testing(self.at, epoch, done, total)
 
     def _save_predictions(self, result: Evaluation, epoch: int, variant: events.Variant) -> None:
         if self.group is not None and not self.group.first:
@@ -662,7 +572,7 @@ class Training:
                 raise
             # torch tells each wrong name on a line of its own
             name, todo = self.config.model.name, "train a new run"
-            if registry.is_file(name):
+            if user_file.is_file(name):
                 todo = f"put {name.rpartition(':')[0]} back as it was, or {todo}"
             raise ConfigError(f"the net is not the one that was trained: {todo}") from None
         if state["scaler"]:  # of a run that began in bf16, on a newer GPU, there is none

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from model import registry
+from model import user_file
 from trainer.config import RunConfig
 from trainer.errors import first_line
 from trainer.loop.augment import Draws
@@ -28,7 +28,7 @@ def why_not(config: RunConfig, *, grouped: bool, scaling: bool) -> str:
         return "in fp16 each step asks the GPU whether its gradients are finite"
     if grouped:
         return "several processes hear of each other at each step"
-    if config.train.cuda_graphs == "auto" and registry.is_file(config.model.name):
+    if config.train.cuda_graphs == "auto" and user_file.is_file(config.model.name):
         return (
             "what a net of your own decides in Python at each step would be decided once; if "
             "it decides nothing, train.cuda_graphs=on makes training faster"

@@ -26,7 +26,7 @@ RECORD_BYTES = 1 << 20
 COPY_BYTES, COPIES = 1 << 20, 16
 """Of each file, and files, at most that are copied."""
 Sources = Mapping[Path, bytes | None]
-"""Files as ``model.registry.sources`` gives them; what is ``None`` is read when it is needed."""
+"""Files as ``model.user_file.sources`` gives them; what is ``None`` is read when it is needed."""
 NOT_BUILT: Sources = {}
 
 

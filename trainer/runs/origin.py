@@ -53,8 +53,8 @@ def check_owner(config: RunConfig) -> None:
 
 def net_file(config: RunConfig) -> Path | None:
     """The file of a net of the user's own, without links; ``None`` for a built-in one."""
-    from model import registry
+    from model import user_file
 
-    if not registry.is_file(config.model.name):
+    if not user_file.is_file(config.model.name):
         return None
     return expanded(config.model.name.rpartition(":")[0]).resolve()

@@ -11,8 +11,10 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from trainer.errors import RunError
+from trainer.events import PredictionsSaved
 from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
+from trainer.runs.rundir import RunDir
 
 UNPACKED_BYTES = 1 << 29
 """At most; 100,000 images of 1,000 classes are less than half of it."""
@@ -85,6 +87,19 @@ def save(predictions: Predictions, path: Path) -> None:
             epoch=np.array(predictions.epoch),
             **figures,
         )
+
+
+def of_run(run: RunDir, saved: PredictionsSaved) -> Predictions:
+    """Read the predictions on the test split that a run's log tells of.
+
+    Raises:
+        RunError: the file lies outside the run's folder, is of another split, or as ``load``.
+    """
+    found = load(run.inside(saved.path))
+    if found.split != "test":
+        # figures of other images must not be taken for test figures
+        raise RunError(f"the predictions {saved.path} are of another split than test")
+    return found
 
 
 def load(path: Path) -> Predictions:

@@ -31,6 +31,7 @@ MEANWHILE = (events.Progress, events.Ranks, events.LayerStats)
 MESSAGE_KEPT = 4000
 VARIANTS = 3
 """Evaluations at one step, at most."""
+CIFAR = ("cifar10", "cifar100")
 LONG_BYTES = 16 << 20
 """Shorter logs are folded in the time of a blink."""
 
@@ -252,6 +253,21 @@ class RunState(msgspec.Struct):
     def name(self) -> str:
         """What the run is called: as it was queued, else its id. Of others: not clean."""
         return (self.queued.name if self.queued is not None else "") or self.run
+
+    @property
+    def data_kind(self) -> str:
+        """cifar10, cifar100, synthetic or folder: what was loaded, before that what was asked for;
+        empty: neither is known.
+        """
+        if self.started is not None:
+            return self.started.data_kind
+        asked = self.queued.data if self.queued is not None else ""
+        return asked if asked in ("", *CIFAR, "synthetic") else "folder"
+
+    @property
+    def real_data(self) -> bool:
+        """Whether it is CIFAR itself: figures of other images must not pass for those of CIFAR."""
+        return self.data_kind in CIFAR
 
     @property
     def epochs_trained(self) -> int:

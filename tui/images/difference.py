@@ -125,9 +125,8 @@ def title(
     if follower is None:
         return text.append(f" the run {formatting.clean(side.run, 40)} is gone")
     text.append(f" {formatting.clean(follower.name, 30)}", style="bold")
-    kind = follower.state.started.data_kind if follower.state.started else ""
-    if not (label := formatting.data_label(kind)).startswith("CIFAR"):
-        text.append(f"  {label}", style=colours["warning"])
+    if not follower.state.real_data:
+        text.append(f"  {run_words.data_of(follower)}", style=colours["warning"])
     if with_id:
         text.append(f" {formatting.clean(side.run, 40)}", style=colours["secondary"])
     saved = side.wanted(follower.state)

@@ -16,7 +16,7 @@ from trainer.analysis import confusion as confusions
 from trainer.analysis import mistakes
 from trainer.analysis.confusion import Matrix
 from trainer.analysis.mistakes import History, Mistakes
-from trainer.errors import RunError, UserError
+from trainer.errors import UserError
 from trainer.events import PredictionsSaved
 from trainer.runs import predictions
 from trainer.runs.rundir import RunDir
@@ -65,13 +65,9 @@ def read(
     """Read an evaluation's predictions, and what people say of their images.
 
     Raises:
-        RunError: the file is missing, damaged, or lies outside the run's folder.
+        RunError: as ``trainer.runs.predictions.of_run``.
     """
-    found = predictions.load(run.inside(saved.path))
-    if found.split != "test":
-        # figures of other images must not be taken for test figures
-        raise RunError(f"the predictions {saved.path} are of another split than test")
-    images, notices = opinions.beside(mistakes.table(found))
+    images, notices = opinions.beside(mistakes.table(predictions.of_run(run, saved)))
     return Evaluation(
         run=run.id,
         saved=saved,
@@ -117,7 +113,7 @@ class Histories:
             known, history = [], History()  # the run was resumed from an earlier step
         for one in wanted[len(known) :]:
             with suppress(UserError):
-                history.add(predictions.load(self.run.inside(one.path)))
+                history.add(predictions.of_run(self.run, one))
             known.append(one)
         self._read[variant] = known, history
         return history

@@ -54,9 +54,8 @@ def title(
     if run is None or run.state.queued is None:
         return text
     text.append(f" {clean(run.name, 30)}", style="bold")
-    label = run_words.data_of(run)
-    real = label.startswith("CIFAR")
-    text.append(f"  {label}", style=colours["secondary" if real else "warning"])
+    style = colours["secondary" if run.state.real_data else "warning"]
+    text.append(f"  {run_words.data_of(run)}", style=style)
     if found is not None:
         remark, newest = ("", ""), evaluations.newest(run.state)
         if found.saved is newest:

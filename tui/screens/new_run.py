@@ -259,6 +259,7 @@ class NewRun(Modal[RunConfig | None]):
 
     def action_start(self) -> None:
         """Look whether the data is there, then start; with something wrong go to that field."""
+        self._check()  # a file may have been put right since
         if self._config is None:
             if key := self._first_wrong():
                 self.query_one(f"#{key}").focus()

@@ -10,8 +10,6 @@ from tui import formatting, themes
 from tui.run_words import data_of, model_of, name_of
 from tui.widgets.lines import Lines
 
-REAL = ("cifar10", "cifar100")
-
 
 class RunHeader(Lines):
     """The title line, and below it the failure or the last warning when there is one."""
@@ -64,12 +62,11 @@ def title(
     if run.reading:
         text.append("  reading…", style=colours["warning"])
     text.append("  ")
-    kind = state.started.data_kind if state.started is not None else ""
-    data = "synthetic data, not CIFAR-10" if data_of(run) == "synthetic" else f"{data_of(run)}"
-    if kind == "folder" and state.started is not None:
+    synthetic = state.data_kind == "synthetic"
+    data = "synthetic data, not CIFAR-10" if synthetic else data_of(run)
+    if state.data_kind == "folder" and state.started is not None:
         data = f"folder {formatting.clean(state.started.data_source, 40)}"
-    real = kind in REAL or (not kind and data.startswith("CIFAR"))
-    text.append(data, style=colours["foreground"] if real else colours["warning"])
+    text.append(data, style=colours["foreground" if state.real_data else "warning"])
     parts = [formatting.shorten(model_of(run).rpartition("/")[2], 30)]
     if state.described is not None:
         parts.append(f"{formatting.count(state.described.parameters)} parameters")

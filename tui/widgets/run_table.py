@@ -322,9 +322,8 @@ def _cell(
             run.status, colours, asked=asked(run), stalled=run.stalled, narrow=True
         )
     if column.key == "data":
-        label = data_of(run)
-        real = label.startswith("CIFAR")
-        return formatting.safe(label, column.width, "" if real else colours["warning"])
+        style = "" if state.real_data else colours["warning"]
+        return formatting.safe(data_of(run), column.width, style)
     if column.key == "best":
         return _right(formatting.percent(_best(run)), "bold" if state.best else "")
     if column.key == "started":
