@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tests.kernel_helpers import needs_tiles
 from tests.training_helpers import log_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.config import OptimizerSettings
@@ -237,22 +238,74 @@ def test_muon_without_filters_and_a_frozen_net() -> None:
 
 def test_muon_s_steps_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.loop.optim.multiplies_bf16", lambda device: False)
-    lr, momentum, decay = 0.1, 0.6, 0.01
     generator = torch.Generator().manual_seed(5)
     for shape in ((8, 3, 3, 3), (16, 4, 1, 1)):  # wide, tall
         weight = nn.Parameter(torch.randn(shape, generator=generator))
-        muon = Muon([weight], lr, momentum, decay)
-        w = weight.detach().double().flatten(1)
-        m = torch.zeros_like(w)
+        gradients = torch.randn(3, *shape, generator=generator)
+        found, expected = steps_and_formula(weight, list(gradients), tiled=False)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+@needs_tiles
+@pytest.mark.parametrize(
+    "shape", [(8, 3, 3, 3), (16, 16, 3, 3), (64, 24, 3, 3), (96, 48, 1, 1), (40, 40, 1, 1)]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_tiles_update_as_the_formula_does(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    start = torch.randn(shape, generator=generator)
+    gradients = [g.contiguous(memory_format=layout) for g in torch.randn(3, *shape)]
+    errors = []
+    for tiled in (True, False):
+        weight = nn.Parameter(start.clone(memory_format=layout))
+        found, expected = steps_and_formula(weight, gradients, tiled=tiled)
+        errors.append(float((found - expected).norm() / expected.norm()))
+    assert errors[0] < 2**-8
+    assert errors[0] < 1.2 * errors[1] + 1e-4  # no worse than torch's products in bf16
+
+
+@needs_tiles
+def test_tiles_update_all_layers_at_once_and_leave_the_others_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = [(8, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (32, 16, 1, 1)]
+    generator = torch.Generator().manual_seed(7)
+    start = [torch.randn(s, generator=generator) for s in shapes]
+    found = []
+    for one_by_one in (False, True):
+        weights = [nn.Parameter(w.clone()) for w in start]
+        for weight in weights:
+            weight.grad = torch.ones_like(weight).cumsum(1)
+        for some in [[w] for w in weights] if one_by_one else [weights]:
+            Muon(some, 0.1, 0.6, tiled=True).step()
+        found.append(weights)
+    assert all(map(torch.equal, *found))
+    weight = nn.Parameter(start[1].clone())
+    weight.grad = torch.randn(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr("trainer.kernels.tiles.muon", lambda *_: pytest.fail("another order"))
+    Muon([weight], 0.1, 0.6, tiled=True).step()
+    assert not torch.equal(weight, start[1])
+
+
+def steps_and_formula(
+    weight: nn.Parameter, gradients: list[Tensor], *, tiled: bool
+) -> tuple[Tensor, Tensor]:
+    """A weight as matrix after some steps, and what the formula makes of it in fp64."""
+    lr, momentum, decay = 0.1, 0.6, 0.01
+    muon = Muon([weight], lr, momentum, decay, tiled=tiled)
+    w = weight.detach().double().flatten(1)
+    m = torch.zeros_like(w)
+    for gradient in gradients:
+        weight.grad = gradient
+        g = gradient.double().flatten(1)
+        muon.step()
+        m = momentum * m + g
+        x = g + momentum * m
+        x /= x.norm()
         for _ in range(3):
-            weight.grad = torch.randn(shape, generator=generator)
-            g = weight.grad.double().flatten(1)
-            muon.step()
-            m = momentum * m + g
-            x = g + momentum * m
-            x /= x.norm()
-            for _ in range(3):
-                a = x @ x.T
-                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-            w = w / w.norm() * shape[0] ** 0.5 * (1 - lr * decay) - lr * x
-        assert torch.allclose(weight.detach().double().flatten(1), w, atol=1e-4)
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        w = w / w.norm() * len(w) ** 0.5 * (1 - lr * decay) - lr * x
+    return weight.detach().double().flatten(1), w

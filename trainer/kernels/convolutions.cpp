@@ -28,10 +28,10 @@ namespace {
 
 // Of the images that are laid out together: how many at most, bytes of them, and for the gradient of
 // weights steps of 32 positions to sum over before the sums leave their registers.
-const int64_t MOST = 64, CACHE = 300 << 10, MANY = 12;
+const int64_t MOST = 64, CACHE = 320 << 10, MANY = 12;
 
-thread_local Scratch weights_scratch, images_scratch, gradients_scratch, pairs_scratch, turned_scratch,
-    dense_scratch, output_scratch;
+thread_local Scratch images_scratch, gradients_scratch, pairs_scratch, turned_scratch, dense_scratch,
+    output_scratch;
 
 int64_t thread() { return omp_get_thread_num(); }
 
@@ -56,26 +56,83 @@ inline void copy(bf16* to, const bf16* from, int64_t count) {
     if (count) _mm512_mask_storeu_epi16(to, rest, _mm512_maskz_loadu_epi16(rest, from));
 }
 
+// A place of the kernel: how far from where a position begins to see, and which weights are there.
+struct Tap {
+    int64_t down, right, row, column;
+};
+
+// What `rows` times `columns` positions see of an image: those at (h, w) begin to see it at its row
+// h * stride - up and column w * stride - left.
+struct View {
+    int64_t height, width, channels, outputs, rows, columns, stride, up, left;
+    std::vector<Tap> taps;
+
+    int64_t reach() const {
+        int64_t farthest = 0;
+        for (const Tap& tap : taps) farthest = std::max(farthest, tap.right);
+        return farthest;
+    }
+};
+
+// Of a layer, to its output.
+View forward_view(const Layer& of) {
+    View view{of.height, of.width, of.channels, of.outputs, of.out_height(), of.out_width(),
+              of.stride, of.up,    of.left,     {}};
+    for (int64_t i = 0; i < of.rows; i++)
+        for (int64_t j = 0; j < of.columns; j++)
+            view.taps.push_back({i * of.dilation, j * of.dilation, i, j});
+    return view;
+}
+
+// Along one side of an image: of each `stride` pixels the one with this phase sees some taps' outputs.
+struct Phase {
+    int64_t first, pixels, before;     // first pixel, how many there are, outputs before that of the first
+    std::vector<int64_t> taps, steps;  // of the kernel, and which output they see after `before`
+
+    Phase(int64_t phase, int64_t size, int64_t kernel, int64_t stride, int64_t padding,
+          int64_t dilation) {
+        const int64_t start = std::max<int64_t>(0, ceiling(padding - phase, stride));
+        first = start * stride + phase - padding;
+        pixels = std::max<int64_t>(0, ceiling(size - first, stride));
+        before = 0;
+        for (int64_t i = 0; i < kernel; i++)
+            if (i * dilation % stride == phase) taps.push_back(i);
+        for (const int64_t i : taps) before = std::max(before, i * dilation / stride - start);
+        for (const int64_t i : taps) steps.push_back(start - i * dilation / stride + before);
+    }
+};
+
+// Of the gradient of a layer's output, to that of its input; rows and columns of these phases.
+View backward_view(const Layer& of, const Phase& rows, const Phase& columns) {
+    View view{of.out_height(), of.out_width(), of.outputs,  of.channels,    rows.pixels,
+              columns.pixels,  1,              rows.before, columns.before, {}};
+    for (int64_t i = rows.taps.size() - 1; i >= 0; i--)  // as they follow each other in memory
+        for (int64_t j = columns.taps.size() - 1; j >= 0; j--)
+            view.taps.push_back({rows.steps[i], columns.steps[j], rows.taps[i], columns.taps[j]});
+    return view;
+}
+
 // How images lie in memory to be seen by tiles.
 struct Planes {
-    Layer of;
+    View of;
     bool doubled;  // beside each position's 16 channels are those of the next position
     int64_t channels, pitch, right;
     int64_t together = 1, row = 0, plane = 0, nothing = 0, size = 0;
 
     // `beside`: 16 channels are to lie beside those of the next position. Of images there are as many
-    // as fill tiles best in at most `bytes`, and at least `fewest` steps of 32 positions, if they are there.
-    Planes(const Layer& of, bool beside, int64_t available, int64_t bytes, int64_t fewest)
+    // as fill tiles best in CACHE, and at least `fewest` steps of 32 positions, if there are as many.
+    Planes(const View& of, bool beside, int64_t available, int64_t fewest)
         : of(of), doubled(beside && of.channels == SIDE) {
         channels = of.channels == SIDE && !doubled ? SIDE : ceiling(of.channels, DEPTH) * DEPTH;
-        right = of.dilation * (of.columns - 1) / of.stride;
+        right = of.reach() / of.stride;
+        const int64_t seen = of.columns + right;
         // the zeros right of an image are those left of the next
-        pitch = of.out_width() + right - (of.stride == 1 ? std::min(of.left, right) : 0);
+        pitch = of.stride > 1 ? seen : std::max(of.columns, std::max(of.width + of.left, seen - of.left));
         double best = 0;
         for (int64_t n = 1; n <= std::max<int64_t>(1, std::min(available, MOST)); n++) {
-            if (n > 1 && 2 * numbers(n) > bytes) break;
-            const int64_t steps = ceiling(length(n), DEPTH) * of.out_height();
-            const double filled = (double)n * of.out_width() / (ceiling(length(n), DEPTH) * DEPTH) *
+            if (n > 1 && 2 * numbers(n) > CACHE) break;
+            const int64_t steps = ceiling(length(n), DEPTH) * of.rows;
+            const double filled = (double)n * of.columns / (ceiling(length(n), DEPTH) * DEPTH) *
                                   std::min<double>(1, (double)steps / fewest);
             if (filled > best * 1.02) {
                 best = filled;
@@ -89,11 +146,11 @@ struct Planes {
     }
 
     // Positions in a row, from the first of the first image to the last of the last.
-    int64_t length(int64_t images) const { return images * pitch - (pitch - of.out_width()); }
+    int64_t length(int64_t images) const { return images * pitch - (pitch - of.columns); }
 
     // Where output row h begins to see a tap of the kernel; -1: nowhere in the image.
-    int64_t tap(int64_t h, int64_t i, int64_t j) const {
-        const int64_t s = of.stride, r = h * s + i * of.dilation - of.up, c = j * of.dilation;
+    int64_t place(int64_t h, const Tap& tap) const {
+        const int64_t s = of.stride, r = h * s + tap.down - of.up, c = tap.right;
         if (r < 0 || r >= of.height) return -1;
         return (r % s * s + c % s) * plane + r / s * row + c / s * channels;
     }
@@ -111,7 +168,7 @@ struct Planes {
             }
             for (int64_t w = 0; w < of.width; w++, from += c) {
                 const int64_t j = w + of.left;
-                if (j / s >= pitch + (s == 1)) break;
+                if (s > 1 && j / s >= pitch) break;
                 bf16* at = line + j % s * plane + j / s * channels;
                 if (!doubled) {
                     copy(at, from, c);
@@ -125,7 +182,9 @@ struct Planes {
     }
 
   private:
-    int64_t row_of(int64_t images) const { return ceiling(images * pitch + right, 2) * 2 * channels; }
+    int64_t row_of(int64_t images) const {
+        return ceiling(images * pitch + std::max(right, of.left), 2) * 2 * channels;
+    }
 
     // Of all planes and of `nothing`, a row of zeros as long as tiles read.
     int64_t numbers(int64_t images) const {
@@ -136,26 +195,28 @@ struct Planes {
 
 // What one product of tiles sums over: 32 channels of a tap, or 16 of each of two.
 struct Step {
-    int64_t row, columns[2], channel;
+    const Tap *tap, *beside;
+    int64_t channel;
 };
 
 std::vector<Step> steps_of(const Planes& planes) {
-    const Layer& of = planes.of;
+    const auto& taps = planes.of.taps;
     std::vector<Step> steps;
-    for (int64_t i = 0; i < of.rows; i++) {
-        std::vector<bool> done(of.columns);
-        for (int64_t j = 0; j < of.columns; j++) {
-            if (done[j]) continue;
-            if (!planes.doubled) {
-                for (int64_t c = 0; c < planes.channels; c += DEPTH) steps.push_back({i, {j, j}, c});
-                continue;
-            }
-            int64_t beside = -1;
-            for (int64_t k = j + 1; beside < 0 && k < of.columns; k++)
-                if (!done[k] && k * of.dilation - j * of.dilation == of.stride) beside = k;
-            if (beside >= 0) done[beside] = true;
-            steps.push_back({i, {j, beside}, 0});
+    std::vector<bool> done(taps.size());
+    for (size_t i = 0; i < taps.size(); i++) {
+        if (done[i]) continue;
+        if (!planes.doubled) {
+            for (int64_t c = 0; c < planes.channels; c += DEPTH) steps.push_back({&taps[i], &taps[i], c});
+            continue;
         }
+        const Tap* beside = nullptr;
+        for (size_t j = i + 1; !beside && j < taps.size(); j++)
+            if (!done[j] && taps[j].down == taps[i].down &&
+                taps[j].right == taps[i].right + planes.of.stride) {
+                beside = &taps[j];
+                done[j] = true;
+            }
+        steps.push_back({&taps[i], beside, 0});
     }
     return steps;
 }
@@ -166,33 +227,30 @@ class Packed {
     const Planes& planes;
     const float* weights;
     const int64_t* strides;
-    bool flipped;
 
   public:
-    Packed(const Planes& planes, const float* weights, const int64_t* strides, bool flipped)
-        : planes(planes), weights(weights), strides(strides), flipped(flipped) {}
+    Packed(const Planes& planes, const float* weights, const int64_t* strides)
+        : planes(planes), weights(weights), strides(strides) {}
 
     void write(const std::vector<Step>& steps, bf16* to) const {
-        const Layer& of = planes.of;
+        const View& of = planes.of;
         for (int64_t o = 0; o < of.outputs; o += SIDE)
             for (const Step& step : steps)
                 for (int half = 0; half < 2; half++, to += TILE / 2) {
                     const int64_t c = step.channel + (planes.doubled ? 0 : half * SIDE);
                     const int64_t count = std::min(of.channels - c, SIDE);
-                    if (step.columns[half] < 0 || count <= 0) std::memset(to, 0, TILE);
-                    else if (count == SIDE && strides[1] == 1) columns(at(o, c, step.row, step.columns[half]), to);
-                    else if (count == SIDE && strides[0] == 1) rows(at(o, c, step.row, step.columns[half]), to);
-                    else each(at(o, c, step.row, step.columns[half]), count, to);
+                    const Tap* tap = half ? step.beside : step.tap;
+                    if (!tap || count <= 0) std::memset(to, 0, TILE);
+                    else if (count == SIDE && strides[1] == 1) columns(at(o, c, *tap), to);
+                    else if (count == SIDE && strides[0] == 1) rows(at(o, c, *tap), to);
+                    else each(at(o, c, *tap), count, to);
                 }
     }
 
   private:
-    const float* at(int64_t output, int64_t channel, int64_t i, int64_t j) const {
-        if (flipped) {
-            i = planes.of.rows - 1 - i;
-            j = planes.of.columns - 1 - j;
-        }
-        return weights + output * strides[0] + channel * strides[1] + i * strides[2] + j * strides[3];
+    const float* at(int64_t output, int64_t channel, const Tap& tap) const {
+        return weights + output * strides[0] + channel * strides[1] + tap.row * strides[2] +
+               tap.column * strides[3];
     }
 
     // Of 16 inputs that lie side by side: 8 rows of 16 pairs, one per output.
@@ -228,29 +286,33 @@ class Packed {
     }
 };
 
+// Where the output of positions lies in an image [height, width, outputs].
+struct Image {
+    int64_t height, width, first_row, first_column, stride;
+};
+
 // A convolution of images that are laid out.
 struct Product {
     Planes planes;
+    Image to;
 
-    Product(const Planes& planes, const float* from, const int64_t* strides, bool flipped,
+    Product(const Planes& planes, const Image& to, const float* from, const int64_t* strides,
             const float* added = nullptr)
-        : planes(planes), seen(planes.of.out_height()), bias(planes.of.outputs) {
+        : planes(planes), to(to), seen(planes.of.rows), bias(planes.of.outputs) {
         const auto steps = steps_of(planes);
         count = steps.size();
-        for (int64_t h = 0; h < (int64_t)seen.size(); h++)
+        for (int64_t h = 0; h < planes.of.rows; h++)
             for (int64_t k = 0; k < count; k++) {
-                const int64_t at = planes.tap(h, steps[k].row, steps[k].columns[0]);
+                const int64_t at = planes.place(h, *steps[k].tap);
                 if (at >= 0) seen[h].push_back({at + steps[k].channel, k * TILE});
                 any.push_back(at >= 0 ? at + steps[k].channel : planes.nothing);
             }
-        bf16* to = weights_scratch.numbers(planes.of.outputs / SIDE * count * TILE);
-        Packed(planes, from, strides, flipped).write(steps, to);
-        weights = to;
+        weights = room.numbers(planes.of.outputs / SIDE * count * TILE);
+        Packed(planes, from, strides).write(steps, room.numbers(0));
         if (added) std::copy_n(added, bias.size(), bias.begin());
     }
 
-    // The output of so many images, [H', W', O] each: blocks of 16 outputs by twos, of positions by
-    // twos or fours.
+    // What so many images give, one after the other: blocks of 16 outputs and of positions by twos.
     void operator()(const bf16* images, int64_t together, bf16* to) const {
         const int64_t blocks = planes.of.outputs / SIDE;
         int64_t block = 0;
@@ -264,6 +326,7 @@ struct Product {
     };
     std::vector<std::vector<Seen>> seen;  // by each row of the output: the steps with a row of the image
     std::vector<int64_t> any;             // by rows, of all steps
+    Scratch room;
     const bf16* weights;
     std::vector<float> bias;
     int64_t count;
@@ -272,7 +335,7 @@ struct Product {
         alignas(64) float sums[4 * SUMS];
         const int64_t c = planes.channels, bytes = 2 * c, length = planes.length(together);
         const bf16 *first = weights + block * count * TILE, *second = first + count * TILE;
-        for (int64_t h = 0; h < planes.of.out_height(); h++)
+        for (int64_t h = 0; h < planes.of.rows; h++)
             for (int64_t at = 0; at < length; at += 2 * SIDE) {
                 const bf16* from = images + at * c;
                 _tile_zero(0);
@@ -301,7 +364,7 @@ struct Product {
     void one(const bf16* images, int64_t together, int64_t block, bf16* to) const {
         alignas(64) float sums[4 * SUMS];
         const int64_t c = planes.channels, bytes = 2 * c, length = planes.length(together);
-        const int64_t height = planes.of.out_height();
+        const int64_t height = planes.of.rows;
         const bf16* tiles = weights + block * count * TILE;
         for (int64_t h = 0; h < height; h += 2) {
             const int64_t next = std::min(h + 1, height - 1);
@@ -337,17 +400,19 @@ struct Product {
     // Round the sums of positions that are in an image: from `at` to `end` in row h.
     template <int tiles>
     void keep(const float* sums, int64_t block, int64_t h, int64_t at, int64_t end, bf16* to) const {
-        const int64_t width = planes.of.out_width(), image = planes.of.out_height() * width;
+        const int64_t c = planes.of.outputs, width = planes.of.columns;
         __m512 added[tiles];
         for (int i = 0; i < tiles; i++) added[i] = _mm512_loadu_ps(&bias[(block + i) * SIDE]);
         for (int64_t n = at / planes.pitch; n * planes.pitch < end; n++) {
             const int64_t begin = n * planes.pitch;
             const int64_t first = std::max(at, begin), last = std::min(end, begin + width);
-            bf16* row = to + (n * image + h * width + first - begin) * planes.of.outputs;
+            const int64_t row = n * this->to.height + h * this->to.stride + this->to.first_row;
+            const int64_t column = (first - begin) * this->to.stride + this->to.first_column;
+            bf16* pixel = to + (row * this->to.width + column) * c;
             const float* from = sums + (first - at) * tiles * SIDE;
-            for (int64_t m = first; m < last; m++, row += planes.of.outputs)
+            for (int64_t m = first; m < last; m++, pixel += this->to.stride * c)
                 for (int i = 0; i < tiles; i++, from += SIDE)
-                    store(row + i * SIDE, _mm512_load_ps(from) + added[i]);
+                    store(pixel + i * SIDE, _mm512_load_ps(from) + added[i]);
         }
     }
 };
@@ -360,28 +425,25 @@ struct WeightGradient {
     std::vector<std::vector<int64_t>> at;  // of each tile, by row of the output: its first pairs, or -1
     std::vector<int64_t> source;           // of each position of a row: image and column, or -1
 
-    WeightGradient(const Layer& of, int64_t available)
-        : planes(of, false, available, CACHE, MANY), taps(of.rows * of.columns),
-          blocks(of.outputs / SIDE), tiles(taps * inputs()),
-          steps(ceiling(planes.length(planes.together), DEPTH)), column(tiles), at(tiles),
-          source(steps * DEPTH, -1) {
+    WeightGradient(const View& of, int64_t available)
+        : planes(of, false, available, MANY), taps(of.taps.size()), blocks(of.outputs / SIDE),
+          tiles(taps * inputs()), steps(ceiling(planes.length(planes.together), DEPTH)), column(tiles),
+          at(tiles), source(steps * DEPTH, -1) {
         int64_t n = 0;
         for (int64_t input = 0; input < inputs(); input++)
             for (int64_t parity = 0; parity < 2; parity++)  // neighbours share lines of the cache
                 for (int64_t tap = 0; tap < taps; tap++) {
-                    const int64_t i = tap / of.columns, j = tap % of.columns;
-                    if (j * of.dilation / of.stride % 2 != parity) continue;
+                    if (of.taps[tap].right / of.stride % 2 != parity) continue;
                     column[tap * inputs() + input] = n;
-                    for (int64_t h = 0; h < of.out_height(); h++) {
-                        const int64_t place = planes.tap(h, i, j);
+                    for (int64_t h = 0; h < of.rows; h++) {
+                        const int64_t place = planes.place(h, of.taps[tap]);
                         at[n].push_back(place < 0 ? -1 : pairs_at(place) + input * 2 * SIDE);
                     }
                     n++;
                 }
-        const int64_t width = of.out_width();
         for (int64_t image = 0; image < planes.together; image++)
-            for (int64_t w = 0; w < width; w++)
-                source[image * planes.pitch + w] = (image * of.out_height() * width + w) * of.outputs;
+            for (int64_t w = 0; w < of.columns; w++)
+                source[image * planes.pitch + w] = (image * of.rows * of.columns + w) * of.outputs;
     }
 
     int64_t inputs() const { return ceiling(planes.of.channels, SIDE); }
@@ -389,12 +451,12 @@ struct WeightGradient {
 
     // Add what `count` images come to that are laid out, with gradients [H', W', O] one after the other.
     void add(const bf16* images, const bf16* gradients, int64_t count, float* sums) const {
-        const int64_t height = planes.of.out_height();
+        const int64_t height = planes.of.rows;
         bf16* pairs = pairs_scratch.numbers(2 * planes.size);
         bf16* turned = turned_scratch.numbers(blocks * height * steps * TILE);
         pair(images, pairs);
         for (int64_t h = 0; h < height; h++)
-            turn(gradients + h * planes.of.out_width() * planes.of.outputs, count, turned + h * steps * TILE);
+            turn(gradients + h * planes.of.columns * planes.of.outputs, count, turned + h * steps * TILE);
         const int64_t block_size = height * steps * TILE;
         int64_t block = 0;
         for (; block + 1 < blocks; block += 2) {
@@ -417,8 +479,9 @@ struct WeightGradient {
                     const float* from = sums + n * SUMS + o % SIDE * SIDE + c % SIDE;
                     float total = 0;
                     for (int thread = 0; thread < threads; thread++) total += from[thread * this->sums()];
-                    to[o * strides[0] + c * strides[1] + tap / planes.of.columns * strides[2] +
-                       tap % planes.of.columns * strides[3]] = total;
+                    const Tap& of = planes.of.taps[tap];
+                    to[o * strides[0] + c * strides[1] + of.row * strides[2] + of.column * strides[3]] =
+                        total;
                 }
     }
 
@@ -443,7 +506,7 @@ struct WeightGradient {
     // A row's positions as columns: for each 16 outputs tiles of 32 positions.
     void turn(const bf16* gradients, int64_t count, bf16* to) const {
         alignas(64) static const bf16 zeros[SIDE] = {0};
-        const int64_t length = planes.length(count), block_size = planes.of.out_height() * steps * TILE;
+        const int64_t length = planes.length(count), block_size = planes.of.rows * steps * TILE;
         for (int64_t k = 0; k < steps; k++)
             for (int64_t block = 0; block < blocks; block++) {
                 const auto of = [&](int64_t i) {
@@ -459,7 +522,7 @@ struct WeightGradient {
     }
 
     void two(const bf16* rows, const bf16* pairs, int64_t n, float* a) const {
-        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        const int64_t c = planes.channels, height = planes.of.rows, bytes = 4 * c;
         float* b = a + tiles * SUMS;
         _tile_loadd(0, a, 64);
         _tile_loadd(1, a + SUMS, 64);
@@ -505,7 +568,7 @@ struct WeightGradient {
 
     // Two blocks of outputs and one tile of inputs.
     void lone(const bf16* rows, const bf16* pairs, int64_t n, float* a) const {
-        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        const int64_t c = planes.channels, height = planes.of.rows, bytes = 4 * c;
         float* b = a + tiles * SUMS;
         _tile_loadd(0, a, 64);
         _tile_loadd(2, b, 64);
@@ -527,7 +590,7 @@ struct WeightGradient {
 
     // One block of outputs and five tiles of inputs, the last of which may be the same.
     void five(const bf16* rows, const bf16* pairs, int64_t n, float* sums) const {
-        const int64_t c = planes.channels, height = planes.of.out_height(), bytes = 4 * c;
+        const int64_t c = planes.channels, height = planes.of.rows, bytes = 4 * c;
         float* to[5];
         const int64_t* places[5];
         for (int64_t i = 0; i < 5; i++) {
@@ -635,8 +698,9 @@ int tiles_ready() {
 void convolve(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
               const float* bias, int pooled, int threads, bf16* y, uint16_t* where) {
 #ifdef TILES
-    const Planes planes(*of, true, of->images / threads, CACHE, 1);
-    const Product product(planes, weights, strides, false, bias);
+    const Planes planes(forward_view(*of), true, of->images / threads, 1);
+    const Image whole{of->out_height(), of->out_width(), 0, 0, 1};
+    const Product product(planes, whole, weights, strides, bias);
     const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
     const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
     const int64_t less = (height / 2) * (width / 2) * outputs;
@@ -646,7 +710,8 @@ void convolve(const Layer* of, const bf16* x, const float* weights, const int64_
         bf16* images = images_scratch.zeros(DEPTH + planes.size) + DEPTH;
         bf16* output = pooled ? output_scratch.numbers(planes.together * numbers) : nullptr;
         for (const Share share : shares(of->images, planes.together)) {
-            for (int64_t i = 0; i < share.count; i++) planes.fill(x + (share.first + i) * given, i, images);
+            for (int64_t i = 0; i < share.count; i++)
+                planes.fill(x + (share.first + i) * given, i, images);
             product(images, share.count, pooled ? output : y + share.first * numbers);
             for (int64_t i = 0; pooled && i < share.count; i++) {
                 const int64_t n = share.first + i;
@@ -658,9 +723,8 @@ void convolve(const Layer* of, const bf16* x, const float* weights, const int64_
 #endif
 }
 
-// The gradient of weights, with their strides, and that of x: only where the stride is 1, C a multiple of
-// 16 and no padding wider than the kernel's reach. Either may be null. of_y is as y was, with `where` if
-// it was pooled.
+// The gradient of weights, with their strides, and that of x, for which C is a multiple of 16. Either may
+// be null. of_y is as y was, with `where` if it was pooled.
 void convolve_backward(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
                        const bf16* of_y, const uint16_t* where, int threads, float* of_weights,
                        bf16* of_x) {
@@ -668,15 +732,18 @@ void convolve_backward(const Layer* of, const bf16* x, const float* weights, con
     const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
     const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
     const int64_t less = (height / 2) * (width / 2) * outputs;
-    const WeightGradient sum(*of, of->images / threads);
-    std::vector<Product> product;
-    if (of_x) {  // it is a convolution of the gradient with the kernel turned round
-        const Layer back{of->images, height, width, outputs, of->channels, of->rows, of->columns, 1,
-                         of->dilation * (of->rows - 1) - of->up,
-                         of->dilation * (of->columns - 1) - of->left, of->dilation};
-        const int64_t turned[] = {strides[1], strides[0], strides[2], strides[3]};
-        product.emplace_back(Planes(back, true, sum.planes.together, CACHE, 1), weights, turned, true);
-    }
+    const WeightGradient sum(forward_view(*of), of->images / threads);
+    std::vector<Product> products;  // the gradient of x: a convolution, with a stride one for each phase
+    for (int64_t i = 0; of_x && i < of->stride; i++)
+        for (int64_t j = 0; j < of->stride; j++) {
+            const Phase rows(i, of->height, of->rows, of->stride, of->up, of->dilation);
+            const Phase columns(j, of->width, of->columns, of->stride, of->left, of->dilation);
+            if (!rows.pixels || !columns.pixels) continue;
+            const Planes planes(backward_view(*of, rows, columns), true, sum.planes.together, 1);
+            const Image image{of->height, of->width, rows.first, columns.first, of->stride};
+            const int64_t turned[] = {strides[1], strides[0], strides[2], strides[3]};
+            products.emplace_back(planes, image, weights, turned);
+        }
     std::vector<float> sums(of_weights ? threads * sum.sums() : 0);
 #pragma omp parallel num_threads(threads)
     {
@@ -684,24 +751,33 @@ void convolve_backward(const Layer* of, const bf16* x, const float* weights, con
         const Planes& planes = sum.planes;
         bf16* images = images_scratch.zeros(planes.size + 2 * planes.channels + DEPTH) + DEPTH;
         bf16* dense = where ? dense_scratch.numbers(planes.together * numbers) : nullptr;
-        bf16* gradients = of_x ? gradients_scratch.zeros(DEPTH + product[0].planes.size) + DEPTH : nullptr;
+        int64_t room = 0;
+        for (const Product& product : products) room += DEPTH + product.planes.size;
+        bf16* gradients = gradients_scratch.zeros(room);
         float* own = sums.data() + thread() * (of_weights ? sum.sums() : 0);
         for (const Share share : shares(of->images, planes.together)) {
             const bf16* gradient = where ? dense : of_y + share.first * numbers;
             for (int64_t i = 0; where && i < share.count; i++) {
                 const int64_t n = share.first + i;
-                unpool(of_y + n * less, where + n * less / 8, height, width, outputs, dense + i * numbers);
+                unpool(of_y + n * less, where + n * less / 8, height, width, outputs,
+                       dense + i * numbers);
             }
             if (of_weights) {
                 for (int64_t i = 0; i < share.count; i++)
                     planes.fill(x + (share.first + i) * given, i, images);
                 sum.add(images, gradient, share.count, own);
             }
-            for (int64_t i = 0, count; of_x && i < share.count; i += count) {
-                const Planes& back = product[0].planes;
-                count = std::min(back.together, share.count - i);
-                for (int64_t k = 0; k < count; k++) back.fill(gradient + (i + k) * numbers, k, gradients);
-                product[0](gradients, count, of_x + (share.first + i) * given);
+            bf16* laid_out = gradients;
+            for (const Product& product : products) {
+                const Planes& back = product.planes;
+                laid_out += DEPTH;
+                for (int64_t i = 0, count; i < share.count; i += count) {
+                    count = std::min(back.together, share.count - i);
+                    for (int64_t k = 0; k < count; k++)
+                        back.fill(gradient + (i + k) * numbers, k, laid_out);
+                    product(laid_out, count, of_x + (share.first + i) * given);
+                }
+                laid_out += back.size;
             }
         }
     }

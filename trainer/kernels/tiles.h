@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
@@ -33,6 +34,9 @@ class Scratch {
     int64_t size = 0;
 
   public:
+    Scratch() = default;
+    Scratch(Scratch&& other) : at(std::exchange(other.at, nullptr)), size(std::exchange(other.size, 0)) {}
+
     bf16* numbers(int64_t count) {
         if (count > size) {
             ::operator delete(at, PAGE);

@@ -85,7 +85,7 @@ class StridedDepthwiseConv2d(GuardedConv2d):
         return output
 
 
-class TiledConv2d(GuardedConv2d):
+class TiledConv2d(nn.Conv2d):
     """A convolution by kernels of the program's own (``trainer/kernels/convolutions.cpp``).
 
     oneDNN sums the gradient of weights along the rows of an image: a row of 7 or 15 positions
@@ -120,7 +120,6 @@ class TiledConv2d(GuardedConv2d):
             torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and tiles.take(self, input)
-            and not (self.stride[1] > 1 and self.is_wrong(input))
         )
 
     def _applied(self, input: Tensor, *, pooled: bool) -> Tensor:
@@ -131,7 +130,7 @@ class TiledConv2d(GuardedConv2d):
 
 
 class _Tiled(torch.autograd.Function):
-    """Images, weight and bias of a layer; of a strided one oneDNN gives the input's gradient."""
+    """Images, weight and bias of a layer; oneDNN gives the gradient of 24, 40, ... channels."""
 
     @staticmethod
     def forward(
@@ -220,7 +219,8 @@ def _fills_tiles(layer: nn.Conv2d) -> bool:
         layer.groups == 1
         and _pads_zeros(layer)
         and layer.in_channels >= FEWEST_CHANNELS
-        and layer.in_channels % 8 == layer.out_channels % 16 == 0
+        and layer.in_channels % (16 if max(layer.stride) > 1 else 8) == 0
+        and layer.out_channels % 16 == 0
         and len(set(layer.stride)) == len(set(layer.dilation)) == 1
     )
 
