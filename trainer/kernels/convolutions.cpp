@@ -424,6 +424,7 @@ struct WeightGradient {
     std::vector<int64_t> column;           // tile of a tap and a block of inputs
     std::vector<std::vector<int64_t>> at;  // of each tile, by row of the output: its first pairs, or -1
     std::vector<int64_t> source;           // of each position of a row: image and column, or -1
+    bool any_odd = false;                  // whether a tap begins to see at an odd position
 
     WeightGradient(const View& of, int64_t available)
         : planes(of, false, available, MANY), taps(of.taps.size()), blocks(of.outputs / SIDE),
@@ -434,6 +435,7 @@ struct WeightGradient {
             for (int64_t parity = 0; parity < 2; parity++)  // neighbours share lines of the cache
                 for (int64_t tap = 0; tap < taps; tap++) {
                     if (of.taps[tap].right / of.stride % 2 != parity) continue;
+                    any_odd |= parity;
                     column[tap * inputs() + input] = n;
                     for (int64_t h = 0; h < of.rows; h++) {
                         const int64_t place = planes.place(h, of.taps[tap]);
@@ -499,7 +501,7 @@ struct WeightGradient {
         for (const bf16* end = images + planes.size; images < end; images += 2 * c)
             for (int64_t i = 0; i < c; i += SIDE, even += 2 * SIDE, odd += 2 * SIDE) {
                 _mm512_store_si512(even, pairs(images + i, images + c + i));
-                _mm512_store_si512(odd, pairs(images + c + i, images + 2 * c + i));
+                if (any_odd) _mm512_store_si512(odd, pairs(images + c + i, images + 2 * c + i));
             }
     }
 

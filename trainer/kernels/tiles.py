@@ -74,7 +74,7 @@ def convolved(
     if pooled:
         where = torch.empty(output.numel() // 8, dtype=torch.int16)
     library().convolve(
-        _dimensions(layer, images),
+        _dimensions(layer, images, pooled=pooled),
         *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
         *(at(None if bias is None else bias.detach()), pooled, torch.get_num_threads()),
         *(output.data_ptr(), at(where)),
@@ -107,7 +107,7 @@ def gradients(
     for_weight = torch.empty_like(weight) if of_weight else None
     if of_images or of_weight:
         library().convolve_backward(
-            _dimensions(layer, images),
+            _dimensions(layer, images, pooled=where is not None),
             *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
             *(gradient.data_ptr(), at(where), torch.get_num_threads()),
             *(at(for_weight), at(for_images)),
@@ -148,9 +148,11 @@ def muon(
     library().muon(*addresses, outputs, inputs, count, lr, momentum, decay, threads)
 
 
-def _dimensions(layer: nn.Conv2d, images: Tensor) -> ctypes.Array[ctypes.c_int64]:
-    """``Layer`` in the source."""
+def _dimensions(layer: nn.Conv2d, images: Tensor, *, pooled: bool) -> ctypes.Array[ctypes.c_int64]:
+    """``Layer`` in the source; what a 1x1 kernel sees of an image is one long row."""
     count, channels, height, width = images.shape
+    if not pooled and max(*layer.kernel_size, *layer.stride) == 1 > max(_padding(layer)):
+        height, width = 1, height * width
     images_and_kernel = count, height, width, channels, layer.out_channels, *layer.kernel_size
     numbers = *images_and_kernel, layer.stride[0], *_padding(layer), layer.dilation[0]
     return (ctypes.c_int64 * len(numbers))(*numbers)
