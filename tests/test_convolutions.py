@@ -11,8 +11,8 @@ from torch import nn
 from model.blocks import conv_pool
 from tests.kernel_helpers import needs_tiles
 from trainer.loop.convolutions import (
+    DepthwiseConv2d,
     GuardedConv2d,
-    StridedDepthwiseConv2d,
     TiledConv2d,
     choose_per_layer,
 )
@@ -20,7 +20,7 @@ from trainer.loop.convolutions import (
 CPU = torch.device("cpu")
 
 
-def test_strided_depthwise_convolutions_are_exchanged_without_kernels_too() -> None:
+def test_depthwise_convolutions_are_exchanged_without_kernels_too() -> None:
     net = nn.Sequential(
         nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
         nn.Conv2d(8, 8, 3, padding=1, groups=8),
@@ -30,8 +30,8 @@ def test_strided_depthwise_convolutions_are_exchanged_without_kernels_too() -> N
     names = list(net.state_dict())
     choose_per_layer(net, CPU, "bf16")
     assert [type(layer) for layer in net] == [
-        StridedDepthwiseConv2d,
-        nn.Conv2d,
+        DepthwiseConv2d,
+        DepthwiseConv2d,
         GuardedConv2d,
         nn.Conv2d,
     ]
@@ -240,15 +240,32 @@ def test_a_second_derivative_is_an_error() -> None:
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize(("dilation", "bias"), [(1, False), (2, True)])
-def test_gradients_of_strided_depthwise_layers_are_those_of_torch(
-    dilation: int, bias: bool
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "bias"),
+    [(3, 1, 1, False), (3, 2, 2, True), (5, 1, 1, False), (2, 0, 1, False)],
+)
+@pytest.mark.parametrize("outputs", [8, 24])
+def test_gradients_of_depthwise_layers_are_those_of_torch(
+    stride: int | tuple[int, int],
+    kernel: int,
+    padding: int,
+    dilation: int,
+    bias: bool,
+    outputs: int,
 ) -> None:
-    usual = nn.Conv2d(8, 8, 3, 2, dilation, dilation, groups=8, bias=bias)
+    usual = nn.Conv2d(8, outputs, kernel, stride, padding, dilation, groups=8, bias=bias)
     ours = copy.deepcopy(usual)
     choose_per_layer(nn.ModuleList([ours]), CPU, "bf16")
-    assert type(ours) is StridedDepthwiseConv2d
-    _same_gradients(usual, ours, (3, 8, 9, 6))
+    assert type(ours) is DepthwiseConv2d
+    for size in ((9, 6), (10, 8)):
+        _same_gradients(usual, ours, (3, 8, *size))
+
+
+def test_a_depthwise_padding_wider_than_the_kernel_is_for_torch() -> None:
+    layer = nn.Conv2d(8, 8, 3, padding=3, groups=8)
+    choose_per_layer(nn.ModuleList([layer]), CPU, "bf16")
+    assert type(layer) is nn.Conv2d
 
 
 @pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=needs_tiles)])
