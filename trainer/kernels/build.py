@@ -33,7 +33,7 @@ HEADERS = [FOLDER / "tiles.h"]
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 TIMEOUT = 60.0
-"""Seconds; it takes two or three."""
+"""Seconds; it takes four."""
 
 
 class BuildError(Exception):
