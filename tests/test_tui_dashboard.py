@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
 from textual.geometry import Region
 from textual.pilot import Pilot
@@ -821,13 +822,13 @@ async def test_an_update_renders_only_the_widgets_that_changed(
     async with dashboard(tmp_path) as (app, pilot):
         await until(pilot, lambda: chart(app, "loss").drawings > 0)
         rendered: list[str] = []
-        plain = Lines.render_line
+        plain = Lines._line
 
-        def noted(self: Lines, y: int) -> Strip:
+        def noted(self: Lines, y: int, style: Style) -> Strip:
             rendered.append(self.id or "")
-            return plain(self, y)
+            return plain(self, y, style)
 
-        monkeypatch.setattr(Lines, "render_line", noted)
+        monkeypatch.setattr(Lines, "_line", noted)
         progress = app.screen.query_one("#progress", Lines)
         compositor = app.screen._compositor
         compositor._dirty_regions = {progress.region}
