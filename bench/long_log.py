@@ -11,7 +11,6 @@ that it takes to list the runs. No terminal here: ``bench/monitor.py`` opens bot
 from __future__ import annotations
 
 import math
-import os
 import random
 import resource
 import statistics
@@ -20,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -221,8 +222,7 @@ def write_many(folder: Path, *, runs: int) -> None:
 
 def resident() -> float:
     """MiB of this process that are in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def fold_long(run: RunDir) -> None:

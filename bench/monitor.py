@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command, long_log
 from bench.command import NoFigureError, Trainer, training
-from bench.terminal import COLUMNS, LINES, Terminal
+from bench.terminal import COLUMNS, LINES, Terminal, processor_time
 from trainer import config as settings
 from trainer import events
 from trainer.lifecycle.admission import admitted
@@ -521,15 +521,6 @@ def _waited(trainer: Trainer, meanwhile: Callable[[], None]) -> float:
         meanwhile()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all that have ended: of this one
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def processor_time(pid: int) -> float:
-    """Seconds of processor time of a process until now; 0 when it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {

@@ -11,9 +11,10 @@ import os
 import re
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 from bench.command import NoFigureError
 from tests.terminal import Pty
@@ -22,8 +23,6 @@ COLUMNS, LINES = 160, 50
 SILENCE = 0.012
 """Seconds without a byte that end a burst."""
 LONGEST_BURST = 0.2
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Terminal(Pty):
@@ -177,13 +176,13 @@ class Terminal(Pty):
     def processor(self) -> float:
         """Seconds of processor time of the program, without its children."""
         self.check()
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return processor_time(self.pid)
 
     def resident(self) -> float:
         """MiB in memory of the program and all that it has started."""
         self.check()
-        return sum(_resident(pid) for pid in _tree(self.pid)) * _PAGE / 2**20
+        program = psutil.Process(self.pid)
+        return sum(map(_resident, (program, *program.children(recursive=True)))) / 2**20
 
     def quit(self) -> None:
         """Leave with ``q``; killed when it does not go within ten seconds."""
@@ -196,18 +195,18 @@ class Terminal(Pty):
             self.kill()
 
 
-def _tree(pid: int) -> Iterator[int]:
-    """A process and all under it."""
-    yield pid
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from _tree(int(child))
-
-
-def _resident(pid: int) -> int:
-    """Pages in memory; 0 of a process that is gone."""
+def processor_time(pid: int) -> float:
+    """Seconds of processor time of a process until now, without its children; 0 when it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes in memory; 0 of a process that has ended."""
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
         return 0

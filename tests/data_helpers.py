@@ -123,3 +123,18 @@ def image_folders(parent: Path, classes: tuple[str, ...] = ("cat", "dog"), count
             for i, image in enumerate(some_images(count, seed + label)):
                 Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
     return parent
+
+
+def entry(
+    index: int, given: int, guessed: int, votes: tuple[int, int, int, int], **changes: Any
+) -> dict[str, Any]:
+    names = ("given", "guessed", "neither", "both")
+    return {
+        "id": index,
+        "given_original_label": given,
+        "given_original_label_name": "x",
+        "our_guessed_label": guessed,
+        "our_guessed_label_name": "y",
+        "mturk": dict(zip(names, votes, strict=True)),
+        **changes,
+    }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
+
 from trainer import events
 from trainer.events import AnyEvent, Envelope
+from trainer.runs.runstate import RunState
 
 RUN = "20261123-143005-quick-3f9c"
 CLASSES = ("ring", "disc", "stripes")
@@ -217,3 +221,40 @@ def whole() -> list[Envelope]:
 
 def lines(envelopes: list[Envelope] | None = None) -> bytes:
     return b"".join(events.encode(e) for e in (whole() if envelopes is None else envelopes))
+
+
+def long_log(chance: random.Random) -> list[Envelope]:
+    """Attempts, pauses, evaluations, gaps, repetitions: whatever order a damaged log may have."""
+    made: list[Envelope] = []
+    seq, attempt = 0, 0
+    for event in [*first_attempt(), *second_attempt()]:
+        for _ in range(chance.choice((0, 1, 1, 1, 2))):
+            if isinstance(event, events.RunStarted):
+                attempt += 1
+            made.append(envelope(seq, event, attempt=attempt, elapsed=0.25 * seq))
+            seq += chance.choice((0, 1, 1, 1, 3))
+        for i in range(chance.randrange(60)):
+            phase = chance.choice(("train", "train", "train", "test"))
+            loss = chance.choice((1.0, 2.0, None, chance.random()))
+            at = events.Progress(
+                phase=phase,  # type: ignore[arg-type]
+                epoch=1 + i // 20,
+                step=seq,
+                done=i % 20,
+                total=chance.choice((0, 20)),
+                loss=loss,
+            )
+            made.append(envelope(seq, at, attempt=attempt, elapsed=0.25 * seq))
+            seq += chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2))
+    return made
+
+
+def numbered(*parts: events.AnyEvent, attempt: int = 1) -> list[Envelope]:
+    return [envelope(i, e, attempt=attempt, elapsed=float(i)) for i, e in enumerate(parts)]
+
+
+def fold(envelopes: Iterable[Envelope]) -> RunState:
+    state = RunState()
+    for one in envelopes:
+        state.apply(one)
+    return state

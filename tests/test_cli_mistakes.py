@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests import data_helpers, sample_log
-from tests.test_review import entry
+from tests.data_helpers import entry
 from tests.tui_helpers import held
 from trainer.analysis.mistakes_filter import FLAGS, QUANTITIES, parse_filter
 from trainer.cli import main

@@ -10,8 +10,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
-from tests.test_tui_mistakes import evaluate, some, until
-from tests.tui_helpers import held, make_run, synthetic_app
+from tests.mistakes_helpers import LARGE, SMALL, evaluate, some
+from tests.tui_helpers import held, make_run, synthetic_app, until
 from trainer.analysis import calibration, model_diff
 from trainer.data.dataset import TestData
 from trainer.runs.predictions import Predictions
@@ -26,8 +26,6 @@ from tui.screens.pair_image import PairImageScreen
 from tui.widgets.difference_table import DifferenceTable
 from tui.widgets.pair_grid import PairGrid
 from tui.widgets.reliability import ReliabilityChart
-
-LARGE, SMALL = (160, 50), (80, 24)
 
 pytestmark = pytest.mark.usefixtures("images_are_there")
 

@@ -29,9 +29,10 @@ from trainer import events
 from trainer.distributed import launch, rank, watch
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group, Member, _place
-from trainer.distributed.lead import EXIT_FAILED, Lead
+from trainer.distributed.lead import Lead
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
+from trainer.exit_codes import FAILED
 from trainer.lifecycle import session
 from trainer.lifecycle.prepare import check_alike
 from trainer.lifecycle.session import train_run
@@ -403,7 +404,7 @@ def test_a_rank_lost_in_a_call_that_never_returns_ends_the_run_with_its_best(
     lead.world = World(0, 2, 0, 2, restarts=0, max_restarts=0)
     lead._run, lead._log, lead._on_end = run, RunLog(run), f"touch {tmp_path / 'called'}"
     lead._abort("rank 1 of 2 is gone")
-    assert left == [EXIT_FAILED]
+    assert left == [FAILED]
     state = folded(run)
     assert state.ended is not None
     assert state.best is not None

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests import sample_log
-from tests.sample_log import envelope
-from tests.test_runstate import fold, numbered
+from tests.sample_log import envelope, fold, numbered
 from trainer import events
 from trainer.config import TrainSettings, Tta
 from trainer.loop.augment import tta_views

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
-from tests.test_difference import LARGE, SMALL
-from tests.test_tui_mistakes import evaluate, open_mistakes, some, until
-from tests.tui_helpers import held, make_run, synthetic_app
+from tests.mistakes_helpers import LARGE, SMALL, evaluate, open_mistakes, some
+from tests.tui_helpers import held, make_run, synthetic_app, until
 from trainer.analysis import human, label_doubt, mistakes
 from trainer.data.dataset import TestData
 from trainer.runs.rundir import RunDir

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bench.long_log import write_run
 from tests import sample_log
-from tests.test_steps import long_log
+from tests.sample_log import long_log
 from trainer import events
 from trainer.runs import folded, steps
 from trainer.runs import follower as follower_module

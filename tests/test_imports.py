@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import trainer
+from tests.import_helpers import modules_after
 
-ROOT = Path(trainer.__file__).parents[1]
 TORCH_FREE = [
     "tui.app",
     "tui.runs.store",
@@ -32,20 +29,6 @@ TORCH_FREE = [
     "model.registry",
     "model.user_file",
 ]
-
-
-def modules_after(script: str, *args: str) -> set[str]:
-    """Names in ``sys.modules`` of a fresh process after a script."""
-    show = "import sys; print('\\n'.join(['', '@@', *sys.modules]), file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{script}\n{show}", *args],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stderr.partition("@@\n")[2].split())
 
 
 def heavy(modules: set[str]) -> set[str]:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_session import at_step
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import at_step, tiny_dataset, tiny_run
 from trainer import events
 from trainer.device import HostCopy
 from trainer.lifecycle.session import train_run

@@ -11,7 +11,7 @@ from torch import nn
 from model import registry
 from model.fast import Fast
 from model.summary import summarize
-from tests.test_model_receptive_field import gradient_probe
+from tests.net_helpers import gradient_probe
 
 NORMS = ("batch", "layer", "group")
 

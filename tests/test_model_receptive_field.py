@@ -16,6 +16,7 @@ from model.layout import Seen, image
 from model.receptive_field import Axis, Underivable, gradient_intervals
 from model.summary import summarize
 from model.trace import Tracer
+from tests.net_helpers import gradient_probe
 
 SIZE = (3, 110, 117)
 CHANNELS = 4
@@ -28,14 +29,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def gradient_probe(
-    net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32), at: str = ""
-) -> tuple[int, int]:
-    """Image rows and columns that reach a tensor's centre: ``gradient_intervals`` as lengths."""
-    (top, bottom), (left, right) = gradient_intervals(net, input_shape, at)
-    return bottom - top + 1, right - left + 1
 
 
 def follow(net: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Seen]:

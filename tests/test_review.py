@@ -5,33 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.data_helpers import shared_file
+from tests.data_helpers import entry, shared_file
 from trainer.analysis import review
 from trainer.analysis.review import Review
 from trainer.errors import DataError
 
 CLASSES = ("cat", "deer", "dog")
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.int64)
-
-
-def entry(
-    index: int, given: int, guessed: int, votes: tuple[int, int, int, int], **changes: Any
-) -> dict[str, Any]:
-    names = ("given", "guessed", "neither", "both")
-    return {
-        "id": index,
-        "given_original_label": given,
-        "given_original_label_name": "x",
-        "our_guessed_label": guessed,
-        "our_guessed_label_name": "y",
-        "mturk": dict(zip(names, votes, strict=True)),
-        **changes,
-    }
 
 
 ENTRIES = [

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import sample_log
-from tests.sample_log import envelope
+from tests.sample_log import envelope, fold, numbered
 from trainer import events
 from trainer.events import Envelope
 from trainer.runs.eta import eta
@@ -25,23 +24,12 @@ SAMPLE = sample_log.lines()
 COLUMNS = ("step", "epoch", "elapsed", "loss", "accuracy", "lr")
 
 
-def fold(envelopes: Iterable[Envelope]) -> RunState:
-    state = RunState()
-    for one in envelopes:
-        state.apply(one)
-    return state
-
-
 def plain(state: RunState) -> dict[str, Any]:
     """Everything in a state, comparable: nan equals nan."""
     values = msgspec.structs.asdict(state)
     steps = values.pop("steps")
     values["steps"] = {name: list(map(repr, getattr(steps, name))) for name in COLUMNS}
     return values
-
-
-def numbered(*parts: events.AnyEvent, attempt: int = 1) -> list[Envelope]:
-    return [envelope(i, e, attempt=attempt, elapsed=float(i)) for i, e in enumerate(parts)]
 
 
 @pytest.fixture

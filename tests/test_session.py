@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoint_helpers import save_checkpoint
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import at_step, tiny_dataset, tiny_run
 from trainer import events
 from trainer.data.dataset import TrainSplit
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
@@ -42,18 +41,6 @@ def kinds(run: RunDir) -> list[str]:
 
 def losses(state: RunState) -> list[float | None]:
     return [x for row in state.epochs for x in (row.train_loss, row.test_loss)]
-
-
-def at_step(step: int, do: Callable[[], object]) -> Callable[[Envelope], None]:
-    """A listener that acts once, when progress of the training part reaches a step."""
-    done = []
-
-    def listener(envelope: Envelope) -> None:
-        event = envelope.event
-        if isinstance(event, events.Progress) and event.step >= step and not done:
-            done.append(do())
-
-    return listener
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import sample_log
+from tests.sample_log import long_log
 from trainer import events
-from trainer.events import Envelope
 from trainer.runs import steps
 from trainer.runs.runstate import RunState
 from trainer.runs.steps import Steps
@@ -102,32 +102,6 @@ def test_dropping_and_going_on() -> None:
     kept.extend(all_points[500:], [0.0] * 500)
     assert all(a < b for a, b in pairwise(kept.step))
     assert kept.step[-1] == 4000
-
-
-def long_log(chance: random.Random) -> list[Envelope]:
-    """Attempts, pauses, evaluations, gaps, repetitions: whatever order a damaged log may have."""
-    made: list[Envelope] = []
-    seq, attempt = 0, 0
-    for event in [*sample_log.first_attempt(), *sample_log.second_attempt()]:
-        for _ in range(chance.choice((0, 1, 1, 1, 2))):
-            if isinstance(event, events.RunStarted):
-                attempt += 1
-            made.append(sample_log.envelope(seq, event, attempt=attempt, elapsed=0.25 * seq))
-            seq += chance.choice((0, 1, 1, 1, 3))
-        for i in range(chance.randrange(60)):
-            phase = chance.choice(("train", "train", "train", "test"))
-            loss = chance.choice((1.0, 2.0, None, chance.random()))
-            at = events.Progress(
-                phase=phase,  # type: ignore[arg-type]
-                epoch=1 + i // 20,
-                step=seq,
-                done=i % 20,
-                total=chance.choice((0, 20)),
-                loss=loss,
-            )
-            made.append(sample_log.envelope(seq, at, attempt=attempt, elapsed=0.25 * seq))
-            seq += chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2))
-    return made
 
 
 @settings(deadline=None, max_examples=60)

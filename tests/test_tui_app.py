@@ -1172,8 +1172,44 @@ async def test_the_question_at_quitting_names_the_runs_that_go_on_now(
                 await until(pilot, lambda: "Not ended: second (training)" in texts(app))
             append(second, ended)
             await until(pilot, lambda: "all runs have ended" in texts(app))
-        await pilot.press("s")
+        await pilot.press("s", "l")
+        assert app.is_running, "there is nothing to stop, nor to leave training"
+        assert "stopping" not in texts(app)
+        await pilot.press("q")
         await until(pilot, lambda: not app.is_running)
+
+
+async def test_the_question_at_quitting_offers_what_can_be_done_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "runs", name="only", end=None, done=2)
+    monkeypatch.setattr(Launcher, "given", frozenset({run.id}))
+    app = make_app(tmp_path / "runs")
+
+    def shown(word: str) -> bool:
+        listed = app.screen.query_one(OptionList)
+        words = [str(option.prompt) for option in listed.options]
+        return any(word in line for line in (*words, texts(app)))
+
+    async with app.run_test(size=SMALL) as pilot:
+        with held(run):
+            await until(pilot, lambda: len(app.store.active()) == 1)
+            await pilot.press("q", "down", "down")
+            question = app.screen
+            assert isinstance(question, Quit)
+            assert shown("Stop and quit")
+        append(run, events.RunEnded(state="completed", best_accuracy=0.5, best_epoch=2))
+        await until(pilot, lambda: "all runs have ended" in texts(app))
+        assert not shown("Stop")
+        assert not shown("Leave")
+        assert not shown("while a run is going")
+        assert shown("Quit?")
+        question.show_runs(["another (queued)"])  # its start had been under way
+        assert shown("Stop and quit")
+        assert shown("Not ended: another (queued)")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        assert app.is_running, "the cursor stayed on cancel"
 
 
 async def test_the_theme_can_be_changed_and_is_light_all_over(tmp_path: Path) -> None:

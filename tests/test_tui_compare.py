@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from textual.pilot import Pilot
 
 from tests import sample_log
-from tests.test_tui_dashboard import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text, until
-from tests.tui_helpers import append, held, make_app, make_run, progress
+from tests.dashboard_helpers import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text
+from tests.tui_helpers import append, held, make_app, make_run, progress, until
 from trainer import events
 from trainer.runs.follower import Follower
 from tui import run_words

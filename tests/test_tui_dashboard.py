@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
 from textual.geometry import Region
-from textual.pilot import Pilot
 from textual.strip import Strip
 
+from tests.dashboard_helpers import (
+    LARGE,
+    MIDDLE,
+    SIZES,
+    SMALL,
+    chart,
+    dashboard,
+    epoch_ended,
+    evaluated,
+    text,
+)
 from tests.tui_helpers import (
     append,
     held,
@@ -29,7 +39,6 @@ from trainer.runs.follower import Follower
 from trainer.runs.runlog import RunLog
 from trainer.runs.runstate import NOTICES_KEPT
 from tui import device_stats
-from tui.app import CifarApp
 from tui.runs.pace import CALM_POLLS, POLL_SECONDS
 from tui.runs.store import Changes
 from tui.screens import charts
@@ -42,65 +51,7 @@ from tui.widgets.epoch_table import EpochTable
 from tui.widgets.lines import Lines
 from tui.widgets.run_header import RunHeader
 
-LARGE, MIDDLE, SMALL = (160, 50), (120, 40), (80, 24)
-SIZES = [LARGE, MIDDLE, SMALL]
-
 pytestmark = pytest.mark.usefixtures("data_is_there")
-
-
-@asynccontextmanager
-async def dashboard(
-    runs_dir: Path, size: tuple[int, int] = LARGE
-) -> AsyncIterator[tuple[CifarApp, Pilot[None]]]:
-    app = make_app(runs_dir)
-    async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: len(app.store) and not app.store.loading)
-        await pilot.press("2")
-        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
-        await pilot.pause()
-        yield app, pilot
-
-
-def text(app: CifarApp, where: str) -> str:
-    widget = app.screen.query_one(where, Lines)
-    return "\n".join(widget.render_line(y).text for y in range(widget.size.height))
-
-
-def chart(app: CifarApp, name: str) -> CurveChart:
-    return app.screen.query_one(f"#{name}", CurveChart)
-
-
-def epoch_ended(epoch: int, steps: int = 8) -> list[events.Event]:
-    return [
-        events.EpochEnded(
-            epoch=epoch,
-            step=epoch * steps,
-            loss=0.5,
-            accuracy=0.8,
-            lr=0.1,
-            seconds=2.0,
-            images_per_second=1000.0,
-        ),
-        evaluated(epoch, 0.99, steps=steps),
-    ]
-
-
-def evaluated(
-    epoch: int, accuracy: float, variant: events.Variant = "plain", steps: int = 8
-) -> events.EvalEnded:
-    return events.EvalEnded(
-        epoch=epoch,
-        step=epoch * steps,
-        split="test",
-        variant=variant,
-        loss=0.4,
-        accuracy=accuracy,
-        correct=round(200 * accuracy),
-        images=200,
-        per_class=(accuracy,) * 10,
-        confusion=((20,) * 10,) * 10,
-        seconds=0.5,
-    )
 
 
 # ---- what it says -----------------------------------------------------------------------------
@@ -821,13 +772,13 @@ async def test_an_update_renders_only_the_widgets_that_changed(
     async with dashboard(tmp_path) as (app, pilot):
         await until(pilot, lambda: chart(app, "loss").drawings > 0)
         rendered: list[str] = []
-        plain = Lines.render_line
+        plain = Lines._line
 
-        def noted(self: Lines, y: int) -> Strip:
+        def noted(self: Lines, y: int, style: Style) -> Strip:
             rendered.append(self.id or "")
-            return plain(self, y)
+            return plain(self, y, style)
 
-        monkeypatch.setattr(Lines, "render_line", noted)
+        monkeypatch.setattr(Lines, "_line", noted)
         progress = app.screen.query_one("#progress", Lines)
         compositor = app.screen._compositor
         compositor._dirty_regions = {progress.region}

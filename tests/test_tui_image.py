@@ -10,8 +10,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from tests.test_tui_mistakes import evaluate, grid, some, text, until, with_images
-from tests.tui_helpers import make_run, synthetic_app
+from tests.mistakes_helpers import LARGE, SMALL, evaluate, grid, some, text, with_images
+from tests.tui_helpers import make_run, synthetic_app, until
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import Moment
 from trainer.data.dataset import TestData
@@ -29,7 +29,6 @@ from tui.widgets import image_view
 from tui.widgets.layer_table import LayerTable
 from tui.widgets.neighbours import Neighbours
 
-LARGE, SMALL = (160, 50), (80, 24)
 COLOURS = {"secondary": "#999999", "success": "#00ff00", "error": "#ff0000", "primary": "#0000ff"}
 
 pytestmark = pytest.mark.usefixtures("images_are_there")

@@ -14,6 +14,19 @@ from rich.segment import Segment
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
+from tests.mistakes_helpers import (
+    LARGE,
+    SMALL,
+    evaluate,
+    grid,
+    open_mistakes,
+    run,
+    saved,
+    some,
+    text,
+    type_filter,
+    with_images,
+)
 from tests.tui_helpers import append, held, make_app, make_run, synthetic_app, until
 from trainer import events
 from trainer.analysis.mistakes import Moment
@@ -31,75 +44,12 @@ from tui.widgets import image_view
 from tui.widgets.confusion_table import ConfusionTable
 from tui.widgets.mistake_grid import MistakeGrid
 
-LARGE, SMALL = (160, 50), (80, 24)
+__all__ = ["run"]  # a fixture
+
 COLOR_MODE = image_view.color_mode
 COLOURS = {"secondary": "#999999", "success": "#00ff00", "error": "#ff0000", "primary": "#0000ff"}
 
 pytestmark = pytest.mark.usefixtures("images_are_there")
-
-
-def some(data: TestData, epoch: int, *, wrong: float = 0.1) -> Predictions:
-    """Every tenth image or so is taken for the next class; sure of it in later epochs."""
-    labels = data.test.labels
-    n, c = len(labels), len(data.classes)
-    random = np.random.default_rng(epoch)
-    raw = random.random((n, c)) * 0.2 + 0.01
-    raw[np.arange(n), labels] += 1.5
-    missed = np.flatnonzero(np.random.default_rng(0).random(n) < wrong)
-    raw[missed, (labels[missed] + 1) % c] += 1.5 + random.random(len(missed)) * epoch
-    return Predictions(
-        (raw / raw.sum(1, keepdims=True)).astype(np.float16),
-        labels,
-        "test",
-        data.fingerprint,
-        epoch,
-    )
-
-
-def evaluate(run: RunDir, made: Predictions, variant: events.Variant = "plain") -> None:
-    """An evaluation's predictions, on disk and in the log."""
-    path = run.predictions(made.epoch, variant)
-    predictions.save(made, path)
-    append(run, saved(run, made, variant))
-
-
-def saved(
-    run: RunDir, made: Predictions, variant: events.Variant = "plain"
-) -> events.PredictionsSaved:
-    path = run.predictions(made.epoch, variant)
-    return events.PredictionsSaved(
-        epoch=made.epoch,
-        step=made.epoch * 8,
-        split="test",
-        variant=variant,
-        path=str(path.relative_to(run.path)),
-        images=len(made.labels),
-    )
-
-
-@pytest.fixture
-def run(tmp_path: Path, synthetic: TestData) -> RunDir:
-    """A run on the synthetic images with evaluations after epochs 1, 2 and 3."""
-    run = make_run(tmp_path / "runs", end=None, classes=synthetic.classes)
-    for epoch in (1, 2, 3):
-        evaluate(run, some(synthetic, epoch))
-    return run
-
-
-async def open_mistakes(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
-    await until(pilot, lambda: not app.store.loading)
-    await pilot.press("4")
-    await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
-    screen = app.screen
-    assert isinstance(screen, MistakesScreen)
-    return screen
-
-
-async def with_images(pilot: Pilot[None], app: CifarApp) -> MistakesScreen:
-    screen = await open_mistakes(pilot, app)
-    await until(pilot, lambda: screen.loader.pictures is not None)
-    await pilot.pause()
-    return screen
 
 
 @asynccontextmanager
@@ -113,26 +63,9 @@ async def live(
             yield app, pilot, await with_images(pilot, app)
 
 
-def grid(screen: MistakesScreen) -> MistakeGrid:
-    return screen.query_one(MistakeGrid)
-
-
-def text(screen: object, where: str) -> str:
-    return str(screen.query_one(where, Static).render())  # type: ignore[attr-defined]
-
-
 def lines(screen: MistakesScreen) -> list[str]:
     shown = grid(screen)
     return [shown.render_line(y).text for y in range(shown.size.height)]
-
-
-async def type_filter(pilot: Pilot[None], line: str) -> None:
-    await pilot.press("slash", *(NAMED.get(c, c) for c in line), "enter")
-    await pilot.pause()
-
-
-NAMED = {">": "greater_than_sign", "<": "less_than_sign", ".": "full_stop", " ": "space"}
-NAMED |= {"#": "number_sign", "_": "underscore", "-": "minus"}
 
 
 # ---- the grid ---------------------------------------------------------------------------------

@@ -12,16 +12,8 @@ from PIL import Image
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from tests.test_tui_mistakes import (
-    LARGE,
-    SMALL,
-    grid,
-    run,
-    type_filter,
-    until,
-    with_images,
-)
-from tests.tui_helpers import synthetic_app
+from tests.mistakes_helpers import LARGE, SMALL, grid, run, type_filter, with_images
+from tests.tui_helpers import synthetic_app, until
 from trainer.analysis import grid_png
 from trainer.data.dataset import TestData
 from trainer.errors import DataError

@@ -12,7 +12,7 @@ import pytest
 from rich.text import Text
 from textual.widgets import Static
 
-from tests.test_imports import modules_after
+from tests.import_helpers import modules_after
 from tests.tui_helpers import make_app, make_run, until
 from tui import collector
 from tui.widgets.lines import to_strip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_tui_dashboard import LARGE, chart, dashboard, evaluated, text
+from tests.dashboard_helpers import LARGE, chart, dashboard, evaluated, text
 from tests.tui_helpers import append, held, make_app, make_run, progress, until
 from trainer import events
 from trainer.runs import follower

@@ -11,6 +11,7 @@ import numpy as np
 from trainer import config as settings
 from trainer import events
 from trainer.data.dataset import Dataset, TestSplit, TrainSplit
+from trainer.events import Envelope
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import resubmit, submit
 from trainer.presets import catalog
@@ -142,3 +143,15 @@ def wait(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
+
+
+def at_step(step: int, do: Callable[[], object]) -> Callable[[Envelope], None]:
+    """A listener that acts once, when progress of the training part reaches a step."""
+    done = []
+
+    def listener(envelope: Envelope) -> None:
+        event = envelope.event
+        if isinstance(event, events.Progress) and event.step >= step and not done:
+            done.append(do())
+
+    return listener

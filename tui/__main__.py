@@ -11,6 +11,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from trainer.exit_codes import BAD_INPUT, COMPLETED, STOPPED
+
 OPTIONS = {
     "--runs-dir": "runs_dir",
     "--data": "data",
@@ -37,14 +39,14 @@ NO_TERMINAL = "use 'cifar-tui train PRESET' without the app ('cifar-tui --help' 
 
 
 def main() -> None:
-    """Entry point; exits with 0, 1, 2 or 130."""
+    """Entry point; how it exits, ``trainer/exit_codes.py`` tells."""
     try:
         code = _run(sys.argv[1:])
         from trainer.spoiled import end  # not for the first paint
 
         end(code)
     except KeyboardInterrupt:  # while modules were still being imported
-        sys.exit(130)
+        sys.exit(STOPPED)
 
 
 def _run(arguments: list[str]) -> int:
@@ -169,7 +171,7 @@ def open_app(
         told=why_not,
     )
     app.run()
-    return app.return_code or 0
+    return app.return_code or COMPLETED
 
 
 def _import_asyncio() -> None:
@@ -188,7 +190,7 @@ def _import_asyncio() -> None:
 
 def _refuse(line: str) -> int:
     print(f"cifar-tui: {line}", file=sys.stderr or sys.stdout)
-    return 2
+    return BAD_INPUT
 
 
 if __name__ == "__main__":

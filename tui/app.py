@@ -25,6 +25,7 @@ from textual.signal import Signal
 from textual.widget import Widget
 from textual.widgets import Input
 
+from trainer.exit_codes import COMPLETED, after_signal
 from trainer.lifecycle.alerts import AlertSettings
 from tui import collector, formatting, themes, toasts
 from tui.caller import Caller
@@ -544,7 +545,7 @@ class CifarApp(App[None]):
         """Quit; with a run of ours going ask what becomes of it."""
         self.runs.ask_quit()
 
-    def leave(self, *, busy: bool, code: int = 0) -> None:
+    def leave(self, *, busy: bool, code: int = COMPLETED) -> None:
         """Close the app; a busy trainer goes on without it."""
         self.leaving = True
         self.worker.close(busy=busy)
@@ -555,7 +556,7 @@ class CifarApp(App[None]):
         loop = asyncio.get_running_loop()
 
         def told_to_end(number: int, _frame: object) -> None:
-            code = 128 + number
+            code = after_signal(number)
             # a terminal that takes nothing holds the loop, and would hold the goodbye for ever
             last = threading.Timer(GOODBYE_SECONDS, os._exit, (code,))
             last.daemon = True

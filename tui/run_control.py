@@ -416,7 +416,7 @@ class RunControl:
         def answered(answer: str | None) -> None:
             self._quitting = None
             if answer == "leave":
-                self._app.leave(busy=True)
+                self._app.leave(busy=bool(self.ours()))
             else:
                 self._app.call_later(self._app.check_room)
 

@@ -20,6 +20,7 @@ from trainer.cli.progress import View
 from trainer.distributed.world import World
 from trainer.errors import UserError
 from trainer.events import Envelope
+from trainer.exit_codes import STOPPED
 from trainer.lifecycle.alerts import AlertSettings
 from trainer.lifecycle.submit import withdraw
 from trainer.runs.control import Control
@@ -181,7 +182,7 @@ def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool)
         kept = run.has_checkpoint("last")
         warn("aborted: the last checkpoint stays" if kept else "aborted without a checkpoint")
         sys.stdout.flush()
-        os._exit(130)
+        os._exit(STOPPED)
     control.request("stop")
     if number == 1:
         view.message("stopping at the next step, saving a checkpoint")

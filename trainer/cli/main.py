@@ -17,8 +17,7 @@ import typer
 from trainer.cli import data, diff, inspect, layers, mistakes, presets, runs, train
 from trainer.cli.output import out, warn
 from trainer.errors import UserError
-
-COMPLETED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+from trainer.exit_codes import BAD_INPUT, COMPLETED, FAILED, STOPPED
 
 app = typer.Typer(
     name="cifar-tui",
@@ -72,7 +71,7 @@ def run(
         name: the program's name in the help.
 
     Returns:
-        The exit code: 0 completed, 1 failed, 2 bad input, 130 stopped by the user.
+        The exit code, see ``trainer/exit_codes.py``.
     """
     _survive_odd_streams()
     try:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from trainer import events
+from trainer import events, exit_codes
 from trainer.cli.attend import attend
 from trainer.cli.detach import detach
 from trainer.cli.options import (
@@ -31,7 +31,7 @@ from trainer.cli.output import clean, duration, out, percent, warn
 from trainer.cli.progress import JsonView, PlainView, TerminalView, View
 from trainer.config import setting
 from trainer.distributed.attempt import resubmit_once, submit_once
-from trainer.distributed.rank import COMPLETED, dismiss, follow
+from trainer.distributed.rank import dismiss, follow
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, RunError
 from trainer.lifecycle import alerts
@@ -45,8 +45,6 @@ from trainer.runs.control import Control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir, find
 from trainer.spoiled import leave
-
-EXIT_CODES = {"completed": 0, "failed": 1, "stopped": 130}
 
 
 def train(
@@ -217,10 +215,9 @@ def train(
     anew = world is not None and world.restarts_left and ended_before(run) is None
     if not json and not (anew and ended.state == "failed"):
         _conclude(run, ended, config.data)
-    if world is not None:  # a run that was stopped is not to be started anew
-        leave(COMPLETED if ended.state == "stopped" else EXIT_CODES[ended.state])
-    # nobody stopped one that could not go on
-    raise typer.Exit(2 if ended.state == "stopped" and ended.error else EXIT_CODES[ended.state])
+    if world is not None:
+        leave(exit_codes.for_torchrun(ended))
+    raise typer.Exit(exit_codes.of_run(ended))
 
 
 def _leave(

@@ -16,6 +16,7 @@ from trainer import events
 from trainer.config import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.exit_codes import FAILED
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -23,8 +24,6 @@ from trainer.runs.runlog import RunLog
 
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
-
-EXIT_FAILED = 1
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -104,7 +103,7 @@ class Lead:
         if not self.world.restarts_left:
             end_from_log(self._run, self._log, lost, on_end=self._on_end)
         self._log.close()
-        os._exit(EXIT_FAILED)
+        os._exit(FAILED)
 
 
 def tell_loss(log: RunLog, world: World, reason: str) -> None:

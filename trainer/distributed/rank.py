@@ -22,6 +22,7 @@ from trainer.distributed import lead
 from trainer.distributed.silent_log import SilentLog
 from trainer.distributed.world import World, from_environment
 from trainer.errors import ConfigError, UserError
+from trainer.exit_codes import BAD_INPUT, COMPLETED, FAILED, for_torchrun
 from trainer.lifecycle import aftermath
 from trainer.loop import heap
 from trainer.protocol import Job
@@ -32,7 +33,6 @@ from trainer.spoiled import keep_if_spoiled, leave
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
 
-COMPLETED, FAILED, BAD_INPUT = 0, 1, 2
 PARENT_SECONDS = 0.1
 LINGER_SECONDS = 20.0
 """A follower that was told to end does so with rank 0, or after this."""
@@ -77,7 +77,7 @@ def _lead(world: World, run: RunDir, control: Control, job: Job) -> int:
         )
     except UserError:
         return BAD_INPUT  # it is in the log
-    return FAILED if ended.state == "failed" else COMPLETED
+    return for_torchrun(ended)
 
 
 def dismiss(world: World, run: RunDir, ended: events.RunEnded) -> int:
@@ -93,7 +93,7 @@ def dismiss(world: World, run: RunDir, ended: events.RunEnded) -> int:
     group = Group(world)
     group.tell(b"")
     group.close()
-    return FAILED if ended.state == "failed" else COMPLETED
+    return for_torchrun(ended)
 
 
 def follow(world: World) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from trainer.errors import RunError, UserError
+from trainer.exit_codes import COMPLETED, FAILED
 from trainer.inspection.inspector_process import InspectorProcess
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.lifecycle.session import train_locked
@@ -253,7 +254,7 @@ def _serve(out: int, tell: Teller, arguments: Sequence[str]) -> int:
         reason = f"torch cannot be loaded: {lines[0]}"
         worker.fail_all(reason)
         tell(State(state="failed", error=reason))
-        return 1
+        return FAILED
     while not _train_all(worker, tell):
         tell.flush(FLUSH_SECONDS)
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -263,10 +264,10 @@ def _serve(out: int, tell: Teller, arguments: Sequence[str]) -> int:
             traceback.print_exc()
             os.close(keep_output())  # it may have been given to the next image
         else:
-            return 0
+            return COMPLETED
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    return 0
+    return COMPLETED
 
 
 def _ready() -> State:

@@ -12,6 +12,7 @@ from trainer.runs.follower import Follower
 from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import axes, trained
 from tui import formatting
+from tui.columns import fitting_columns
 from tui.formatting import DASH
 from tui.run_words import data_of, model_of, name_of, norm_of, time_of
 
@@ -55,11 +56,8 @@ def fitting(width: int, runs: Sequence[Follower] = ()) -> tuple[int, ...]:
         variant for run in runs for variant in OTHERS.values() if run.state.latest_eval(variant)
     }
     had = [i for i, c in enumerate(COLUMNS) if c.title not in OTHERS or OTHERS[c.title] in made]
-    for least in (5, 4, 3, 2, 1):
-        found = tuple(i for i in had if COLUMNS[i].rank < least)
-        if sum(COLUMNS[i].width for i in found) <= width:
-            break
-    return found
+    sizes = [(COLUMNS[i].width, COLUMNS[i].rank) for i in had]
+    return tuple(had[at] for at in fitting_columns(sizes, width))
 
 
 def best_first(runs: Sequence[Follower]) -> list[Follower]:

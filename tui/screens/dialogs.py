@@ -19,6 +19,7 @@ from tui.formatting import clean
 from tui.screens.modal import Modal
 
 CANCEL = Binding("escape", "cancel", "Cancel", id="dialog.cancel", tooltip="Close, change nothing")
+QUIT_GOING = "Quit while a run is going?"
 
 
 class Dialog(Modal[str | None]):
@@ -75,6 +76,9 @@ class Choice(Dialog):
 
     def content(self) -> ComposeResult:
         """The answers."""
+        yield OptionList(*self._options(), id="choices", compact=True)
+
+    def _options(self) -> list[Option]:
         options = []
         for key, answer, words in self._choices:
             line = Text(no_wrap=True, overflow="ellipsis")
@@ -82,14 +86,25 @@ class Choice(Dialog):
                 line.append(f"{key}  ", style="bold")
             line.append(words)
             options.append(Option(line, id=answer))
-        yield OptionList(*options, id="choices", compact=True)
+        return options
 
     def on_mount(self) -> None:
         """The first answer is under the cursor, unless another is chosen."""
-        listed = self.query_one(OptionList)
+        self._highlight(self._chosen)
+        self.query_one(OptionList).focus()
+
+    def _highlight(self, chosen: str | None) -> None:
         answers = [answer for _, answer, _ in self._choices]
-        listed.highlighted = answers.index(self._chosen) if self._chosen in answers else 0
-        listed.focus()
+        listed = self.query_one(OptionList)
+        listed.highlighted = answers.index(chosen) if chosen in answers else 0
+
+    def offer(self, choices: Sequence[tuple[str, str, str]]) -> None:
+        """Other answers; the cursor stays on its own, if that is among them."""
+        listed = self.query_one(OptionList)
+        under = listed.highlighted_option
+        self._choices = tuple(choices)
+        listed.set_options(self._options())
+        self._highlight(under.id if under is not None else None)
 
     def on_key(self, event: events.Key) -> None:
         """An answer's own key."""
@@ -109,27 +124,33 @@ class Choice(Dialog):
 
 
 class Quit(Choice):
-    """A run is going: what becomes of it. Stays open while it stops."""
+    """A run is going: what becomes of it. Stays open while it stops, and when it ends meanwhile.
+
+    It does not close by itself then: ``s`` would start a run.
+    """
+
+    GOING = (
+        ("s", "stop", "Stop and quit (the checkpoint is kept)"),
+        ("l", "leave", "Leave training, quit the app alone"),
+        ("c", "cancel", "Cancel"),
+    )
+    ENDED = (("q", "leave", "Quit"), ("c", "cancel", "Cancel"))
 
     def __init__(self, runs: Sequence[str], stop: Callable[[], None]) -> None:
-        super().__init__(
-            "Quit while a run is going?",
-            _not_ended(runs),
-            (
-                ("s", "stop", "Stop and quit (the checkpoint is kept)"),
-                ("l", "leave", "Leave training, quit the app alone"),
-                ("c", "cancel", "Cancel"),
-            ),
-        )
+        super().__init__(QUIT_GOING, _not_ended(runs), self.GOING)
         self._runs = tuple(runs)
         self._stop = stop
         self.stopping = False
 
     def show_runs(self, runs: Sequence[str]) -> None:
         """Another has ended, or goes on, behind the question."""
-        if self.is_mounted and not self.stopping and tuple(runs) != self._runs:
-            self._runs = tuple(runs)
-            self.say(_not_ended(runs))
+        if not self.is_mounted or not self.stands or self.stopping or tuple(runs) == self._runs:
+            return
+        if bool(runs) != bool(self._runs):
+            self.query_one(".title", Static).update(QUIT_GOING if runs else "Quit?")
+            self.offer(self.GOING if runs else self.ENDED)
+        self._runs = tuple(runs)
+        self.say(_not_ended(runs))
 
     def answered(self, answer: str) -> None:
         """Stopping takes until the next step: say so and wait, the other two close."""

@@ -29,6 +29,7 @@ class CurveChart(Lines):
     """One title line with the legend, or the values under the cursor, and the chart below."""
 
     DEFAULT_CSS = "CurveChart { width: 1fr; height: 1fr; }"
+    PLAIN = True
 
     class Pointed(Message):
         """The mouse is at a position of the x axis."""

@@ -10,6 +10,7 @@ from trainer.events import EvalEnded
 from trainer.runs.runstate import EpochRow, RunState
 from trainer.words import trained
 from tui import formatting
+from tui.columns import fitting_columns
 from tui.widgets.lines import Lines
 
 COLUMNS: tuple[tuple[str, int, int], ...] = (
@@ -128,10 +129,9 @@ class EpochTable(Lines, can_focus=True):
 
 def fitting(width: int) -> tuple[int, ...]:
     """Indices of the columns for a width; the least important go first."""
-    for least in (3, 2, 1):
-        found = tuple(i for i, column in enumerate(COLUMNS) if column[2] < least)
-        if sum(COLUMNS[i][1] for i in found) <= width:
-            return found
+    found = fitting_columns([column[1:] for column in COLUMNS], width)
+    if sum(COLUMNS[i][1] for i in found) <= width:
+        return tuple(found)
     room, kept = width, []
     for i in sorted(range(len(COLUMNS)), key=lambda i: (i != 0, i != TEST_ACCURACY, i)):
         _, cells, rank = COLUMNS[i]

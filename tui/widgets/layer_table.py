@@ -17,6 +17,7 @@ from model.coverage import layer_skips
 from trainer.events import LayerRow
 from trainer.words import axes, figure
 from tui import formatting
+from tui.columns import fitting_columns
 from tui.formatting import DASH, clean
 from tui.runs.alive import TREND, Alive, Call
 from tui.widgets.fixed_table import FixedTable
@@ -195,11 +196,9 @@ def columns_for(width: int, path: int, *, measured: bool | None = None) -> list[
             else replace(column, rank=column.rank + 20)
             for column in visible
         ]
-    while path + sum(column.width + PADDING for column in visible) + SCROLLBAR > width:
-        least = max(visible, key=lambda column: column.rank)
-        if least.rank <= 0:
-            break
-        visible.remove(least)
+    sizes = [(column.width + PADDING, column.rank) for column in visible]
+    fits = fitting_columns(sizes, width - path - SCROLLBAR, one_by_one=True)
+    visible = [visible[i] for i in fits]
     # the path is cut before these go
     for column in sorted(visible, key=lambda column: -column.rank):
         needed = PATH_MIN + sum(column.width + PADDING for column in visible) + SCROLLBAR

@@ -30,6 +30,7 @@ class ProgressLine(Lines):
     """Two lines; one below 100 columns and of a run that has ended. Never animated."""
 
     DEFAULT_CSS = "ProgressLine { height: auto; }"
+    PLAIN = True
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
