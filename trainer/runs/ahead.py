@@ -1,8 +1,7 @@
 """The further part of a very long log, read by a second process meanwhile. Torch-free.
 
-Half of what it takes to know such a log is to decode it. The other process hands over what it has
-decoded by columns; folding that takes a tenth of the time. It is only a shortcut: at whatever place
-the pieces cease, the log is read on as ever.
+The other process hands over by columns what it has decoded: folding that takes a tenth of the time
+of reading it. It is only a shortcut: wherever the pieces cease, the log is read on as ever.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from trainer.processes import child_environment
 from trainer.runs import pieces
 from trainer.runs.pieces import SIZE_BYTES, Piece
 
-OWN_SHARE = 0.4
-"""Of the reading: the other process folds nothing and draws nothing."""
+OWN_SHARE = 0.33
+"""Of the log: who folds also draws. With a quarter it waits for the other process in vain."""
 LINE_BYTES = 1 << 16
 """In so many bytes a line ends, else there is no second process."""
 PATIENCE_SECONDS = 0.1
