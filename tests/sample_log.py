@@ -233,19 +233,22 @@ def long_log(chance: random.Random) -> list[Envelope]:
                 attempt += 1
             made.append(envelope(seq, event, attempt=attempt, elapsed=0.25 * seq))
             seq += chance.choice((0, 1, 1, 1, 3))
+        whole = chance.random() < 0.5  # as nearly all are: points without a gap
         for i in range(chance.randrange(60)):
-            phase = chance.choice(("train", "train", "train", "test"))
-            loss = chance.choice((1.0, 2.0, None, chance.random()))
+            phase = "train" if whole else chance.choice(("train", "train", "train", "test"))
             at = events.Progress(
                 phase=phase,  # type: ignore[arg-type]
-                epoch=1 + i // 20,
+                epoch=1 if whole else 1 + i // 20,
                 step=seq,
                 done=i % 20,
                 total=chance.choice((0, 20)),
-                loss=loss,
+                loss=chance.random() if whole else chance.choice((1.0, 2.0, None)),
+                accuracy=chance.choice((None, chance.random())),
+                lr=chance.choice((None, 0.1)),
+                memory=chance.choice((None, None, seq)),
             )
             made.append(envelope(seq, at, attempt=attempt, elapsed=0.25 * seq))
-            seq += chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2))
+            seq += 1 if whole else chance.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, 2))
     return made
 
 

@@ -14,6 +14,7 @@ from tests import sample_log
 from tests.sample_log import long_log
 from trainer import events
 from trainer.runs import steps
+from trainer.runs.points import Points
 from trainer.runs.runstate import RunState
 from trainer.runs.steps import Steps
 
@@ -36,6 +37,14 @@ def noisy(count: int, seed: int = 0) -> list[events.Progress]:
     return [progress(4 * i, chance.gauss(1, 0.1)) for i in range(1, count + 1)]
 
 
+def extend(kept: Steps, many: list[events.Progress], elapsed: list[float]) -> None:
+    """Add points that follow each other."""
+    envelopes = [sample_log.envelope(seq, at) for seq, at in enumerate(many)]
+    points = Points.of(envelopes, many)
+    assert points is not None
+    kept.extend(points, elapsed)
+
+
 def test_memory_is_bounded_and_the_newest_point_is_there() -> None:
     kept = Steps()
     for at in noisy(3000):
@@ -51,7 +60,7 @@ def test_no_spike_is_lost() -> None:
     all_points[1234] = progress(4 * 1235, 99.0)
     all_points[3456] = progress(4 * 3457, -99.0)
     kept = Steps()
-    kept.extend(all_points, [0.0] * 5000)
+    extend(kept, all_points, [0.0] * 5000)
     known = dict(zip(kept.step, kept.loss, strict=True))
     assert known[4 * 1235] == 99.0
     assert known[4 * 3457] == -99.0
@@ -60,7 +69,7 @@ def test_no_spike_is_lost() -> None:
 def test_the_extremes_of_each_stretch_are_kept() -> None:
     all_points = noisy(2000, seed=1)
     kept = Steps()
-    kept.extend(all_points, [0.0] * 2000)
+    extend(kept, all_points, [0.0] * 2000)
     for stretch in {at.step // kept.stretch for at in all_points[:1000]}:
         whole = [at.loss for at in all_points if at.step // kept.stretch == stretch]
         left = [
@@ -81,7 +90,7 @@ def test_how_many_come_at_a_time_does_not_matter(sizes: list[int], seed: int) ->
     rest = all_points
     for size in sizes:
         some, rest = rest[:size], rest[size:]
-        in_parts.extend(some, [float(at.step) for at in some])
+        extend(in_parts, some, [float(at.step) for at in some])
     assert in_parts == one_by_one
 
 
@@ -96,10 +105,10 @@ def test_unknown_values_and_steps_that_no_run_has() -> None:
 def test_dropping_and_going_on() -> None:
     kept = Steps()
     all_points = noisy(1000)
-    kept.extend(all_points, [0.0] * 1000)
+    extend(kept, all_points, [0.0] * 1000)
     kept.drop_after(2000)
     assert kept.step[-1] <= 2000
-    kept.extend(all_points[500:], [0.0] * 500)
+    extend(kept, all_points[500:], [0.0] * 500)
     assert all(a < b for a, b in pairwise(kept.step))
     assert kept.step[-1] == 4000
 

@@ -24,7 +24,7 @@ from trainer import events
 from trainer.events import LayerStats, Whole
 from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
-from trainer.runs import runstate, steps
+from trainer.runs import points, runstate, steps
 from trainer.runs.rundir import RunDir
 from trainer.runs.runstate import LAYER_STATS_KEPT, LONG_BYTES, EpochRow, RunState
 from trainer.runs.steps import Steps
@@ -141,7 +141,7 @@ def _identity(fd: int, size: int) -> tuple[bytes, bytes]:
 def _code() -> bytes:
     """Of the code that folds and of the machine's order of bytes."""
     digest = hashlib.blake2b(sys.byteorder.encode(), digest_size=16)
-    for module in (events, runstate, steps, sys.modules[__name__]):
+    for module in (events, points, runstate, steps, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.digest()
 

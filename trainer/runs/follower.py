@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import TYPE_CHECKING
 
 from trainer.errors import RunError
 from trainer.runs.rundir import RunDir
@@ -11,9 +12,14 @@ from trainer.runs.runlog import Tail, file_of
 from trainer.runs.runstate import LONG_BYTES, RunState, Status
 from trainer.runs.stall import STEPS, Pulse
 
+if TYPE_CHECKING:
+    from trainer.runs.ahead import Ahead
+
 PIECE_BYTES = 1 << 18
 """Read and folded at a time: it stays in the processor's cache meanwhile; 8 MiB would take twice as
 long."""
+AHEAD_BYTES = 64 << 20
+"""What is shorter is read in hardly more than the time that it takes to start a process."""
 
 
 class Follower:
@@ -27,6 +33,7 @@ class Follower:
         self.run = run
         self.state = RunState()
         self._tail = Tail(run.log)
+        self._ahead: Ahead | None = None
         self._glanced: tuple[int, int] | None = None
         self._unread = True
         """Whether the last look did not come to the end of the log, or there was none yet."""
@@ -110,25 +117,43 @@ class Follower:
         found = glance(self.run.log)
         if found is None:
             return False
+        self.read_alone()
         self.state, self._glanced, self._tail = found.state, found.file, Tail(self.run.log)
         self.status = self._status()
         return True
 
-    def poll(self, *, limit: int = 8 << 20, whole: bool = True) -> bool:
+    def poll(
+        self, *, limit: int = 8 << 20, whole: bool = True, may_start_process: bool = False
+    ) -> bool:
         """Fold what is new; whether anything changed, the status included.
 
-        Not ``whole``: a glance that is still true is enough.
+        Not ``whole``: a glance that is still true is enough. A second process, where it may be
+        started, reads the further part of a very long log; then a poll may find nothing yet.
         """
         if self._glanced is not None:
             file = file_of(self.run.log)
             if file is None or (not whole and self._glanced == file):
                 return False  # what was known of a log that is gone is not forgotten, either
             self._glanced, self.state = None, RunState()
-        changed = not self._tail.offset and self._remember()
+        fresh = not self._tail.offset
+        changed = fresh and self._remember()
+        if fresh and may_start_process:
+            self._look_ahead()
         while limit > 0:
-            wanted, before = min(limit, PIECE_BYTES), self._tail.offset
+            before, ahead = self._tail.offset, self._ahead
+            if ahead is not None and before >= ahead.begin:
+                if self._fold_ahead(ahead):
+                    changed, limit = True, limit - (self._tail.offset - before)
+                elif not ahead.over:
+                    self._unread = True
+                    break
+                continue
+            wanted = min(limit, PIECE_BYTES)
+            if ahead is not None:
+                wanted = min(wanted, ahead.begin - before)
             new = self._tail.read(wanted)
             if self._tail.restarted:
+                self.read_alone()
                 self.state, self._kept, before, changed = RunState(), 0, 0, True
             self.state.apply_all(new)
             changed = changed or bool(new)
@@ -144,6 +169,38 @@ class Follower:
         quiet = self._pulse.look(self.state)
         self.stalled = quiet if self.status == "training" else None
         return changed or told != (self.status, self.stalled)
+
+    def _look_ahead(self) -> None:
+        """Have the further part of a very long log read by another process."""
+        file, offset = file_of(self.run.log), self._tail.offset
+        if file is None or file[1] - offset < AHEAD_BYTES or self._ahead is not None:
+            return
+        if self.run.is_locked():  # the processor is its trainer's
+            return
+        from trainer.runs import ahead
+
+        self._ahead = ahead.start(self.run.log, offset=offset)
+
+    def _fold_ahead(self, ahead: Ahead) -> bool:
+        """Fold what the other process has read; ``False``: nothing yet, or it is ``over``."""
+        piece = ahead.next()
+        if piece is None and not ahead.over:
+            return False
+        # what was folded of a piece in vain is read again: repeated events are ignored
+        if piece is None or not self.state.apply_parts(piece.parts):
+            self.read_alone()
+            return False
+        damaged = self._tail.damaged
+        self._tail.go_on(inode=ahead.inode, size=piece.end, end=piece.mark, damaged=damaged)
+        if ahead.over:
+            self.read_alone()
+        return True
+
+    def read_alone(self) -> None:
+        """Have no other process read ahead, from now on."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def _remember(self) -> bool:
         """Begin with what the trainer kept of a long log, if that is still true; whether it is."""
@@ -201,6 +258,7 @@ class Follower:
 
     def catch_up(self) -> RunState:
         """Fold the whole log."""
+        self.read_alone()
         before = -1
         while before != self._tail.offset:  # a log that cannot be read gets no further
             before = self._tail.offset

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from trainer import events
 from trainer.events import Envelope, Number, Seconds, Share, Whole
+from trainer.runs.points import Points, gathered
 from trainer.runs.steps import Steps
 
 Last = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -155,54 +155,46 @@ class RunState(msgspec.Struct):
             handler(self, envelope, envelope.event)
 
     def apply_all(self, envelopes: Sequence[Envelope]) -> None:
-        """Fold envelopes in their order: what ``apply`` does with each, in a third of the time.
+        """Fold envelopes in their order: what ``apply`` does with each, in a quarter of the time.
 
-        Nearly all events of a log are training progress: stretches of it are folded together.
+        Nearly all events of a log are training progress: those that follow each other are folded
+        together.
         """
-        at, count = 0, len(envelopes)
-        while at < count:
-            end = self._stretch(envelopes, at)
-            if end - at < 2:
-                self._fold(envelopes[at])
-                at += 1
-                continue
-            many = envelopes[at:end]
-            points: list[events.Progress] = [e.event for e in many]  # type: ignore[misc]
-            self.steps.extend(points, [self._base + envelope.elapsed for envelope in many])
-            last = many[-1]
-            self.news += not _goes_on(self.progress, points[-1])
-            self.seq, self.progress = last.seq, points[-1]
-            self.compiling = self.evaluating = False
-            told = (point.memory for point in reversed(points))
-            self.memory = next((memory for memory in told if memory is not None), self.memory)
-            self.alive_at, self.alive_seq = last.time, last.seq
-            self.elapsed = self._base + last.elapsed
-            self.revision += end - at
-            self.points += end - at
-            self._furthest = max(self._furthest, max(point.step for point in points))
-            at = end
+        for points, many in gathered(envelopes):
+            if points is None or not self._take(points):
+                for envelope in many:
+                    self._fold(envelope)
         self._settle()
 
-    def _stretch(self, envelopes: Sequence[Envelope], at: int) -> int:
-        """Where the points of training end that begin here, of one epoch and attempt, no gap."""
-        end, seq, attempt, epoch = at, self.seq, self.attempt, None
-        if not self.run:
-            return at
-        for envelope in islice(envelopes, at, None):
-            seq += 1
-            event = envelope.event
-            if (
-                type(event) is not events.Progress
-                or envelope.seq != seq
-                or envelope.attempt != attempt
-                or event.phase != "train"
-                or event.loss is None
-                or event.epoch != (epoch or event.epoch)
-            ):
-                break
-            epoch = event.epoch
-            end += 1
-        return end
+    def apply_parts(self, parts: Sequence[Points | Sequence[Envelope]]) -> bool:
+        """Fold what was gathered elsewhere; ``False``: there are points that do not go on here,
+        and all has to be folded again, envelope by envelope. What was folded already does no harm.
+        """
+        for part in parts:
+            if not isinstance(part, Points):
+                for envelope in part:
+                    self._fold(envelope)
+            elif not self._take(part):
+                return False
+        self._settle()
+        return True
+
+    def _take(self, new: Points) -> bool:
+        """Fold points of training together; ``False``: they do not go on here, fold them singly."""
+        if not self.run or (new.first, new.attempt) != (self.seq + 1, self.attempt):
+            return False
+        base = self._base
+        self.steps.extend(new, [base + elapsed for elapsed in new.elapsed])
+        self.news += not _goes_on(self.progress, new.last)
+        self.seq, self.progress = self.seq + new.count, new.last
+        self.compiling = self.evaluating = False
+        self.memory = self.memory if new.memory is None else new.memory
+        self.alive_at, self.alive_seq = new.time, self.seq
+        self.elapsed = base + new.elapsed[-1]
+        self.revision += new.count
+        self.points += new.count
+        self._furthest = max(self._furthest, new.furthest)
+        return True
 
     def row(self, epoch: int, step: int) -> EpochRow:
         """The row of an epoch, made when it is new."""

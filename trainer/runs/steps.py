@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer import events
+from trainer.runs.points import Points, floats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,20 +88,24 @@ class Steps:
 
     def append(self, at: events.Progress, elapsed: float) -> None:
         """Add a point; its epoch is fractional: 2.5 is half way through the third."""
-        self.extend([at], [elapsed])
+        self.step.append(at.step)
+        self.epoch.append(at.epoch - 1 + at.done / (at.total or 1))
+        self.elapsed.append(elapsed)
+        self.loss.append(_number(at.loss))
+        self.accuracy.append(_number(at.accuracy))
+        self.lr.append(_number(at.lr))
+        if len(self) >= LIMIT:
+            self._thin()
 
-    def extend(self, new: list[events.Progress], elapsed: list[float]) -> None:
-        """Add points, each with the seconds of training until then; the losses are known."""
-        while new:
-            room = LIMIT - len(self)
-            some, new = new[:room], new[room:]
-            times, elapsed = elapsed[:room], elapsed[room:]
-            self.step += array("q", [at.step for at in some])
-            self.epoch += _floats([at.epoch - 1 + at.done / (at.total or 1) for at in some])
-            self.elapsed += _floats(times)
-            self.loss += _floats([at.loss for at in some])
-            self.accuracy += _floats([at.accuracy for at in some])
-            self.lr += _floats([at.lr for at in some])
+    def extend(self, new: Points, elapsed: Sequence[float]) -> None:
+        """Add points, each with the seconds of training until then."""
+        columns = new.step, new.epoch, floats(elapsed), new.loss, new.accuracy, new.lr
+        at, end = 0, 8 * new.count
+        while at < end:
+            to = at + 8 * (LIMIT - len(self))
+            for mine, data in zip(self._columns(), columns, strict=True):
+                mine.frombytes(data[at:to])
+            at = to
             if len(self) >= LIMIT:
                 self._thin()
 
@@ -145,8 +150,5 @@ class Steps:
         return np.flatnonzero(kept)
 
 
-def _floats(values: Sequence[float | None]) -> array[float]:
-    try:
-        return array("d", values)  # type: ignore[arg-type]  # nearly always there is no None
-    except TypeError:
-        return array("d", [math.nan if value is None else value for value in values])
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -203,7 +203,8 @@ class Store:
         needed = run == self.selected or run in self.view.marked
         if run not in self._status and not needed and follower.glance():
             return
-        follower.poll(limit=CHUNK_BYTES, whole=needed)
+        idle = not self._going
+        follower.poll(limit=CHUNK_BYTES, whole=needed, may_start_process=idle)
         while not follower.partial and follower.behind():
             if time.monotonic() >= end:
                 self.unfinished = True
