@@ -230,6 +230,43 @@ def test_what_does_not_fit_goes_torchs_way() -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize("how", ["slice", "expanded", "bias", "another shape"])
+def test_parameters_that_lie_otherwise_in_memory(how: str) -> None:
+    layer = nn.Conv2d(32, 32, 3, padding=1)
+    if how == "slice":
+        layer.weight = nn.Parameter(torch.randn(32, 256, 3, 3, generator=_same())[:, :32])
+    elif how == "expanded":
+        layer.weight = nn.Parameter(torch.randn(1, 32, 3, 3).expand(32, -1, -1, -1))
+    elif how == "bias":
+        layer.bias = nn.Parameter(torch.randn(64, generator=_same())[::2])
+    x = torch.randn(2, 32, 8, 8, generator=_same())
+    ours = tiled(layer)
+    if how == "another shape":
+        ours.weight = nn.Parameter(torch.randn(16, 32, 3, 3))
+        with pytest.raises(RuntimeError, match="bias"), torch.autocast("cpu", torch.bfloat16):
+            ours(x)
+        return
+    found = []
+    for net in (layer, ours):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net(x)
+        y.backward(torch.ones_like(y))
+        assert net.weight.grad is not None
+        found.append((y.detach(), net.weight.grad.bfloat16()))
+    for theirs, mine in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.05)
+
+
+@needs_tiles
+@pytest.mark.parametrize("how", [{"padding": -1}, {"dilation": 0}, {"stride": 0}])
+def test_layers_that_torch_refuses_are_left_to_it(how: dict[str, int]) -> None:
+    layer = nn.Conv2d(32, 32, 3, **how)  # type: ignore[arg-type]
+    choose_per_layer(nn.ModuleList([layer]), CPU, "bf16", kernels=True)
+    assert type(layer) is not TiledConv2d
+
+
+@needs_tiles
 def test_a_second_derivative_is_an_error() -> None:
     layer = tiled(nn.Conv2d(16, 16, 3))
     x = torch.randn(2, 16, 5, 5, requires_grad=True)

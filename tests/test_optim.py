@@ -283,6 +283,10 @@ def test_tiles_update_all_layers_at_once_and_leave_the_others_to_torch(
         found.append(weights)
     assert all(map(torch.equal, *found))
     weight = nn.Parameter(start[1].clone())
+    weight.grad = torch.ones_like(weight)
+    Muon([weight], 0.1, 0.6, tiled=True).step()
+    assert weight._version > 0  # what was saved of it for a backward pass is known to be stale
+    weight = nn.Parameter(start[1].clone())
     weight.grad = torch.randn(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr("trainer.kernels.tiles.muon", lambda *_: pytest.fail("another order"))
     Muon([weight], 0.1, 0.6, tiled=True).step()

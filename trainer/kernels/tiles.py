@@ -38,6 +38,7 @@ def take(layer: nn.Conv2d, images: Tensor) -> bool:
         and images.dim() == 4
         and images.numel() > 0
         and images.shape[1] == layer.in_channels
+        and layer.weight.shape == (layer.out_channels, layer.in_channels, *layer.kernel_size)
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in own)
         and min(output_size(layer, images)) > 0
     )
@@ -73,10 +74,11 @@ def convolved(
     where = None
     if pooled:
         where = torch.empty(output.numel() // 8, dtype=torch.int16)
+    weight = _dense(weight)
     library().convolve(
         _dimensions(layer, images, pooled=pooled),
         *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
-        *(at(None if bias is None else bias.detach()), pooled, torch.get_num_threads()),
+        *(at(None if bias is None else bias.contiguous()), pooled, torch.get_num_threads()),
         *(output.data_ptr(), at(where)),
     )
     return output, where
@@ -103,6 +105,7 @@ def gradients(
         of_images: is wanted.
         of_weight: is wanted.
     """
+    weight, images = _dense(weight), images.contiguous(memory_format=torch.channels_last)
     for_images = torch.empty_like(images) if of_images else None
     for_weight = torch.empty_like(weight) if of_weight else None
     if of_images or of_weight:
@@ -145,6 +148,7 @@ def muon(
     outputs = (ctypes.c_int64 * count)(*map(len, filters))
     inputs = (ctypes.c_int64 * count)(*(t[0].numel() for t in filters))
     threads = torch.get_num_threads()
+    torch.autograd.graph.increment_version(filters)  # as any change in place does
     library().muon(*addresses, outputs, inputs, count, lr, momentum, decay, threads)
 
 
@@ -161,6 +165,12 @@ def _dimensions(layer: nn.Conv2d, images: Tensor, *, pooled: bool) -> ctypes.Arr
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     assert not isinstance(layer.padding, str)
     return layer.padding
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """Weights whose gradient can have their strides: a slice of others is copied."""
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    return weight if dense else weight.contiguous()
 
 
 def _strides(weight: Tensor) -> ctypes.Array[ctypes.c_int64]:

@@ -109,8 +109,8 @@ class TiledConv2d(nn.Conv2d):
             not (isinstance(pool, nn.MaxPool2d) and halves(pool) and self._takes(input))
             or min(tiles.output_size(self, input)) < 2
             or (input.requires_grad and not tiles.give_input_gradient(self))
-            or self._forward_hooks
-            or self._forward_pre_hooks
+            or any((self._forward_hooks, self._forward_pre_hooks))
+            or any((self._backward_hooks, self._backward_pre_hooks))
         ):
             return None
         return self._applied(input, pooled=True)
@@ -235,6 +235,7 @@ def _fills_tiles(layer: nn.Conv2d) -> bool:
         and layer.in_channels % (16 if max(layer.stride) > 1 else 8) == 0
         and layer.out_channels % 16 == 0
         and len(set(layer.stride)) == len(set(layer.dilation)) == 1
+        and min(*layer.stride, *layer.dilation) > 0 <= min(_padding(layer))  # else torch says so
     )
 
 
