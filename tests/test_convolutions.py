@@ -238,7 +238,7 @@ def test_parameters_that_lie_otherwise_in_memory(how: str) -> None:
     elif how == "expanded":
         layer.weight = nn.Parameter(torch.randn(1, 32, 3, 3).expand(32, -1, -1, -1))
     elif how == "bias":
-        layer.bias = nn.Parameter(torch.randn(64, generator=_same())[::2])
+        layer.bias = nn.Parameter(torch.randn(64 * 32, generator=_same())[::64] * 10)
     x = torch.randn(2, 32, 8, 8, generator=_same())
     ours = tiled(layer)
     if how == "another shape":

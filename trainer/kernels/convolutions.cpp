@@ -193,7 +193,8 @@ struct Planes {
     }
 };
 
-// What one product of tiles sums over: 32 channels of a tap, or 16 of each of two.
+// What one product of tiles sums over: 32 channels of a tap, or 16 of each of two. Where there is one only,
+// those of the next position are multiplied by zero: of what is not a number there something remains.
 struct Step {
     const Tap *tap, *beside;
     int64_t channel;

@@ -74,11 +74,11 @@ def convolved(
     where = None
     if pooled:
         where = torch.empty(output.numel() // 8, dtype=torch.int16)
-    weight = _dense(weight)
+    weight, bias = _dense(weight), None if bias is None else bias.contiguous()
     library().convolve(
         _dimensions(layer, images, pooled=pooled),
         *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
-        *(at(None if bias is None else bias.contiguous()), pooled, torch.get_num_threads()),
+        *(at(bias), pooled, torch.get_num_threads()),
         *(output.data_ptr(), at(where)),
     )
     return output, where
