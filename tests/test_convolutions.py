@@ -159,13 +159,15 @@ def test_sums_are_rounded_once() -> None:
 @needs_tiles
 def test_what_is_not_a_number_stays_where_it_is_seen() -> None:
     layer = tiled(nn.Conv2d(16, 16, 3, padding=1))
-    x = torch.zeros(3, 16, 8, 8)
-    x[1, 2, 4, 4] = torch.nan
+    x = torch.zeros(7, 16, 8, 8)
+    x[1, 2, 4, 0] = torch.nan
+    x[4, 2, 4, 7] = torch.nan
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         seen = layer(x).isnan().any(1)
-    assert seen[1, 3:6, 3:6].all()
-    assert not seen[[0, 2]].any()
-    assert not seen[1, :, 6:].any()
+    assert seen[1, 3:6, :2].all()
+    assert seen[4, 3:6, 6:].all()
+    assert not seen[[0, 2, 3, 5, 6]].any()
+    assert not seen[1, :, 2:].any()
 
 
 @needs_tiles

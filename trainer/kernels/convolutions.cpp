@@ -128,6 +128,7 @@ struct Planes {
         const int64_t seen = of.columns + right;
         // the zeros right of an image are those left of the next
         pitch = of.stride > 1 ? seen : std::max(of.columns, std::max(of.width + of.left, seen - of.left));
+        if (doubled) pitch++;  // what lies beside the last tap is seen, too, if by weights of zero
         double best = 0;
         for (int64_t n = 1; n <= std::max<int64_t>(1, std::min(available, MOST)); n++) {
             if (n > 1 && 2 * numbers(n) > CACHE) break;
@@ -194,7 +195,7 @@ struct Planes {
 };
 
 // What one product of tiles sums over: 32 channels of a tap, or 16 of each of two. Where there is one only,
-// those of the next position are multiplied by zero: of what is not a number there something remains.
+// those of the next position are multiplied by zero: what is not a number there spreads in its image.
 struct Step {
     const Tap *tap, *beside;
     int64_t channel;
@@ -369,7 +370,7 @@ struct Product {
         const bf16* tiles = weights + block * count * TILE;
         for (int64_t h = 0; h < height; h += 2) {
             const int64_t next = std::min(h + 1, height - 1);
-            const int64_t *upper = &any[h * count], *lower = &any[next * count];
+            const int64_t *upper = any.data() + h * count, *lower = any.data() + next * count;
             for (int64_t at = 0; at < length; at += 2 * SIDE) {
                 const bf16* from = images + at * c;
                 _tile_zero(0);

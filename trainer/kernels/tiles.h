@@ -49,7 +49,7 @@ class Scratch {
 
     bf16* zeros(int64_t count) {
         bf16* found = numbers(count);
-        std::memset(found, 0, 2 * count);
+        if (count) std::memset(found, 0, 2 * count);
         return found;
     }
 

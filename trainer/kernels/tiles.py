@@ -39,6 +39,7 @@ def take(layer: nn.Conv2d, images: Tensor) -> bool:
         and images.numel() > 0
         and images.shape[1] == layer.in_channels
         and layer.weight.shape == (layer.out_channels, layer.in_channels, *layer.kernel_size)
+        and (layer.bias is None or layer.bias.shape == (layer.out_channels,))
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in own)
         and min(output_size(layer, images)) > 0
     )
@@ -122,7 +123,9 @@ def muon_takes(filters: Tensor, gradient: Tensor, buffer: Tensor) -> bool:
     """Whether ``muon`` can update these: all of them matrices of one order in memory."""
     every = filters, gradient, buffer
     return all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.stride() == filters.stride()
+        t.device.type == "cpu"
+        and t.dtype == torch.float32
+        and (t.shape, t.stride()) == (filters.shape, filters.stride())
         for t in every
     ) and (filters.is_contiguous() or filters.is_contiguous(memory_format=torch.channels_last))
 
@@ -148,7 +151,7 @@ def muon(
     outputs = (ctypes.c_int64 * count)(*map(len, filters))
     inputs = (ctypes.c_int64 * count)(*(t[0].numel() for t in filters))
     threads = torch.get_num_threads()
-    torch.autograd.graph.increment_version(filters)  # as any change in place does
+    torch.autograd.graph.increment_version([*filters, *buffers])  # as any change in place does
     library().muon(*addresses, outputs, inputs, count, lr, momentum, decay, threads)
 
 
