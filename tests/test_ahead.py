@@ -135,14 +135,20 @@ def test_any_log_folds_as_line_by_line(tmp_path_factory: pytest.TempPathFactory,
         assert (found.state, found.damaged) == one_by_one(run.log)
 
 
-def test_the_rest_of_a_clean_log_is_not_read_again(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stands_in(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    """One that has the last two thirds of a log, in place of a process."""
     size = run.log.stat().st_size
     begin = run.log.read_bytes().find(b"\n", size // 3) + 1
     monkeypatch.setattr(pieces, "PIECE_BYTES", 5000)
     stand = Stand(run.log, begin, size)
     monkeypatch.setattr(ahead, "start", lambda log, *, offset: stand)
+    return stand
+
+
+def test_the_rest_of_a_clean_log_is_not_read_again(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = stands_in(run, monkeypatch)
     follower = Follower(run)
     decoded: list[int] = []
     read_all = type(follower._tail).read
@@ -153,7 +159,7 @@ def test_the_rest_of_a_clean_log_is_not_read_again(
     )
     assert follower.poll(may_start_process=True)
     assert stand.taken > 3
-    assert max(decoded[:-1], default=0) < begin
+    assert max(decoded[:-1], default=0) < stand.begin
     assert not follower.reading
     assert (follower.state, follower.damaged) == one_by_one(run.log)
 
@@ -220,13 +226,9 @@ def test_what_is_no_piece_is_not_believed(run: RunDir, processes: list[ahead.Ahe
 def test_a_log_that_is_replaced_meanwhile(
     run: RunDir, taken: int, moved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = run.log.stat().st_size
-    begin = run.log.read_bytes().find(b"\n", size // 3) + 1
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 5000)
-    stand = Stand(run.log, begin, size)
-    monkeypatch.setattr(ahead, "start", lambda log, *, offset: stand)
+    stand = stands_in(run, monkeypatch)
     follower = Follower(run)
-    follower.poll(limit=begin + 6000 if taken else begin // 2, may_start_process=True)
+    follower.poll(limit=stand.begin + 6000 if taken else stand.begin // 2, may_start_process=True)
     assert stand.taken == taken
     other = RunDir(run.path.parent / "other")
     write_run(other, epochs=7, each=20, seed=1)

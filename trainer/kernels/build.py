@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 SOURCES = [FOLDER / name for name in ("kernels.cpp", "convolutions.cpp", "muon.cpp")]
-HEADERS = [FOLDER / "tiles.h"]
+HEADERS = [FOLDER / name for name in ("bf16.h", "tiles.h")]
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 TIMEOUT = 60.0

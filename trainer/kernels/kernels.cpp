@@ -5,6 +5,8 @@
 // channels of lanes repeat after `period` = lcm(C, 16) numbers, so that any C needs no masks.
 // Sums over a block of rows are in fp32, sums of blocks in fp64.
 
+#include "bf16.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +21,6 @@
 
 namespace {
 
-typedef uint16_t bf16;
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
@@ -46,19 +47,6 @@ inline Floats load(const float* from) {
     Floats floats;
     std::memcpy(&floats, from, sizeof floats);
     return floats;
-}
-
-inline float one(bf16 value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
-inline bf16 rounded(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return value == value ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0;
 }
 
 inline void store(bf16* to, Floats value) {  // to the nearest, ties to even

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include "bf16.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -15,8 +17,6 @@
 #include <immintrin.h>
 #include <omp.h>
 #endif
-
-typedef uint16_t bf16;
 
 #ifdef TILES
 
@@ -106,19 +106,6 @@ inline void transpose(__m512i* r) {
         r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
     }
-}
-
-inline bf16 rounded(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return value == value ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0;
-}
-
-inline float one(bf16 value) {
-    const uint32_t bits = (uint32_t)value << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
 }
 
 inline void store(bf16* to, __m512 values) {

@@ -50,12 +50,21 @@ def give_input_gradient(layer: nn.Conv2d) -> bool:
     return layer.in_channels % SIDE == 0
 
 
+def padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    """Zeros above and left of the images; none where the mode is ``valid``."""
+    if layer.padding == "same":
+        return tuple(
+            d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        )
+    return (0, 0) if isinstance(layer.padding, str) else layer.padding
+
+
 def output_size(layer: nn.Conv2d, images: Tensor) -> tuple[int, int]:
     """H', W'."""
-    how = _padding(layer), layer.dilation, layer.kernel_size, layer.stride
+    how = padding(layer), layer.dilation, layer.kernel_size, layer.stride
     height, width = (
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, padding, dilation, kernel, stride in zip(images.shape[2:], *how, strict=True)
+        (size + 2 * around - dilation * (kernel - 1) - 1) // stride + 1
+        for size, around, dilation, kernel, stride in zip(images.shape[-2:], *how, strict=True)
     )
     return height, width
 
@@ -158,16 +167,11 @@ def muon(
 def _dimensions(layer: nn.Conv2d, images: Tensor, *, pooled: bool) -> ctypes.Array[ctypes.c_int64]:
     """``Layer`` in the source; what a 1x1 kernel sees of an image is one long row."""
     count, channels, height, width = images.shape
-    if not pooled and max(*layer.kernel_size, *layer.stride) == 1 > max(_padding(layer)):
+    if not pooled and max(*layer.kernel_size, *layer.stride) == 1 > max(padding(layer)):
         height, width = 1, height * width
     images_and_kernel = count, height, width, channels, layer.out_channels, *layer.kernel_size
-    numbers = *images_and_kernel, layer.stride[0], *_padding(layer), layer.dilation[0]
+    numbers = *images_and_kernel, layer.stride[0], *padding(layer), layer.dilation[0]
     return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    assert not isinstance(layer.padding, str)
-    return layer.padding
 
 
 def _dense(weight: Tensor) -> Tensor:

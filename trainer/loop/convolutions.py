@@ -173,7 +173,7 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(images, weight)
-        how = layer.stride, _padding(layer), layer.dilation, layer.groups
+        how = layer.stride, tiles.padding(layer), layer.dilation, layer.groups
         return torch.conv2d(images, weight, bias, *how)
 
     @staticmethod
@@ -191,7 +191,7 @@ class _Depthwise(torch.autograd.Function):
 
 def _turned_round(gradient: Tensor, weight: Tensor, images: Tensor, layer: nn.Conv2d) -> Tensor:
     """The gradient of a depthwise convolution's images, [N, C, H, W]."""
-    how = layer.dilation, layer.kernel_size, _padding(layer)
+    how = layer.dilation, layer.kernel_size, tiles.padding(layer)
     around = [d * (k - 1) - p for d, k, p in zip(*how, strict=True)]
     if max(layer.stride) > 1:
         size = [n + p - a for n, p, a in zip(images.shape[2:], how[2], around, strict=True)]
@@ -212,7 +212,7 @@ def _backward(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, ...]:
     """Gradients of images, weight and bias."""
-    stride, padding, dilation = map(list, (layer.stride, _padding(layer), layer.dilation))
+    stride, padding, dilation = map(list, (layer.stride, tiles.padding(layer), layer.dilation))
     how = stride, padding, dilation, False, [0, 0], layer.groups
     found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         gradient, images, weight, None, *how, wanted
@@ -222,7 +222,7 @@ def _backward(
 
 def _can_be_turned_round(layer: nn.Conv2d) -> bool:
     """Whether no padding is wider than the kernel reaches."""
-    reach = zip(_padding(layer), layer.dilation, layer.kernel_size, strict=True)
+    reach = zip(tiles.padding(layer), layer.dilation, layer.kernel_size, strict=True)
     return _pads_zeros(layer) and all(p <= d * (k - 1) for p, d, k in reach)
 
 
@@ -235,7 +235,7 @@ def _fills_tiles(layer: nn.Conv2d) -> bool:
         and layer.in_channels % (16 if max(layer.stride) > 1 else 8) == 0
         and layer.out_channels % 16 == 0
         and len(set(layer.stride)) == len(set(layer.dilation)) == 1
-        and min(*layer.stride, *layer.dilation) > 0 <= min(_padding(layer))  # else torch says so
+        and min(*layer.stride, *layer.dilation) > 0 <= min(tiles.padding(layer))  # or torch tells
     )
 
 
@@ -245,7 +245,7 @@ def _wrong_weights(layer: nn.Conv2d, input: Tensor) -> bool:
     It is where the image is narrower than the stride, so that each row has one position only, which
     begins in the padding: 3x3, stride 2, on 1x1 pixels.
     """
-    return input.shape[-1] < layer.stride[1] and _padding(layer)[1] > 0
+    return input.shape[-1] < layer.stride[1] and tiles.padding(layer)[1] > 0
 
 
 def _wrong_output(layer: nn.Conv2d, input: Tensor) -> bool:
@@ -254,11 +254,7 @@ def _wrong_output(layer: nn.Conv2d, input: Tensor) -> bool:
         return True
     if layer.stride[1] == 1 or layer.groups == layer.in_channels == layer.out_channels:
         return False
-    how = _padding(layer), layer.dilation, layer.kernel_size, layer.stride
-    rows, columns = (
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, padding, dilation, kernel, stride in zip(input.shape[-2:], *how, strict=True)
-    )
+    rows, columns = tiles.output_size(layer, input)
     return columns == 1 < rows
 
 
@@ -269,16 +265,8 @@ def _reorders(layer: nn.Conv2d) -> bool:
     return (
         channels < TILE < filled
         and channels % 2 == filled % TILE == 0
-        and (channels < TILE // 2 or _padding(layer)[1] == 0)
+        and (channels < TILE // 2 or tiles.padding(layer)[1] == 0)
     )
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    if layer.padding == "same":
-        return tuple(
-            d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
-        )
-    return (0, 0) if isinstance(layer.padding, str) else layer.padding
 
 
 def _pads_zeros(layer: nn.Conv2d) -> bool:
