@@ -21,6 +21,9 @@ from tests.tui_helpers import make_app, make_run
 from trainer import events
 from trainer.cli import main
 from trainer.cli import output as outputs
+from trainer.config import ModelSettings, RunConfig
+from trainer.errors import ConfigError
+from trainer.lifecycle.admission import admitted
 from trainer.lifecycle.session import train_run
 from trainer.runs import checkpoint
 from trainer.runs.control import Control
@@ -128,6 +131,12 @@ def test_a_net_that_cannot_train_leaves_no_run(
     assert said in err
     assert err.count("\n") == 1
     assert scan(tmp_path / "runs") == []
+
+
+def test_a_class_that_the_file_lacks_is_refused_before_there_is_a_run(net: Path) -> None:
+    config = RunConfig(data="synthetic", model=ModelSettings(name=f"{net}:Nope"))
+    with pytest.raises(ConfigError, match="has no class 'Nope': it has"):
+        admitted(config)
 
 
 def test_a_batch_above_the_training_images_leaves_no_run(

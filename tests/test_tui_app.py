@@ -25,7 +25,7 @@ from tui.datasource import DataStatus
 from tui.runs import reader, store
 from tui.runs.launcher import Launcher
 from tui.screens.dashboard import DashboardScreen
-from tui.screens.dialogs import Choice, DataSource, Help, Quit
+from tui.screens.dialogs import Choice, DataSource, Help, Quit, Stop
 from tui.screens.download import Download
 from tui.screens.new_run import NewRun
 from tui.screens.runs import RunsScreen
@@ -1210,6 +1210,27 @@ async def test_the_question_at_quitting_offers_what_can_be_done_now(
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen))
         assert app.is_running, "the cursor stayed on cancel"
+
+
+async def test_the_question_whether_to_stop_a_run_tells_that_it_has_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", name="only", end=None, done=2)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        with held(run):
+            await until(pilot, lambda: len(app.store.active()) == 1)
+            await pilot.press("x")
+            assert "Stop this run?" in texts(app)
+            assert "only · training · epoch" in texts(app)
+            answers = app.screen.query_one(OptionList)
+            assert answers.option_count == 2
+        append(run, events.RunEnded(state="completed", best_accuracy=0.5, best_epoch=2))
+        await until(pilot, lambda: "only · completed · epoch" in texts(app))
+        assert "The run has ended" in texts(app)
+        assert [str(option.prompt) for option in answers.options] == ["c  Close"]
+        await pilot.press("x")
+        assert isinstance(app.screen, Stop), "there is nothing to stop"
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
 
 
 async def test_the_theme_can_be_changed_and_is_light_all_over(tmp_path: Path) -> None:

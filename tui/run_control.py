@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.runs.control import Command
     from trainer.runs.rundir import RunDir
     from tui.app import CifarApp
-    from tui.screens.dialogs import Quit
+    from tui.screens.dialogs import Quit, Stop
 
 DEFAULT_DATA = "cifar10"
 
@@ -45,6 +45,7 @@ class RunControl:
         self._sent: dict[str, Command] = {}
         """The last pause or resume of a run that does not show in its log yet."""
         self._quitting: Quit | None = None
+        self._asking: tuple[Stop, Follower] | None = None
         self._unstarted: tuple[str, dict[str, str], str] | None = None
         """Preset and fields of the form whose run was refused after it closed, and why."""
 
@@ -325,7 +326,7 @@ class RunControl:
 
     def ask_stop(self) -> None:
         """Ask once, then stop."""
-        from tui.screens.dialogs import Choice
+        from tui.screens.dialogs import Stop
 
         run = self.target()
         if run is None:
@@ -335,14 +336,14 @@ class RunControl:
             return
 
         def answered(answer: str | None) -> None:
+            self._asking = None
             if answer == "stop":
                 self.stop(run)
 
-        what = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
-        choices = [("x", "stop", f"Stop and {what}"), ("c", "cancel", "Cancel")]
-        text = f"{run_name(run)} · {run.status} · epoch {_epoch(run)}"
-        dialog = Choice("Stop this run?", text, choices, about=run.run.id)
-        self._app.push_screen(dialog, answered)
+        words, kept = _before_stop(run)
+        question = Stop(words, run.run.id, kept)
+        self._asking = question, run
+        self._app.push_screen(question, answered)
 
     def stop(self, run: Follower) -> None:
         """Stop at the next step; shown as stopping until it has ended."""
@@ -432,6 +433,9 @@ class RunControl:
             status = "paused" if command == "pause" else "training"
             if follower is None or follower.status == status or follower.status not in ACTIVE:
                 del self._sent[run]
+        if self._asking is not None:
+            question, asked = self._asking
+            question.show_run(*_before_stop(asked))
         if self._quitting is None:
             return
         if self._quitting.stopping and not self.ours():
@@ -442,6 +446,13 @@ class RunControl:
 
 def _listed(runs: list[Follower]) -> list[str]:
     return [f"{run_name(run)} ({run.status})" for run in runs]
+
+
+def _before_stop(run: Follower) -> tuple[str, str]:
+    """Which run it is and what it does; what stopping does besides, empty when it has ended."""
+    kept = "take it out of the queue" if run.status == "queued" else "keep the checkpoint"
+    words = f"{run_name(run)} · {run.status} · epoch {_epoch(run)}"
+    return words, kept if run.status in ACTIVE else ""
 
 
 def _epoch(run: Follower) -> str:

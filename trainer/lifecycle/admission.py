@@ -29,13 +29,15 @@ def admitted(config: RunConfig, data_dir: Path | None = None) -> RunConfig:
         data_dir: where downloaded sets lie.
 
     Raises:
-        UserError: no such model, the data is missing, a batch larger than the training split.
+        UserError: no such model, file or class, the data is missing, a batch larger than the
+            training split.
     """
-    from model import registry
+    from model import registry, user_file
 
     config = _anchored(config)
     try:
-        registry.look_up(config.model.name)
+        if registry.look_up(config.model.name):
+            user_file.check_class(config.model.name)
     except ModelError as error:
         raise ConfigError(str(error)) from None
     found = check_data(config.data, data_dir)

@@ -123,6 +123,31 @@ class Choice(Dialog):
         self.dismiss(answer)
 
 
+class Stop(Choice):
+    """Whether to stop a run. Stays open when it ends meanwhile: ``x`` would mean another one."""
+
+    def __init__(self, run: str, about: str, kept: str) -> None:
+        """``run``: which, and what it does; ``kept``: what stopping does besides."""
+        super().__init__("Stop this run?", run, _stopping(kept), about=about)
+        self._run = run
+
+    def show_run(self, run: str, kept: str) -> None:
+        """What has become of it; ``kept`` is empty when it has ended."""
+        if not self.is_mounted or not self.stands or run == self._run:
+            return
+        self._run = run
+        self.say(run)
+        if (choices := _stopping(kept)) != self._choices:
+            self.query_one(".title", Static).update(self._title if kept else "The run has ended")
+            self.offer(choices)
+
+
+def _stopping(kept: str) -> tuple[tuple[str, str, str], ...]:
+    if not kept:
+        return (("c", "cancel", "Close"),)
+    return (("x", "stop", f"Stop and {kept}"), ("c", "cancel", "Cancel"))
+
+
 class Quit(Choice):
     """A run is going: what becomes of it. Stays open while it stops, and when it ends meanwhile.
 
