@@ -44,6 +44,7 @@ _AT, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctype
 ARGUMENTS = {
     "norm_takes": [_COUNT] * 2,
     "norm_forward": [_AT] * 6 + [_FLOAT] * 2 + [_INT] + [_COUNT] * 4 + [_INT] + [_AT] * 2,
+    "norm_apply": [_AT] * 6 + [_FLOAT, _INT] + [_COUNT] * 2 + [_INT, _AT],
     "norm_backward": [_AT] * 6 + [_INT] + [_COUNT] * 4 + [_INT] + [_AT] * 3,
     "add": [_AT] * 2 + [_COUNT, _INT, _AT],
     "pool_forward": [_AT] + [_COUNT] * 4 + [_INT, _AT],

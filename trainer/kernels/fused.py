@@ -28,7 +28,8 @@ LANES = 16
 class _Norm2d(nn.Module):
     """A norm that computes with its statistics, addition and activation in two passes.
 
-    Used in training, on bf16 in channels_last; anything else goes torch's way.
+    Used on bf16 in channels_last, in training with gradients and in evaluation without; anything
+    else goes torch's way.
     """
 
     weight: Any
@@ -74,8 +75,12 @@ class _Norm2d(nn.Module):
         """Running mean and variance, fp32 [C], and the weight of this batch in them."""
         return None, None, 0.0
 
+    def known(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance, fp32 [C], where they are not those of the batch."""
+        return None
+
     def _takes(self, input: Tensor) -> bool:
-        if not (self.training and torch.is_grad_enabled() and _takes(input)):
+        if self.training != torch.is_grad_enabled() or not _takes(input):
             return False
         _, rows, channels, _ = self.parts(input.shape)
         own = *self.parameters(recurse=False), *self.buffers(recurse=False)
@@ -88,7 +93,10 @@ class _Norm2d(nn.Module):
 
     def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
         weight, bias = self.scaled()
-        parts, running = self.parts(input.shape), self.running()
+        parts = self.parts(input.shape)
+        if not self.training and (known := self.known()) is not None:
+            return _by_known(input, residual, weight, bias, known, self.eps, act, parts)
+        running = self.running() if self.training else (None, None, 0.0)
         output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act, parts)
         return output
 
@@ -113,6 +121,11 @@ class FusedBatchNorm2d(_Norm2d, nn.BatchNorm2d):
             if factor is None:
                 factor = 1 / float(self.num_batches_tracked)
         return self.running_mean, self.running_var, factor or 0.0
+
+    def known(self) -> tuple[Tensor, Tensor] | None:
+        """The running ones."""
+        mean, var = self.running_mean, self.running_var
+        return None if mean is None or var is None else (mean, var)
 
 
 class FusedGroupNorm(_Norm2d, nn.GroupNorm):
@@ -236,6 +249,26 @@ class _Norm(torch.autograd.Function):
             None if bias is None else of_bias,
             *[None] * 4,
         )
+
+
+def _by_known(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    known: tuple[Tensor, Tensor],
+    eps: float,
+    act: int,
+    parts: tuple[int, int, int, int],
+) -> Tensor:
+    """The norm with a mean and a variance that are known, addition and activation; no gradients."""
+    y, (count, rows, channels, _) = torch.empty_like(x), parts
+    library().norm_apply(
+        *map(at, (x, residual, weight, bias, *known)),
+        *(eps, act, count * rows, channels),
+        *(torch.get_num_threads(), y.data_ptr()),
+    )
+    return y
 
 
 class _Fork(torch.autograd.Function):

@@ -246,6 +246,12 @@ void apply(const Rows& at, const bf16* x, const bf16* residual, bf16* y, const A
         });
 }
 
+void apply(int act, const Rows& at, const bf16* x, const bf16* residual, bf16* y,
+           const Affine& affine) {
+    auto run = act == RELU ? apply<RELU> : act == GELU ? apply<GELU> : apply<NONE>;
+    run(at, x, residual, y, affine);
+}
+
 // How a tensor is normalised: in parts of so many rows, each in groups of so many channels. Batch
 // norm: one part, groups of one; group norm: a part per image.
 struct Norm {
@@ -286,8 +292,7 @@ std::vector<double> forward_part(const Rows& at, const Norm& norm, float eps, co
         }
     }
     const Affine affine(at.period, channels, norm.weight, norm.bias, mean, rstd);
-    auto run = norm.act == RELU ? apply<RELU> : norm.act == GELU ? apply<GELU> : apply<NONE>;
-    run(at, x, residual, y, affine);
+    apply(norm.act, at, x, residual, y, affine);
     return variances;
 }
 
@@ -457,6 +462,17 @@ void norm_forward(const bf16* x, const bf16* residual, const float* weight, cons
             }
         }
     });
+}
+
+// y = act(norm(x) + residual), each channel with a mean and a variance that are known. weight, bias and
+// residual may be null.
+void norm_apply(const bf16* x, const bf16* residual, const float* weight, const float* bias,
+                const float* mean, const float* var, float eps, int act, int64_t rows,
+                int64_t channels, int threads, bf16* y) {
+    const Rows at(rows, channels, threads);
+    std::vector<float> rstd(channels);
+    for (int64_t c = 0; c < channels; c++) rstd[c] = 1 / std::sqrt((double)var[c] + eps);
+    apply(act, at, x, residual, y, Affine(at.period, channels, weight, bias, mean, rstd.data()));
 }
 
 // Gradients of x, in of_affine of weight and then bias, in of_sum of norm(x) + residual; of_sum may
