@@ -93,9 +93,15 @@ class _Norm2d(nn.Module):
 
     def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
         weight, bias = self.scaled()
-        parts = self.parts(input.shape)
         if not self.training and (known := self.known()) is not None:
-            return _by_known(input, residual, weight, bias, known, self.eps, act, parts)
+            y, channels = torch.empty_like(input), input.shape[1]
+            library().norm_apply(
+                *map(at, (input, residual, weight, bias, *known)),
+                *(self.eps, act, input.numel() // channels, channels),
+                *(torch.get_num_threads(), y.data_ptr()),
+            )
+            return y
+        parts = self.parts(input.shape)
         running = self.running() if self.training else (None, None, 0.0)
         output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act, parts)
         return output
@@ -249,26 +255,6 @@ class _Norm(torch.autograd.Function):
             None if bias is None else of_bias,
             *[None] * 4,
         )
-
-
-def _by_known(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    known: tuple[Tensor, Tensor],
-    eps: float,
-    act: int,
-    parts: tuple[int, int, int, int],
-) -> Tensor:
-    """The norm with a mean and a variance that are known, addition and activation; no gradients."""
-    y, (count, rows, channels, _) = torch.empty_like(x), parts
-    library().norm_apply(
-        *map(at, (x, residual, weight, bias, *known)),
-        *(eps, act, count * rows, channels),
-        *(torch.get_num_threads(), y.data_ptr()),
-    )
-    return y
 
 
 class _Fork(torch.autograd.Function):
