@@ -534,7 +534,7 @@ async def test_quitting_with_a_run_asks_and_stops_it_cleanly(tmp_path: Path, key
 
 
 async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs", "steps=60")
+    app = make_app(tmp_path / "runs", "steps=200")
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("s")
         await until(pilot, lambda: any(f.status == "training" for f in app.store))
@@ -542,7 +542,7 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
         await until(pilot, lambda: not app.is_running)
     follower = Follower(next(iter(app.store)).run)
     assert follower.run.is_locked()
-    for _ in range(200):
+    for _ in range(600):
         follower.catch_up()
         if follower.state.ended:
             break
