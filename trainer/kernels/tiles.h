@@ -64,16 +64,25 @@ class Tiles {
         uint8_t rows[16] = {0};
     } before;
 
+    // To the compiler the instructions touch eight bytes of a layout only: without this it drops the rest.
+    static void touch(Layout* layout) { __asm__ volatile("" : : "r"(layout) : "memory"); }
+
   public:
     Tiles() {
+        touch(&before);
         _tile_storeconfig(&before);
+        touch(&before);
         Layout layout;
         layout.palette = 1;
         std::fill_n(layout.bytes, 8, 64);
         std::fill_n(layout.rows, 8, SIDE);
+        touch(&layout);
         _tile_loadconfig(&layout);
     }
-    ~Tiles() { _tile_loadconfig(&before); }
+    ~Tiles() {
+        touch(&before);
+        _tile_loadconfig(&before);
+    }
 };
 
 inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
