@@ -69,6 +69,30 @@ def conv_pool(conv: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+def conv_norm_act(
+    conv: nn.Module,
+    norm: nn.Module,
+    act: nn.Module,
+    x: Tensor,
+    residual: Callable[[], Tensor] | None = None,
+    *,
+    pool: nn.Module | None = None,
+) -> Tensor:
+    """act(norm(pool(conv(x))) + residual()), [N, C, H, W]; without ``pool`` nothing is pooled.
+
+    In one piece where the convolution has a method ``and_norm`` that does it, else by ``conv_pool``
+    and ``norm_act``. The hooks of ``act`` see what it would have given.
+    """
+    if (and_norm := getattr(conv, "and_norm", None)) is not None:
+        added = None if residual is None else residual()
+        done: Tensor | None = and_norm(pool, norm, act, x, added)
+        if done is not None:
+            return _passed_on(act, done)
+        residual = None if added is None else partial(_same, added)
+    y = conv(x) if pool is None else conv_pool(conv, pool, x)
+    return norm_act(norm, act, y, residual)
+
+
 def fork(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """x twice: for layers, and to be added to what they give (``fork`` of a norm that has it)."""
     if (own := getattr(norm, "fork", None)) is not None:
@@ -118,7 +142,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        out: Tensor = self.dropout(norm_act(self.norm, self.act, self.conv(x)))
+        out: Tensor = self.dropout(conv_norm_act(self.conv, self.norm, self.act, x))
         return out
 
 
@@ -162,8 +186,9 @@ class DepthwiseSeparable(nn.Module):
         if self.residual:
             x, skip = fork(self.norm, x)
             residual = partial(_same, skip)
-        y = self.pointwise(self.depthwise(x))
-        out: Tensor = self.dropout(norm_act(self.norm, self.act, y, residual))
+        y = self.depthwise(x)
+        y = conv_norm_act(self.pointwise, self.norm, self.act, y, residual)
+        out: Tensor = self.dropout(y)
         return out
 
 
@@ -200,7 +225,8 @@ class BasicBlock(nn.Module):
         conv, norm = self.conv2.conv, self.conv2.norm
         x, skip = fork(norm, x)
         residual = partial(self.shortcut, skip)
-        out: Tensor = self.dropout(norm_act(norm, self.act, conv(self.conv1(x)), residual))
+        y = conv_norm_act(conv, norm, self.act, self.conv1(x), residual)
+        out: Tensor = self.dropout(y)
         return out
 
 

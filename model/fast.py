@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import conv_pool, norm_act
+from model.blocks import conv_norm_act
 from model.errors import ModelError
 
 # Jordan's rates are for a loss summed over 2,000 images: 0.053 for biases and 0.67 for a head whose
@@ -59,8 +59,8 @@ class Group(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H // 2, W // 2]."""
-        x = norm_act(self.norm1, self.act, conv_pool(self.conv1, self.pool, x))
-        return norm_act(self.norm2, self.act, self.conv2(x))
+        x = conv_norm_act(self.conv1, self.norm1, self.act, x, pool=self.pool)
+        return conv_norm_act(self.conv2, self.norm2, self.act, x)
 
 
 class GlobalMaxPool(nn.AdaptiveMaxPool2d):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.blocks import conv_pool
+from model.blocks import conv_norm_act, conv_pool
 from tests.kernel_helpers import needs_tiles
+from trainer.kernels import fused, tiles
 from trainer.loop.convolutions import (
     DepthwiseConv2d,
     GuardedConv2d,
@@ -214,6 +215,167 @@ def test_who_listens_to_a_layer_hears_it_and_its_pooling() -> None:
         layer.register_forward_hook(lambda _m, _i, out: heard.append(tuple(out.shape)))
         conv_pool(layer, pool, x)
     assert heard[1:] == [(2, 16, 8, 8), (2, 16, 4, 4)]
+
+
+class Normed(nn.Module):
+    """A convolution, perhaps its pooling, a norm and an activation, perhaps with an addition."""
+
+    def __init__(self, act: str = "relu", *, pooled: bool = False, **how: int) -> None:
+        super().__init__()
+        how = {"kernel_size": 3, "padding": 1, **how}
+        self.conv = nn.Conv2d(32, 48, bias=False, **how)  # type: ignore[arg-type]
+        self.norm, self.act = nn.BatchNorm2d(48), ACTS[act]()
+        self.pool = nn.MaxPool2d(2) if pooled else None
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        residual = None if added is None else lambda: added
+        return conv_norm_act(self.conv, self.norm, self.act, x, residual, pool=self.pool)
+
+
+ACTS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+def exchanged(net: Normed) -> Normed:
+    ours = copy.deepcopy(net)
+    fused.choose_per_layer(ours)
+    choose_per_layer(ours, CPU, "bf16", kernels=True)
+    return ours
+
+
+def apart(net: Normed) -> Normed:
+    """The same by kernels one after the other."""
+    net = copy.deepcopy(net)
+    net.conv.and_norm = None  # type: ignore[assignment]
+    return net
+
+
+def some(*shape: int, seed: int = 1) -> torch.Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return values.to(memory_format=torch.channels_last)
+
+
+def found_by(
+    net: Normed, x: torch.Tensor, added: torch.Tensor | None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The output, and with it all gradients and buffers."""
+    given = [t.detach().requires_grad_() for t in (x, added) if t is not None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(*given)
+    y.backward(some(*y.shape, seed=3))
+    tensors = y, *(t.grad for t in (*given, *net.parameters())), *net.buffers()
+    return y, [t.detach().double() for t in tensors if t is not None]
+
+
+@needs_tiles
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"kernel_size": 1, "padding": 0}, {"stride": 2}, {"dilation": 2, "padding": 2}],
+    ids=["3x3", "1x1", "strided", "dilated"],
+)
+@pytest.mark.parametrize(
+    ("act", "added"),
+    [("none", False), ("none", True), ("relu", False), ("relu", True), ("gelu", False)],
+)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_convolution_with_its_norm(
+    act: str, added: bool, pooled: bool, how: dict[str, int], threads: int
+) -> None:
+    torch.manual_seed(0)
+    x = some(3 if threads == 5 else 37, 32, 9, 10)  # fewer images than threads, too
+    net = exchanged(Normed(act, pooled=pooled, **how))
+    with torch.no_grad():
+        shape = Normed(act, pooled=pooled, **how)(x.float()).shape
+    residual = some(*shape, seed=2) if added else None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        one_by_one = found_by(apart(net), x, residual)[1]
+        y, together = found_by(net, x, residual)
+    finally:
+        torch.set_num_threads(before)
+    assert type(y.grad_fn).__name__ == "_NormedBackward"
+    assert len(together) == 8 + added
+    for mine, theirs in zip(together, one_by_one, strict=True):
+        # the same sums in another order: what lies between two bf16 numbers may be rounded the
+        # other way, and a ReLU may let a number pass
+        assert (mine - theirs).norm() <= 2e-3 * theirs.norm()
+    assert (together[0] - one_by_one[0]).abs().max() <= 2**-7 * one_by_one[0].abs().max()
+
+
+@needs_tiles
+def test_the_moments_of_a_convolution_keep_their_digits() -> None:
+    layer = tiled(nn.Conv2d(16, 32, 1))
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.fill_(300)  # type: ignore[union-attr]
+    moments = torch.empty(2, 32, dtype=torch.float64)
+    y, _ = tiles.convolved(
+        some(70, 16, 9, 9), layer.weight, layer.bias, layer, pooled=False, moments=moments
+    )
+    values = y.double().permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(moments[0], values.mean(1), rtol=1e-8, atol=0)
+    torch.testing.assert_close(moments[1], values.var(1, correction=0), rtol=1e-5, atol=0)
+
+
+@needs_tiles
+def test_a_norm_behind_a_convolution_lets_what_is_not_a_number_spread() -> None:
+    net = exchanged(Normed(kernel_size=1, padding=0))
+    with torch.no_grad():
+        net.conv.weight[3].fill_(torch.inf)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(some(8, 32, 4, 4))
+    assert y[:, 3].isnan().all()
+    assert not y[:, :3].isnan().any()
+
+
+@needs_tiles
+@pytest.mark.parametrize("listened", ["conv", "pool", "norm", "act"])
+def test_who_listens_to_a_layer_with_a_norm_hears_it(listened: str) -> None:
+    net = exchanged(Normed("gelu", pooled=True))
+    x = some(4, 32, 8, 8)
+    heard: list[torch.Tensor] = []
+    module = net.get_submodule(listened)
+    module.register_forward_hook(lambda _module, _given, out: heard.append(out.detach().clone()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(x)
+        shape = (4, 48, 8, 8) if listened == "conv" else (4, 48, 4, 4)
+        assert [t.shape for t in heard] == [shape]
+        if listened == "pool":
+            assert torch.equal(heard[0], conv_pool(net.conv, nn.MaxPool2d(2), x))
+    if listened == "act":
+        assert torch.equal(heard[0], y)
+
+
+@needs_tiles
+@pytest.mark.parametrize("why", ["evaluated", "no gradients", "fp32", "a bias", "24 channels"])
+def test_a_norm_that_a_convolution_cannot_take(why: str) -> None:
+    net = Normed()
+    if why == "a bias":
+        net.conv.bias = nn.Parameter(torch.zeros(48))
+    if why == "24 channels":
+        net.conv = nn.Conv2d(24, 48, 3, bias=False)
+    ours = exchanged(net.train(why != "evaluated"))
+    x = some(4, 24 if why == "24 channels" else 32, 8, 8).requires_grad_()
+    precise = torch.autocast("cpu", dtype=torch.bfloat16, enabled=why != "fp32")
+    with torch.set_grad_enabled(why not in ("evaluated", "no gradients")), precise:
+        given = x if why != "fp32" else x.float()
+        assert ours.conv.and_norm(None, ours.norm, ours.act, given, None) is None
+        y, expected = ours(given), apart(ours)(given)
+    torch.testing.assert_close(y, expected)
+
+
+@needs_tiles
+def test_a_second_derivative_past_a_norm_is_an_error() -> None:
+    net, x = exchanged(Normed()), some(4, 32, 8, 8).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(x).float().square().sum()
+    (gradient,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.float().sum().backward()
 
 
 @needs_tiles

@@ -43,15 +43,15 @@ class BuildError(Exception):
 _AT, _COUNT, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 ARGUMENTS = {
     "norm_takes": [_COUNT] * 2,
-    "norm_forward": [_AT] * 6 + [_FLOAT] * 2 + [_INT] + [_COUNT] * 4 + [_INT] + [_AT] * 2,
+    "norm_forward": [_AT] * 6 + [_FLOAT] * 2 + [_INT] + [_COUNT] * 4 + [_AT, _INT] + [_AT] * 2,
     "norm_apply": [_AT] * 6 + [_FLOAT, _INT] + [_COUNT] * 2 + [_INT, _AT],
-    "norm_backward": [_AT] * 6 + [_INT] + [_COUNT] * 4 + [_INT] + [_AT] * 3,
+    "norm_backward": [_AT] * 6 + [_INT] + [_COUNT] * 4 + [_INT] + [_AT] * 4,
     "add": [_AT] * 2 + [_COUNT, _INT, _AT],
     "pool_forward": [_AT] + [_COUNT] * 4 + [_INT, _AT],
     "pool_backward": [_AT] * 2 + [_COUNT] * 4 + [_INT, _AT],
     "tiles_ready": [],
-    "convolve": [_AT] * 5 + [_INT] * 2 + [_AT] * 2,
-    "convolve_backward": [_AT] * 6 + [_INT] + [_AT] * 2,
+    "convolve": [_AT] * 5 + [_INT] * 2 + [_AT] * 3,
+    "convolve_backward": [_AT] * 7 + [_INT] + [_AT] * 2,
     "muon": [_AT] * 5 + [_COUNT] + [_FLOAT] * 3 + [_INT],
     "augment": [_AT] * 2 + [_COUNT] + [_AT] * 7 + [_COUNT] + [_AT] * 2 + [_INT, _AT],
 }

@@ -22,16 +22,26 @@ struct Layer {
     int64_t out_width() const { return (width + 2 * left - dilation * (columns - 1) - 1) / stride + 1; }
 };
 
+// A batch norm behind a convolution whose gradient was left for now: that of its input x is
+// g * scale + x * slope + offset, g that of its output, and 0 where that is masked and x * scale + shift <= 0.
+struct Normed {
+    const bf16* x;         // [N, H', W', O], or of what was pooled
+    const float* numbers;  // [4, O]: scale, shift, slope, offset
+    int64_t channels, masked;
+};
+
 #ifdef TILES
 
 namespace {
 
+// Rows whose sums stay in fp32, and whose channels are gone through 16 by 16.
+const int64_t ROWS = 64;
 // Of the images that are laid out together: how many at most, bytes of them, and for the gradient of
 // weights steps of 32 positions to sum over before the sums leave their registers.
 const int64_t MOST = 64, CACHE = 320 << 10, MANY = 12;
 
 thread_local Scratch images_scratch, gradients_scratch, pairs_scratch, turned_scratch, dense_scratch,
-    output_scratch;
+    output_scratch, normed_scratch;
 
 int64_t thread() { return omp_get_thread_num(); }
 
@@ -634,6 +644,85 @@ struct WeightGradient {
     }
 };
 
+// Of one channel's numbers, those of a thread: sums of distances from the first, and of their squares.
+struct Moments {
+    int64_t count = 0;
+    std::vector<float> first;
+    std::vector<double> plain, squares;
+
+    // Add rows [., C].
+    void add(const bf16* x, int64_t rows, int64_t channels) {
+        if (!count) {
+            for (int64_t c = 0; c < channels; c++) first.push_back(one(x[c]));
+            plain.resize(channels);
+            squares.resize(channels);
+        }
+        count += rows;
+        for (int64_t from = 0; from < rows; from += ROWS)
+            for (int64_t c = 0; c < channels; c += SIDE) {
+                const int64_t to = std::min(from + ROWS, rows);
+                const __m512 near = _mm512_loadu_ps(&first[c]);
+                __m512 sums[4] = {}, products[4] = {};
+                int64_t row = from;
+                const auto next = [&](int k) {
+                    const __m512 d = widened(x + row++ * channels + c) - near;
+                    sums[k] += d;
+                    products[k] += d * d;
+                };
+                while (row + 3 < to) {
+                    next(0);
+                    next(1);
+                    next(2);
+                    next(3);
+                }
+                while (row < to) next(0);
+                const __m512 a = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                const __m512 b = (products[0] + products[1]) + (products[2] + products[3]);
+                for (int64_t i = 0; i < SIDE; i++) {
+                    plain[c + i] += a[i];
+                    squares[c + i] += b[i];
+                }
+            }
+    }
+};
+
+// Means and then variances of the numbers of several threads (Chan et al. 1979).
+void gather(const std::vector<Moments>& parts, int64_t channels, double* to) {
+    for (int64_t c = 0; c < channels; c++) {
+        double count = 0, mean = 0, apart = 0;
+        for (const Moments& part : parts) {
+            if (!part.count) continue;
+            const double n = part.count, off = part.plain[c] / n, more = part.first[c] + off - mean;
+            const double own = part.squares[c] - off * off * n;
+            apart += (own < 0 ? 0 : own) + more * more * count * n / (count + n);  // NaN stays NaN
+            count += n;
+            mean += more * n / count;
+        }
+        to[c] = mean;
+        to[channels + c] = apart / count;
+    }
+}
+
+// Rows [., C] of the gradient of a norm's input, of that before its activation: see `Normed`.
+void differentiate(const Normed& norm, const bf16* gradient, const bf16* x, int64_t rows, bf16* to) {
+    const int64_t channels = norm.channels;
+    const float *scale = norm.numbers, *shift = scale + channels, *slope = shift + channels,
+                *offset = slope + channels;
+    for (int64_t from = 0; from < rows; from += ROWS)
+        for (int64_t c = 0; c < channels; c += SIDE) {
+            const __m512 a = _mm512_loadu_ps(scale + c), b = _mm512_loadu_ps(shift + c);
+            const __m512 s = _mm512_loadu_ps(slope + c), o = _mm512_loadu_ps(offset + c);
+            const int64_t end = std::min(from + ROWS, rows) * channels + c;
+            for (int64_t i = from * channels + c; i < end; i += channels) {
+                const __m512 v = widened(x + i);
+                __m512 g = widened(gradient + i);
+                if (norm.masked)
+                    g = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v * a + b, __m512{}, _CMP_GT_OQ), g);
+                store(to + i, g * a + (v * s + o));
+            }
+        }
+}
+
 inline __mmask16 above(__m512 a, __m512 b) {  // NaN is the greatest
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
 }
@@ -698,19 +787,22 @@ int tiles_ready() {
 
 // y [N, H', W', O] of x [N, H, W, C], weights [O, C, rows, columns] with strides, and bias, which may be
 // null. O is a multiple of 16. If it is `pooled`, y is [N, H' / 2, W' / 2, O], and `where`, N * H' / 2 *
-// W' / 2 * O / 8 words, tells for the gradient what it was taken from; it may be null.
+// W' / 2 * O / 8 words, tells for the gradient what it was taken from; it may be null. `moments` are null, or
+// get means and then variances of y's channels.
 void convolve(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
-              const float* bias, int pooled, int threads, bf16* y, uint16_t* where) {
+              const float* bias, int pooled, int threads, bf16* y, uint16_t* where, double* moments) {
 #ifdef TILES
     const Planes planes(forward_view(*of), true, of->images / threads, 1);
     const Image whole{of->out_height(), of->out_width(), 0, 0, 1};
     const Product product(planes, whole, weights, strides, bias);
     const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
     const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
-    const int64_t less = (height / 2) * (width / 2) * outputs;
+    const int64_t less = (height / 2) * (width / 2) * outputs, left = pooled ? less : numbers;
+    std::vector<Moments> parts(threads);
 #pragma omp parallel num_threads(threads)
     {
         const Tiles tiles;
+        Moments own;
         bf16* images = images_scratch.zeros(DEPTH + planes.size) + DEPTH;
         bf16* output = pooled ? output_scratch.numbers(planes.together * numbers) : nullptr;
         for (const Share share : shares(of->images, planes.together)) {
@@ -722,16 +814,20 @@ void convolve(const Layer* of, const bf16* x, const float* weights, const int64_
                 pool(output + i * numbers, height, width, outputs, y + n * less,
                      where ? where + n * less / 8 : nullptr);
             }
+            if (moments) own.add(y + share.first * left, share.count * left / outputs, outputs);
         }
+        parts[thread()] = std::move(own);
     }
+    if (moments) gather(parts, outputs, moments);
 #endif
 }
 
 // The gradient of weights, with their strides, and that of x, for which C is a multiple of 16. Either may
-// be null. of_y is as y was, with `where` if it was pooled.
+// be null. of_y is as y was, with `where` if it was pooled. `norm` is null, or what the gradient of y has
+// still to be computed by from of_y.
 void convolve_backward(const Layer* of, const bf16* x, const float* weights, const int64_t* strides,
-                       const bf16* of_y, const uint16_t* where, int threads, float* of_weights,
-                       bf16* of_x) {
+                       const bf16* of_y, const uint16_t* where, const Normed* norm, int threads,
+                       float* of_weights, bf16* of_x) {
 #ifdef TILES
     const int64_t height = of->out_height(), width = of->out_width(), outputs = of->outputs;
     const int64_t given = of->height * of->width * of->channels, numbers = height * width * outputs;
@@ -755,17 +851,23 @@ void convolve_backward(const Layer* of, const bf16* x, const float* weights, con
         const Planes& planes = sum.planes;
         bf16* images = images_scratch.zeros(planes.size + 2 * planes.channels + DEPTH) + DEPTH;
         bf16* dense = where ? dense_scratch.numbers(planes.together * numbers) : nullptr;
+        const int64_t left = where ? less : numbers;
+        bf16* normed = norm ? normed_scratch.numbers(planes.together * left) : nullptr;
         int64_t room = 0;
         for (const Product& product : products) room += DEPTH + product.planes.size;
         bf16* gradients = gradients_scratch.zeros(room);
         float* own = sums.data() + thread() * (of_weights ? sum.sums() : 0);
         for (const Share share : shares(of->images, planes.together)) {
-            const bf16* gradient = where ? dense : of_y + share.first * numbers;
-            for (int64_t i = 0; where && i < share.count; i++) {
-                const int64_t n = share.first + i;
-                unpool(of_y + n * less, where + n * less / 8, height, width, outputs,
-                       dense + i * numbers);
+            const bf16* gradient = of_y + share.first * left;
+            if (norm) {
+                const bf16* given = norm->x + share.first * left;
+                differentiate(*norm, gradient, given, share.count * left / outputs, normed);
+                gradient = normed;
             }
+            for (int64_t i = 0; where && i < share.count; i++)
+                unpool(gradient + i * less, where + (share.first + i) * less / 8, height, width, outputs,
+                       dense + i * numbers);
+            if (where) gradient = dense;
             if (of_weights) {
                 for (int64_t i = 0; i < share.count; i++)
                     planes.fill(x + (share.first + i) * given, i, images);

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +44,23 @@ class _Norm2d(nn.Module):
         return self._fused(input, None, NONE)
 
     def and_act(self, act: nn.Module, input: Tensor, residual: Tensor | None) -> Tensor | None:
-        """act(norm(input) + residual), or None: this cannot be fused."""
+        """act(norm(input) + residual), or None: this cannot be fused, or somebody listens."""
         code = _code(act, residual)
-        if code is None or not self._takes(input):
+        if code is None or not (self._takes(input) and unheard(self)):
             return None
         if residual is not None and not (_takes(residual) and residual.shape == input.shape):
             return None
         return self._fused(input, residual, code)
+
+    def act_after(self, act: nn.Module, shape: torch.Size, residual: Tensor | None) -> int | None:
+        """The activation in act(norm(x) + residual), where x is what a kernel will give, bf16 in
+        channels_last of this shape; None: this cannot be fused.
+        """
+        code = _code(act, residual)
+        training = self.training and torch.is_grad_enabled()
+        if code is None or not (training and self._suits(shape) and unheard(self)):
+            return None
+        return code if residual is None or (_takes(residual) and residual.shape == shape) else None
 
     def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x twice, the gradients added by a kernel."""
@@ -80,9 +90,12 @@ class _Norm2d(nn.Module):
         return None
 
     def _takes(self, input: Tensor) -> bool:
-        if self.training != torch.is_grad_enabled() or not _takes(input):
-            return False
-        _, rows, channels, _ = self.parts(input.shape)
+        return (
+            self.training == torch.is_grad_enabled() and _takes(input) and self._suits(input.shape)
+        )
+
+    def _suits(self, shape: torch.Size) -> bool:
+        _, rows, channels, _ = self.parts(shape)
         own = *self.parameters(recurse=False), *self.buffers(recurse=False)
         # torch tells what is wrong with another number; a number of batches is no vector
         if channels != self.channels() or any(
@@ -103,7 +116,8 @@ class _Norm2d(nn.Module):
             return y
         parts = self.parts(input.shape)
         running = self.running() if self.training else (None, None, 0.0)
-        output: Tensor = _Norm.apply(input, residual, weight, bias, running, self.eps, act, parts)
+        how = How(running, self.eps, act, parts)
+        output: Tensor = _Norm.apply(input, residual, weight, bias, how)
         return output
 
 
@@ -202,6 +216,42 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+class How(NamedTuple):
+    """What is computed in one piece with a norm, beside its parameters."""
+
+    running: tuple[Tensor | None, Tensor | None, float]
+    eps: float
+    act: int
+    parts: tuple[int, int, int, int]
+
+
+def norm_forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    how: How,
+    moments: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """act(norm(x) + residual), and the statistics it was computed with.
+
+    ``moments``, fp64 [2, C], are those of a batch, where they are known.
+    """
+    y, statistics = torch.empty_like(x), torch.empty(how.parts[0], 2, x.shape[1])
+    mean, var, factor = how.running
+    library().norm_forward(
+        *map(at, (x, residual, weight, bias, mean, var)),
+        *(factor, how.eps, how.act, *how.parts, at(moments)),
+        *(torch.get_num_threads(), y.data_ptr(), statistics.data_ptr()),
+    )
+    return y, statistics
+
+
+def kept(y: Tensor, residual: Tensor | None, act: int) -> Tensor | None:
+    """What ``norm_backward`` needs of the output."""
+    return y if act == RELU and residual is not None else None
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -210,51 +260,63 @@ class _Norm(torch.autograd.Function):
         residual: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None, float],
-        eps: float,
-        act: int,
-        parts: tuple[int, int, int, int],
+        how: How,
     ) -> Tensor:
-        y, statistics = torch.empty_like(x), torch.empty(parts[0], 2, x.shape[1])
-        mean, var, factor = running
-        library().norm_forward(
-            *map(at, (x, residual, weight, bias, mean, var)),
-            factor,
-            eps,
-            act,
-            *parts,
-            torch.get_num_threads(),
-            y.data_ptr(),
-            statistics.data_ptr(),
-        )
-        ctx.act, ctx.added, ctx.parts = act, residual is not None, parts
-        kept = y if act == RELU and residual is not None else None
-        ctx.save_for_backward(x, kept, weight, bias, statistics)
+        y, statistics = norm_forward(x, residual, weight, bias, how)
+        ctx.how, ctx.added = how, residual is not None
+        ctx.save_for_backward(x, kept(y, residual, how.act), weight, bias, statistics)
         return y
 
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
-        gradient = _like(gradients[0], x)
-        of_x, of_affine = torch.empty_like(x), torch.empty(2, x.shape[1])
-        of_sum = torch.empty_like(x) if ctx.added and ctx.act != NONE else None
-        library().norm_backward(
-            *map(at, (gradient, x, y, weight, bias, statistics)),
-            ctx.act,
-            *ctx.parts,
-            torch.get_num_threads(),
-            *map(at, (of_x, of_sum, of_affine)),
-        )
-        of_residual = (gradient if of_sum is None else of_sum) if ctx.added else None
-        of_weight, of_bias = of_affine
-        return (
-            of_x,
-            of_residual,
-            None if weight is None else of_weight,
-            None if bias is None else of_bias,
-            *[None] * 4,
-        )
+        given = like(gradients[0], x), x, y, weight, bias, statistics
+        found = norm_backward(*given, ctx.how, added=ctx.added)
+        return found.of_x, found.of_residual, found.of_weight, found.of_bias, None
+
+
+class Gradients(NamedTuple):
+    """Of a norm."""
+
+    of_x: Tensor
+    """Of its input; with ``numbers`` of what comes before the activation and the sum."""
+    of_residual: Tensor | None
+    of_weight: Tensor | None
+    of_bias: Tensor | None
+    numbers: Tensor | None
+
+
+def norm_backward(
+    gradient: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    how: How,
+    *,
+    added: bool,
+    later: bool = False,
+) -> Gradients:
+    """The gradients of ``norm_forward``; ``later``: that of x is left to the convolution before."""
+    of_affine = torch.empty(2, x.shape[1])
+    of_sum = torch.empty_like(x) if added and how.act != NONE else None
+    of_x = torch.empty_like(x) if not later or (how.act == GELU and of_sum is None) else None
+    numbers = torch.empty(4, x.shape[1]) if later else None
+    library().norm_backward(
+        *map(at, (gradient, x, y, weight, bias, statistics)),
+        *(how.act, *how.parts, torch.get_num_threads()),
+        *map(at, (of_x, of_sum, of_affine, numbers)),
+    )
+    of_sum = gradient if of_sum is None else of_sum
+    return Gradients(
+        of_x if of_x is not None else of_sum,
+        of_sum if added else None,
+        None if weight is None else of_affine[0],
+        None if bias is None else of_affine[1],
+        numbers,
+    )
 
 
 class _Fork(torch.autograd.Function):
@@ -265,7 +327,7 @@ class _Fork(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        first, second = (_like(g, gradients[0]) for g in gradients)
+        first, second = (like(g, gradients[0]) for g in gradients)
         total = torch.empty_like(first)
         if not _takes(first):
             return torch.add(first, second, out=total)
@@ -288,14 +350,14 @@ class _Pool(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        gradient, of_x = _like(gradients[0], x), torch.empty_like(x)
+        gradient, of_x = like(gradients[0], x), torch.empty_like(x)
         n, channels, height, width = x.shape
         threads = torch.get_num_threads()
         library().pool_backward(at(gradient), at(x), n, height, width, channels, threads, at(of_x))
         return of_x
 
 
-def _like(gradient: Tensor, x: Tensor) -> Tensor:
+def like(gradient: Tensor, x: Tensor) -> Tensor:
     """A gradient as the kernels take it."""
     return gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -318,6 +380,12 @@ def _code(act: nn.Module, residual: Tensor | None) -> int | None:
     if type(act) is nn.GELU and act.approximate == "none" and residual is None:
         return GELU
     return None
+
+
+def unheard(layer: nn.Module) -> bool:
+    """Whether nobody listens to what a layer is given and gives, nor to the gradients."""
+    forward = layer._forward_hooks, layer._forward_pre_hooks
+    return not any((*forward, layer._backward_hooks, layer._backward_pre_hooks))
 
 
 def halves(layer: nn.Module) -> bool:

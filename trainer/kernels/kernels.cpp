@@ -7,6 +7,7 @@
 
 #include "bf16.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -261,9 +262,9 @@ struct Norm {
 };
 
 // Variance of each channel's group. `mean` and `rstd` get the group's mean and 1 / its deviation.
-std::vector<double> forward_part(const Rows& at, const Norm& norm, float eps, const bf16* x,
-                                 const bf16* residual, bf16* y, float* mean, float* rstd) {
-    const int64_t channels = at.channels, group = norm.group;
+std::vector<double> measured(const Rows& at, int64_t group, float eps, const bf16* x, float* mean,
+                             float* rstd) {
+    const int64_t channels = at.channels;
     // sums around the first row: a mean far from zero costs no digits
     const auto first = repeated(at.period, channels, [=](int64_t c) { return one(x[c]); });
     const float* around = first.data();
@@ -291,15 +292,14 @@ std::vector<double> forward_part(const Rows& at, const Norm& norm, float eps, co
             variances[c] = variance;
         }
     }
-    const Affine affine(at.period, channels, norm.weight, norm.bias, mean, rstd);
-    apply(norm.act, at, x, residual, y, affine);
     return variances;
 }
 
-// Gradients of a part; those of weight and bias are added to `of_affine`.
+// Gradients of a part; those of weight and bias are added to `of_affine`. With `later` that of x is left
+// to be computed from four numbers of each channel that it gets: see `convolve_backward`.
 void backward_part(const Rows& at, const Norm& norm, const bf16* of_y, const bf16* x, const bf16* y,
                    const float* mean, const float* rstd, bf16* of_x, bf16* of_sum,
-                   double* of_affine) {
+                   double* of_affine, float* later) {
     const int64_t channels = at.channels, group = norm.group;
     const int act = norm.act;
     const Affine affine(at.period, channels, norm.weight, norm.bias, mean, rstd);
@@ -368,6 +368,13 @@ void backward_part(const Rows& at, const Norm& norm, const bf16* of_y, const bf1
             slopes[c] = slope;
             offsets[c] = -plain / count - slope * mean[c];
         }
+    }
+    if (later) {
+        std::copy_n(scale, channels, later);
+        std::copy_n(shift, channels, later + channels);
+        std::copy_n(slopes.data(), channels, later + 2 * channels);
+        std::copy_n(offsets.data(), channels, later + 3 * channels);
+        return;
     }
     const auto slope = repeated(at.period, channels, [&](int64_t c) { return slopes[c]; });
     const auto offset = repeated(at.period, channels, [&](int64_t c) { return offsets[c]; });
@@ -441,21 +448,31 @@ int norm_takes(int64_t rows, int64_t channels) {
 // y = act(norm(x) + residual) with the statistics of the batch. Of `parts` parts, each is of `rows`
 // rows and normalised in groups of `group` channels; the running statistics are those of a single
 // part. weight, bias, residual and the running statistics may be null. Into `statistics` go, for each
-// part, the means of the channels' groups and 1 / their standard deviations.
+// part, the means of the channels' groups and 1 / their standard deviations. `moments` are null, or, of a
+// single part with groups of one, means and then variances of the channels.
 void norm_forward(const bf16* x, const bf16* residual, const float* weight, const float* bias,
                   float* running_mean, float* running_var, float factor, float eps, int act,
-                  int64_t parts, int64_t rows, int64_t channels, int64_t group, int threads,
-                  bf16* y, float* statistics) {
-    const Norm norm{weight, bias, act, group};
+                  int64_t parts, int64_t rows, int64_t channels, int64_t group,
+                  const double* moments, int threads, bf16* y, float* statistics) {
     const int64_t numbers = rows * channels;
     const int across = parts == 1 ? 1 : threads, within = parts == 1 ? threads : 1;
     divided(across, parts, [&](Share mine, int) {
         for (int64_t part = mine.first; part < mine.last; part++) {
             const int64_t i = part * numbers;
             float *mean = statistics + part * 2 * channels, *rstd = mean + channels;
-            const auto variances =
-                forward_part(Rows(rows, channels, within), norm, eps, x + i,
-                             residual ? residual + i : nullptr, y + i, mean, rstd);
+            const Rows at(rows, channels, within);
+            std::vector<double> variances;
+            if (moments) {
+                variances.assign(moments + channels, moments + 2 * channels);
+                for (int64_t c = 0; c < channels; c++) {
+                    mean[c] = moments[c];
+                    rstd[c] = 1 / std::sqrt(variances[c] + eps);
+                }
+            } else {
+                variances = measured(at, group, eps, x + i, mean, rstd);
+            }
+            const Affine affine(at.period, channels, weight, bias, mean, rstd);
+            apply(act, at, x + i, residual ? residual + i : nullptr, y + i, affine);
             for (int64_t c = 0; running_mean && c < channels; c++) {
                 running_mean[c] += factor * (mean[c] - running_mean[c]);
                 running_var[c] += factor * (variances[c] * rows / (rows - 1) - running_var[c]);
@@ -476,11 +493,13 @@ void norm_apply(const bf16* x, const bf16* residual, const float* weight, const 
 }
 
 // Gradients of x, in of_affine of weight and then bias, in of_sum of norm(x) + residual; of_sum may
-// be null where nothing was added. y is needed with a residual and ReLU alone.
+// be null where nothing was added. y is needed with a residual and ReLU alone. `later` is null, or, of a
+// single part, gets what `convolve_backward` computes the gradient of x from; of_x then gets that of norm(x)
+// with GELU, else nothing, and may be null.
 void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* weight,
                    const float* bias, const float* statistics, int act, int64_t parts, int64_t rows,
                    int64_t channels, int64_t group, int threads, bf16* of_x, bf16* of_sum,
-                   float* of_affine) {
+                   float* of_affine, float* later) {
     const Norm norm{weight, bias, act, group};
     const int64_t numbers = rows * channels;
     const int across = parts == 1 ? 1 : threads, within = parts == 1 ? threads : 1;
@@ -490,8 +509,9 @@ void norm_backward(const bf16* of_y, const bf16* x, const bf16* y, const float* 
             const int64_t i = part * numbers;
             const float* mean = statistics + part * 2 * channels;
             backward_part(Rows(rows, channels, within), norm, of_y + i, x + i,
-                          y ? y + i : nullptr, mean, mean + channels, of_x + i,
-                          of_sum ? of_sum + i : nullptr, sums.data() + 2 * channels * thread);
+                          y ? y + i : nullptr, mean, mean + channels, of_x ? of_x + i : nullptr,
+                          of_sum ? of_sum + i : nullptr, sums.data() + 2 * channels * thread,
+                          later);
         }
     });
     for (int64_t c = 0; c < 2 * channels; c++) {

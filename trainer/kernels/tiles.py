@@ -69,12 +69,40 @@ def output_size(layer: nn.Conv2d, images: Tensor) -> tuple[int, int]:
     return height, width
 
 
+class Normed(ctypes.Structure):
+    """The norm behind a convolution, for its gradient. Of [N, C', H', W'], see the source.
+
+    Args:
+        x: the norm's input, bf16 in channels_last.
+        numbers: fp32 [4, C'], of ``fused.norm_backward``.
+        masked: whether the gradient is 0 where a ReLU let nothing pass.
+    """
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
+        ("channels", ctypes.c_int64),
+        ("masked", ctypes.c_int64),
+    )
+
+    def __init__(self, x: Tensor, numbers: Tensor, *, masked: bool) -> None:
+        super().__init__(x.data_ptr(), numbers.data_ptr(), x.shape[1], masked)
+        self.own = x, numbers
+
+
 def convolved(
-    images: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d, *, pooled: bool
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    layer: nn.Conv2d,
+    *,
+    pooled: bool,
+    moments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Output [N, C', H', W'], or what 2x2 max pooling leaves of it, [N, C', H' // 2, W' // 2].
 
     The second is for ``gradients`` if it was pooled: which of four positions each number is from.
+    ``moments``, fp64 [2, C'], get means and variances of what is given.
     """
     height, width = output_size(layer, images)
     if pooled:
@@ -89,7 +117,7 @@ def convolved(
         _dimensions(layer, images, pooled=pooled),
         *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
         *(at(bias), pooled, torch.get_num_threads()),
-        *(output.data_ptr(), at(where)),
+        *(output.data_ptr(), at(where), at(moments)),
     )
     return output, where
 
@@ -103,17 +131,19 @@ def gradients(
     *,
     of_images: bool,
     of_weight: bool,
+    norm: Normed | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of images, bf16, and weight, fp32, those that are wanted.
 
     Args:
-        gradient: of the output, bf16 in channels_last, as ``images``.
+        gradient: of the output, bf16 in channels_last, as ``images``; with ``norm`` of the norm's.
         images: the input.
         weight: fp32 [C', C, K, K].
         layer: see ``give_input_gradient``.
         where: what ``convolved`` gave beside the output.
         of_images: is wanted.
         of_weight: is wanted.
+        norm: what followed the convolution.
     """
     weight, images = _dense(weight), images.contiguous(memory_format=torch.channels_last)
     for_images = torch.empty_like(images) if of_images else None
@@ -122,7 +152,7 @@ def gradients(
         library().convolve_backward(
             _dimensions(layer, images, pooled=where is not None),
             *(images.data_ptr(), weight.data_ptr(), _strides(weight)),
-            *(gradient.data_ptr(), at(where), torch.get_num_threads()),
+            *(gradient.data_ptr(), at(where), norm and ctypes.byref(norm), torch.get_num_threads()),
             *(at(for_weight), at(for_images)),
         )
     return for_images, for_weight

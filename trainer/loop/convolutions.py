@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.device import Precision
-from trainer.kernels import tiles
-from trainer.kernels.fused import halves, once
+from trainer.kernels import fused, tiles
+from trainer.kernels.fused import halves, once, unheard
 
 TILE = 32
 """Numbers that a bf16 tile of AMX sums over at once."""
@@ -105,15 +105,51 @@ class TiledConv2d(nn.Conv2d):
 
         The net calls it in place of both (``model.blocks.conv_pool``).
         """
+        return self._applied(input, pooled=True) if self._pools(pool, input) else None
+
+    def and_norm(
+        self,
+        pool: nn.Module | None,
+        norm: nn.Module,
+        act: nn.Module,
+        input: Tensor,
+        residual: Tensor | None,
+    ) -> Tensor | None:
+        """act(norm(pool(self(input))) + residual), or None: as ``and_pool``.
+
+        The statistics of the norm are taken while what they are of is in the cache, and the
+        gradient of its input is computed there when it is wanted: neither goes through memory.
+        """
         if (
-            not (isinstance(pool, nn.MaxPool2d) and halves(pool) and self._takes(input))
-            or min(tiles.output_size(self, input)) < 2
+            not (isinstance(norm, fused.FusedBatchNorm2d) and self._takes(input))
+            or not (pool is None or self._pools(pool, input))
+            or self.bias is not None
             or (input.requires_grad and not tiles.give_input_gradient(self))
-            or any((self._forward_hooks, self._forward_pre_hooks))
-            or any((self._backward_hooks, self._backward_pre_hooks))
+            or not (unheard(self) and (pool is None or unheard(pool)))
         ):
             return None
-        return self._applied(input, pooled=True)
+        height, width = tiles.output_size(self, input)
+        if pool is not None:
+            height, width = height // 2, width // 2
+        shape = torch.Size((len(input), self.out_channels, height, width))
+        code = norm.act_after(act, shape, residual)
+        if code is None:
+            return None
+        with torch.autocast("cpu", enabled=False):
+            how = fused.How(norm.running(), norm.eps, code, norm.parts(shape))
+            given = _images(input), self.weight, residual, *norm.scaled()
+            output: Tensor = _Normed.apply(*given, self, how, pool is not None)
+        return output
+
+    def _pools(self, pool: nn.Module, input: Tensor) -> bool:
+        return (
+            isinstance(pool, nn.MaxPool2d)
+            and halves(pool)
+            and self._takes(input)
+            and min(tiles.output_size(self, input)) > 1
+            and (tiles.give_input_gradient(self) or not input.requires_grad)
+            and unheard(self)
+        )
 
     def _takes(self, input: Tensor) -> bool:
         return (
@@ -124,8 +160,7 @@ class TiledConv2d(nn.Conv2d):
 
     def _applied(self, input: Tensor, *, pooled: bool) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            images = input.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-            output: Tensor = _Tiled.apply(images, self.weight, self.bias, self, pooled)
+            output: Tensor = _Tiled.apply(_images(input), self.weight, self.bias, self, pooled)
         return output
 
 
@@ -164,6 +199,48 @@ class _Tiled(torch.autograd.Function):
         return of_images, of_weight, of_bias, None, None
 
 
+class _Normed(torch.autograd.Function):
+    """Images, weight and residual of a layer, weight and bias of the norm behind it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        residual: Tensor | None,
+        scale: Tensor | None,
+        bias: Tensor | None,
+        layer: nn.Conv2d,
+        how: fused.How,
+        pooled: bool,
+    ) -> Tensor:
+        moments = torch.empty(2, layer.out_channels, dtype=torch.float64)
+        x, where = tiles.convolved(images, weight, None, layer, pooled=pooled, moments=moments)
+        y, statistics = fused.norm_forward(x, residual, scale, bias, how, moments)
+        ctx.layer, ctx.how, ctx.added = layer, how, residual is not None
+        kept = fused.kept(y, residual, how.act)
+        ctx.save_for_backward(images, weight, where, x, kept, scale, bias, statistics)
+        return y
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, where, x, y, scale, bias, statistics = ctx.saved_tensors
+        for_images, for_weight = ctx.needs_input_grad[:2]
+        given = fused.like(gradients[0], x), x, y, scale, bias, statistics
+        found = fused.norm_backward(*given, ctx.how, added=ctx.added, later=True)
+        assert found.numbers is not None
+        masked = ctx.how.act == fused.RELU and not ctx.added
+        of_images, of_weight = tiles.gradients(
+            *(found.of_x, images, weight, ctx.layer, where),
+            of_images=for_images,
+            of_weight=for_weight,
+            norm=tiles.Normed(x, found.numbers, masked=masked),
+        )
+        of_norm = found.of_weight, found.of_bias
+        return of_images, of_weight, found.of_residual, *of_norm, None, None, None
+
+
 class _Depthwise(torch.autograd.Function):
     """Images, weight and bias of a layer."""
 
@@ -187,6 +264,11 @@ class _Depthwise(torch.autograd.Function):
             wanted = (False, True, False)
             of_weight = _backward(ctx.layer, gradient, images, weight, wanted)[1]
         return of_images, of_weight, gradient.sum((0, 2, 3)) if for_bias else None, None
+
+
+def _images(input: Tensor) -> Tensor:
+    """As the kernels take them."""
+    return input.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
 
 
 def _turned_round(gradient: Tensor, weight: Tensor, images: Tensor, layer: nn.Conv2d) -> Tensor:
