@@ -1,5 +1,6 @@
 // Convolutions in bf16 on the matrix tiles of AMX, for images in channels_last: output, both gradients,
-// and 2x2 max pooling of what a convolution gives, before it leaves the cache. Called by tiles.py.
+// and, before what a convolution gives leaves the cache, its 2x2 max pooling and the statistics that a batch
+// norm wants; on the way back the gradient of that norm's input. Called by tiles.py.
 //
 // Some images lie side by side: row by row, zeros between them as wide as the padding. What a tap of the
 // kernel sees of 16 consecutive positions is then 16 equally distant rows of channels: a tile, wherever
