@@ -5,7 +5,8 @@
 Each layer is run forward and backward in bf16, with the gradient of its input where it has one in
 its net, once by torch and once as the engine exchanges it; then the update of Muon for the filters
 of a net. Printed are the medians in milliseconds, their ratio, and how much the gradient of the
-weights, or the update, is off from fp64.
+weights, or the update, is off from fp64. At last whole nets, both ways, by kernels one after the
+other and with their norms joined to the convolutions before them.
 """
 
 from __future__ import annotations
@@ -146,6 +147,27 @@ def compare_muon(name: str, rounds: int) -> None:
     told(f"Muon, {len(filters)} layers of {name}", before, after, errors)
 
 
+def compare_joined(name: str, images: int, rounds: int) -> None:
+    joined = registry.build(name).to(memory_format=torch.channels_last)
+    fused.choose_per_layer(joined)
+    convolutions.choose_per_layer(joined, CPU, "bf16", kernels=True)
+    apart = copy.deepcopy(joined)
+    for conv in apart.modules():
+        if isinstance(conv, convolutions.TiledConv2d):
+            conv.and_norm = None  # type: ignore[assignment]
+    given = torch.randn(images, 3, 32, 32).bfloat16().to(memory_format=torch.channels_last)
+
+    def work(net: nn.Module) -> None:
+        net.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = net(given)
+        logits.float().square().mean().backward()
+
+    before, after = in_turns(lambda: work(apart), lambda: work(joined), rounds)
+    title = f"{name}, norms joined"
+    print(f"{title:34} {before:8.2f} {after:8.2f} ms  {after / before:.2f}")
+
+
 def orthogonalised(x: Tensor) -> Tensor:
     """What ``trainer.loop.optim.orthogonalise`` computes, in fp64."""
     x = x / x.norm()
@@ -171,6 +193,8 @@ def main() -> None:
         compare(name, conv, images, pooled, wanted, options.rounds)
     for name in ("fast", "dws-normal", "tiny"):
         compare_muon(name, options.rounds)
+    for name, images in {"fast": 2000, "dws-normal": 256, "dws-late": 256, "tiny": 256}.items():
+        compare_joined(name, images, options.rounds)
 
 
 if __name__ == "__main__":
