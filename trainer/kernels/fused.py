@@ -2,8 +2,8 @@
 
 Layers keep their parameters and names; only their class is exchanged. torch's own layers go over
 their tensors several times, and its max pooling writes an index of eight bytes per number: on two
-cores with AMX a step of ``dws-normal`` spent half of its time there, one of ``fast`` 40 %. A batch norm
-behind a convolution on matrix tiles is computed with that (``TiledConv2d.and_norm``).
+cores with AMX a step of ``dws-normal`` spent half of its time there, one of ``fast`` 40 %. A batch
+norm behind a convolution on matrix tiles is computed with that (``TiledConv2d.and_norm``).
 
 Their gradients cannot be differentiated once more: that is an error.
 """
