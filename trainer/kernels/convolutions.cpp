@@ -28,7 +28,7 @@ struct Layer {
 struct Normed {
     const bf16* x;         // [N, H', W', O], or of what was pooled
     const float* numbers;  // [4, O]: scale, shift, slope, offset
-    int64_t channels, masked;
+    int64_t masked;
 };
 
 #ifdef TILES
@@ -645,7 +645,7 @@ struct WeightGradient {
     }
 };
 
-// Of one channel's numbers, those of a thread: sums of distances from the first, and of their squares.
+// Of each channel's numbers, those of a thread: sums of distances from the first, and of their squares.
 struct Moments {
     int64_t count = 0;
     std::vector<float> first;
@@ -705,8 +705,8 @@ void gather(const std::vector<Moments>& parts, int64_t channels, double* to) {
 }
 
 // Rows [., C] of the gradient of a norm's input, of that before its activation: see `Normed`.
-void differentiate(const Normed& norm, const bf16* gradient, const bf16* x, int64_t rows, bf16* to) {
-    const int64_t channels = norm.channels;
+void differentiate(const Normed& norm, const bf16* gradient, const bf16* x, int64_t rows, int64_t channels,
+                   bf16* to) {
     const float *scale = norm.numbers, *shift = scale + channels, *slope = shift + channels,
                 *offset = slope + channels;
     for (int64_t from = 0; from < rows; from += ROWS)
@@ -862,7 +862,7 @@ void convolve_backward(const Layer* of, const bf16* x, const float* weights, con
             const bf16* gradient = of_y + share.first * left;
             if (norm) {
                 const bf16* given = norm->x + share.first * left;
-                differentiate(*norm, gradient, given, share.count * left / outputs, normed);
+                differentiate(*norm, gradient, given, share.count * left / outputs, outputs, normed);
                 gradient = normed;
             }
             for (int64_t i = 0; where && i < share.count; i++)

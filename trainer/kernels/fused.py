@@ -46,10 +46,8 @@ class _Norm2d(nn.Module):
 
     def and_act(self, act: nn.Module, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """act(norm(input) + residual), or None: this cannot be fused, or somebody listens."""
-        code = _code(act, residual)
-        if code is None or not (self._takes(input) and unheard(self)):
-            return None
-        if residual is not None and not (_takes(residual) and residual.shape == input.shape):
+        code = self._joined(act, input.shape, residual)
+        if code is None or not self._takes(input):
             return None
         return self._fused(input, residual, code)
 
@@ -57,11 +55,17 @@ class _Norm2d(nn.Module):
         """The activation in act(norm(x) + residual), where x is what a kernel will give, bf16 in
         channels_last of this shape; None: this cannot be fused.
         """
-        code = _code(act, residual)
+        code = self._joined(act, shape, residual)
         training = self.training and torch.is_grad_enabled()
-        if code is None or not (training and self._suits(shape) and unheard(self)):
+        return code if training and self._suits(shape) else None
+
+    def _joined(self, act: nn.Module, shape: torch.Size, residual: Tensor | None) -> int | None:
+        """The activation in one piece with such a norm and residual; None: there is none."""
+        if not unheard(self):
             return None
-        return code if residual is None or (_takes(residual) and residual.shape == shape) else None
+        if residual is not None and not (_takes(residual) and residual.shape == shape):
+            return None
+        return _code(act, residual)
 
     def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x twice, the gradients added by a kernel."""

@@ -81,12 +81,11 @@ class Normed(ctypes.Structure):
     _fields_ = (
         ("x", ctypes.c_void_p),
         ("numbers", ctypes.c_void_p),
-        ("channels", ctypes.c_int64),
         ("masked", ctypes.c_int64),
     )
 
     def __init__(self, x: Tensor, numbers: Tensor, *, masked: bool) -> None:
-        super().__init__(x.data_ptr(), numbers.data_ptr(), x.shape[1], masked)
+        super().__init__(x.data_ptr(), numbers.data_ptr(), masked)
         self.own = x, numbers
 
 

@@ -105,7 +105,9 @@ class TiledConv2d(nn.Conv2d):
 
         The net calls it in place of both (``model.blocks.conv_pool``).
         """
-        return self._applied(input, pooled=True) if self._pools(pool, input) else None
+        if not (self._takes_what_follows(input) and self._pools(pool, input)):
+            return None
+        return self._applied(input, pooled=True)
 
     def and_norm(
         self,
@@ -121,11 +123,9 @@ class TiledConv2d(nn.Conv2d):
         gradient of its input is computed there when it is wanted: neither goes through memory.
         """
         if (
-            not (isinstance(norm, fused.FusedBatchNorm2d) and self._takes(input))
-            or not (pool is None or self._pools(pool, input))
+            not (isinstance(norm, fused.FusedBatchNorm2d) and self._takes_what_follows(input))
+            or not (pool is None or (self._pools(pool, input) and unheard(pool)))
             or self.bias is not None
-            or (input.requires_grad and not tiles.give_input_gradient(self))
-            or not (unheard(self) and (pool is None or unheard(pool)))
         ):
             return None
         height, width = tiles.output_size(self, input)
@@ -141,15 +141,15 @@ class TiledConv2d(nn.Conv2d):
             output: Tensor = _Normed.apply(*given, self, how, pool is not None)
         return output
 
+    def _takes_what_follows(self, input: Tensor) -> bool:
+        """Whether what comes after may be computed with it: nobody hears what lies between."""
+        gradient = tiles.give_input_gradient(self) or not input.requires_grad
+        return self._takes(input) and gradient and unheard(self)
+
     def _pools(self, pool: nn.Module, input: Tensor) -> bool:
-        return (
-            isinstance(pool, nn.MaxPool2d)
-            and halves(pool)
-            and self._takes(input)
-            and min(tiles.output_size(self, input)) > 1
-            and (tiles.give_input_gradient(self) or not input.requires_grad)
-            and unheard(self)
-        )
+        """Whether a kernel pools so what comes of such images."""
+        pools = isinstance(pool, nn.MaxPool2d) and halves(pool)
+        return pools and min(tiles.output_size(self, input)) > 1
 
     def _takes(self, input: Tensor) -> bool:
         return (
@@ -186,7 +186,7 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, where = ctx.saved_tensors
         for_images, for_weight, for_bias = ctx.needs_input_grad[:3]
-        gradient = gradients[0].to(images.dtype).contiguous(memory_format=torch.channels_last)
+        gradient = fused.like(gradients[0], images)
         layer = ctx.layer
         tiled = for_images and tiles.give_input_gradient(layer)
         of_images, of_weight = tiles.gradients(
