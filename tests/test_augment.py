@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.config import AugmentSettings
-from trainer.loop.augment import Augment, Draws, tta_views
+from trainer.kernels.images import Draws
+from trainer.loop.augment import Augment, tta_views
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 N = 64

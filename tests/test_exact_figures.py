@@ -17,7 +17,7 @@ from tests.training_helpers import log_of, tiny_dataset, tiny_run
 from trainer import words
 from trainer.analysis import export, mistake_words, mistakes
 from trainer.analysis.mistakes import Mistakes, Sort
-from trainer.analysis.mistakes_filter import parse_filter
+from trainer.analysis.mistakes_filter import parse_filter, select
 from trainer.config import AugmentSettings, Tta
 from trainer.errors import RunError
 from trainer.loop.augment import Augment
@@ -136,8 +136,8 @@ def test_a_sure_net_is_told_from_a_surer_one() -> None:
     assert parse_filter("loss>16.7", CLASSES).mask(images).tolist() == [False] * 2 + [True] * 6
     most = list(range(COUNT))[::-1]
     for sort in ("loss", "confidence", "margin"):
-        assert mistakes.select(images, sort=cast(Sort, sort)).tolist() == most, sort
-    assert mistakes.select(images, sort="entropy").tolist() == most[::-1]
+        assert select(images, sort=cast(Sort, sort)).tolist() == most, sort
+    assert select(images, sort="entropy").tolist() == most[::-1]
     assert (images.margin <= 0).all()
     assert images.probabilities(4)[1] == images.confidence[4] < 1
 

@@ -11,6 +11,7 @@ import pytest
 from trainer.analysis import export, mistakes
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import Mistakes
+from trainer.analysis.mistakes_filter import select
 from trainer.runs.predictions import Predictions
 
 
@@ -25,7 +26,7 @@ def images() -> Mistakes:
 
 def test_rows_name_their_split(images: Mistakes) -> None:
     paths = ["a.png", "b.png", "c\x1b,d.png"]
-    listed = export.rows(images, mistakes.select(images), ("cat", "de\ner", "dog"), paths)
+    listed = export.rows(images, select(images), ("cat", "de\ner", "dog"), paths)
     assert listed[0] == {
         "index": 2,
         "actual": "de\ner",

@@ -110,7 +110,7 @@ async def test_people_and_model(
         share = 100 * (wrong & ~sure).sum() / wrong.sum()
         assert f"people doubt {share:.2f} %" in said(screen)
         people = human.People(counts.astype(np.int64), made.labels)
-        rank = human.entropy_correlation(mistakes.table(made), people)
+        rank = human.entropy_correlation(mistakes.table(made).entropy, people)
         assert f"correlation: {rank:.2f}" in said(screen)
         assert "guess" not in said(screen)
         # exactly these images, in the grid

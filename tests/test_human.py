@@ -95,7 +95,7 @@ def test_correlation_leaves_out_whom_nobody_was_asked_about(people: People) -> N
     )
     images = mistakes.table(Predictions(probabilities, LABELS, "test", "", 1))
     # model: 0.9/0.1 < 0.7/0.2/0.1 < 0.4/0.3/0.3, 1.0 least; people: 2 < 0 < 1 < 3
-    assert human.entropy_correlation(images, people) == pytest.approx(
+    assert human.entropy_correlation(images.entropy, people) == pytest.approx(
         np.corrcoef([2, 3, 1, 4], [2, 3, 1, 4])[0, 1]
     )
     assert human.spearman(np.array([1.0]), np.array([1.0])) is None

@@ -13,7 +13,7 @@ from trainer.analysis import confusion as confusions
 from trainer.analysis import mistakes
 from trainer.analysis.human import People
 from trainer.analysis.mistakes import SORTS, History, Mistakes, Sort
-from trainer.analysis.mistakes_filter import FLAGS, Bound, Filter, parse_filter
+from trainer.analysis.mistakes_filter import FLAGS, Bound, Filter, parse_filter, select
 from trainer.analysis.review import Review, Reviewed, Votes
 from trainer.errors import ConfigError
 from trainer.runs.predictions import Predictions
@@ -94,8 +94,8 @@ def test_the_columns(images: Mistakes) -> None:
     ],
 )
 def test_orders_are_stable(images: Mistakes, sort: Sort, order: list[int]) -> None:
-    assert mistakes.select(images, sort=sort).tolist() == order
-    assert mistakes.select(images, sort=sort, reverse=True).tolist() == order[::-1]
+    assert select(images, sort=sort).tolist() == order
+    assert select(images, sort=sort, reverse=True).tolist() == order[::-1]
 
 
 def test_the_order_of_label_doubts_by_hand(images: Mistakes) -> None:
@@ -108,18 +108,18 @@ def test_the_order_of_label_doubts_by_hand(images: Mistakes) -> None:
         other = max(ratio[k] for k in range(3) if k != label)
         expected.append(other / (other + ratio[label]))
     assert images.doubt.tolist() == pytest.approx(expected)
-    order = mistakes.select(images, sort="doubt", wrong_only=False).tolist()
+    order = select(images, sort="doubt", wrong_only=False).tolist()
     assert order == sorted(range(6), key=lambda i: (-round(expected[i], 12), i))
 
 
 def test_the_order_of_human_doubt(images: Mistakes, judged: Mistakes) -> None:
-    order = mistakes.select(judged, sort="human", wrong_only=False).tolist()
+    order = select(judged, sort="human", wrong_only=False).tolist()
     assert order == [3, 1, 0, 2, 5, 4], "who was asked about by nobody comes last"
-    assert mistakes.select(judged, sort="human").tolist() == [3, 1, 2, 4]
+    assert select(judged, sort="human").tolist() == [3, 1, 2, 4]
     assert judged.sorts == SORTS
     assert "human" not in images.sorts
     with pytest.raises(ConfigError, match="--human"):
-        mistakes.select(images, sort="human")
+        select(images, sort="human")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_order_of_human_doubt(images: Mistakes, judged: Mistakes) -> None:
 )
 def test_filters_by_people(judged: Mistakes, line: str, indices: list[int]) -> None:
     where = parse_filter(line, CLASSES)
-    chosen = mistakes.select(judged, sort="index", where=where, wrong_only=False)
+    chosen = select(judged, sort="index", where=where, wrong_only=False)
     assert chosen.tolist() == indices
     assert parse_filter(where.text(CLASSES), CLASSES) == where
 
@@ -155,11 +155,11 @@ def test_filters_by_people_need_their_files(images: Mistakes, line: str, part: s
     with pytest.raises(ConfigError, match=part):
         where.check(images)
     with pytest.raises(ConfigError, match=part):
-        mistakes.select(images, where=where)
+        select(images, where=where)
 
 
 def test_all_images_by_margin(images: Mistakes) -> None:
-    chosen = mistakes.select(images, sort="margin", wrong_only=False)
+    chosen = select(images, sort="margin", wrong_only=False)
     assert chosen.tolist() == [2, 1, 4, 3, 5, 0]
 
 
@@ -202,7 +202,7 @@ def test_all_images_by_margin(images: Mistakes) -> None:
 )
 def test_filters(images: Mistakes, line: str, indices: list[int]) -> None:
     where = parse_filter(line, CLASSES)
-    assert mistakes.select(images, sort="index", where=where).tolist() == indices
+    assert select(images, sort="index", where=where).tolist() == indices
     assert parse_filter(where.text(CLASSES), CLASSES) == where
 
 
@@ -222,14 +222,14 @@ def test_filters(images: Mistakes, line: str, indices: list[int]) -> None:
 )
 def test_filters_by_what_the_model_says(images: Mistakes, line: str, indices: list[int]) -> None:
     where = parse_filter(line, CLASSES)
-    chosen = mistakes.select(images, sort="index", where=where, wrong_only=False)
+    chosen = select(images, sort="index", where=where, wrong_only=False)
     assert chosen.tolist() == indices
     assert parse_filter(where.text(CLASSES), CLASSES) == where
 
 
 def test_a_filter_over_all_images(images: Mistakes) -> None:
     where = parse_filter("cat>", CLASSES)
-    chosen = mistakes.select(images, sort="index", where=where, wrong_only=False)
+    chosen = select(images, sort="index", where=where, wrong_only=False)
     assert chosen.tolist() == [0, 1, 4]
 
 
@@ -432,4 +432,4 @@ def test_no_images() -> None:
     images = mistakes.table(
         Predictions(np.empty((0, 3), np.float16), np.empty(0, np.int64), "test", "", 1)
     )
-    assert all(len(mistakes.select(images, sort=sort)) == 0 for sort in images.sorts)
+    assert all(len(select(images, sort=sort)) == 0 for sort in images.sorts)

@@ -10,16 +10,12 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
 from trainer.words import percent
-
-if TYPE_CHECKING:
-    from trainer.analysis.mistakes import Mistakes
 
 SURE = 0.9
 """People are sure of a label when at least this share of them says it.
@@ -180,14 +176,14 @@ def quadrants(wrong: NDArray[np.bool_], people: People) -> Quadrants:
     )
 
 
-def entropy_correlation(images: Mistakes, people: People) -> float | None:
-    """Spearman's rank correlation of the model's entropy with the people's, -1 to 1.
+def entropy_correlation(entropy: Column, people: People) -> float | None:
+    """Spearman's rank correlation of the model's ``entropy``, [N], with the people's, -1 to 1.
 
     Ranks, because both are far from normal: most entropies are near 0. Ties get their mean rank.
     ``None`` where it is not defined: fewer than two images, or no variation.
     """
     known = people.asked > 0
-    return spearman(images.entropy[known], people.entropy[known])
+    return spearman(entropy[known], people.entropy[known])
 
 
 def spearman(first: Column, second: Column) -> float | None:

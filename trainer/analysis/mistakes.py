@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from trainer.analysis.human import People
 from trainer.analysis.label_doubt import LabelDoubt, label_doubt
-from trainer.analysis.mistakes_filter import EVERYTHING, Filter
 from trainer.analysis.review import Review
 from trainer.errors import ConfigError
 from trainer.foreign import short_name
@@ -241,30 +240,6 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
         margin=np.where(right, above, below),
         entropy=np.where(chance, np.maximum(np.exp(log_entropy), smallest), 0.0),
     )
-
-
-def select(
-    images: Mistakes,
-    *,
-    sort: Sort = "confidence",
-    where: Filter = EVERYTHING,
-    wrong_only: bool = True,
-    reverse: bool = False,
-) -> Indices:
-    """Indices of the images that fit, in order; ``reverse`` turns the order round.
-
-    Raises:
-        ConfigError: it takes people's answers or a label review, and there are none.
-    """
-    fits = where.mask(images)
-    if wrong_only:
-        fits &= images.wrong
-    order = images.order(sort)
-    chosen: Indices = order[fits[order]]
-    if not reverse:
-        return chosen
-    unknown = np.isnan(getattr(images, sort)[chosen])  # the last either way
-    return np.concatenate([chosen[~unknown][::-1], chosen[unknown]])
 
 
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Filters over the images of an evaluation, and the line they are typed in. Torch-free."""
+"""Which images of an evaluation fit, and the line that says so. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.analysis.mistakes import Indices, Mistakes, Sort
 from trainer.errors import ConfigError
-
-if TYPE_CHECKING:
-    from trainer.analysis.mistakes import Mistakes
 
 SYNTAX = "cat>dog  >dog  cat  conf>0.9  loss=1-2  human<0.5  #12  #10-20"
 QUANTITIES = {
@@ -126,6 +124,30 @@ class Filter:
 
 
 EVERYTHING = Filter()
+
+
+def select(
+    images: Mistakes,
+    *,
+    sort: Sort = "confidence",
+    where: Filter = EVERYTHING,
+    wrong_only: bool = True,
+    reverse: bool = False,
+) -> Indices:
+    """Indices of the images that fit, in order; ``reverse`` turns the order round.
+
+    Raises:
+        ConfigError: it takes people's answers or a label review, and there are none.
+    """
+    fits = where.mask(images)
+    if wrong_only:
+        fits &= images.wrong
+    order = images.order(sort)
+    chosen: Indices = order[fits[order]]
+    if not reverse:
+        return chosen
+    unknown = np.isnan(getattr(images, sort)[chosen])  # the last either way
+    return np.concatenate([chosen[~unknown][::-1], chosen[unknown]])
 
 
 def parse_filter(line: str, classes: Sequence[str]) -> Filter:

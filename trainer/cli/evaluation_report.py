@@ -55,7 +55,7 @@ def _people(opened: Evaluation, people: human.People) -> dict[str, Any]:
         **quadrants.counts,
         "sure_from": human.SURE,
         "doubted_share_of_mistakes": quadrants.doubted_share,
-        "entropy_spearman": human.entropy_correlation(opened.images, people),
+        "entropy_spearman": human.entropy_correlation(opened.images.entropy, people),
         "notice": people.notice,
     }
 
@@ -87,7 +87,7 @@ def lines(opened: Evaluation) -> list[str]:
     if images.people is not None:
         quadrants = human.quadrants(images.wrong, images.people)
         n = quadrants.counts
-        rank = human.entropy_correlation(images, images.people)
+        rank = human.entropy_correlation(images.entropy, images.people)
         said += [
             f"whose fault: of the mistakes {n['wrong_sure']:,} where people are sure of the label "
             f"(at least {100 * human.SURE:.0f} % say it), {n['wrong_doubt']:,} where people doubt "

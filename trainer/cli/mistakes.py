@@ -108,20 +108,15 @@ def mistakes(
         raise ConfigError("give either --json, --csv or --png")
     opened = open_evaluation(runs_dir(directory), run, epoch, human, review)
     from trainer.analysis import export
-    from trainer.analysis import mistakes as tables
+    from trainer.analysis.mistakes import LARGEST_LOSS
+    from trainer.analysis.mistakes_filter import select
 
     filtered = _filter(pair, where, opened.classes)
-    chosen = tables.select(
-        opened.images, sort=sort.value, where=filtered, wrong_only=not everything
-    )
-    if (
-        filtered.bounds
-        and not opened.images.exact
-        and (opened.images.loss >= tables.LARGEST_LOSS).any()
-    ):
+    chosen = select(opened.images, sort=sort.value, where=filtered, wrong_only=not everything)
+    if filtered.bounds and not opened.images.exact and (opened.images.loss >= LARGEST_LOSS).any():
         warn(
             f"the predictions of epoch {opened.found.epoch} were saved as float16 alone: a loss of "
-            f"{tables.LARGEST_LOSS:.2f} means at least that, a probability of 1 at least 0.9997"
+            f"{LARGEST_LOSS:.2f} means at least that, a probability of 1 at least 0.9997"
         )
     if png is not None:
         images = opened.pictures(data, data_dir(data_directory))[1].test.images

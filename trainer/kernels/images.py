@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainer.kernels.build import at, library
 
-if TYPE_CHECKING:
-    from trainer.loop.augment import Draws
+
+@dataclass(frozen=True)
+class Draws:
+    """The random parameters of one epoch, one row per training image, on the device.
+
+    ``None`` where the settings ask for nothing.
+    """
+
+    rows: Tensor | None
+    """int64 [N, 32]: source row of each row, reflection and shift applied."""
+    columns: Tensor | None
+    """int64 [N, 32]: source column of each column, flip, shift and reflection applied."""
+    warped: Tensor | None
+    """bool [N]: whether shift-scale-rotate applies."""
+    warps: Tensor | None
+    """float32 [N, 2, 3]: map from the output's to the input's coordinates, both -1 to 1."""
+    gray: Tensor | None
+    """bool [N]."""
+    holes: Tensor | None
+    """int64 [N, 2]: top row and left column of the hole; outside the image where there is none."""
 
 
 def augmented(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,33 +15,12 @@ from torch import Tensor
 
 from trainer.config import AugmentSettings, Tta
 from trainer.device import send
-from trainer.kernels.images import augmented
+from trainer.kernels.images import Draws, augmented
 
 SIDE = 32
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in ITU-R BT.601 luma."""
 _NOWHERE = 2 * SIDE
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random parameters of one epoch, one row per training image, on the device.
-
-    ``None`` where the settings ask for nothing.
-    """
-
-    rows: Tensor | None
-    """int64 [N, 32]: source row of each row, reflection and shift applied."""
-    columns: Tensor | None
-    """int64 [N, 32]: source column of each column, flip, shift and reflection applied."""
-    warped: Tensor | None
-    """bool [N]: whether shift-scale-rotate applies."""
-    warps: Tensor | None
-    """float32 [N, 2, 3]: map from the output's to the input's coordinates, both -1 to 1."""
-    gray: Tensor | None
-    """bool [N]."""
-    holes: Tensor | None
-    """int64 [N, 2]: top row and left column of the hole; outside the image where there is none."""
 
 
 class Augment:

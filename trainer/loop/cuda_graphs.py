@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import first_line
+from trainer.kernels.images import Draws
 from trainer.loop import host_random
-from trainer.loop.augment import Draws
 
 Replay = Callable[[], None]
 Work = Callable[[Tensor, Draws, int, bool], None]

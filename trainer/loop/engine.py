@@ -23,8 +23,9 @@ from trainer.distributed.together import Together
 from trainer.errors import ConfigError
 from trainer.kernels import fused
 from trainer.kernels.build import BuildError, library
+from trainer.kernels.images import Draws
 from trainer.loop import compilation, convolutions, host_random, snapshot, step_recording
-from trainer.loop.augment import Augment, Draws, resized
+from trainer.loop.augment import Augment, resized
 from trainer.loop.compilation import Compiled, Forward
 from trainer.loop.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
 from trainer.loop.ema import Average

@@ -11,7 +11,7 @@ from torch import Tensor
 from model import user_file
 from trainer.config import RunConfig
 from trainer.errors import first_line
-from trainer.loop.augment import Draws
+from trainer.kernels.images import Draws
 from trainer.loop.compilation import Compiled, Forward
 from trainer.loop.cuda_graphs import Replay, StepGraphs, Work
 

@@ -72,7 +72,7 @@ def _by_people(images: Mistakes, people: People, groups: list[Group], lines: lis
     )
     if found.doubted_share is not None:
         lines.append(f"Of the mistakes, people doubt {percent(found.doubted_share)} as well.")
-    rank = human.entropy_correlation(images, people)
+    rank = human.entropy_correlation(images.entropy, people)
     known = "not defined" if rank is None else f"{rank:.2f}"
     lines.append(
         "Is the model unsure where people are? Entropy of the model's and of the people's "

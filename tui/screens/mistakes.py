@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from trainer.analysis import mistakes
 from trainer.analysis.mistakes import Sort
-from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter
+from trainer.analysis.mistakes_filter import EVERYTHING, SYNTAX, Filter, parse_filter, select
 from trainer.errors import UserError
 from trainer.events import PredictionsSaved
 from trainer.runs.follower import Follower
@@ -211,7 +211,7 @@ class MistakesScreen(MistakesKeys):
             self._fault = str(error)
             if self._where_of != found.classes or not self.where.known(found.images):
                 self.where = EVERYTHING
-        chosen = mistakes.select(
+        chosen = select(
             found.images,
             sort=self.sort,
             where=self.where,
