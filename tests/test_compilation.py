@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,16 @@ def test_gradients_that_cannot_be_compiled_are_found_uncompiled(
 def test_what_fails_in_trial_steps_is_recorded_uncompiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All sizes are, the first ones too, which could be compiled."""
-    recorded: list[int] = []
+    """All sizes are, the first ones too, which could be compiled, and apart from what was."""
+    recorded: list[tuple[int, int]] = []
+    made = itertools.count()
 
     class Again:
         def __init__(self, device: torch.device) -> None:
-            pass
+            self.number = next(made)
 
         def __call__(self, work: Any) -> Any:
-            recorded.append(work.args[2])  # the side
+            recorded.append((self.number, work.args[2]))  # the side
             for _ in range(3):
                 work()
             return work
@@ -156,7 +158,7 @@ def test_what_fails_in_trial_steps_is_recorded_uncompiled(
     assert codes == ["preparing", "compile", "compile", "not-compiled", "cuda-graphs"]
     assert isinstance(log[-1], events.RunEnded)
     assert log[-1].state == "completed"
-    assert recorded == [28, 32] * 2
+    assert recorded == [(0, 28), (0, 32), (1, 28), (1, 32)]
     assert len(steps) == 4, "nothing that is compiled is replayed"
 
 

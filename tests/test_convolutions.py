@@ -351,6 +351,37 @@ def test_who_listens_to_a_layer_with_a_norm_hears_it(listened: str) -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize("listened", ["pool", "act"])
+def test_who_hears_before_a_layer_hears_what_it_is_given(listened: str) -> None:
+    net, x = exchanged(Normed(pooled=True)), some(4, 32, 8, 8)
+    heard: list[torch.Tensor] = []
+    net.get_submodule(listened).register_forward_pre_hook(
+        lambda _module, given: heard.append(given[0].detach())
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net(x)
+    assert len(heard) == 1
+    if listened == "pool":
+        assert heard[0].shape == (4, 48, 8, 8)
+    else:
+        assert (heard[0] < 0).any()
+
+
+@needs_tiles
+@pytest.mark.parametrize("added", [False, True])
+def test_what_is_saved_of_both_may_be_kept_in_another_order(added: bool) -> None:
+    net, x = exchanged(Normed(pooled=True)), some(4, 32, 8, 8)
+    residual = some(4, 48, 4, 4, seed=2) if added else None
+    found = []
+    for pack in (torch.Tensor.clone, torch.Tensor.contiguous):
+        net.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            found.append(found_by(copy.deepcopy(net), x, residual)[1])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_tiles
 @pytest.mark.parametrize("why", ["evaluated", "no gradients", "fp32", "a bias", "24 channels"])
 def test_a_norm_that_a_convolution_cannot_take(why: str) -> None:
     net = Normed()

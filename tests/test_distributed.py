@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -26,7 +29,7 @@ from tests.training_helpers import binary_folder
 from tests.tui_helpers import make_run
 from trainer import config as settings
 from trainer import events
-from trainer.distributed import launch, rank, watch
+from trainer.distributed import batch_norm, launch, rank, watch
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group, Member, _place
 from trainer.distributed.lead import Lead
@@ -274,7 +277,7 @@ def test_batch_norm_over_ranks_is_as_precise_as_torchs(
     torch.manual_seed(0)
     norms = [make[kind]() for _ in range(3)]
     norms[2].double()
-    assert synchronise(norms[1], alone, 1) == 1
+    assert synchronise(norms[1], alone) == 1
     images = torch.randn(16, 6, 8, 8).mul_(2).add_(1).to(memory_format=torch.channels_last)
     grad = torch.randn(16, 6, 8, 8) + 0.3
     found: list[dict[str, torch.Tensor]] = []
@@ -293,6 +296,205 @@ def test_batch_norm_over_ranks_is_as_precise_as_torchs(
     norms[1].eval()
     with torch.no_grad():
         torch.testing.assert_close(norms[1](images), norms[0].eval()(images), rtol=0, atol=1e-5)
+
+
+class Ranks:
+    """Ranks that are threads: what a group tells of one of them, and sums of all."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._own = size, threading.local()
+        self._given: list[torch.Tensor] = []
+        self._told = threading.Barrier(size, timeout=30)
+
+    def size(self) -> int:
+        return self._size
+
+    def rank(self) -> int:
+        rank: int = self._own.rank
+        return rank
+
+    def all_reduce(self, values: torch.Tensor, group: Ranks) -> None:
+        assert group is self
+        self._given.append(values)
+        self._told.wait()
+        total = sum(given.clone() for given in self._given)
+        self._told.wait()
+        values.copy_(total)
+        if self._told.wait() == 0:
+            self._given.clear()
+        self._told.wait()
+
+    def each(self, work: Callable[[int], Any]) -> list[Any]:
+        """What all of them come to."""
+
+        def as_rank(rank: int) -> Any:
+            self._own.rank = rank
+            return work(rank)
+
+        with ThreadPoolExecutor(self._size) as pool:
+            return list(pool.map(as_rank, range(self._size)))
+
+
+def gpus_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums that torch's kernels for batch norm over several GPUs compute, on the host."""
+
+    def shaped(vector: torch.Tensor) -> torch.Tensor:
+        return vector.view(1, -1, 1, 1)
+
+    def stats(input: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        variance, mean = torch.var_mean(input, (0, 2, 3), correction=0)
+        return mean, (variance + eps).rsqrt()
+
+    def gather(
+        input: torch.Tensor,
+        means: torch.Tensor,
+        invstds: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        momentum: float,
+        eps: float,
+        counts: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        weights = counts[:, None] / counts.sum()
+        mean = (weights * means).sum(0)
+        second = weights * (invstds**-2 - eps + (means - mean) ** 2)
+        variance = second.sum(0)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * counts.sum() / (counts.sum() - 1), momentum)
+        return mean, (variance + eps).rsqrt()
+
+    def elemt(
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        mean: torch.Tensor,
+        invstd: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        out = (input - shaped(mean)) * shaped(invstd)
+        out = out if weight is None else out * shaped(weight)
+        return out if bias is None else out + shaped(bias)
+
+    def reduce(
+        grad: torch.Tensor,
+        input: torch.Tensor,
+        mean: torch.Tensor,
+        invstd: torch.Tensor,
+        weight: torch.Tensor | None,
+        *wanted: bool,
+    ) -> tuple[torch.Tensor | None, ...]:
+        assert wanted == (True, False, False)
+        products = (grad * (input - shaped(mean))).sum((0, 2, 3))
+        return grad.sum((0, 2, 3)), products, None, None
+
+    def backward(
+        grad: torch.Tensor,
+        input: torch.Tensor,
+        mean: torch.Tensor,
+        invstd: torch.Tensor,
+        weight: torch.Tensor | None,
+        sums: torch.Tensor,
+        products: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> torch.Tensor:
+        assert counts.dtype == torch.int32
+        total = counts.sum()
+        slope = shaped(products / total * invstd**2)
+        of_input = grad - shaped(sums / total) - (input - shaped(mean)) * slope
+        return of_input * shaped(invstd if weight is None else invstd * weight)
+
+    kernels = {
+        "stats": stats,
+        "gather_stats_with_counts": gather,
+        "elemt": elemt,
+        "backward_reduce": reduce,
+        "backward_elemt": backward,
+    }
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(torch, f"batch_norm_{name}", kernel)
+
+
+@pytest.mark.parametrize("kind", ["weight and bias", "bias", "neither", "no statistics"])
+def test_batch_norm_over_gpus_is_that_of_all_their_images(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    ranks = Ranks(3)
+    gpus_kernels(monkeypatch)
+    monkeypatch.setattr(batch_norm.dist, "all_reduce", ranks.all_reduce)
+    torch.manual_seed(0)
+    images, grad = torch.randn(2, 11, 5, 4, 3, dtype=torch.float64)
+    weight, bias, mean, var = torch.rand(4, 5, dtype=torch.float64)
+    given: dict[str, torch.Tensor | None] = {"weight": weight, "bias": bias}
+    given |= {"running_mean": mean, "running_var": var}
+    missing = {"bias": ["weight"], "neither": ["weight", "bias"]}
+    for name in missing.get(kind, ["running_mean", "running_var"] if "no " in kind else []):
+        given[name] = None
+
+    def train(rank: int, part: slice) -> dict[str, torch.Tensor]:
+        mine = {name: None if t is None else t.clone() for name, t in given.items()}
+        x = images[part].clone().requires_grad_()
+        wanted = {"input": x, **{n: t for n, t in mine.items() if t is not None and n[0] != "r"}}
+        for tensor in wanted.values():
+            tensor.requires_grad_()
+        where = *(mine[n] for n in ("weight", "bias", "running_mean", "running_var")), 0.3, 1e-5
+        if rank < 0:
+            out = nn.functional.batch_norm(x, where[2], where[3], *where[:2], True, 0.3, 1e-5)
+        else:
+            out = batch_norm._BatchNormOnGpu.apply(x, *where, ranks)
+        out.backward(grad[part])
+        found = {name: tensor.grad for name, tensor in wanted.items()}
+        found |= {name: mine[name] for name in ("running_mean", "running_var")}
+        return {"out": out.detach(), **{n: t for n, t in found.items() if t is not None}}
+
+    expected = train(-1, slice(None))
+    found = ranks.each(lambda rank: train(rank, share(11, rank, 3)))
+    assert all(part.keys() == expected.keys() for part in found)
+    for name, value in expected.items():
+        parts = [part[name] for part in found]
+        if name in ("out", "input"):
+            torch.testing.assert_close(torch.cat(parts), value)
+        elif "running" in name:
+            for part in parts:
+                torch.testing.assert_close(part, value)
+        else:  # of parameters, which are summed over the ranks afterwards
+            torch.testing.assert_close(sum(parts), value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["batch norm", "shift norm"])
+def test_cuda_batch_norm_over_gpus_is_torchs_and_waits_for_nothing(kind: str) -> None:
+    device = torch.device("cuda:0")
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        group = dist.group.WORLD
+        assert group is not None
+        torch.manual_seed(0)
+        usual = (ShiftNorm(64) if kind == "shift norm" else nn.BatchNorm2d(64)).to(device)
+        ours = copy.deepcopy(usual)
+        synchronise(ours, group)
+        images = torch.randn(32, 64, 9, 9, device=device).mul_(2).add_(1).bfloat16()
+        images = images.to(memory_format=torch.channels_last)
+        grad = torch.randn_like(images)
+        found = []
+        for norm in (usual, ours):
+            for again in range(2):  # the connection is made at first use, for which one waits
+                x = images.clone().requires_grad_()
+                norm.zero_grad()
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error" if again and norm is ours else "default")
+                try:
+                    out = norm(x)
+                    out.backward(grad)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            parameters = [p.grad for p in norm.parameters()]
+            found.append([out, x.grad, *parameters, *norm.buffers()])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_every_part_belongs_to_one_rank() -> None:

@@ -6,6 +6,7 @@ import copy
 import platform
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from model import registry
 from model.blocks import fork, make_norm, norm_act
+from model.fast import ShiftNorm
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.config import AugmentSettings
@@ -116,7 +118,7 @@ def test_evaluation_with_activation_and_addition(kind: str, act: str, added: boo
     x, residual = some(5, 24, 6, 4, wanted=False), some(5, 24, 6, 4, seed=1, wanted=False)
     heard: list[Tensor] = []
     layer = copy.deepcopy(ACTS[act])
-    layer.register_forward_pre_hook(lambda _module, given: heard.append(given[0]))
+    layer.register_forward_hook(lambda _module, given, _output: heard.append(given[0]))
     with torch.inference_mode():
         y = norm_act(ours, layer, x, (lambda: residual) if added else None)
         z = exact(x.double()) + (residual.double() if added else 0)
@@ -219,6 +221,80 @@ def test_hooks_of_the_activation_see_what_it_gives() -> None:
     assert (y >= 0).all()
     assert (y == 0).any()
     assert (act(torch.tensor([-1.0])) == 0).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["before", "gradient", "any module"])
+def test_hooks_of_the_activation_are_given_what_it_would_be(kind: str) -> None:
+    seen: list[Tensor] = []
+    found: list[list[Tensor]] = []
+
+    def keep(_module: nn.Module, given: tuple[Tensor, ...], *_rest: object) -> None:
+        seen.append(given[0].detach().clone())
+
+    for fuse in (True, False):
+        act = nn.ReLU()
+        seen.clear()
+        if kind == "before":
+            handle = act.register_forward_pre_hook(keep)
+        elif kind == "gradient":
+            handle = act.register_full_backward_hook(keep)
+        else:
+            handle = nn.modules.module.register_module_forward_hook(keep)
+        try:
+            y = norm_act(fused(norm(16)) if fuse else norm(16), act, some(4, 16, 4, 4))
+            y.backward(some(*y.shape, seed=1, wanted=False))
+        finally:
+            handle.remove()
+        found.append([*seen])
+    assert len(found[0]) == len(found[1]) == (2 if kind == "any module" else 1)
+    for ours, theirs in zip(*found, strict=True):
+        assert error(ours, theirs.double()) < ROUNDING
+    assert (found[0][-1] < 0).any(), "nothing was activated yet"
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["batch", "layer", "added", "pool"])
+def test_what_is_saved_for_gradients_may_be_kept_in_another_order(kind: str) -> None:
+    layer = nn.MaxPool2d(2) if kind == "pool" else norm(16, "batch" if kind == "added" else kind)
+    found = []
+    for pack in (Tensor.clone, Tensor.contiguous):
+        x, added = some(4, 16, 6, 6), some(4, 16, 6, 6, seed=2)
+        ours = fused(layer)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            again = partial(Tensor.clone, added)
+            y = norm_act(ours, nn.ReLU(), x, again) if kind == "added" else ours(x)
+        y.backward(some(*y.shape, seed=1, wanted=False))
+        found.append([t.grad for t in (x, *ours.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_compiler
+@pytest.mark.parametrize("which", ["weight", "running_mean"])
+def test_a_norm_whose_parameters_lie_apart_goes_torchs_way(which: str) -> None:
+    usual, table = norm(16), torch.zeros(16, 4)
+    column = table[:, 0]
+    if which == "weight":
+        usual.weight = nn.Parameter(column.copy_(torch.linspace(0.5, 2, 16)))
+    else:
+        usual.running_mean = column
+    ours = usual
+    choose_per_layer(ours)
+    assert isinstance(ours, FusedBatchNorm2d)
+    y = ours(some(4, 16, 4, 4))
+    assert type(y.grad_fn).__name__ != "_NormBackward"
+    assert not table[:, 1:].any(), "nothing is written beside it"
+
+
+@needs_compiler
+def test_the_norm_of_fast_counts_no_batches_with_kernels_either() -> None:
+    usual, x = ShiftNorm(16), some(4, 16, 4, 4)
+    ours = fused(usual)
+    assert type(ours(x).grad_fn).__name__ == "_NormBackward"
+    usual(x.float())
+    for name, buffer in usual.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), buffer)
 
 
 @needs_compiler
@@ -427,6 +503,15 @@ def test_a_library_that_others_can_write_is_not_loaded(tmp_path: Path) -> None:
     path.parent.chmod(0o777)
     assert library().norm_takes(8, 16)
     assert path.read_bytes().startswith(b"not")
+    path.parent.chmod(0o700)
+    path.parent.parent.chmod(0o777)  # another folder could be put in the place of ours
+    library.cache_clear()
+    assert library().norm_takes(8, 16)
+    assert path.read_bytes().startswith(b"not")
+    path.parent.parent.chmod(0o1777)
+    library.cache_clear()
+    assert library().norm_takes(8, 16)
+    assert not path.read_bytes().startswith(b"not")
 
 
 @needs_compiler

@@ -36,14 +36,34 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
 
 
-def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
+def test_two_writers_of_one_number_do_not_mix(tmp_path: Path) -> None:
+    """Two containers with one folder in common number their processes alike."""
+    path = tmp_path / "file.bin"
+    with whole_file(path) as first:
+        first.write(b"first, all of it")
+        with whole_file(path) as second:
+            second.write(b"sec")
+            second.flush()
+            assert not path.exists()
+            second.write(b"ond")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first, all of it"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_link_in_the_way_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = tmp_path / "run" / "file.bin"
     path.parent.mkdir()
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.symlink_to(victim)
     path.symlink_to(victim)
+    with monkeypatch.context() as patch:
+        patch.setattr("secrets.token_hex", lambda count: "guessed")
+        path.with_suffix(f".{os.getpid()}-guessed.partial").symlink_to(victim)
+        with pytest.raises(FileExistsError), whole_file(path) as file:
+            file.write(b"new")
     with whole_file(path) as file:
         file.write(b"new")
     assert victim.read_text() == "precious"
@@ -66,15 +86,16 @@ def test_a_run_of_others_cannot_have_a_file_written_elsewhere(
     train_run(run, control)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    for name in ("config.partial", f"config.{os.getpid()}.partial"):
-        (run.path / name).symlink_to(victim)
-    for name in ("cache/folded", "cache/features-last", "checkpoints/last", "predictions/p"):
-        place = run.path / f"{name}.{os.getpid()}.partial"
+    monkeypatch.setattr("secrets.token_hex", lambda count: "guessed")
+    names = "config", "cache/folded", "cache/features-last", "checkpoints/last", "predictions/p"
+    for name in names:
+        place = run.path / f"{name}.{os.getpid()}-guessed.partial"
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(victim)
-    with suppress(RunError):  # it was stopped before there was a checkpoint
+    with suppress(RunError, OSError):  # it was stopped before there was a checkpoint
         resubmit(run, processes=2)
-    Follower(run).keep_growing()
+    with suppress(OSError):
+        Follower(run).keep_growing()
     assert victim.read_text() == "precious"
     assert RunDir(run.path).config.is_file()
     assert not run.config.is_symlink()

@@ -1,7 +1,8 @@
 """Batch norm over the whole batch of all ranks: the same statistics as one process has.
 
-``nn.SyncBatchNorm`` refuses a CPU, and replaces norms of other classes (``ShiftNorm``) by itself.
-Here a layer stays what it is; the call of ``F.batch_norm`` inside its forward is taken over.
+``nn.SyncBatchNorm`` refuses a CPU, makes the host wait for a GPU in each layer, and replaces norms
+of other classes (``ShiftNorm``) by itself. Here a layer stays what it is; the call of
+``F.batch_norm`` inside its forward is taken over.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 
-def synchronise(net: nn.Module, group: dist.ProcessGroup, size: int) -> int:
+def synchronise(net: nn.Module, group: dist.ProcessGroup) -> int:
     """Let the batch norms of a net train with the statistics of all ranks.
 
     Returns:
@@ -27,17 +27,15 @@ def synchronise(net: nn.Module, group: dist.ProcessGroup, size: int) -> int:
     """
     layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
     for layer in layers:
-        layer.forward = _Together(layer.forward, group, size)  # type: ignore[method-assign]
+        layer.forward = _Together(layer.forward, group)  # type: ignore[method-assign]
     return len(layers)
 
 
 class _Together:
     """A norm's forward under which ``F.batch_norm`` is the synchronised one."""
 
-    def __init__(
-        self, forward: Callable[[Tensor], Tensor], group: dist.ProcessGroup, size: int
-    ) -> None:
-        self._forward, self._mode = forward, _Mode(group, size)
+    def __init__(self, forward: Callable[[Tensor], Tensor], group: dist.ProcessGroup) -> None:
+        self._forward, self._mode = forward, _Mode(group)
 
     def __call__(self, input: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # an evaluation: every rank by itself
@@ -47,9 +45,9 @@ class _Together:
 
 
 class _Mode(TorchFunctionMode):
-    def __init__(self, group: dist.ProcessGroup, size: int) -> None:
+    def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__()
-        self._group, self._size = group, size
+        self._group = group
 
     def __torch_function__(
         self,
@@ -77,17 +75,9 @@ class _Mode(TorchFunctionMode):
         if not training:
             return func(input, running_mean, running_var, weight, bias, False, momentum, eps)
         if input.is_cuda:
-            norm: Callable[..., Tensor] = SyncBatchNorm.apply
+            norm: Callable[..., Tensor] = _BatchNormOnGpu.apply
             return norm(
-                input.contiguous() if input.dim() != 4 else input,
-                weight,
-                bias,
-                running_mean,
-                running_var,
-                eps,
-                momentum,
-                self._group,
-                self._size,
+                *(input, weight, bias, running_mean, running_var, momentum, eps, self._group)
             )
         mean, variance, count = _statistics(input, self._group)
         if running_mean is not None and running_var is not None:
@@ -107,6 +97,63 @@ class _Mode(TorchFunctionMode):
             count,
             self._group,
         )
+
+
+class _BatchNormOnGpu(Function):
+    """Batch norm by the kernels of ``nn.SyncBatchNorm``, whose host never waits for them.
+
+    torch's own leaves out ranks without images, and has to read on the host how many there are; of
+    a batch here each rank has one at least.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+        group: dist.ProcessGroup,
+    ) -> Tensor:
+        input = input.contiguous(memory_format=_layout(input))
+        channels = input.shape[1]
+        mean, invstd = torch.batch_norm_stats(input, eps)
+        # a sum of rows that are 0 elsewhere: each rank has its own
+        rows = mean.new_zeros((group.size(), 2 * channels + 1))
+        own = rows[group.rank()]
+        own[:channels], own[channels:-1] = mean, invstd
+        own[-1:].fill_(input.numel() // channels)
+        dist.all_reduce(rows, group=group)
+        means, invstds, counts = rows.split((channels, channels, 1), dim=1)
+        mean, invstd = torch.batch_norm_gather_stats_with_counts(
+            *(input, means.contiguous(), invstds.contiguous(), running_mean, running_var),
+            *(momentum, eps, counts.flatten()),
+        )
+        ctx.group, ctx.biased = group, bias is not None
+        ctx.save_for_backward(input, weight, mean, invstd, counts.flatten().int())
+        return torch.batch_norm_elemt(input, weight, bias, mean, invstd, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        input, weight, mean, invstd, counts = ctx.saved_tensors
+        grad = grads[0].contiguous(memory_format=_layout(input))
+        given = input, mean, invstd, weight
+        # gradients of weight and bias are these sums, which torch leaves out without a weight
+        of_bias, products, _, _ = torch.batch_norm_backward_reduce(grad, *given, True, False, False)
+        of_weight = None if weight is None else (products * invstd).to(weight.dtype)
+        sums = torch.stack((of_bias, products))
+        dist.all_reduce(sums, group=ctx.group)
+        of_input = torch.batch_norm_backward_elemt(grad, *given, sums[0], sums[1], counts)
+        return of_input, of_weight, of_bias if ctx.biased else None, *[None] * 5
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """Of the two that the kernels know: channels_last where it is that."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class Together:
 
     def wrap(self, net: nn.Module, summary: Summary) -> nn.Module:
         """The net with gradients averaged over all ranks and batch norms over all images."""
-        synchronise(net, self.group.norms, self.group.size)
+        synchronise(net, self.group.norms)
         unused = any("not used" in layer.reason for layer in summary.layers)
         # running statistics are the same on all ranks
         no_sync: dict[str, Any] = {_SYNC_BUFFERS: False}

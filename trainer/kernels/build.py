@@ -114,7 +114,7 @@ def _from_cache(command: list[str]) -> ctypes.CDLL:
     folder = platformdirs.user_cache_path("cifar-tui")
     with suppress(OSError):  # then it is not there, which is looked at next
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kept = folder.resolve() / name if _private(folder) else None
+    kept = folder.resolve() / name if _private(folder) and _out_of_reach(folder) else None
     if kept is not None and _private(kept) and _whole(kept):
         with suppress(OSError):
             return ctypes.CDLL(str(kept))
@@ -178,6 +178,20 @@ def _private(path: Path) -> bool:
     except OSError:
         return False
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _out_of_reach(path: Path) -> bool:
+    """Whether nobody else, but root, can put another in its place: where all folders it is in are
+    this user's or root's, and those that all may write to let none take what is another's."""
+    try:
+        found = [parent.stat() for parent in path.resolve().parents]
+    except OSError:
+        return False
+    return all(
+        parent.st_uid in (0, os.getuid())
+        and (not parent.st_mode & stat.S_IWOTH or parent.st_mode & stat.S_ISVTX)
+        for parent in found
+    )
 
 
 def _processor() -> str:

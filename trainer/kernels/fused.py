@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from model.fast import BIAS_SCALE, ShiftNorm
 from trainer.kernels.build import at, library
@@ -61,7 +62,7 @@ class _Norm2d(nn.Module):
 
     def _joined(self, act: nn.Module, shape: torch.Size, residual: Tensor | None) -> int | None:
         """The activation in one piece with such a norm and residual; None: there is none."""
-        if not unheard(self):
+        if not (unheard(self) and only_output_heard(act)):
             return None
         if residual is not None and not (_takes(residual) and residual.shape == shape):
             return None
@@ -103,9 +104,7 @@ class _Norm2d(nn.Module):
         _, rows, channels, _ = self.parts(shape)
         own = *self.parameters(recurse=False), *self.buffers(recurse=False)
         # torch tells what is wrong with another number; a number of batches is no vector
-        if channels != self.channels() or any(
-            t.dim() and (t.dtype != torch.float32 or t.shape != (channels,)) for t in own
-        ):
+        if channels != self.channels() or any(t.dim() and not _vector(t, channels) for t in own):
             return False
         return bool(library().norm_takes(rows, channels))
 
@@ -172,6 +171,10 @@ class FusedShiftNorm(FusedBatchNorm2d, ShiftNorm):
     def scaled(self) -> tuple[Tensor | None, Tensor | None]:
         """No weight, and the scaled bias, fp32 [C]."""
         return None, self.bias * BIAS_SCALE
+
+    def running(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """Counts nothing, as ``ShiftNorm``."""
+        return self.running_mean, self.running_var, self.momentum or 0.0
 
 
 class FusedMaxPool2d(nn.MaxPool2d):
@@ -276,6 +279,7 @@ class _Norm(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
+        x, y = laid_out(x), laid_out(y)
         given = like(gradients[0], x), x, y, weight, bias, statistics
         found = norm_backward(*given, ctx.how, added=ctx.added)
         return found.of_x, found.of_residual, found.of_weight, found.of_bias, None
@@ -354,7 +358,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x = laid_out(ctx.saved_tensors[0])
         gradient, of_x = like(gradients[0], x), torch.empty_like(x)
         n, channels, height, width = x.shape
         threads = torch.get_num_threads()
@@ -365,6 +369,17 @@ class _Pool(torch.autograd.Function):
 def like(gradient: Tensor, x: Tensor) -> Tensor:
     """A gradient as the kernels take it."""
     return gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def laid_out(saved: Tensor) -> Tensor:
+    """What was saved for a gradient, or ``None``: hooks that keep it elsewhere may reorder it."""
+    return saved if saved is None else saved.contiguous(memory_format=torch.channels_last)
+
+
+def _vector(tensor: Tensor, channels: int) -> bool:
+    """Whether the kernels take it as a norm's parameter or statistics."""
+    fits = tensor.dtype == torch.float32 and tensor.shape == (channels,)
+    return fits and tensor.is_contiguous()
 
 
 def _takes(tensor: Tensor) -> bool:
@@ -389,8 +404,16 @@ def _code(act: nn.Module, residual: Tensor | None) -> int | None:
 
 def unheard(layer: nn.Module) -> bool:
     """Whether nobody listens to what a layer is given and gives, nor to the gradients."""
-    forward = layer._forward_hooks, layer._forward_pre_hooks
-    return not any((*forward, layer._backward_hooks, layer._backward_pre_hooks))
+    return not layer._forward_hooks and only_output_heard(layer)
+
+
+def only_output_heard(layer: nn.Module) -> bool:
+    """Whether hooks of a layer, if it has any, come after its forward pass.
+
+    These are then given its right output, if as its input, too.
+    """
+    hooks = layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return not (any(hooks) or _has_any_global_hook())
 
 
 def halves(layer: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.device import Precision
 from trainer.kernels import fused, tiles
-from trainer.kernels.fused import halves, once, unheard
+from trainer.kernels.fused import halves, once, only_output_heard, unheard
 
 TILE = 32
 """Numbers that a bf16 tile of AMX sums over at once."""
@@ -148,7 +148,7 @@ class TiledConv2d(nn.Conv2d):
 
     def _pools(self, pool: nn.Module, input: Tensor) -> bool:
         """Whether a kernel pools so what comes of such images."""
-        pools = isinstance(pool, nn.MaxPool2d) and halves(pool)
+        pools = isinstance(pool, nn.MaxPool2d) and halves(pool) and only_output_heard(pool)
         return pools and min(tiles.output_size(self, input)) > 1
 
     def _takes(self, input: Tensor) -> bool:
@@ -226,6 +226,7 @@ class _Normed(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, where, x, y, scale, bias, statistics = ctx.saved_tensors
+        x, y = fused.laid_out(x), fused.laid_out(y)
         for_images, for_weight = ctx.needs_input_grad[:2]
         given = fused.like(gradients[0], x), x, y, scale, bias, statistics
         found = fused.norm_backward(*given, ctx.how, added=ctx.added, later=True)

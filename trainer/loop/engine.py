@@ -240,7 +240,7 @@ class Training:
                 self._compute,
                 torch.arange(train.batch_size, device=self.device),
                 self._draws(self.at.epoch),
-                Recorder(self.device),
+                partial(Recorder, self.device),
                 sides=[side for side in schedule.sides(train) if side >= now],
                 measured=train.layer_stats > 0,
                 undone=steps_undone(self.net, self.optimizers.all, state),

@@ -40,7 +40,7 @@ def record(
     compute: Work,
     index: Tensor,
     draws: Draws,
-    recorder: Callable[[Replay], Replay],
+    recorder: Callable[[], Callable[[Replay], Replay]],
     *,
     sides: Iterable[int],
     measured: bool,
@@ -53,7 +53,7 @@ def record(
         compute: the step, with ``index`` (int64 [B]) and ``draws`` of any batch and epoch.
         index: see there.
         draws: see there.
-        recorder: turns work into its replay.
+        recorder: makes what turns work into its replay.
         sides: the sides of images in pixels.
         measured: whether layers are measured at some steps.
         undone: takes back what steps change (``steps_undone``).
@@ -62,7 +62,7 @@ def record(
     Raises:
         CaptureFailed: it has failed so that training cannot go on.
     """
-    graphs = StepGraphs(compute, index, draws, recorder)
+    graphs = StepGraphs(compute, index, draws, recorder())
     kinds = [(side, how) for side in sides for how in ((False, True) if measured else (False,))]
     try:
         with undone:
@@ -70,7 +70,10 @@ def record(
             for side, how in kinds:
                 graphs.record(side, measured=how)
             if compiles and not _compiles(forward):
-                for side, how in kinds:  # the first ones anew, all uncompiled as told
+                # all anew and uncompiled, as told. With memory and a stream of their own: a graph
+                # that ends takes the workspace of its stream's products with it (torch 2.14)
+                graphs = StepGraphs(compute, index, draws, recorder())
+                for side, how in kinds:
                     graphs.record(side, measured=how)
     except torch.OutOfMemoryError:
         return "the GPU has too little memory for them"
