@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from model import registry
 from model.fast import ShiftNorm
 from tests.distributed_helpers import GROUP_NORM, NO_DROPOUT, Task, a_run, train_together
 from tests.training_helpers import binary_folder
@@ -33,6 +35,7 @@ from trainer.distributed import batch_norm, launch, rank, watch
 from trainer.distributed.batch_norm import synchronise
 from trainer.distributed.group import Group, Member, _place
 from trainer.distributed.lead import Lead
+from trainer.distributed.together import _SYNC_BUFFERS
 from trainer.distributed.world import World, from_environment, share
 from trainer.errors import ConfigError, DeviceError
 from trainer.exit_codes import FAILED
@@ -40,6 +43,7 @@ from trainer.lifecycle import session
 from trainer.lifecycle.prepare import check_alike
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import read_config, resubmit
+from trainer.loop.compilation import Compiled
 from trainer.presets import catalog
 from trainer.processes import lives
 from trainer.protocol import Job
@@ -296,6 +300,30 @@ def test_batch_norm_over_ranks_is_as_precise_as_torchs(
     norms[1].eval()
     with torch.no_grad():
         torch.testing.assert_close(norms[1](images), norms[0].eval()(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dws-normal", "fast"])
+def test_a_net_that_its_norms_divide_is_compiled_part_by_part(
+    alone: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    compiled = 0
+
+    def taken_as_it_is(graph: Any, inputs: Any) -> Any:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=taken_as_it_is))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++")
+    net = registry.build(name)
+    norms = synchronise(net, alone)
+    wrapped = nn.parallel.DistributedDataParallel(net, **{_SYNC_BUFFERS: False})  # type: ignore[arg-type]
+    forward = Compiled(wrapped, torch.device("cpu"), pytest.fail, sizes=2, parts=1 + norms)
+    counts = []
+    for side in (24, 32, 24, 32):
+        forward(torch.randn(2, 3, side, side)).sum().backward()
+        counts.append(compiled)
+    assert norms < counts[0] < counts[1] == counts[2] == counts[3]
 
 
 class Ranks:

@@ -38,13 +38,15 @@ class Together:
     def __init__(self, group: Group, control: Control, device: torch.device) -> None:
         self.group, self.device = group, device
         self.control = Agreement(group, control)
+        self.norms = 0
+        """Layers of the net that wait for the other ranks in the middle of it."""
         self._before = (0.0, 0.0, 0)
         self._rate_from = (time.monotonic(), 0)
         self._told_at = -RANKS_SECONDS
 
     def wrap(self, net: nn.Module, summary: Summary) -> nn.Module:
         """The net with gradients averaged over all ranks and batch norms over all images."""
-        synchronise(net, self.group.norms)
+        self.norms = synchronise(net, self.group.norms)
         unused = any("not used" in layer.reason for layer in summary.layers)
         # running statistics are the same on all ranks
         no_sync: dict[str, Any] = {_SYNC_BUFFERS: False}

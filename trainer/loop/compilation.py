@@ -30,6 +30,7 @@ class Compiled:
         on_problem: told once, in one line, why training goes on uncompiled.
         on_size: told of each new size of images, before the step that compiles for it.
         sizes: how many sizes there will be at most.
+        parts: at how many places what cannot be compiled divides the net, and one.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Compiled:
         on_size: Callable[[torch.Size], None] = lambda size: None,
         *,
         sizes: int = 1,
+        parts: int = 1,
     ) -> None:
-        self._count = sizes
+        self._count = sizes * parts
         self._uncompiled, self._on_problem, self._on_size = forward, on_problem, on_size
         self._forward: Forward | None = None
         self._sizes: set[torch.Size] = set()
@@ -110,17 +112,19 @@ class Compiled:
         self._forward = self._uncompiled
 
 
-def _begin_anew(sizes: int) -> None:
+def _begin_anew(count: int) -> None:
     """Forget what earlier runs of this process compiled, and be told when too much is.
 
     Code is counted by function, not by net: that of earlier runs would fill the number that is
-    allowed, and what comes after it silently run uncompiled.
+    allowed, and what comes after it silently run uncompiled. Nor by layer: one function of so many
+    layers is compiled as often, and for each size of images, where the net is divided.
     """
     import torch._dynamo  # seconds to import: not before
 
     torch._dynamo.reset()
     limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, sizes)
+    limits.recompile_limit = max(limits.recompile_limit, count)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, count)
     limits.fail_on_recompile_limit_hit = not limits.suppress_errors  # torch refuses both
 
 

@@ -117,6 +117,7 @@ class Training:
             self.forward = Compiled(
                 *(self.uncompiled, self.device, self._not_compiled, self._tell_of_compiling),
                 sizes=len(schedule.sides(train)),
+                parts=1 + (self.together.norms if self.together else 0),
             )
         first = self.group is None or self.group.first
         self.layer_stats = LayerStats(self.net, train.layer_stats if first else 0)
