@@ -25,6 +25,7 @@ from trainer.config import ModelSettings, RunConfig
 from trainer.errors import ConfigError
 from trainer.lifecycle.admission import admitted
 from trainer.lifecycle.session import train_run
+from trainer.lifecycle.submit import resubmit
 from trainer.runs import checkpoint
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
@@ -351,3 +352,35 @@ def test_what_is_not_saved_is_told_once_and_when_it_is_saved_again(
     assert told.count("checkpoint-not-saved") == told.count("checkpoint-saved-again")
     assert all(a != b for a, b in pairwise(told)), "never twice in a row"
     assert run.checkpoint("last").is_file()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_whose_last_checkpoint_is_not_saved_is_not_completed(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """It would be, with the weights gone, and could not be resumed."""
+    run = tiny_run(tmp_path, f"data='{data}'", "train.epochs=3")
+    write, calls = checkpoint.write, [0]
+
+    def fails(packed: memoryview, path: Path) -> None:
+        calls[0] += path.stem == "last"
+        if calls[0] > before:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(packed, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", fails)
+        ended = train_run(run, Control(run))
+    state = Follower(run).catch_up()
+    assert state.ended == ended
+    assert ended.state == "failed"
+    assert ended.final_accuracy is not None
+    assert ended.error is not None
+    assert ended.error.startswith("its last checkpoint could not be saved (No space left on dev")
+    assert ended.error.endswith("checkpoint before" if before else "train it again")
+    assert len(state.epochs) == 3
+    if before:
+        resubmit(run)
+        again = train_run(run, Control(run), resume=True)
+        assert again.state == "completed"
+        assert [row.epoch for row in Follower(run).catch_up().epochs] == [1, 2, 3]

@@ -313,11 +313,13 @@ def test_a_closed_pipe_is_no_error(runs: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_full_disk_under_the_output_is_one_line(runs: Path) -> None:
+@pytest.mark.parametrize("asked", [("runs",), ("--help",), ("train", "--help")], ids=" ".join)
+def test_a_full_disk_under_the_output_is_one_line(runs: Path, asked: tuple[str, ...]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = python("runs", "--runs-dir", runs, stdout=full, stderr=subprocess.PIPE)
+        where = ("--runs-dir", runs) if asked == ("runs",) else ()
+        done = python(*asked, *where, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr == b"cifar-tui: the output cannot be written: No space left on device\n"
 

@@ -30,7 +30,7 @@ from trainer.lifecycle.submit import resubmit, submit
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import scan
+from trainer.runs.rundir import RunDir, scan
 from trainer.runs.runlog import RunLog
 
 ROOT = Path(main.__file__).parents[2]
@@ -385,6 +385,12 @@ def test_a_run_that_never_began_is_resumed_from_the_beginning(
     assert asked == [True, True], "it is old: whether it begins is seen where it is trained"
 
 
+def conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
+    follower = Follower(run)
+    follower.catch_up()
+    train._conclude(follower, ended, data)
+
+
 def test_a_log_that_cannot_be_read_is_no_full_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,12 +403,12 @@ def test_a_log_that_cannot_be_read_is_no_full_disk(
         log = RunLog(run)
         log.emit(events.Notice(level="error", code=notice, message="x"))
         log.close()
-        train._conclude(run, ended, "synthetic")
+        conclude(run, ended, "synthetic")
         assert capsys.readouterr().err.endswith(said)
-    train._conclude(run, events.RunEnded(state="stopped", error="no GPU"), "synthetic")
+    conclude(run, events.RunEnded(state="stopped", error="no GPU"), "synthetic")
     assert capsys.readouterr().err.endswith("the run stays stopped: no GPU\n")
     run.path.rename(tmp_path / "moved")
-    train._conclude(run, ended, "synthetic")
+    conclude(run, ended, "synthetic")
     assert "cannot be read: was the folder moved or removed?" in capsys.readouterr().err
 
 

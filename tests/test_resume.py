@@ -19,6 +19,7 @@ from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
 from trainer import events
 from trainer.errors import ConfigError, DataError, RunError
+from trainer.lifecycle import submit as submit_module
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import read_config, resubmit, submit
@@ -393,6 +394,34 @@ async def test_r_resumes_the_chosen_run(tmp_path: Path) -> None:
         await until(pilot, lambda: "is completed: there is nothing left to train" in told(app))
         assert status(app, run) == "completed"
     assert folded(run).attempt == 2
+
+
+async def test_r_looks_first_whether_the_data_are_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = binary_folder(tmp_path / "by now")
+    asked: list[str | None] = []
+
+    def resubmitted(run: RunDir, data: str | None = None) -> None:
+        asked.append(data)
+        raise RunError("far enough")
+
+    monkeypatch.setattr(submit_module, "resubmit", resubmitted)
+    run = make_run(
+        tmp_path / "runs", data=str(tmp_path / "before"), epochs=3, done=1, end="stopped"
+    )
+    give_checkpoint(run)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: "r Resume" in keys(app))
+        await pilot.press("r")
+        await until(pilot, lambda: "choose the folder they lie in by now (F)" in told(app))
+        assert f"{tmp_path / 'before'}' does not exist" in told(app)
+        assert asked == []
+        app.runs.data = str(moved)
+        await pilot.press("r")
+        await until(pilot, lambda: "far enough" in told(app))
+        assert asked == [str(moved)]
 
 
 @pytest.mark.usefixtures("data_is_there")

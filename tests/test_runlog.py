@@ -248,6 +248,30 @@ def test_an_error_that_is_not_a_full_disk_is_named(
     assert "Input/output error" in told[1].event.message
 
 
+def test_a_limit_on_the_size_of_files_is_not_a_full_disk(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, limit = os.pwrite, 100
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if offset >= limit:
+            raise OSError(errno.EFBIG, "File too large")
+        return write(fd, data[: limit - offset], offset)  # a part of it, without a reason
+
+    told: list[events.Envelope] = []
+    log = RunLog(run, told.append)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    log.emit(notice("event"))
+    assert [e.event.code for e in told] == ["test", "disk-error"]
+    assert "(File too large)" in told[1].event.message
+    assert told[1].event.message.endswith("its size is limited (ulimit -f)")
+    assert run.log.read_bytes() == b""
+    limit = 1 << 20
+    log.close()
+    assert [e.seq for e in read(run)] == list(range(len(read(run))))
+    assert read(run)[0].event.message == "event"
+
+
 def test_weeks_on_a_full_disk_keep_what_matters(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -415,7 +415,11 @@ def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
     monkeypatch.setattr("trainer.runs.predictions.save", full)
     monkeypatch.setattr("trainer.runs.checkpoint.write", full)
     run = tiny_run(tmp_path)
-    assert train_run(run, Control(run)).state == "completed"
+    ended = train_run(run, Control(run))
+    assert ended.state == "failed", "all is trained, and nothing of it is left"
+    assert ended.error is not None
+    assert "could not be saved" in ended.error
+    assert ended.final_accuracy is not None
     codes = {n.code for _, n in Follower(run).catch_up().notices}
     assert {"predictions-not-saved", "checkpoint-not-saved"} <= codes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 from textual.widgets._toast import Toast, ToastHolder, ToastRack
 
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, until
@@ -232,15 +232,21 @@ async def test_the_neighbour_is_the_one_in_the_sorted_list(
         assert screen.query_one(RunTable).chosen == three[2].id
 
 
-async def test_dialogs_of_a_run_that_has_gone_close_without_an_act(
+async def test_a_question_about_a_run_that_has_gone_stays_and_does_nothing(
     tmp_path: Path, three: list[RunDir]
 ) -> None:
+    """The key that is on its way to it would ask about the run that took its place."""
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: len(app.store) == 3)
         await pilot.press("2", "1", "d")
         await until(pilot, lambda: names(app) == ["RunsScreen", "Choice"])
         move(app, three[2], tmp_path / "away")
+        title = app.screen.query_one(".title", Static)
+        await until(pilot, lambda: str(title.render()) == "The run has gone")
+        await pilot.press("d", "d")
+        assert names(app) == ["RunsScreen", "Choice"]
+        await pilot.press("c")
         await until(pilot, lambda: names(app) == ["RunsScreen"])
         assert not (tmp_path / "runs" / ".trash").exists()
         assert app.store.selected == three[1].id

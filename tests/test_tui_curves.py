@@ -66,6 +66,21 @@ def test_a_resumed_run_is_one_clean_curve() -> None:
     assert len(curves.step_points(after, "loss", "step")) == 4
 
 
+@pytest.mark.parametrize("axis", curves.AXES)
+def test_a_position_that_is_damaged_does_not_lead_out_of_the_picture(axis: curves.Axis) -> None:
+    """What plotext draws costs time and memory by the column, also far outside."""
+    folded = state()
+    steps = folded.steps
+    steps.step[1], steps.epoch[1], steps.elapsed[1] = 2**53, 2.0**53, 1e15
+    curve = curves.step_points(folded, "loss", axis)
+    assert (np.diff(curve.x) >= 0).all()
+    assert len(curve) == len(steps.step)
+    first, last = float(curve.x[0]), float(curve.x[-2])
+    assert last < 100
+    shown = plan(Curve("a", curve, "#ff0000"), axis=axis, x_limits=(first, last))
+    assert braille(drawn(shown))
+
+
 def test_what_is_not_a_number_is_a_gap() -> None:
     folded = RunState()
     for seq, loss in enumerate([1.0, None, 0.5]):

@@ -292,12 +292,12 @@ class CifarApp(App[None]):
             self._show(changes)
 
     def _leave_gone(self, changes: Changes) -> None:
-        """Close dialogs about runs that have gone; no screen shows another run than the chosen one
+        """Tell dialogs about runs that have gone; no screen shows another run than the chosen one
         without a word, nor do keys mean another.
         """
         for screen in reversed(self.screen_stack):
             if isinstance(screen, Modal) and screen.about in changes.gone:
-                screen.dismiss(None)
+                screen.run_gone()
         if changes.lost is None:
             return
         gone = changes.lost.run.id

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trainer.errors import UserError
+from trainer.errors import DataError, UserError
 from trainer.lifecycle.admission import admitted, anchored_data
 from trainer.runs.follower import Follower
 from trainer.runs.runstate import ACTIVE
@@ -194,7 +194,8 @@ class RunControl:
             app.tell(f"{run_name(run)} is {run.status}: there is nothing to resume")
             return
         try:
-            await asyncio.to_thread(resubmit, run.run)
+            elsewhere = await asyncio.to_thread(self._elsewhere, run.run)
+            await asyncio.to_thread(resubmit, run.run, data=elsewhere)
         except UserError as error:
             app.tell(str(error), severity="error", title="Not resumed")
             return
@@ -212,6 +213,23 @@ class RunControl:
             app.store.give_up(app.worker.given)
         app.poll()
         app.refresh_bindings()
+
+    def _elsewhere(self, run: RunDir) -> str | None:
+        """The chosen folder, where the run's own data are no longer where they were.
+
+        Whether they are the same data is looked at by who takes them.
+
+        Raises:
+            UserError: its data are not there, and no folder is chosen.
+        """
+        from trainer.lifecycle.submit import read_config
+
+        status = datasource.look(read_config(run).data)
+        if status.ready:
+            return None
+        if self._data not in datasource.BUILT_IN and datasource.look(self._data).ready:
+            return self._data
+        raise DataError(f"{status.line}: choose the folder they lie in by now (F), then resume")
 
     def _ask_for_data(self, status: DataStatus) -> None:
         from tui.screens.dialogs import Choice

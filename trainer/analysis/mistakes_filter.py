@@ -38,6 +38,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)%?)"
 _BOUND = re.compile(rf"([a-z_]+)(>=|<=|>|<){_NUMBER}", re.IGNORECASE)
 _RANGE = re.compile(rf"([a-z_]+)={_NUMBER}(?:-|\.\.){_NUMBER}", re.IGNORECASE)
+_UNBOUNDED = re.compile(rf"({'|'.join(QUANTITIES)})[<>=]", re.IGNORECASE)
 _QUOTED = re.compile(r"""(?<![^\s>→,])(["'])(.+?)\1(?=[\s>→,]|$)""")
 """A class name in quotes: a name begins or ends with the word, or at one of the filter's signs."""
 _INDEX = re.compile(r"#?(\d{1,9})(?:(?:-|\.\.)#?(\d{1,9}))?")
@@ -183,6 +184,9 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
             bounds += _between(between)
         elif word.lower().removeprefix("!") in FLAGS:
             flags.append(word.lower())
+        elif (unbounded := _UNBOUNDED.match(word)) and not _names(unbounded[1], classes):
+            name = unbounded[1].lower()
+            raise ConfigError(f"filter: {word} needs a number: {name}>0.5, or {name}=0.5-0.9")
         elif ">" in word:
             actual, _, predicted = word.partition(">")
             confusions.append((_classes(actual, classes), _classes(predicted, classes)))
@@ -241,6 +245,11 @@ def _class(name: str, classes: Sequence[str]) -> int:
         raise ConfigError(f"filter: nothing known as {name!r}; classes: {shown}")
     some = " or ".join(_typed(classes[i]) for i in fits[:4]) + (" or …" if len(fits) > 4 else "")
     raise ConfigError(f"filter: {name!r} is {some}: write more of it")
+
+
+def _names(word: str, classes: Sequence[str]) -> bool:
+    """Whether a class begins with this word."""
+    return any(_key(known).startswith(_key(word)) for known in classes)
 
 
 def _key(name: str) -> str:

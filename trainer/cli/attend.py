@@ -69,7 +69,7 @@ def attend(
                 view.show(found)
                 caller.look(found)
                 for number, user in trainer.taken_signals():
-                    _stop(run, control, view, number, user=user)
+                    _stop(run, control, view, number, user=user, began=trainer.began)
             found = trainer.news(0)
             view.show(found)
             caller.look(found)
@@ -174,7 +174,9 @@ class _Trainer:
             self._queue.put(None)
 
 
-def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool) -> None:
+def _stop(
+    run: RunDir, control: Control, view: View, number: int, *, user: bool, began: bool
+) -> None:
     if user and number >= STOPS_UNTIL_ABORT:
         view.close()
         if (launch := sys.modules.get("trainer.distributed.launch")) is not None:
@@ -185,7 +187,8 @@ def _stop(run: RunDir, control: Control, view: View, number: int, *, user: bool)
         os._exit(STOPPED)
     control.request("stop")
     if number == 1:
-        view.message("stopping at the next step, saving a checkpoint")
+        how = "at the next step, saving a checkpoint" if began else "before the first step"
+        view.message(f"stopping {how}")
     elif user:
         view.message("still stopping; once more aborts without a checkpoint")
 

@@ -87,6 +87,10 @@ def run(
     except Exception as error:
         if hasattr(error, "format_message"):
             return _misused(error)
+        if isinstance(error, OSError):
+            out.check()  # the library of the command line writes its help by itself
+            if out.lost is not None:
+                return _code(None)
         if os.environ.get("CIFAR_TUI_DEBUG"):
             raise
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -121,7 +121,15 @@ class Output:
 
     def write(self, data: bytes) -> None:
         """Write bytes and flush."""
-        if self.lost is not None or not data:
+        if data:
+            self._put(data)
+
+    def check(self) -> None:
+        """Find out, and tell, whether what others wrote to standard output is lost."""
+        self._put(b"")
+
+    def _put(self, data: bytes) -> None:
+        if self.lost is not None:
             return
         to = self._own or sys.stdout
         try:

@@ -213,10 +213,14 @@ def train(
     ended = attend(run, Control(run), view, place, resume=old, new=new, settings=calls, world=world)
     # only an attempt is over when ranks were lost: a notice has told it, torchrun starts them anew
     anew = world is not None and world.restarts_left and ended_before(run) is None
+    follower = Follower(run)
+    state = follower.catch_up()
     if not json and not (anew and ended.state == "failed"):
-        _conclude(run, ended, config.data)
+        _conclude(follower, ended, config.data)
     if world is not None:
         leave(exit_codes.for_torchrun(ended))
+    if state.ended is None and ended.state == "completed":
+        raise typer.Exit(exit_codes.FAILED)  # whoever looks at the run finds a crash
     raise typer.Exit(exit_codes.of_run(ended))
 
 
@@ -247,12 +251,11 @@ def _leave(
         )
 
 
-def _conclude(run: RunDir, ended: events.RunEnded, data: str) -> None:
+def _conclude(follower: Follower, ended: events.RunEnded, data: str) -> None:
+    run, state = follower.run, follower.state
     best = ""
     if ended.best_accuracy is not None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
-    follower = Follower(run)
-    state = follower.catch_up()
     seconds = seconds_of(state, ended)
     out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}", f"run {run.path}")
     if follower.problem:

@@ -35,7 +35,7 @@ from trainer.loop.hard_examples import HardExamples
 from trainer.loop.layer_stats import LayerStats
 from trainer.loop.meter import Meter
 from trainer.loop.optim import Optimizers
-from trainer.loop.reports import Reports, TrainingFailed, no_numbers
+from trainer.loop.reports import Reports, TrainingFailed, no_numbers, not_saved
 from trainer.loop.run_files import Files
 from trainer.runs.control import Control
 from trainer.runs.position import Position
@@ -168,7 +168,8 @@ class Training:
 
         Raises:
             StopTraining: the user asked for it.
-            TrainingFailed: the loss, or in the end the net's output, is not a number.
+            TrainingFailed: the loss, or in the end the net's output, is not a number; or what was
+                trained could not be saved in the end.
         """
         train, every = self.config.train, self.config.evaluate.every
         first = self.group is None or self.group.first
@@ -206,6 +207,16 @@ class Training:
         if self.at.evaluated and self.at.final_accuracy < 0:
             raise TrainingFailed(no_numbers(self.at.evaluated))
         self._evaluate_tta()
+        self._need_the_end()
+
+    def _need_the_end(self) -> None:
+        """What was trained counts when it is saved: on all ranks, of which the first saves."""
+        self.files.close()
+        reason = self.files.last_unsaved
+        if self.group is not None:
+            reason = self.group.tell(reason.encode()).decode()
+        if reason:
+            raise TrainingFailed(not_saved(reason, again=self.run.has_checkpoint("last")))
 
     def _no_better(self) -> bool:
         """Whether there was no better evaluation for as long as ``train.early_stop`` waits."""

@@ -182,3 +182,9 @@ def no_numbers(epoch: int, variant: events.Variant = "plain") -> str:
         f"the net's output on the test images{which} is not a number after epoch {epoch}: "
         "there is no accuracy; lower the learning rate or set train.grad_clip"
     )
+
+
+def not_saved(reason: str, *, again: bool) -> str:
+    """Why a run that was trained to its end is not completed; ``again``: it has a checkpoint."""
+    goes_on = "resume it: it goes on from the checkpoint before" if again else "train it again"
+    return f"its last checkpoint could not be saved ({reason}): make room for it and {goes_on}"

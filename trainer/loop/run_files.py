@@ -29,6 +29,8 @@ class Files:
         self._disk = Disk("files")
         self._follower = Follower(run)
         self._unsaved: dict[str, str] = {}
+        self.last_unsaved = ""
+        """Why the newest checkpoint ``last`` is not there; empty: it is. Known after ``close``."""
 
     def put_predictions(self, found: Predictions, variant: events.Variant, *, step: int) -> None:
         """Write an evaluation's predictions.
@@ -78,7 +80,9 @@ class Files:
             packed = pack()
             for event in saved:
                 path = self._run.checkpoint(event.role)
-                self._write("checkpoint", partial(checkpoint.write, packed, path), event)
+                reason = self._write("checkpoint", partial(checkpoint.write, packed, path), event)
+                if event.role == "last":
+                    self.last_unsaved = reason
 
         # a ``last`` that waits to be written before its ``best`` is not replaced by a later one
         self._disk.do(job, key=" ".join(roles), wait=wait)
@@ -91,21 +95,26 @@ class Files:
         """Wait until all files are on disk, or are known not to be."""
         self._disk.close()
 
-    def _write(self, what: str, write: Callable[[], None], saved: events.Event) -> None:
+    def _write(self, what: str, write: Callable[[], None], saved: events.Event) -> str:
         """Write a file, then tell that it is there.
 
         Args:
             what: the kind of file, in a notice.
             write: raises OSError where it cannot.
             saved: the event that tells of it.
+
+        Returns:
+            Why it is not there; empty: it is.
         """
         try:
             write()
         except OSError as error:
-            self._not_saved(what, error.strerror or str(error))
-            return
+            reason = error.strerror or str(error)
+            self._not_saved(what, reason)
+            return reason
         self._saved(what)
         self._log.emit(saved)
+        return ""
 
     def _keep(self) -> None:
         self._follower.keep_growing()

@@ -236,19 +236,18 @@ class RunLog:
     def _write_pending(self) -> None:
         """Write whole lines; on a partial write cut back to the last whole one."""
         while self._pending:
-            data = b"".join(self._pending[:256])
+            data = memoryview(b"".join(self._pending[:256]))
             self._size = self._end()
+            written = 0
             try:
-                written = os.pwrite(self._fd, data, self._size)
+                while written < len(data):  # after a part of it the system tells why not all
+                    written += os.pwrite(self._fd, data[written:], self._size + written)
             except OSError:
-                os.ftruncate(self._fd, self._size)
-                raise
-            if written < len(data):
-                whole = data.rfind(b"\n", 0, written) + 1
+                whole = bytes(data[:written]).rfind(b"\n") + 1
                 os.ftruncate(self._fd, self._size + whole)
                 self._size += whole
-                del self._pending[: data.count(b"\n", 0, whole)]
-                raise OSError(errno.ENOSPC, "No space left on device")
+                del self._pending[: bytes(data[:whole]).count(b"\n")]
+                raise
             self._size += written
             del self._pending[:256]
 
@@ -267,12 +266,15 @@ class RunLog:
             return
         self._full_since = time.monotonic()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "free some space" if full else "it is tried again and again"
+        if error.errno == errno.EFBIG:
+            cure = "its size is limited (ulimit -f)"
         self._append(
             events.Notice(
                 level="error",
                 code=events.DISK_FULL if full else events.DISK_ERROR,
                 message=f"the log cannot be written ({error.strerror}): training goes on, "
-                "events wait in memory; free some space",
+                f"events wait in memory; {cure}",
             ),
             self._stamp(),
         )

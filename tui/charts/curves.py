@@ -51,8 +51,15 @@ class Points:
 
 def points(x: Sequence[float], y: Sequence[float | None]) -> Points:
     """Points out of plain numbers; ``None`` and infinities become gaps."""
-    ys = np.array([math.nan if v is None else v for v in y], np.float64)
-    return Points(np.array(x, np.float64), np.where(np.isfinite(ys), ys, math.nan))
+    return _in_order(np.array(x, np.float64), np.array([math.nan if v is None else v for v in y]))
+
+
+def _in_order(x: Floats, y: Floats) -> Points:
+    """Points by x: a damaged log has them in any order, and far outside what is shown."""
+    if (x[1:] < x[:-1]).any():
+        order = np.argsort(x, kind="stable")
+        x, y = x[order], y[order]
+    return Points(x, np.where(np.isfinite(y), y, math.nan))
 
 
 # ---- out of the state ---------------------------------------------------------------------------
@@ -72,8 +79,7 @@ def step_points(state: RunState, quantity: Quantity, axis: Axis) -> Points:
     x: array[Any] = steps.step
     if axis != "step":
         x = steps.epoch if axis == "epoch" else steps.elapsed
-    ys = _copy(y)
-    return Points(_copy(x), np.where(np.isfinite(ys), ys, math.nan))
+    return _in_order(_copy(x), _copy(y))
 
 
 def _copy(column: array[Any]) -> Floats:

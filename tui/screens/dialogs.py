@@ -73,6 +73,7 @@ class Choice(Dialog):
         self.about = about
         self._choices = tuple(choices)
         self._chosen = chosen
+        self._gone = False
 
     def content(self) -> ComposeResult:
         """The answers."""
@@ -120,7 +121,15 @@ class Choice(Dialog):
 
     def answered(self, answer: str) -> None:
         """Close with the answer."""
-        self.dismiss(answer)
+        self.dismiss(None if self._gone else answer)
+
+    def run_gone(self) -> None:
+        """Stays open: the key that would have answered means another run on the screen below."""
+        if not self.is_mounted or not self.stands:
+            return
+        self._gone = True
+        self.query_one(".title", Static).update("The run has gone")
+        self.offer((("c", "cancel", "Close"),))
 
 
 class Stop(Choice):
@@ -133,7 +142,7 @@ class Stop(Choice):
 
     def show_run(self, run: str, kept: str) -> None:
         """What has become of it; ``kept`` is empty when it has ended."""
-        if not self.is_mounted or not self.stands or run == self._run:
+        if not self.is_mounted or not self.stands or self._gone or run == self._run:
             return
         self._run = run
         self.say(run)

@@ -26,7 +26,7 @@ class Modal(ModalScreen[ScreenResultType]):
     """Whether it fills the terminal: messages in the corner are seen."""
 
     about: str = ""
-    """Id of the run that it is about: it closes without an answer when that has gone."""
+    """Id of the run that it is about, see ``run_gone``."""
     _answer: tuple[ScreenResultType | None] | None = None
 
     @property
@@ -42,6 +42,10 @@ class Modal(ModalScreen[ScreenResultType]):
         stands while it is being mounted as well: a form then fills itself in.
         """
         return self._answer is None and self.is_attached
+
+    def run_gone(self) -> None:
+        """The folder of the run that it is about was moved or deleted: it closes, unanswered."""
+        self.dismiss(None)
 
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close with an answer."""
