@@ -383,6 +383,7 @@ def gpus_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         eps: float,
         counts: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
+        assert counts.dtype == (input if running_mean is None else running_mean).dtype
         weights = counts[:, None] / counts.sum()
         mean = (weights * means).sum(0)
         second = weights * (invstds**-2 - eps + (means - mean) ** 2)

@@ -128,12 +128,16 @@ class _BatchNormOnGpu(Function):
         own[-1:].fill_(input.numel() // channels)
         dist.all_reduce(rows, group=group)
         means, invstds, counts = rows.split((channels, channels, 1), dim=1)
+        if running_mean is None or running_var is None:
+            # counts are taken in their type, else in the input's: bf16 cannot tell 256 from 257
+            running_mean, running_var = mean.new_zeros((2, channels))
+        counts = counts.flatten().to(running_mean.dtype)
         mean, invstd = torch.batch_norm_gather_stats_with_counts(
             *(input, means.contiguous(), invstds.contiguous(), running_mean, running_var),
-            *(momentum, eps, counts.flatten()),
+            *(momentum, eps, counts),
         )
         ctx.group, ctx.biased = group, bias is not None
-        ctx.save_for_backward(input, weight, mean, invstd, counts.flatten().int())
+        ctx.save_for_backward(input, weight, mean, invstd, counts.int())
         return torch.batch_norm_elemt(input, weight, bias, mean, invstd, eps)
 
     @staticmethod
