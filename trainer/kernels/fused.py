@@ -279,7 +279,7 @@ class _Norm(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics = ctx.saved_tensors
-        x, y = laid_out(x), laid_out(y)
+        x, y = laid_out(x), None if y is None else laid_out(y)
         given = like(gradients[0], x), x, y, weight, bias, statistics
         found = norm_backward(*given, ctx.how, added=ctx.added)
         return found.of_x, found.of_residual, found.of_weight, found.of_bias, None
@@ -372,8 +372,8 @@ def like(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def laid_out(saved: Tensor) -> Tensor:
-    """What was saved for a gradient, or ``None``: hooks that keep it elsewhere may reorder it."""
-    return saved if saved is None else saved.contiguous(memory_format=torch.channels_last)
+    """What was saved for a gradient: hooks that keep it elsewhere may give it in another order."""
+    return saved.contiguous(memory_format=torch.channels_last)
 
 
 def _vector(tensor: Tensor, channels: int) -> bool:

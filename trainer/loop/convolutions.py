@@ -226,7 +226,7 @@ class _Normed(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, where, x, y, scale, bias, statistics = ctx.saved_tensors
-        x, y = fused.laid_out(x), fused.laid_out(y)
+        x, y = fused.laid_out(x), None if y is None else fused.laid_out(y)
         for_images, for_weight = ctx.needs_input_grad[:2]
         given = fused.like(gradients[0], x), x, y, scale, bias, statistics
         found = fused.norm_backward(*given, ctx.how, added=ctx.added, later=True)
