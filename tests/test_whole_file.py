@@ -60,8 +60,8 @@ def test_a_link_in_the_way_is_not_written_through(
     path.parent.mkdir()
     path.symlink_to(victim)
     with monkeypatch.context() as patch:
-        patch.setattr("secrets.token_hex", lambda count: "guessed")
-        path.with_suffix(f".{os.getpid()}-guessed.partial").symlink_to(victim)
+        patch.setattr(os, "urandom", bytes)
+        path.with_suffix(f".{os.getpid()}-00000000.partial").symlink_to(victim)
         with pytest.raises(FileExistsError), whole_file(path) as file:
             file.write(b"new")
     with whole_file(path) as file:
@@ -86,10 +86,10 @@ def test_a_run_of_others_cannot_have_a_file_written_elsewhere(
     train_run(run, control)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    monkeypatch.setattr("secrets.token_hex", lambda count: "guessed")
+    monkeypatch.setattr(os, "urandom", bytes)
     names = "config", "cache/folded", "cache/features-last", "checkpoints/last", "predictions/p"
     for name in names:
-        place = run.path / f"{name}.{os.getpid()}-guessed.partial"
+        place = run.path / f"{name}.{os.getpid()}-00000000.partial"
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(victim)
     with suppress(RunError, OSError):  # it was stopped before there was a checkpoint

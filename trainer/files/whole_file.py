@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ def whole_file(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     if path.parent.is_symlink():
         raise OSError(errno.ELOOP, "its folder is a link to another place", str(path.parent))
     # a number alone is not enough: containers with one folder in common number processes alike
-    partial = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(partial, flags, 0o666)
     try:
