@@ -229,7 +229,8 @@ class RunControl:
             return None
         if self._data not in datasource.BUILT_IN and datasource.look(self._data).ready:
             return self._data
-        raise DataError(f"{status.line}: choose the folder they lie in by now (F), then resume")
+        missing = status.line.partition(": ")[0]  # without what to type on a command line
+        raise DataError(f"{missing}: choose the folder its data lie in by now (F), then resume")
 
     def _ask_for_data(self, status: DataStatus) -> None:
         from tui.screens.dialogs import Choice
