@@ -415,7 +415,10 @@ async def test_r_looks_first_whether_the_data_are_still_there(
     async with app.run_test(size=(160, 50)) as pilot:
         await until(pilot, lambda: "r Resume" in keys(app))
         await pilot.press("r")
-        await until(pilot, lambda: "does not exist: choose the folder its data lie in by now (F)" in told(app))
+        await until(
+            pilot,
+            lambda: "does not exist: choose the folder its data lie in by now (F)" in told(app),
+        )
         assert f"{tmp_path / 'before'}' does not exist" in told(app)
         assert asked == []
         app.runs.data = str(moved)
