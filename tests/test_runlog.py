@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -234,17 +235,25 @@ def test_the_reserve_pays_for_the_notice(run: RunDir, monkeypatch: pytest.Monkey
     log.close()
 
 
+def failing(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, pwrite: Callable[[int, bytes, int], int]
+) -> tuple[RunLog, list[events.Envelope]]:
+    """A log that tells of an event, and that it cannot be written."""
+    told: list[events.Envelope] = []
+    log = RunLog(run, told.append)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    log.emit(notice("event"))
+    assert [e.event.code for e in told] == ["test", "disk-error"]
+    return log, told
+
+
 def test_an_error_that_is_not_a_full_disk_is_named(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pwrite(fd: int, data: bytes, offset: int) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
-    told: list[events.Envelope] = []
-    log = RunLog(run, told.append)
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    log.emit(notice("event"))
-    assert [e.event.code for e in told] == ["test", "disk-error"]
+    _, told = failing(run, monkeypatch, pwrite)
     assert "Input/output error" in told[1].event.message
 
 
@@ -258,11 +267,7 @@ def test_a_limit_on_the_size_of_files_is_not_a_full_disk(
             raise OSError(errno.EFBIG, "File too large")
         return write(fd, data[: limit - offset], offset)  # a part of it, without a reason
 
-    told: list[events.Envelope] = []
-    log = RunLog(run, told.append)
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    log.emit(notice("event"))
-    assert [e.event.code for e in told] == ["test", "disk-error"]
+    log, told = failing(run, monkeypatch, pwrite)
     assert "(File too large)" in told[1].event.message
     assert told[1].event.message.endswith("its size is limited (ulimit -f)")
     assert run.log.read_bytes() == b""

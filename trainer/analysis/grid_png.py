@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import Indices, Mistakes
 from trainer.errors import ConfigError
+from trainer.files.whole_file import whole_file
 from trainer.foreign import short_name
 
 MOST = 1000
@@ -100,12 +101,9 @@ def save(picture: Image.Image, path: Path) -> None:
             if not stat.S_ISREG(path.stat().st_mode):  # a device would be replaced by the picture
                 raise ConfigError(f"cannot write {path}: it is no regular file")
         target = Path(os.path.realpath(path))
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(encoded(picture))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        target.parent.stat()  # a folder that is not there is told, not made
+        with whole_file(target, synced=False) as file:
+            file.write(encoded(picture))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
 

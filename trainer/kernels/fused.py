@@ -368,12 +368,12 @@ class _Pool(torch.autograd.Function):
 
 def like(gradient: Tensor, x: Tensor) -> Tensor:
     """A gradient as the kernels take it."""
-    return gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return laid_out(gradient.to(x.dtype))
 
 
-def laid_out(saved: Tensor) -> Tensor:
-    """What was saved for a gradient: hooks that keep it elsewhere may give it in another order."""
-    return saved.contiguous(memory_format=torch.channels_last)
+def laid_out(x: Tensor) -> Tensor:
+    """In the kernels' order, which hooks that keep elsewhere what was saved may have changed."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _vector(tensor: Tensor, channels: int) -> bool:

@@ -269,7 +269,7 @@ class _Depthwise(torch.autograd.Function):
 
 def _images(input: Tensor) -> Tensor:
     """As the kernels take them."""
-    return input.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    return fused.laid_out(input.to(torch.bfloat16))
 
 
 def _turned_round(gradient: Tensor, weight: Tensor, images: Tensor, layer: nn.Conv2d) -> Tensor:

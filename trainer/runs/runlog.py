@@ -236,17 +236,17 @@ class RunLog:
     def _write_pending(self) -> None:
         """Write whole lines; on a partial write cut back to the last whole one."""
         while self._pending:
-            data = memoryview(b"".join(self._pending[:256]))
+            data = b"".join(self._pending[:256])
             self._size = self._end()
             written = 0
             try:
                 while written < len(data):  # after a part of it the system tells why not all
                     written += os.pwrite(self._fd, data[written:], self._size + written)
             except OSError:
-                whole = bytes(data[:written]).rfind(b"\n") + 1
+                whole = data.rfind(b"\n", 0, written) + 1
                 os.ftruncate(self._fd, self._size + whole)
                 self._size += whole
-                del self._pending[: bytes(data[:whole]).count(b"\n")]
+                del self._pending[: data.count(b"\n", 0, whole)]
                 raise
             self._size += written
             del self._pending[:256]
