@@ -1,17 +1,18 @@
 """The preset `fast` against airbench94_muon.py: seconds from the first step to the final accuracy.
 
     python bench/airbench.py --reference airbench94_muon.py --data FOLDER [--preset fast]
-        [--set train.compile=true] [--rounds 1] [--only reference] [--json]
+        [--set train.compile=true] [--rounds 1] [--references 1] [--only reference] [--json]
 
 The reference is the file of that name of Keller Jordan's cifar10-airbench, which you bring; it is
 executed as it is on a GPU (one of its warm-up runs first, so that compilation is not counted). On a
 CPU its `cuda` becomes `cpu`, its fp16 bf16, and nothing is compiled. Both sides train on the same
-pixels, in turns, each in a process of its own. Counted are, on both sides, training and the
-evaluation with test-time augmentation. Not counted, on neither, are the evaluations between,
+pixels, in turns, each in one process for all of its runs. Counted are, on both sides, training and
+the evaluation with test-time augmentation. Not counted, on neither, are the evaluations between,
 loading, and what precedes the first step: the whitening, which the reference's own clock has in it
 and which is taken out of it again, and on a GPU compilation and recording the steps as CUDA graphs.
-Without --runs-dir our runs are removed at the end. Each run is told of when it is done (with --json
-on standard error); ended early, the figures are of the runs that were done.
+Without --runs-dir our runs are removed at the end. --references runs the reference so often in each
+round, for its accuracy over many seeds. Each run is told of when it is done (with --json on
+standard error); ended early, the figures are of the runs that were done.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
+from bench.seeds import Slot
 from trainer import config as settings
 from trainer.data import sources
 from trainer.errors import ConfigError
@@ -172,35 +174,35 @@ def started() -> Iterator[Reference]:
         process.wait()
 
 
-def ours(preset: str, data: str, seed: int, runs_dir: Path, overrides: list[str]) -> dict[str, Any]:
-    """One run of the preset by the command line; the figures are those of its log."""
-    train = [
-        *command.TRAINER,
-        "train",
-        preset,
-        "--seed",
-        str(seed),
-        "--data",
-        data,
-        *(word for override in overrides for word in ("--set", override)),
-    ]
+def ours(slot: Slot, seed: int, runs_dir: Path) -> dict[str, Any]:
+    """One run of the preset; the figures are those of its log."""
     before = set(runs_dir.iterdir())
-    subprocess.run([*train, "--runs-dir", str(runs_dir)], check=True, stdout=sys.stderr)
+    slot.begin(seed)
+    outcome = slot.result()
+    if isinstance(outcome, str):
+        raise command.NoFigureError(f"our run with seed {seed}: {outcome}")
     (folder,) = set(runs_dir.iterdir()) - before
-    state = Follower(RunDir(folder)).catch_up()
-    last, tta = state.latest_eval(), state.latest_eval("tta")
-    if last is None or tta is None:
-        raise command.NoFigureError(f"{folder} ended without its last evaluations")
-    for _, notice in state.notices:
+    if outcome.tta is None:
+        raise command.NoFigureError(f"{folder} ended without test-time augmentation")
+    for _, notice in Follower(RunDir(folder)).catch_up().notices:
         if notice.code in ("not-compiled", "no-cuda-graphs"):
             raise command.NoFigureError(f"{folder.name}: {notice.message}")
-    trained = sum(row.train_seconds or 0.0 for row in state.epochs)
     return {
-        "accuracy": last.accuracy,
-        "tta": tta.accuracy,
-        "seconds": trained + tta.seconds,
+        "accuracy": outcome.accuracy,
+        "tta": outcome.tta,
+        "seconds": outcome.seconds,
         "run": folder.name,
     }
+
+
+@contextmanager
+def lent(preset: str, overrides: list[str], runs_dir: Path) -> Iterator[Slot]:
+    """What our runs are trained in, until no more are wanted."""
+    slot = Slot(preset, overrides, str(runs_dir))
+    try:
+        yield slot
+    finally:
+        slot.end()
 
 
 def main() -> None:
@@ -209,6 +211,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--rounds", type=command.positive, default=1)
+    parser.add_argument("--references", type=command.positive, default=1, metavar="N")
     parser.add_argument("--runs-dir", type=Path, help="where our runs and their logs are kept")
     parser.add_argument("--only", choices=("reference", "ours"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -218,21 +221,28 @@ def main() -> None:
     if options.side:
         reference(options.reference, options.data)
         return
-    check(options)
+    overrides = check(options)
     results: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         kept = options.runs_dir or stack.enter_context(tempfile.TemporaryDirectory())
         runs_dir = Path(kept).resolve()
         runs_dir.mkdir(parents=True, exist_ok=True)
-        other = stack.enter_context(started()) if options.only != "ours" else None
+        other = slot = None
+        if options.only != "ours":
+            other = stack.enter_context(started())
+        if options.only != "reference":
+            slot = stack.enter_context(lent(options.preset, overrides, runs_dir))
         out = sys.stderr if options.json else sys.stdout
         try:
             for seed in range(options.rounds):
                 if other is not None:
-                    results.setdefault("reference", []).append(other.run(seed))
-                    print(line("reference", results), file=out, flush=True)
-                if options.only != "reference":
-                    found = ours(options.preset, options.data, seed, runs_dir, options.set)
+                    for number in range(options.references):
+                        results.setdefault("reference", []).append(
+                            other.run(options.references * seed + number)
+                        )
+                        print(line("reference", results), file=out, flush=True)
+                if slot is not None:
+                    found = ours(slot, seed, runs_dir)
                     results.setdefault("ours", []).append(found)
                     print(line("ours", results), file=out, flush=True)
         finally:
@@ -240,8 +250,11 @@ def main() -> None:
                 report(results, as_json=options.json)
 
 
-def check(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> list[str]:
     """Refuse what would only be found out after minutes.
+
+    Returns:
+        What our runs have besides their preset.
 
     Raises:
         UserError: what it is.
@@ -249,8 +262,8 @@ def check(options: argparse.Namespace) -> None:
     if options.only != "ours":
         command.file(options.reference, "--reference")
     sources.load_test(options.data)
+    overrides = [*options.set, settings.setting("data", options.data)]
     if options.only != "reference":
-        overrides = [*options.set, settings.setting("data", options.data)]
         config = catalog.load(options.preset, overrides)
         settings.check(config)
         if config.evaluate.tta == "none":
@@ -258,6 +271,7 @@ def check(options: argparse.Namespace) -> None:
                 f"{options.preset} has no test-time augmentation, which is compared here: choose "
                 "another --preset, or add --set evaluate.tta=flip"
             )
+    return overrides
 
 
 def line(side: str, results: dict[str, list[dict[str, Any]]]) -> str:

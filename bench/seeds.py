@@ -34,6 +34,7 @@ from trainer.data import sources
 from trainer.errors import first_line
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import submit
+from trainer.loop import heap
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
@@ -97,6 +98,7 @@ def told(name: str, values: list[float]) -> str:
 def serve(pipe: Connection, preset: str, overrides: list[str], runs_dir: str) -> None:
     """A process of its own: train the seeds that come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: who started it ends it
+    heap.share_one_arena()
     with suppress(EOFError):
         while True:
             seed = pipe.recv()

@@ -254,7 +254,7 @@ def test_seeds_that_are_ended_early_report_those_that_were_done(
 def test_rounds_that_are_ended_early_report_those_that_were_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def ours(preset: str, data: str, seed: int, *_: object) -> dict[str, object]:
+    def ours(slot: object, seed: int, *_: object) -> dict[str, object]:
         if seed:
             raise SystemExit(143)
         return {"accuracy": 0.9, "tta": 0.91, "seconds": 2.5, "run": "x"}
