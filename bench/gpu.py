@@ -1,20 +1,23 @@
 """All figures of a GPU in one go, the weightiest first; what fails or takes too long is left out.
 
     python bench/gpu.py --reference airbench94_muon.py --data FOLDER [--only PART ...]
-        [--seconds N]
+        [--seconds N] [--runs-dir RUNS]
 
 Parts, each a program of this folder with what it was called with, its output and its seconds:
 
     airbench   `fast` against the reference, compiled on both sides, three rounds in turns
     seeds      accuracy of `fast` over 20 seeds
     watched    a small net in small batches, its epochs alone and watched in turns
+    accuracy   `resnet18` trained to its end
     resnet18   its steps, compiled, and the share of the matrix rate they reach
     steps      those of `fast`, recorded and compiled
     notebook   the loop against a notebook's
 
 What is measured is printed at once, and a part that is cut short reports what it has. All is over
-after --seconds: a part gets what is left, and is left out where that is not worth a start. The
-reference alone compiles for three minutes before its first run (an H200, 16 processor cores).
+after --seconds: a part gets what is left, and is left out where that is not worth a start. Runs and
+their logs are kept in --runs-dir, a folder for each part; without it they are removed. The
+reference alone compiles for four minutes before its first run (an H200, 16 processor cores), unless
+what was compiled before is there (TORCHINDUCTOR_CACHE_DIR names the folder).
 """
 
 from __future__ import annotations
@@ -61,18 +64,22 @@ PR_SET_PDEATHSIG = 1
 COMPILED = ["--set", "train.compile=true"]
 
 
-def parts(reference: str, data: list[str], small: str) -> dict[str, tuple[float, list[str]]]:
+def parts(
+    reference: str, data: list[str], small: str, runs: Path
+) -> dict[str, tuple[float, list[str]]]:
     """Of each part the seconds it may take, and the command."""
+
+    def kept(part: str) -> list[str]:
+        return ["--runs-dir", str(runs / part)]
+
+    beside = ["--only", "beside", "--rounds", "15", "--preset", small]
+    twenty = ["--seeds", "20", "--at-once", "6", *kept("seeds")]
+    ours = ["--rounds", "3", *kept("airbench"), *COMPILED]
     return {
-        "airbench": (
-            600,
-            ["airbench.py", "--reference", reference, *data, "--rounds", "3", *COMPILED],
-        ),
-        "seeds": (300, ["seeds.py", *data, "--seeds", "20", "--at-once", "6"]),
-        "watched": (
-            180,
-            ["monitor.py", *data, "--only", "beside", "--rounds", "15", "--preset", small],
-        ),
+        "airbench": (600, ["airbench.py", "--reference", reference, *data, *ours]),
+        "seeds": (300, ["seeds.py", *data, *twenty]),
+        "watched": (180, ["monitor.py", *data, *beside]),
+        "accuracy": (180, ["presets.py", *data, "--preset", "resnet18", *kept("accuracy")]),
         "resnet18": (180, ["steps.py", *data, "--preset", "resnet18", "--kernels", *COMPILED]),
         "steps": (240, ["steps.py", *data, "--kernels", *COMPILED]),
         "notebook": (120, ["notebook.py", *data, "--rounds", "3", "--steps", "60"]),
@@ -127,8 +134,9 @@ def main() -> None:
     parser = command.Parser(__doc__)
     parser.add_argument("--reference", default="airbench94_muon.py", metavar="FILE")
     parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--only", nargs="+", choices=parts("", [], ""))
+    parser.add_argument("--only", nargs="+", choices=parts("", [], "", Path()))
     parser.add_argument("--seconds", type=command.positive, help="all is over after so many")
+    parser.add_argument("--runs-dir", type=Path, help="where runs and their logs are kept")
     options = parser.parse_args()
     end = math.inf if options.seconds is None else time.monotonic() + options.seconds
     if "airbench" in (options.only or ["airbench"]):
@@ -137,7 +145,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.toml"
         small.write_text(SMALL, "utf-8")
-        found = parts(options.reference, ["--data", options.data], str(small))
+        runs = (options.runs_dir or Path(folder)).resolve()
+        found = parts(options.reference, ["--data", options.data], str(small), runs)
         failed = []
         for name, (limit, (program, *rest)) in found.items():
             if options.only and name not in options.only:

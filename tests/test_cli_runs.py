@@ -303,17 +303,22 @@ def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPat
         main.run(["runs"])
 
 
-def test_a_closed_pipe_is_no_error(runs: Path) -> None:
+ASKED = pytest.mark.parametrize("asked", [("runs",), ("--help",), ("train", "--help")], ids=" ".join)
+
+
+@ASKED
+def test_a_closed_pipe_is_no_error(runs: Path, asked: tuple[str, ...]) -> None:
     read, write = os.pipe()
     os.close(read)
+    where = ("--runs-dir", runs) if asked == ("runs",) else ()
     try:
-        done = python("runs", "--runs-dir", runs, stdout=write, stderr=subprocess.PIPE)
+        done = python(*asked, *where, stdout=write, stderr=subprocess.PIPE)
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("asked", [("runs",), ("--help",), ("train", "--help")], ids=" ".join)
+@ASKED
 def test_a_full_disk_under_the_output_is_one_line(runs: Path, asked: tuple[str, ...]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

@@ -78,7 +78,8 @@ def run(
         given = None if arguments is None else list(arguments)
         return _code(command(args=given, prog_name=name, standalone_mode=False))
     except SystemExit as end:
-        return _code(end.code)
+        # so the library of the command line ends when nobody reads its help any more
+        return COMPLETED if isinstance(end.__context__, BrokenPipeError) else _code(end.code)
     except UserError as error:
         warn(error)
         return BAD_INPUT
