@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model.errors import ModelError
+from model.errors import ModelError, message
 from model.inspection import first_device, submodule
 
 
@@ -200,7 +200,7 @@ def gradient_intervals(
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        line = (str(error).splitlines() or [""])[0]
+        line = (message(error).splitlines() or [""])[0]
         raise ModelError(f"the gradient probe fails: {type(error).__name__}: {line}") from None
     finally:
         handle.remove()

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from model.errors import ModelError, clean
+from model.errors import ModelError, clean, message
 
 _PREFIX = "_user_model_"
 """Of the names of modules that are files of the user."""
@@ -279,7 +279,7 @@ def _reason(error: BaseException) -> str:
     """An exception as one line."""
     if helper := _hidden_helper(error):
         return f"a helper cannot be called {helper}: this program has that name, rename it"
-    text = clean((str(error).strip().splitlines() or [""])[0])
+    text = clean((message(error).splitlines() or [""])[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

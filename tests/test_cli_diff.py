@@ -149,4 +149,4 @@ def test_bad_input(cli: Cli, run: RunDir, tmp_path: Path) -> None:
     other.log.write_bytes(sample_log.lines(sample_log.whole()[:3]))
     code, text, err = cli("quick", "other")
     assert (code, text, err.count("\n")) == (2, "", 1)
-    assert "no predictions: it ended before its first evaluation" in err
+    assert "no predictions: its log tells of no evaluation" in err

@@ -20,7 +20,15 @@ from trainer.analysis.mistakes_filter import FLAGS, QUANTITIES, parse_filter
 from trainer.cli import main
 from trainer.cli import output as outputs
 from trainer.data import sources, synthetic
-from trainer.events import RunEnded
+from trainer.events import (
+    LOG_GAP,
+    NOT_SAVED,
+    AnyEvent,
+    EvalEnded,
+    Notice,
+    PredictionsSaved,
+    RunEnded,
+)
 from trainer.runs import predictions
 from trainer.runs.predictions import Predictions
 from trainer.runs.rundir import RunDir
@@ -126,6 +134,37 @@ def test_top_and_pair(cli: Cli, run: RunDir) -> None:
         code, _, err = cli("last", "--pair", bad)
         assert code == 2
         assert "ring, disc, stripes" in err
+        assert "…" not in err
+
+
+def named(run: RunDir, *names: str) -> None:
+    """As if the run's classes had these names."""
+    old, new = (
+        '"classes":' + json.dumps(n, separators=(",", ":")) for n in (sample_log.CLASSES, names)
+    )
+    log = run.log.read_text()
+    assert old in log
+    run.log.write_text(log.replace(old, new))
+
+
+def test_classes_of_one_name_are_told_apart(cli: Cli, run: RunDir) -> None:
+    named(run, "cat", "a,b", "cat")  # as logs of earlier versions may have it
+    assert "cat > a,b 1 (33.33 %), cat > cat (2) 1" in cli("last")[1]
+    assert indices(cli("last", "--json", "--pair", "cat (2),cat")[1]) == [3]
+    assert indices(cli("last", "--json", "--where", '"cat">"cat (2)"')[1]) == [4]
+    assert json.loads(cli("last", "--json")[1])["classes"] == ["cat", "a,b", "cat (2)"]
+
+
+def test_a_bad_pair_is_told_what_to_write(cli: Cli, run: RunDir) -> None:
+    assert "PREDICTED: did you mean stripes or ring?\n" in cli("last", "--pair", "strips,rng")[2]
+    path = run.predictions(3, "plain")
+    made = predictions.load(path)
+    more = np.pad(made.probabilities, ((0, 0), (0, 17)))
+    predictions.save(replace(made, probabilities=more), path)
+    named(run, "a,b", *(f"n{i}" for i in range(19)))
+    _, _, err = cli("last", "--pair", "a,b,n1")
+    assert "out of a,b, n0, n1" in err
+    assert "n10, …; names with a comma: --where '\"a,b\">cat'\n" in err
 
 
 def test_csv(cli: Cli, run: RunDir) -> None:
@@ -155,13 +194,13 @@ def test_no_predictions(cli: Cli, run: RunDir) -> None:
     assert "no predictions yet" in err
     code, _, err = cli("last")
     assert code == 2
-    assert "no predictions: it ended before its first evaluation" in err, "it has crashed"
+    assert "no predictions: its log tells of no evaluation" in err, "it has crashed"
     ended = sample_log.envelope(3, RunEnded(state="stopped"))
     rest = [*sample_log.whole()[:3], ended]
     run.log.write_bytes(sample_log.lines(rest))
     code, _, err = cli("last")
     assert code == 2
-    assert "no predictions: it ended before its first evaluation" in err
+    assert "no predictions: its log tells of no evaluation" in err
     run.log.write_bytes(b"")
     code, _, err = cli("last")
     assert (code, err.count("\n")) == (2, 1)
@@ -171,6 +210,25 @@ def test_no_predictions(cli: Cli, run: RunDir) -> None:
     code, _, err = cli("last")
     assert (code, err.count("\n")) == (2, 1)
     assert "no predictions: the log cannot be read: it is no file" in err
+
+
+def test_why_there_are_no_predictions_is_what_the_log_tells(cli: Cli, run: RunDir) -> None:
+    events = [e.event for e in sample_log.whole() if not isinstance(e.event, PredictionsSaved)]
+
+    def why(*found: AnyEvent, start: int = 0) -> str:
+        kept = enumerate(found, start)
+        run.log.write_bytes(sample_log.lines([sample_log.envelope(i, e) for i, e in kept]))
+        return cli("last")[2].partition("has no predictions")[2].strip()
+
+    assert why(*events) == ": its log tells of none"
+    assert why(*events, start=7) == ": its log is incomplete, and tells of none"
+    gap = Notice(level="warning", code=LOG_GAP, message="")
+    assert why(*events, gap) == ": its log is incomplete, and tells of none"
+    unsaved = Notice(level="error", code=f"predictions{NOT_SAVED}", message="")
+    not_saved = ": those of its evaluations were not saved, see its notices (cifar-tui show)"
+    assert why(*events, unsaved) == not_saved
+    others = [e for e in events if not isinstance(e, EvalEnded) or e.variant != "plain"]
+    assert why(*others, unsaved) != not_saved
 
 
 def test_a_log_that_names_a_file_elsewhere(cli: Cli, run: RunDir) -> None:

@@ -303,7 +303,9 @@ def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPat
         main.run(["runs"])
 
 
-ASKED = pytest.mark.parametrize("asked", [("runs",), ("--help",), ("train", "--help")], ids=" ".join)
+ASKED = pytest.mark.parametrize(
+    "asked", [("runs",), ("--help",), ("train", "--help")], ids=" ".join
+)
 
 
 @ASKED
@@ -334,11 +336,29 @@ def test_streams_that_were_closed_before_the_start(runs: Path) -> None:
     assert subprocess.run(["sh", "-c", command], cwd=ROOT, timeout=60).returncode == 0
 
 
+@pytest.mark.parametrize("asked", [("train", "quick", "--data", "synthetic"), ("layers", "fast")])
+def test_a_working_directory_that_is_gone(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CIFAR_TUI_RUNS": str(tmp_path / "runs")}
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-P", "-m", "trainer", *asked],
+        env=env,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == b"cifar-tui: the working directory is gone: change to another\n"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_terminal_that_cannot_encode(runs: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = python("show", "last", "--runs-dir", runs, env=env, capture_output=True)
     assert done.returncode == 0
     assert done.stdout.isascii()
+    assert b"?" not in done.stdout
 
 
 # tables and text

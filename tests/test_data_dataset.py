@@ -16,7 +16,7 @@ from trainer.data.dataset import (
     overlap,
 )
 from trainer.errors import DataError
-from trainer.foreign import short_name
+from trainer.foreign import short_name, short_names
 
 
 def labels(*values: int) -> np.ndarray:
@@ -120,6 +120,18 @@ def test_class_names_cannot_drive_the_terminal() -> None:
     data = TestData("folder", "x", ("\x07", " "), dataset.test)
     assert data.classes == ("\N{REPLACEMENT CHARACTER}", "(no name)")
     assert len(short_name("x" * 500)) == 60
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    assert short_names(["x", "y", "x", "x (2)", "x"]) == ("x", "y", "x (3)", "x (2)", "x (4)")
+    dataset = make(classes=("cat", "cat\n"))
+    assert dataset.classes == ("cat", "cat (2)")
+    assert TestData("folder", "x", ("cat", "cat"), dataset.test).classes == dataset.classes
+    assert dataset.limited(2).classes == dataset.classes
+    long = short_names(["x" * 500, "x" * 600, "x" * 600])
+    assert len(set(long)) == 3
+    assert [len(name) for name in long] == [60] * 3
+    assert short_names(long) == long
 
 
 @pytest.mark.parametrize(

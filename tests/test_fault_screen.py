@@ -279,7 +279,7 @@ async def test_without_evaluations_it_is_said_why(tmp_path: Path) -> None:
         await until(pilot, lambda: len(app.store) == 1 and not app.store.loading)
         await pilot.press("4")
         await until(pilot, lambda: isinstance(app.screen, MistakesScreen))
-        why = "This run has no evaluations: it ended before its first one."
+        why = "This run's log tells of no evaluation with its images."
         nothing = app.screen.query_one("#nothing", Static)
         await until(pilot, lambda: str(nothing.content) == why)
         await pilot.press("w", "d")

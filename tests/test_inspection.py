@@ -20,7 +20,6 @@ from model.grad_cam import NoGradient
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import binary_folder, tiny_run
 from trainer.cli import inspect, main
-from trainer.cli.inspect import distinct
 from trainer.errors import DataError, UserError
 from trainer.inspection import answers as inspection
 from trainer.inspection import features
@@ -330,10 +329,21 @@ def test_a_net_without_convolutions_is_looked_into(
     assert "no convolution '1': it has none over images" in capsys.readouterr().err
 
 
+def test_classes_are_named_as_the_run_names_them(
+    trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = binary_folder(tmp_path / "other")
+    names = other / "cifar-10-batches-bin" / "batches.meta.txt"
+    names.write_text("".join(f"k{i}\n" for i in range(10)))
+    monkeypatch.setattr(inspection.pictures, "candidates", lambda *_: (str(other),))
+    found = opened(trained).dataset
+    assert str(other) in found.source
+    assert found.classes[:2] == ("airplane", "automobile")
+
+
 def test_classes_of_one_name_are_told_apart(
     trained: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert distinct(["x", "y", "x", "x (2)", "x"]) == ["x", "y", "x (3)", "x (2)", "x (4)"]
     found = opened(trained)
     labels = found.dataset.test.labels.copy()
     labels[5] = found.probabilities(5).argmin()

@@ -268,6 +268,14 @@ def test_a_name_that_begins_another_is_found() -> None:
     assert parse_filter("cat>", ("cattle", "cat")).confusions == (((1,), ()),)
 
 
+def test_names_that_are_typed_alike() -> None:
+    names = ("Cat", "cat", "a_b", "a,b")
+    assert parse_filter('cat>"a,b"', names).confusions == (((1,), (3,)),)
+    assert parse_filter("Cat>a_b", names).confusions == (((0,), (2,)),)
+    with pytest.raises(ConfigError, match="'CAT' is Cat or cat: write it exactly so"):
+        parse_filter("CAT>", names)
+
+
 def test_classes_named_as_a_word_of_the_filter() -> None:
     names = ("sure", "doubtful", "cat")
     where = Filter((((0,), (1,)),), flags=("!doubtful",))
@@ -417,6 +425,15 @@ def test_class_names_of_a_log_are_padded_and_printable() -> None:
         "a\N{REPLACEMENT CHARACTER}[0m",
         "class 1",
         "class 2",
+    )
+
+
+def test_class_names_of_an_earlier_log_are_told_apart() -> None:
+    assert mistakes.class_names(["class 2", "a", "a"], 2) == ("class 2", "a")
+    assert mistakes.class_names(["class 2", "class 2"], 3) == (
+        "class 2",
+        "class 2 (2)",
+        "class 2 (3)",
     )
 
 

@@ -129,6 +129,32 @@ def test_what_is_no_exception_fails_the_run_with_its_line(
     assert run.on_end_log.exists()
 
 
+SILENT = """
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training and len(x) > 2
+        if self.steps >= 3:
+            raise Silent
+        return super().forward(x)
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise ValueError("this as well")
+"""
+
+
+def test_an_exception_that_cannot_say_what_it_is_fails_the_run(own: Callable[..., RunDir]) -> None:
+    run = own(SILENT)
+    ended = train_run(run, Control(run))
+    assert ended.state == "failed"
+    assert str(ended.error).startswith("own.py, line ")
+    assert str(ended.error).endswith(": Silent")
+    assert "Silent" in run.traceback.read_text()
+    assert Follower(run).catch_up().status(locked=False) == "failed"
+
+
 def test_what_is_no_exception_is_refused_before_the_first_step(
     own: Callable[..., RunDir],
 ) -> None:
@@ -437,6 +463,27 @@ def test_a_run_goes_on_with_other_files_where_that_is_asked_for(
     assert f"{helper} was changed since the run trained it" in capsys.readouterr().err
     assert not net_files.changed(run, config)
     assert (run.path / "net" / "parts_of_own.twice.py").read_text() == helper.read_text()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (None, "no such file"),
+        ("    def forward(self, x:\n", "syntax error"),
+        (WIDER, "not the one that was trained"),
+    ],
+)
+def test_a_changed_net_that_is_refused_is_not_said_to_be_trained(
+    own: Callable[..., RunDir], tmp_path: Path, body: str | None, reason: str
+) -> None:
+    run = stopped(own("    pass\n"))
+    net = tmp_path / "own.py"
+    net.unlink() if body is None else net.write_text(f"{BASE}class Own(Base):\n{body}")
+    resubmit(run, changed_net=True)
+    with pytest.raises(ConfigError, match=reason):
+        train_run(run, Control(run), resume=True)
+    codes = [notice.code for _, notice in Follower(run).catch_up().notices]
+    assert "net-changed" not in codes
 
 
 @pytest.mark.parametrize("waiting", [False, True])

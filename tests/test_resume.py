@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -87,6 +87,72 @@ def test_stop_resume_completed_gives_one_clean_curve(tmp_path: Path, data: Path)
     assert [(r.train_loss, r.test_loss) for r in state.epochs] == [
         (r.train_loss, r.test_loss) for r in folded(whole).epochs
     ]
+
+
+def stop_at(asked: Control, kind: type, epoch: int) -> Callable[[events.Envelope], None]:
+    def listen(envelope: events.Envelope) -> None:
+        if isinstance(envelope.event, kind) and getattr(envelope.event, "epoch", 0) == epoch:
+            asked.request("stop")
+
+    return listen
+
+
+def gaps(state: RunState) -> list[str]:
+    return [notice.message for _, notice in state.notices if notice.code == events.LOG_GAP]
+
+
+def test_a_log_that_lost_its_end_says_which_epochs_it_lacks(tmp_path: Path, data: Path) -> None:
+    run = tiny_run(tmp_path, f"data='{data}'", "train.epochs=4")
+    asked = Control(run)
+    train_run(run, asked, listener=stop_at(asked, events.EvalEnded, 3))
+    lines = run.log.read_bytes().splitlines(keepends=True)
+    second = [i for i, line in enumerate(lines) if b'"EpochStarted","epoch":2' in line]
+    run.log.write_bytes(b"".join(lines[: second[0]]))
+    resubmit(run)
+    asked = Control(run)
+    train_run(run, asked, resume=True, listener=stop_at(asked, events.EpochStarted, 4))
+    line = (
+        "the log lacks figures of epochs 2 to 3, which the checkpoint has: "
+        "no table or curve shows them"
+    )
+    assert gaps(folded(run)) == [line]
+    done = cifar_tui(tmp_path, "train", "--resume", run.id)
+    assert done.returncode == 0, done.stderr
+    state = folded(run)
+    assert gaps(state) == [line], "told once"
+    assert [row.epoch for row in state.epochs] == [1, 4]
+
+
+@pytest.mark.parametrize("lost", ["end", "evaluation", "all", "times"])
+def test_the_best_of_a_log_that_lost_it_is_what_its_end_says(
+    tmp_path: Path, data: Path, lost: str
+) -> None:
+    run = tiny_run(tmp_path, f"data='{data}'")
+    whole = train_run(run, Control(run))
+    log = run.log.read_bytes()
+    lines = log.splitlines(keepends=True)
+    tested = [i for i, line in enumerate(lines) if b'"kind":"EvalEnded"' in line]
+    if lost == "times":
+        run.log.write_bytes(log.replace(b'"time":', b'"time":1e300,"was":'))
+    else:
+        kept = {"end": tested[0], "evaluation": tested[1], "all": 0}[lost]
+        run.log.write_bytes(b"".join(lines[:kept]))
+    resubmit(run)
+    done = cifar_tui(tmp_path, "train", "--resume", run.id)
+    assert done.returncode == 0, done.stderr
+    lacks = "epoch 2" if lost == "evaluation" and whole.best_epoch else "epochs 1 to 2"
+    assert f"warning: the log lacks figures of {lacks}, which" in done.stderr
+    state = folded(run)
+    assert state.ended is not None
+    assert (state.ended.best_accuracy, state.ended.best_epoch) == (
+        *(whole.best_accuracy, whole.best_epoch),
+    )
+    assert state.best is not None
+    assert (state.best.test_accuracy, state.best.epoch) == (whole.best_accuracy, whole.best_epoch)
+    refused = cifar_tui(tmp_path, "mistakes", run.id, "--epoch", "2")
+    assert refused.returncode == 2
+    if lost != "evaluation":
+        assert "has no predictions: its log is incomplete, and tells of no" in refused.stderr
 
 
 def test_a_run_goes_on_with_the_same_data_from_where_they_lie_by_now(tmp_path: Path) -> None:

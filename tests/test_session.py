@@ -406,6 +406,24 @@ def test_early_stop_and_test_time_augmentation(tmp_path: Path) -> None:
     assert state.evals[-1].variant == "tta"
 
 
+def test_a_run_whose_folder_was_moved_says_so(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+
+    class Moved(Control):
+        """As if somebody moved it while an epoch is trained."""
+
+        def stopping(self) -> bool:
+            if run.predictions(1, "plain").exists():
+                run.path.rename(tmp_path / "elsewhere")
+            return super().stopping()
+
+    ended = train_run(run, Moved(run))
+    assert ended.state == "failed"
+    assert ended.error == (
+        "its last checkpoint could not be saved: its folder was moved while it trained"
+    )
+
+
 def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

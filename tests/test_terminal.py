@@ -105,9 +105,9 @@ def test_ascii_is_chosen_by_locale_and_terminal(environment: dict[str, str], asc
 
 def test_under_ssh_charts_take_their_time_unless_told_otherwise() -> None:
     remote = {"SSH_CONNECTION": "10.0.0.1 50000 10.0.0.2 22"}
-    assert detect({}) == TerminalSettings()
+    assert detect({"TERM": "xterm-256color"}) == TerminalSettings()
     assert detect(remote).charts > detect({}).charts
-    assert detect(remote, full_bandwidth=True) == TerminalSettings()
+    assert detect(remote, full_bandwidth=True) == detect({})
     low = detect({}, low_bandwidth=True)
     assert low.charts > detect(remote).charts
     assert low.rate == 960
@@ -513,6 +513,19 @@ def test_the_terminal_is_left_as_it_was_however_the_app_was_stopped(tmp_path: Pa
     finally:
         terminal.kill()
     assert errors.read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_app_that_a_signal_ends_tells_of_it(tmp_path: Path, number: signal.Signals) -> None:
+    terminal = app(tmp_path)
+    try:
+        terminal.wait("first paint", lambda: "synthetic" in terminal.text(), 30)
+        terminal.settle()
+        os.kill(terminal.pid, number)
+        terminal.wait("its end", lambda: terminal.status() is not None, 20)
+        assert terminal.status() == 128 + number
+    finally:
+        terminal.kill()
 
 
 def test_an_app_whose_terminal_takes_nothing_ends_when_it_is_told_to(tmp_path: Path) -> None:

@@ -110,4 +110,6 @@ async def test_damaged_runs_are_listed_with_the_reason(
         assert "good one" in shown()
         app.open_run(garbage.id)
         await until(pilot, lambda: "no line of the log" in shown())
+        assert "damaged" in shown()
+        assert "crashed" not in shown()
         assert app.store.get(good.id) is not None

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.events import MouseDown, MouseUp
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import append, held, make_app, make_run, told, until
+from tests.tui_helpers import append, held, keys, make_app, make_run, told, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.lifecycle.submit import read_config
@@ -203,6 +204,8 @@ async def test_the_filter_is_live_and_escape_ends_it(tmp_path: Path) -> None:
             ("dws late", {second.id}),
             ("syn qui", {first.id}),
             ("[", set()),
+            (second.id.upper(), {second.id}),
+            (second.id[:2], set()),  # of the year, as any two digits of a name may be
         ):
             await pilot.press("slash")
             app.screen.query_one("#filter", Input).value = text
@@ -214,11 +217,25 @@ async def test_the_filter_is_live_and_escape_ends_it(tmp_path: Path) -> None:
         assert table(app).order == (second.id,)
         await pilot.press("slash", *"zzz", "enter")
         assert table(app).order == ()
+        assert words(app, "#status").startswith(" none of 2 runs fit"), "where 80 columns show it"
         await pilot.press(*"Gjkg", "end", "home", "pagedown", "pageup", "up", "down", "enter")
         assert table(app).has_focus
         await pilot.press("slash", *["backspace"] * 3, *"pea", "enter")
         assert table(app).has_focus
         assert "1 of 2 runs" in words(app, "#status")
+
+
+async def test_only_the_left_button_presses_what_it_is_over(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: "? Help" in keys(app))
+        line = app.screen.query_one(KeyLine)
+        x, y = line.region.x + keys(app).index("? Help"), line.region.y
+        for button, opens in ((2, False), (3, False), (1, True)):
+            for kind in (MouseDown, MouseUp):
+                await app.on_event(kind(None, x, y, 0, 0, button, False, False, False))
+            await pilot.pause()
+            assert isinstance(app.screen, Help) == opens, button
 
 
 async def test_sorting_by_key_and_by_a_click_on_the_header(tmp_path: Path) -> None:

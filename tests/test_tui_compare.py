@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from rich.cells import cell_len
+from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
 
 from tests import sample_log
@@ -18,7 +19,7 @@ from tests.dashboard_helpers import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_en
 from tests.tui_helpers import append, held, make_app, make_run, progress, until
 from trainer import events
 from trainer.runs.follower import Follower
-from tui import run_words
+from tui import run_words, themes
 from tui.app import CifarApp
 from tui.charts import comparison, export
 from tui.charts.export import prepare
@@ -189,6 +190,59 @@ async def test_cursor_and_enlarging(tmp_path: Path) -> None:
         await pilot.press("f")
         await pilot.pause()
         assert [name for name in NAMES if chart(app, name).display] == ["test-accuracy"]
+
+
+@pytest.mark.parametrize(("size", "least"), [(LARGE, 4), (SMALL, 1)])
+async def test_values_that_do_not_fit_are_counted(
+    tmp_path: Path, size: tuple[int, int], least: int
+) -> None:
+    for n in range(12):
+        make_run(tmp_path / "runs", epochs=2, seed=n, created=n)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await compare_all(pilot, app, 12)
+        await pilot.press("v")
+        await pilot.pause(0.1)
+        for name in NAMES:
+            head = chart(app, name).render_line(0).text
+            marks = {themes.run_glyph(slot) for slot in range(12)}
+            shown = sum(character in marks for character in head)
+            assert shown >= least, head
+            assert head.rstrip().endswith(f"  +{12 - shown}"), head
+
+
+async def test_results_scroll_by_pages_to_both_ends_and_by_the_wheel(tmp_path: Path) -> None:
+    for n in range(12):
+        make_run(tmp_path / "runs", name=f"run {n:02}", epochs=2, best=0.9 - n / 50, seed=n)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await compare_all(pilot, app, 12)
+        results = app.screen.query_one("#results")
+
+        def top() -> str:
+            return text(app, "#results").splitlines()[1][4:].split()[1]
+
+        room = text(app, "#results").count("\n")
+        assert top() == "00"
+        await pilot.press("pagedown")
+        assert top() == f"{room - 1:02}", "one line of the page before stays"
+        await pilot.press("pageup")
+        assert top() == "00"
+        await pilot.press("end")
+        assert "↓" not in text(app, "#results")
+        assert "train.seed" in text(app, "#results")
+        await pilot.press("home")
+        assert top() == "00"
+        for kind, place, expected in (
+            (MouseScrollDown, results, "03"),
+            (MouseScrollDown, chart(app, "test-loss"), "03"),
+            (MouseScrollUp, results, "00"),
+        ):
+            x, y = place.region.x + 5, place.region.y + 2
+            # as the terminal's driver sends it, with no widget
+            app.post_message(kind(None, x, y, 0, 0, 0, False, False, False, x, y))
+            await pilot.pause(0.1)
+            assert top() == expected
 
 
 def test_only_settings_that_differ(tmp_path: Path) -> None:

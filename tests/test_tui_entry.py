@@ -156,7 +156,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, name, SimpleNamespace(isatty=lambda: True, write=len))
     monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
     monkeypatch.setattr(collector, "begin", lambda: None)
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("TEXTUAL_FPS", "60")
 
 

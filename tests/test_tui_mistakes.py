@@ -603,7 +603,7 @@ async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: Tes
         screen = await with_images(pilot, app)
         await pilot.press("1", "down", "4")
         await pilot.pause(0.1)
-        assert "were not saved" in text(screen, "#nothing")
+        assert "no evaluation with its images" in text(screen, "#nothing")
         assert grid(screen).count == 0
         await pilot.press("1", "up", "4")
         await until(pilot, lambda: grid(screen).count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.errors import message
 from trainer.foreign import printable
 
 LONGEST = 2000
@@ -10,7 +11,7 @@ LONGEST = 2000
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (message(error).splitlines() or [type(error).__name__])[0]
 
 
 class UserError(Exception):

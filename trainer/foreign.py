@@ -7,6 +7,8 @@ those who show it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 NAME_LIMIT = 60
 
 
@@ -33,3 +35,21 @@ def shortened(text: str, limit: int) -> str:
 def short_name(name: str) -> str:
     """A name of a class or a file: printable, at most ``NAME_LIMIT`` characters, never empty."""
     return shortened(printable(name.strip()), NAME_LIMIT) or "(no name)"
+
+
+def short_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Each as ``short_name``, and no two alike: where several are ``x``, ``x``, ``x (2)``, ….
+
+    Names that it gave it gives back as they are.
+    """
+    short = [short_name(name) for name in names]
+    numbers = dict.fromkeys(short, 1)
+    found: dict[str, None] = {}
+    for name in short:
+        one = name
+        while one in found or (one != name and one in numbers):
+            numbers[name] += 1
+            number = f" ({numbers[name]})"
+            one = shortened(name, NAME_LIMIT - len(number)) + number
+        found[one] = None
+    return tuple(found)

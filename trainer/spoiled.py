@@ -13,6 +13,8 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from model.errors import message
+
 KINDS = ("AcceleratorError", "CaptureFailed")
 """Exceptions that are known by name: torch is not loaded here, and not every torch has them."""
 WORDS = ("CUDA error", "CUDA driver error", "cuDNN error", "Triton Error [CUDA]")
@@ -30,7 +32,7 @@ def spoils(error: BaseException) -> bool:
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
         seen.add(id(found))
-        if type(found).__name__ in KINDS or any(word in str(found) for word in WORDS):
+        if type(found).__name__ in KINDS or any(word in message(found) for word in WORDS):
             return True
         # also where it is not to be shown: a user reads of the cause in words of ours
         found = found.__cause__ or found.__context__

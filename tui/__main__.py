@@ -148,7 +148,8 @@ def open_app(
     )
     if terminal.low_bandwidth:
         # shorter sequences; Textual reads it when it is imported
-        os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
+        if not terminal.few_colours:  # else 38;5;7 would blink, and reverse
+            os.environ.setdefault("TEXTUAL_COLOR_SYSTEM", "256")
     else:
         os.environ.setdefault("TEXTUAL_FPS", FRAMES)
     kind, why_not = None, ""
@@ -170,6 +171,10 @@ def open_app(
         graphics=kind,
         told=why_not,
     )
+    if terminal.few_colours:
+        from tui.terminal import few_colours
+
+        few_colours.install(app)
     app.run()
     return app.return_code or COMPLETED
 

@@ -50,6 +50,8 @@ from tui.terminal.traffic import Traffic, describe
 from tui.widgets.header import HeaderLine
 from tui.widgets.run_table import RunTable
 
+LEFT = 1
+"""The mouse's button that presses what it is over."""
 GOODBYE_SECONDS = 5.0
 """How long the app has to leave the terminal as it was when it is told to end."""
 WORKER_DELAY = 0.15
@@ -395,6 +397,8 @@ class CifarApp(App[None]):
             if self.leaving:
                 return
             self.pace.stir()
+        if isinstance(event, (events.MouseDown, events.MouseUp)) and event.button != LEFT:
+            return  # it would press what is there, as the left one does
         if isinstance(event, events.Key) and self._goes_to_field(event):
             return
         await super().on_event(event)
@@ -563,7 +567,7 @@ class CifarApp(App[None]):
             last.start()
             loop.call_soon_threadsafe(lambda: self.leave(busy=bool(self.runs.ours()), code=code))
 
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, told_to_end)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.style import Style
 from rich.text import Text
 
 from trainer.runs.follower import Follower
 from trainer.runs.runstate import ACTIVE
-from tui import formatting
+from tui import formatting, themes
 from tui.formatting import DASH
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ def data_of(run: Follower) -> str:
     """What the images of a run are: as its trainer found them, before that as asked for."""
     kind = run.state.data_kind
     return formatting.data_label(kind) if kind else DASH
+
+
+def damaged(run: Follower) -> bool:
+    """Whether nothing of its log can be read."""
+    return bool(run.problem) and run.status == "crashed"
+
+
+def state_of(
+    run: Follower, colours: dict[str, str], *, asked: str = "", narrow: bool = False
+) -> Text:
+    """The state of a run; what else is told here says ``themes.state_text``."""
+    if damaged(run):
+        return Text("✗ damaged", style=Style(color=colours.get("error")), no_wrap=True, end="")
+    return themes.state_text(run.status, colours, asked=asked, stalled=run.stalled, narrow=narrow)
 
 
 def time_of(run: Follower) -> str:

@@ -18,7 +18,7 @@ from trainer.analysis.human import People
 from trainer.analysis.label_doubt import LabelDoubt, label_doubt
 from trainer.analysis.review import Review
 from trainer.errors import ConfigError
-from trainer.foreign import short_name
+from trainer.foreign import short_names
 from trainer.runs.predictions import Figures, Predictions
 
 Sort = Literal["confidence", "loss", "margin", "entropy", "doubt", "human", "index"]
@@ -243,8 +243,10 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
 
 
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
-    """As many printable names as there are classes: a log may name too few."""
-    return tuple(short_name(names[i]) if i < len(names) else f"class {i}" for i in range(classes))
+    """As many printable names as there are classes, no two alike: a log may name too few, one of
+    an earlier version several alike."""
+    missing = (f"class {i}" for i in range(len(names), classes))
+    return short_names([*names[:classes], *missing])
 
 
 @dataclass(frozen=True)

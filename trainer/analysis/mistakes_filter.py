@@ -163,7 +163,7 @@ def parse_filter(line: str, classes: Sequence[str]) -> Filter:
     ``#12``, ``#10-20`` and ``#1,5,9``: images by index.
     Several confusions or indices widen the choice, everything else narrows it. A class is named by
     as much of its beginning as no other has, with ``_`` for a space, or as ``@3`` by its number;
-    case does not matter.
+    case does not matter where one class alone fits.
 
     Raises:
         ConfigError: one line that says which word is not understood.
@@ -236,15 +236,19 @@ def _class(name: str, classes: Sequence[str]) -> int:
         return int(number)
     wanted = _key(name)
     keys = [_key(known) for known in classes]
-    fits = [i for i, key in enumerate(keys) if key == wanted]
-    fits = fits[:1] or [i for i, key in enumerate(keys) if key.startswith(wanted)]
+    fits = (
+        [i for i, known in enumerate(classes) if known == name]
+        or [i for i, key in enumerate(keys) if key == wanted]
+        or [i for i, key in enumerate(keys) if key.startswith(wanted)]
+    )
     if len(fits) == 1:
         return fits[0]
     if not fits:
         shown = ", ".join(map(_typed, classes[:12])) + (", …" if len(classes) > 12 else "")
         raise ConfigError(f"filter: nothing known as {name!r}; classes: {shown}")
     some = " or ".join(_typed(classes[i]) for i in fits[:4]) + (" or …" if len(fits) > 4 else "")
-    raise ConfigError(f"filter: {name!r} is {some}: write more of it")
+    more = "it exactly so" if keys[fits[0]] == wanted else "more of it"
+    raise ConfigError(f"filter: {name!r} is {some}: write {more}")
 
 
 def _names(word: str, classes: Sequence[str]) -> bool:
@@ -266,7 +270,7 @@ def _listed(named: tuple[int, ...], classes: Sequence[str]) -> str:
     """The classes as the filter names them: by number where the name would not be read back."""
     keys = [_key(known) for known in classes]
     return ",".join(
-        f"@{i}" if keys.index(keys[i]) != i or _is_special(keys[i]) else keys[i] for i in named
+        f"@{i}" if keys.count(keys[i]) > 1 or _is_special(keys[i]) else keys[i] for i in named
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer import events
 from trainer.cli.output import clean, percent, warn
 from trainer.errors import RunError, UserError
 from trainer.files.paths import expanded
@@ -157,11 +158,15 @@ def _choose(follower: Follower, epoch: int | None) -> PredictionsSaved:
 def _why_none(follower: Follower) -> str:
     if follower.problem:
         return f": {follower.problem}"
-    if follower.state.evals:
+    folded, unsaved = follower.state, f"predictions{events.NOT_SAVED}"
+    evaluated = any(e.variant == "plain" for e in folded.evals)
+    if evaluated and any(notice.code == unsaved for _, notice in folded.notices):
         return ": those of its evaluations were not saved, see its notices (cifar-tui show)"
-    if follower.status not in ACTIVE:
-        return ": it ended before its first evaluation"
-    return " yet: its first evaluation saves them"
+    if follower.status in ACTIVE:
+        return " yet: its next evaluation saves them"
+    # there may have been some: a log may have lost its end without a trace
+    some = "is incomplete, and " if follower.damaged or folded.incomplete else ""
+    return f": its log {some}tells of {'none' if folded.evals else 'no evaluation'}"
 
 
 def _others(folded: RunState, saved: PredictionsSaved) -> str:

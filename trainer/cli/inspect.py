@@ -17,14 +17,13 @@ from trainer.cli.options import (
     runs_dir,
 )
 from trainer.cli.output import Column, clean, out, table, warn
+from trainer.files.paths import check_working_directory
 from trainer.lifecycle.submit import read_config
 from trainer.runs.origin import check_owner
 from trainer.runs.rundir import find
 from trainer.words import NO_CONVOLUTION, UNKNOWN, probability
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trainer.inspection.answers import Inspection
 
 MOST_CLASSES = 10
@@ -71,6 +70,7 @@ def inspect(
     found = find(runs_dir(runs), run)
     if not trust_net:
         check_owner(read_config(found))
+    check_working_directory()
     from trainer.inspection.answers import open_inspection
 
     inspection = open_inspection(
@@ -95,7 +95,7 @@ def inspect(
 
 def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[str, Any]:
     """All of it, as JSON has it."""
-    classes, field = distinct(inspection.dataset.classes), inspection.receptive_field(layer)
+    classes, field = inspection.dataset.classes, inspection.receptive_field(layer)
     probabilities = inspection.probabilities(index)
     predicted = int(probabilities.argmax())
     cam = inspection.grad_cam(index, layer, predicted)
@@ -124,18 +124,6 @@ def _answer(inspection: Inspection, index: int, layer: str, top: int) -> dict[st
             for one in (inspection.nearest(index, top) if top else ())
         ],
     }
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names of classes that tell them apart: ``x``, ``x (2)`` where two are named ``x``."""
-    found: list[str] = []
-    for name in names:
-        one, number = name, 1
-        while one in found or (number > 1 and one in names):
-            number += 1
-            one = f"{name} ({number})"
-        found.append(one)
-    return found
 
 
 def _lines(answer: dict[str, Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from model.errors import ModelError
 from trainer.cli.options import JsonOption
 from trainer.cli.output import DASH, Column, count, out, percent, table
 from trainer.errors import ConfigError
+from trainer.files.paths import check_working_directory
 from trainer.words import UNKNOWN, axes, yes
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def layers(
     """Print a model's layers and receptive fields."""
     if not user_file.is_file(model):
         _known(model)
+    check_working_directory()
     from model.checks import check_output
     from model.summary import summarize
 

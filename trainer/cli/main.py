@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from trainer.cli import data, diff, inspect, layers, mistakes, presets, runs, train
-from trainer.cli.output import out, warn
+from trainer.cli.output import REPLACED, out, warn
 from trainer.errors import UserError
 from trainer.exit_codes import BAD_INPUT, COMPLETED, FAILED, STOPPED
 
@@ -120,10 +120,10 @@ def _code(code: object) -> int:
 
 
 def _survive_odd_streams() -> None:
-    """Closed streams become the null device; characters they cannot encode become ``?``."""
+    """Closed streams become the null device; for characters they cannot encode stand others."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=REPLACED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,9 +145,21 @@ def _filter(pair: str | None, where: str | None, classes: tuple[str, ...]) -> Fi
         raise ConfigError("give confusions either with --pair or with --where")
     names = [name.strip() for name in pair.split(",")]
     if len(names) != 2 or not all(name in classes for name in names):
-        known = ", ".join(classes[:20])
-        raise ConfigError(f"--pair needs two classes, ACTUAL,PREDICTED, out of {known}")
+        raise ConfigError(_bad_pair(names, classes))
     return replace(chosen, confusions=(((classes.index(names[0]),), (classes.index(names[1]),)),))
+
+
+def _bad_pair(names: list[str], classes: tuple[str, ...]) -> str:
+    """Why they are not two classes, and what to write instead."""
+    unknown = [name for name in names if name not in classes]
+    near = [one for name in unknown for one in get_close_matches(name, classes, cutoff=0.5)]
+    if len(names) == 2 and near:
+        hint = f": did you mean {' or '.join(dict.fromkeys(near))}?"
+    else:
+        hint = f", out of {', '.join(classes[:12])}" + (", …" if len(classes) > 12 else "")
+    if any("," in name for name in classes):
+        hint += "; names with a comma: --where '\"a,b\">cat'"
+    return f"--pair needs two classes, ACTUAL,PREDICTED{hint}"
 
 
 def _print(opened: Evaluation, chosen: Indices, top: int | None, asked: str) -> None:

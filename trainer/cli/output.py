@@ -6,6 +6,7 @@ control character or as markup. A closed standard output ends the output, never 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import math
 import os
@@ -44,6 +45,21 @@ def clean(value: object, limit: int = 200) -> str:
     # a hostile name may be huge: only what can be shown is looked at
     return foreign.shortened(foreign.one_line(str(value)[: limit * 4]), limit)
 
+
+PLAINER = {"–": "-", "×": "x", "…": "...", "→": ">", "±": "+-", "·": "."}  # noqa: RUF001
+"""What stands for a character that the output's encoding has not; for others ``?``."""
+REPLACED = "cifar-tui.plainer"
+"""The name of that for ``encode`` and streams."""
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAINER.get(c, "?") for c in lacking), error.end
+
+
+codecs.register_error(REPLACED, _plainer)
 
 _UNSEEN = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
@@ -108,7 +124,7 @@ class Output:
         console.no_color = console.no_color and not grays
         for line in lines:
             console.print(line, soft_wrap=True)
-        self.write(written.getvalue().encode(_encoding(sys.stdout), "replace"))
+        self.write(written.getvalue().encode(_encoding(sys.stdout), REPLACED))
 
     def colours(self) -> tuple[str | None, bool]:
         """Rich's name of the colours that the terminal has, and whether none are wanted."""

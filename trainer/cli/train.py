@@ -34,6 +34,7 @@ from trainer.distributed.attempt import resubmit_once, submit_once
 from trainer.distributed.rank import dismiss, follow
 from trainer.distributed.world import from_environment
 from trainer.errors import ConfigError, RunError
+from trainer.files.paths import check_working_directory
 from trainer.lifecycle import alerts
 from trainer.lifecycle.admission import admitted, anchored_data, check_data
 from trainer.lifecycle.aftermath import ended as ended_before
@@ -124,6 +125,7 @@ def train(
     data_directory: DataDirOption = None,
 ) -> None:
     """Train a preset, or a TOML file of your own. Ctrl-C stops it and keeps a checkpoint."""
+    check_working_directory()
     heap.share_one_arena()
     if json:
         out.alone()

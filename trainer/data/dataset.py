@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
-from trainer.foreign import printable, short_name
+from trainer.foreign import printable, short_names
 
 Kind = Literal["cifar10", "cifar100", "synthetic", "folder"]
 Images = NDArray[np.uint8]
@@ -71,7 +71,7 @@ class TestData:
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(map(short_name, self.classes)))
+        object.__setattr__(self, "classes", short_names(self.classes))
         object.__setattr__(self, "source", printable(self.source))
         _check_labels(self.test, len(self.classes))
 
@@ -95,7 +95,7 @@ class Dataset:
     source: str
     """Where they come from, for display."""
     classes: tuple[str, ...]
-    """Printable names, index = label."""
+    """Printable names, no two alike; index = label."""
     train: TrainSplit
     test: TestSplit
     notices: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Dataset:
     """Where the training images lie in the whole split, int64 [N], when ``limited`` chose them."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(map(short_name, self.classes)))
+        object.__setattr__(self, "classes", short_names(self.classes))
         object.__setattr__(self, "source", printable(self.source))
         if len(self.classes) < 2:
             raise DataError(f"{self.source}: one class only, at least two are needed")

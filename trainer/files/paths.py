@@ -39,6 +39,18 @@ def absolute(path: str | Path) -> Path:
         raise ConfigError(line) from None
 
 
+def check_working_directory() -> None:
+    """Before torch is loaded, which ends the process where there is none.
+
+    Raises:
+        ConfigError: it is gone.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise ConfigError("the working directory is gone: change to another") from None
+
+
 def home(path: str) -> Path:
     """As ``expanded``, but a path in the home of nobody stays as it is."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from model.receptive_field import gradient_intervals
 from model.summary import summarize
 from trainer import device as devices
 from trainer.analysis import pictures
+from trainer.analysis.mistakes import class_names
 from trainer.config import AugmentSettings, RunConfig
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, RunError
@@ -302,7 +303,8 @@ def _dataset(
     fingerprint = state.get("fingerprint")
     if not isinstance(fingerprint, str):
         raise RunError("the checkpoint does not say which data set it was trained on")
-    places = pictures.candidates(Follower(run).catch_up(), data)
+    folded = Follower(run).catch_up()
+    places = pictures.candidates(folded, data)
     differs: DataError | None = None
     while True:
         try:
@@ -318,7 +320,9 @@ def _dataset(
             differs = differs or error
             places = places[places.index(source) + 1 :]
         else:
-            return dataset
+            # the same images elsewhere may have other names; those of the run are its evaluations'
+            names = folded.started.classes if folded.started is not None else dataset.classes
+            return replace(dataset, classes=class_names(names, len(dataset.classes)))
 
 
 def _net(config: RunConfig, dataset: Dataset, state: dict[str, Any], role: str) -> nn.Module:

@@ -23,6 +23,7 @@ from trainer.lifecycle.admission import check_batch
 from trainer.loop import heap
 from trainer.runs import net_files
 from trainer.runs.control import Control
+from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin
 from trainer.runs.rundir import RunDir
 from trainer.runs.runlog import RunLog
@@ -64,8 +65,8 @@ def prepare(
     precision = devices.precision(config.train.precision, device)
     dataset = _data(config, data_dir)
     first = group is None or group.first
-    if first:
-        _compare_net(run, config, log, resume=resume)
+    if first and resume:
+        net_files.check(run, config)
     net, summary, way, otherwise = _net(config, dataset, device, precision, group)
     if group is not None:
         group.introduce(devices.describe(device), way.precision)
@@ -80,8 +81,10 @@ def prepare(
         _check_same(state, config, dataset)
         training.load_state_dict(state)
     if first:
-        _keep_net(run, config, training.at.step, resume=resume)
+        _keep_net(run, config, log, training.at.step, resume=resume)
     _announce(training, resumed=resume)
+    if first and resume:
+        _tell_gap(training)
     if first:
         best_checkpoint.settle(run, log, training.at)
     if otherwise:
@@ -172,20 +175,6 @@ def _net(
     return net, summary, way, otherwise
 
 
-def _compare_net(run: RunDir, config: RunConfig, log: RunLog, *, resume: bool) -> None:
-    """Compare the net's files with those before.
-
-    Raises:
-        ConfigError: the run has trained another net.
-    """
-    if resume:
-        net_files.check(run, config)
-    if file := net_files.changed(run, config):
-        before = "trained it" if resume else "was queued"
-        line = f"{file} was changed since the run {before}: it is trained as it is now"
-        log.emit(events.Notice(level="warning", code="net-changed", message=line))
-
-
 def _fit_to_data(net: Fast, dataset: Dataset, seed: int) -> None:
     """Let a net look at normalised training images before the first step."""
     import torch
@@ -245,8 +234,10 @@ def _comparable(config: RunConfig) -> RunConfig:
     return msgspec.structs.replace(config, train=train, data="")
 
 
-def _keep_net(run: RunDir, config: RunConfig, step: int, *, resume: bool) -> None:
-    """Put down what is trained, for all attempts that go on with it.
+def _keep_net(run: RunDir, config: RunConfig, log: RunLog, step: int, *, resume: bool) -> None:
+    """Put down what is trained, for all attempts that go on with it; tell where it was changed.
+
+    Called when the net was built and its weights fit: before, it may well be refused.
 
     Raises:
         ConfigError: the run has trained another net: an edit after it was compared.
@@ -255,6 +246,10 @@ def _keep_net(run: RunDir, config: RunConfig, step: int, *, resume: bool) -> Non
 
     if resume:
         net_files.check(run, config, user_file.sources())
+    if file := net_files.changed(run, config, user_file.sources()):
+        before = "trained it" if resume else "was queued"
+        line = f"{file} was changed since the run {before}: it is trained as it is now"
+        log.emit(events.Notice(level="warning", code="net-changed", message=line))
     try:
         net_files.keep(run, config, user_file.sources(), step=step)
     except OSError:
@@ -262,6 +257,38 @@ def _keep_net(run: RunDir, config: RunConfig, step: int, *, resume: bool) -> Non
             return  # what was put down before is true, or told that this net was accepted
         with suppress(OSError):  # nothing is known then: that may be of another net
             run.net.unlink()
+
+
+def _tell_gap(training: Training) -> None:
+    """Tell which epochs the checkpoint has and the log has not: its end may be lost, or damaged.
+
+    Of the epoch under way only an evaluation can be: its training is told when that ends.
+    """
+    at, known = training.at, Follower(training.run).catch_up()
+    trained = {row.epoch for row in known.epochs if row.lr is not None}
+    tested = {row.epoch for row in known.epochs if row.test_accuracy is not None}
+    # of others it is not known whether they gave a figure
+    counted = {at.best_epoch, at.evaluated if at.final_accuracy >= 0 else 0} - {0}
+    lost = sorted((set(range(1, at.epoch)) - trained) | (counted - tested))
+    if not lost:
+        return
+    which = f"{'epoch' if len(lost) == 1 else 'epochs'} {_spans(lost)}"
+    line = (
+        f"the log lacks figures of {which}, which the checkpoint has: no table or curve shows them"
+    )
+    if all(notice.message != line for _, notice in known.notices):  # an earlier resume told it
+        training.log.emit(events.Notice(level="warning", code=events.LOG_GAP, message=line))
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers, those in a row as the first to the last."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ", ".join(" to ".join(map(str, span)) for span in spans)
 
 
 def _announce(training: Training, *, resumed: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
+from model.errors import message
 from trainer import events
 from trainer.config import RunConfig
 from trainer.distributed.world import World
@@ -270,7 +271,7 @@ def _end(
 
 def _reason(error: BaseException) -> str:
     """One line for the user."""
-    text = (str(error).strip().splitlines() or [""])[0][:300]
+    text = (message(error).splitlines() or [""])[0][:300]
     name = type(error).__name__
     if name == "RankLost":
         return text

@@ -216,7 +216,8 @@ class Training:
         if self.group is not None:
             reason = self.group.tell(reason.encode()).decode()
         if reason:
-            raise TrainingFailed(not_saved(reason, again=self.run.has_checkpoint("last")))
+            there, again = self.run.path.is_dir(), self.run.has_checkpoint("last")
+            raise TrainingFailed(not_saved(reason, there=there, again=again))
 
     def _no_better(self) -> bool:
         """Whether there was no better evaluation for as long as ``train.early_stop`` waits."""

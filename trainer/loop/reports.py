@@ -184,7 +184,12 @@ def no_numbers(epoch: int, variant: events.Variant = "plain") -> str:
     )
 
 
-def not_saved(reason: str, *, again: bool) -> str:
-    """Why a run that was trained to its end is not completed; ``again``: it has a checkpoint."""
+def not_saved(reason: str, *, there: bool, again: bool) -> str:
+    """Why a run that was trained to its end is not completed.
+
+    ``there``: its folder is where it was; ``again``: it has a checkpoint.
+    """
+    if not there:
+        return "its last checkpoint could not be saved: its folder was moved while it trained"
     goes_on = "resume it: it goes on from the checkpoint before" if again else "train it again"
     return f"its last checkpoint could not be saved ({reason}): make room for it and {goes_on}"

@@ -86,7 +86,10 @@ def unpack(packed: bytes, name: str) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise RunError(f"the checkpoint {name} holds more than weights and is not opened") from None
     except Exception:  # a damaged file makes torch raise almost anything, struct.error included
-        raise RunError(f"the checkpoint {name} is damaged") from None
+        other = "look into last.pt" if name == "best.pt" else "train a new run"
+        raise RunError(
+            f"the checkpoint {name} is damaged: put a copy of it back, or {other}"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"the checkpoint {name} is of a format this version does not know")
     return state

@@ -79,13 +79,18 @@ def keep(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT, *, step: in
             _copy(file.parent / name, run.net_copy(name), expected, built)
 
 
-def changed(run: RunDir, config: RunConfig) -> str:
+def changed(run: RunDir, config: RunConfig, built: Sources = NOT_BUILT) -> str:
     """The first file that is another one than was put down; empty where there is none.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        built: as ``check`` takes it.
 
     Raises:
         RunError: what was put down cannot be read.
     """
-    found = _changed(run, config)
+    found = _changed(run, config, built)
     return "" if found is None else str(found[0])
 
 

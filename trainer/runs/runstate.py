@@ -215,6 +215,11 @@ class RunState(msgspec.Struct):
             best.test_accuracy = end.best_accuracy
         self.best, self._best_unknown = best, False
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the log says that something is not in it."""
+        return bool(self.missing) or any(n.code == events.LOG_GAP for _, n in self.notices)
+
     def status(self, *, locked: bool) -> Status:
         """What the run is doing; ``locked``: a living process holds its lock."""
         if self.ended is not None:
@@ -447,7 +452,9 @@ def _ended(state: RunState, envelope: Envelope, event: events.RunEnded) -> None:
         state._base -= seconds
         state._pauses += seconds
     state.ended, state.paused = event, False
-    if state.missing:
+    best = state._rows.get(event.best_epoch or 0)
+    # of a log that has lost its end, and went on, no sequence number tells
+    if state.missing or best is None or best.test_accuracy is None:
         state.take_best(event)
 
 

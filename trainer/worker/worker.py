@@ -23,8 +23,9 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.errors import RunError, UserError
+from trainer.errors import ConfigError, RunError, UserError
 from trainer.exit_codes import COMPLETED, FAILED
+from trainer.files.paths import check_working_directory
 from trainer.inspection.inspector_process import InspectorProcess
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.lifecycle.session import train_locked
@@ -230,6 +231,10 @@ class Worker:
 def main(arguments: Sequence[str] = ()) -> int:
     """Serve until stdin ends and all runs are trained."""
     out = keep_output()  # first: nothing else may write there
+    try:
+        check_working_directory()
+    except ConfigError:
+        os.chdir("/")  # the app's own is gone; all paths that come are whole
     tell = Teller(out)
     code = _serve(out, tell, arguments)
     tell.flush(FLUSH_SECONDS)

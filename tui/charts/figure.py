@@ -26,6 +26,8 @@ GUTTER = LABEL_WIDTH + 1
 """Columns to the left of the canvas: the labels of the values and the axis."""
 DOTS = 2
 """Dots of a curve beside one another in a column."""
+DOTS_HIGH = 4
+"""Dots above one another in a line."""
 FOOT = 2
 """Lines below the canvas: the axis and its labels."""
 
@@ -44,6 +46,8 @@ class Curve:
     """Raw lines: they do not decide the limits."""
     mark: str = ""
     """The run's glyph, where several runs are shown."""
+    end: str = ""
+    """A glyph at its last point, where colours do not tell curves apart."""
     exact: Points | None = None
     """The values for the cursor where the line is smoothed."""
 
@@ -97,6 +101,7 @@ def draw_in(
 ) -> list[Strip]:
     """Lines of a chart whose axes are given; the points lie within their limits."""
     built = _build(axes, visible, width, height, width - GUTTER, ink)
+    _write_ends(built, axes, visible, width - GUTTER, height - FOOT)
     return _strips(built, width, height)
 
 
@@ -231,6 +236,30 @@ def _build(
     figure._build_matrix()
     matrix = figure.monitor.matrix
     return list(zip(matrix.marker, matrix.fullground, strict=True))[::-1]
+
+
+def _write_ends(
+    built: list[tuple[list[str], list[Any]]],
+    axes: Frame,
+    visible: Sequence[tuple[Curve, Points]],
+    columns: int,
+    rows: int,
+) -> None:
+    """Put the curves' glyphs where they end, those of later ones on top."""
+    for curve, points in visible:
+        known = points.finite()
+        if not curve.end or not len(known):
+            continue
+        x = _place(known.x[-1], axes.x, DOTS * columns) // DOTS
+        y = _place(known.y[-1], axes.y, DOTS_HIGH * rows) // DOTS_HIGH
+        characters, colours = built[rows - 1 - y]
+        characters[GUTTER + x], colours[GUTTER + x] = curve.end, _rgb(curve.colour)
+
+
+def _place(number: float, limits: tuple[float, float], dots: int) -> int:
+    """The dot that plotext draws for a number."""
+    low, high = limits
+    return math.floor(round(0.5 + (dots - 1) * (number - low) / (high - low), 8))
 
 
 def _parts(points: Points) -> list[Points]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from textual.binding import Binding, BindingType
@@ -185,6 +186,7 @@ class ChartScreen(StoreScreen):
         mean, so they count neither for the axis nor for the cursor.
         """
         runs = self.runs_shown()
+        alike = self.cifar.terminal.few_colours or self.app.no_color
         shown: list[Curve] = []
         legend: list[tuple[str, str, str]] = []
         for run in runs:
@@ -194,6 +196,8 @@ class ChartScreen(StoreScreen):
             found: list[Curve] = []
             for split in splits:
                 found += self._curves(run, quantity, split, colour, mark, dotted=len(splits) > 1)
+            if alike:
+                found = [curve if curve.behind else replace(curve, end=mark) for curve in found]
             if own:
                 raw = curves.step_points(run.state, quantity, self.axis)
                 found.insert(0, Curve("", raw, self.blend(colour, RAW_FAINT), behind=True))

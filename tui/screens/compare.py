@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Grid
@@ -72,6 +73,10 @@ class CompareScreen(ChartScreen):
         ),
         Binding("up", "scroll_results(-1)", show=False),
         Binding("down", "scroll_results(1)", show=False),
+        Binding("pageup", "scroll_pages(-1)", show=False),
+        Binding("pagedown", "scroll_pages(1)", show=False),
+        Binding("home", "scroll_results(-1000000)", show=False),
+        Binding("end", "scroll_results(1000000)", show=False),
     ]
 
     def __init__(self) -> None:
@@ -214,6 +219,22 @@ class CompareScreen(ChartScreen):
         """Scroll the results where there is no room for all."""
         self._first = max(0, self._first + lines)
         self.show(Changes())
+
+    def action_scroll_pages(self, pages: int) -> None:
+        """Scroll by what is in view, but for a line."""
+        self.action_scroll_results(pages * (self._room() - 1))
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Over the results: three lines a notch."""
+        self._wheel(event, -3)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Over the results: three lines a notch."""
+        self._wheel(event, 3)
+
+    def _wheel(self, event: events.MouseEvent, lines: int) -> None:
+        if self.query_one("#results").region.contains_point(event.screen_offset):
+            self.action_scroll_results(lines)
 
     def action_difference(self) -> None:
         """Two marked runs on the same images."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trainer.analysis.mistakes import Sort
+from trainer.events import NOT_SAVED
 from trainer.runs.follower import Follower
 from trainer.runs.runstate import ACTIVE
 from tui import run_words
@@ -25,11 +26,13 @@ def why_nothing(run: Follower | None, problem: str) -> str:
     if not run.state.predictions:
         if run.problem and run.status == "crashed":
             return f"Nothing is known of this run: {run.problem}."
-        if run.state.evals:
+        unsaved = f"predictions{NOT_SAVED}"
+        if any(notice.code == unsaved for _, notice in run.state.notices):
             return "The predictions of this run's evaluations were not saved: see its notices."
         if run.status in ACTIVE:
             return "The first mistakes appear after the run's first evaluation."
-        return "This run has no evaluations: it ended before its first one."
+        some = " is incomplete, and" if run.damaged or run.state.incomplete else ""
+        return f"This run's log{some} tells of no evaluation with its images."
     if problem:
         others = "; [ and ] go to other evaluations" if len(run.state.predictions) > 1 else ""
         return clean(problem, 300) + others

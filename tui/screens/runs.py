@@ -157,6 +157,18 @@ class RunsScreen(StoreScreen):
         app = self.cifar
         colours = app.colours()
         line = Text(no_wrap=True, overflow="ellipsis")
+        # first what must not find no room
+        if self.store.error:
+            line.append(f" {clean(self.store.error, 200)}  ", style=colours["error"])
+        elif not _writable(self.store.runs_dir):
+            line.append(" runs directory is read-only: viewing only  ", style=colours["warning"])
+        shown, all_runs = len(self.query_one(RunTable).order), len(self.store)
+        if shown != all_runs:
+            words = f" {shown or 'none'} of {all_runs} runs fit"
+            words += "  " if shown else " (escape shows all)  "
+            line.append(words, style=colours["primary"])
+        elif self.store.loading:
+            line.append(" reading…  ", style=colours["secondary"])
         status = app.runs.data_status
         missing = status is not None and not status.ready
         style = colours["warning"] if missing or app.data == "synthetic" else ""
@@ -165,15 +177,6 @@ class RunsScreen(StoreScreen):
             line.append(" – not on this machine", style=style)  # noqa: RUF001
         line.append(f"   preset: {app.runs.preset}", style=colours["secondary"])
         line.append(" (s starts it)", style=colours["secondary"])
-        if self.store.error:
-            line.append(f"   {clean(self.store.error, 200)}", style=colours["error"])
-        elif not _writable(self.store.runs_dir):
-            line.append("   runs directory is read-only: viewing only", style=colours["warning"])
-        shown, all_runs = len(self.query_one(RunTable).order), len(self.store)
-        if shown != all_runs:
-            line.append(f"   {shown} of {all_runs} runs fit", style=colours["primary"])
-        elif self.store.loading:
-            line.append("   reading…", style=colours["secondary"])
         self._say("#status", line)
 
     def _show_welcome(self) -> None:

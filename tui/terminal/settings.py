@@ -22,6 +22,8 @@ class TerminalSettings(msgspec.Struct, frozen=True):
     """Reached through SSH: charts take their time."""
     low_bandwidth: bool = False
     """A link of some 9,600 baud."""
+    few_colours: bool = False
+    """Sixteen colours or none: no background and no curve is told by its colour."""
     erases: bool = True
     """Erased cells have the background colour that is set, as in nearly all terminals."""
 
@@ -75,11 +77,15 @@ def detect(
     """What the environment says; an option wins over it."""
     term = environment.get("TERM", "")
     screen = environment.get("STY") or (term.startswith("screen") and not environment.get("TMUX"))
+    # as Rich reads them, who writes the colours
+    many = environment.get("COLORTERM", "").strip().lower() in ("truecolor", "24bit")
+    many = many or term.strip().lower().rpartition("-")[2] in ("256color", "kitty")
     ssh = bool(environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"))
     return TerminalSettings(
         ascii=ascii or term in ASCII_TERMINALS or not speaks_utf8(environment),
         remote=ssh and not full_bandwidth,
         low_bandwidth=low_bandwidth and not full_bandwidth,
+        few_colours=not many,
         erases=not screen and not term.startswith("vt"),
     )
 

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from tui import formatting
 from tui.charts import curves, figure
 from tui.charts.curves import Axis
-from tui.charts.figure import GUTTER, Plan
+from tui.charts.figure import GUTTER, Curve, Plan
 from tui.widgets.lines import Lines, to_strip
 
 LEAST = Size(GUTTER + 8, 6)
@@ -84,16 +84,21 @@ class CurveChart(Lines):
     # ---- the line above ---------------------------------------------------------------------
 
     def _head(self, plan: Plan) -> Strip:
-        colours = self.app.theme_variables
-        text = Text(" ", no_wrap=True, end="")
-        if plan.title and not (self._cursor is not None and plan.title.startswith("(")):
-            text.append(f"{plan.title} ", style=f"bold {colours['foreground']}")
         if self._cursor is None:
-            self._append_legend(text, plan)
+            self._append_legend(text := self._titled(plan.title), plan)
         else:
-            self._append_values(text, plan, self._cursor)
+            title = "" if plan.title.startswith("(") else plan.title
+            if not self._append_values(text := self._titled(title), plan, self._cursor):
+                text = self._titled(title.partition(" (")[0])
+                self._append_values(text, plan, self._cursor)
         text.truncate(self.size.width, overflow="ellipsis")
         return to_strip(text)
+
+    def _titled(self, title: str) -> Text:
+        text = Text(" ", no_wrap=True, end="")
+        if title:
+            text.append(f"{title} ", style=f"bold {self.app.theme_variables['foreground']}")
+        return text
 
     def _append_legend(self, text: Text, plan: Plan) -> None:
         """The entries that there is room for; what stands in brackets goes first."""
@@ -106,10 +111,12 @@ class CurveChart(Lines):
             text.append(f" {sample} ", style=colour)
             text.append(f"{words} ", style=self.app.theme_variables["foreground"])
 
-    def _append_values(self, text: Text, plan: Plan, x: float) -> None:
-        """The values of the curves that reach so far, the chosen run's first, as many as fit."""
+    def _append_values(self, text: Text, plan: Plan, x: float) -> bool:
+        """The values of the curves that reach so far, the chosen run's first, as many as fit; and
+        how many more there are. Whether any fits, where there are any."""
         foreground = self.app.theme_variables["foreground"]
         text.append(f"{position(x, plan.axis)} ", style=f"reverse {foreground}")
+        found: list[tuple[Curve, str]] = []
         for curve in reversed(plan.curves):
             exact = curve.exact or curve.points
             if not curve.label or not len(exact) or x > exact.x[-1] + _HALF[plan.axis]:
@@ -120,15 +127,21 @@ class CurveChart(Lines):
             words = value(hit[1], plan, brief=bool(curve.mark))
             if abs(hit[0] - x) > self._near(plan):
                 words += f" ({place(hit[0], plan.axis)})"  # where the nearest value is
+            found.append((curve, words))
+        for left, (curve, words) in zip(range(len(found), 0, -1), found, strict=True):
             name = curve.mark or curve.label
             if not curve.mark and self.size.width < SHORT_NAMES:
                 name = name.split()[0]
-            if text.cell_len + len(name) + len(words) + 3 > self.size.width:
+            more = f"  +{left - 1}" if left > 1 else ""
+            room = self.size.width - text.cell_len - len(words) - len(more) - 3
+            if len(name) > room:
                 name = name.partition(" (")[0]
-                if text.cell_len + len(name) + len(words) + 3 > self.size.width:
-                    break
+                if len(name) > room:
+                    text.append(f"  +{left}", style=self.app.theme_variables["secondary"])
+                    return left < len(found)
             text.append(f"  {name} ", style=curve.colour)
             text.append(words, style=f"bold {foreground}")
+        return True
 
     def _near(self, plan: Plan) -> float:
         """So far from the cursor a value is still of its place: half an epoch, or a column."""

@@ -6,8 +6,8 @@ from rich.text import Text
 
 from trainer import events
 from trainer.runs.follower import Follower
-from tui import formatting, themes
-from tui.run_words import data_of, model_of, name_of
+from tui import formatting
+from tui.run_words import damaged, data_of, model_of, name_of, state_of
 from tui.widgets.lines import Lines
 
 
@@ -57,8 +57,7 @@ def title(
     text.append(f"{mark} ", style=colour)
     text.append(formatting.shorten(name_of(run), max(12, width // 4)), style="bold")
     text.append("  ")
-    said = themes.state_text(run.status, colours, asked=asked, stalled=run.stalled)
-    text.append_text(said)
+    text.append_text(state_of(run, colours, asked=asked))
     if run.reading:
         text.append("  reading…", style=colours["warning"])
     text.append("  ")
@@ -92,7 +91,7 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
     if state.ended is not None and state.ended.error:
         said = formatting.clean(state.ended.error, 300) + run.more
         return text.append(said, style=colours["error"])
-    if run.problem and run.status == "crashed":
+    if damaged(run):
         return text.append(formatting.clean(run.problem, 300), style=colours["error"])
     if run.status == "crashed":
         checkpoint = state.checkpoints.get("last")

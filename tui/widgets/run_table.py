@@ -15,7 +15,7 @@ from trainer.runs.follower import Follower
 from trainer.runs.rundir import made_at
 from tui import formatting, themes
 from tui.formatting import DASH
-from tui.run_words import data_of, model_of, name_of, time_of
+from tui.run_words import damaged, data_of, model_of, name_of, state_of, time_of
 from tui.runs.store import Store
 from tui.widgets.fixed_table import FixedTable
 
@@ -96,6 +96,8 @@ COLUMNS = (
     Column("started", "started", 11, 77, right=True, sort=_most(_began)),
 )
 NAME_MIN = 14
+ID_WORD = 4
+"""Characters from which on a filter's word may be of an id: its date has most pairs of digits."""
 NAME_MAX = 60
 PADDING = 2
 """Cells around each cell's content."""
@@ -310,17 +312,12 @@ def _cell(
         if slot is None:
             return Text(" ")
         return Text(themes.run_glyph(slot), style=themes.run_colour(slot, dark=dark))
-    if run.problem and run.status == "crashed":
-        if column.key == "state":
-            return Text("✗ damaged", style=colours["error"])
-        if column.key == "name":
-            return formatting.safe(run.problem, NAME_MAX, colours["error"])
+    if damaged(run) and column.key == "name":
+        return formatting.safe(run.problem, NAME_MAX, colours["error"])
     if column.key == "state" and run.halfway:  # what the other columns have is not all
         return formatting.safe("… reading", style=colours["warning"])
     if column.key == "state":
-        return themes.state_text(
-            run.status, colours, asked=asked(run), stalled=run.stalled, narrow=True
-        )
+        return state_of(run, colours, asked=asked(run), narrow=True)
     if column.key == "data":
         style = "" if state.real_data else colours["warning"]
         return formatting.safe(data_of(run), column.width, style)
@@ -371,11 +368,9 @@ def ordered(runs: Sequence[Follower], sort: Sort) -> list[Follower]:
 
 
 def fits(run: Follower, words: Sequence[str]) -> bool:
-    """Whether each word is somewhere in name, preset, state, data, model or id."""
+    """Whether each word is in name, preset, state, data or model, or a long one in the id."""
     if not words:
         return True
-    hay = " ".join(
-        (name_of(run), _preset(run), run.status, data_of(run), model_of(run), run.run.id)
-    )
-    hay = hay.lower()
-    return all(word in hay for word in words)
+    hay = " ".join((name_of(run), _preset(run), run.status, data_of(run), model_of(run)))
+    hay, run_id = hay.lower(), run.run.id.lower()
+    return all(word in hay or (len(word) >= ID_WORD and word in run_id) for word in words)
