@@ -40,7 +40,7 @@ from trainer.lifecycle.admission import admitted, anchored_data, check_data
 from trainer.lifecycle.aftermath import ended as ended_before
 from trainer.lifecycle.on_end import seconds_of
 from trainer.lifecycle.submit import read_config, resubmit, submit, withdraw
-from trainer.loop import heap
+from trainer.loop import cores, heap
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
@@ -127,6 +127,7 @@ def train(
     """Train a preset, or a TOML file of your own. Ctrl-C stops it and keeps a checkpoint."""
     check_working_directory()
     heap.share_one_arena()
+    cores.give_way()
     if json:
         out.alone()
     world = from_environment()

@@ -20,7 +20,7 @@ from trainer import events, schedule
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
 from trainer.lifecycle.admission import check_batch
-from trainer.loop import heap
+from trainer.loop import cores, heap
 from trainer.runs import net_files
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
@@ -105,6 +105,7 @@ def _device(config: RunConfig, group: Group | None) -> torch.device:
         device = devices.of_rank(config.train.device, world.local_rank, world.local_size)
     if device.type == "cpu":
         heap.keep_freed_memory()
+        cores.take()
     elif device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are those of the current one
     return device

@@ -23,6 +23,7 @@ from trainer.lifecycle.aftermath import tell_end
 from trainer.lifecycle.on_end import call
 from trainer.lifecycle.prepare import prepare
 from trainer.lifecycle.submit import no_checkpoint, read_config
+from trainer.loop import cores
 from trainer.protocol import Job
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
@@ -196,6 +197,7 @@ def train_locked(
         if ended is not None:
             Follower(run).keep_growing()
         training = None
+        cores.leave()
         # a rank leaves at once, and a lost one may have left work on the GPU that never ends
         if world is None and not spoiled():
             _give_memory_back()

@@ -29,7 +29,7 @@ from trainer.files.paths import check_working_directory
 from trainer.inspection.inspector_process import InspectorProcess
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.lifecycle.session import train_locked
-from trainer.loop import heap
+from trainer.loop import cores, heap
 from trainer.processes import keep_output
 from trainer.protocol import Asked, Job, State
 from trainer.runs.control import Control
@@ -243,6 +243,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def _serve(out: int, tell: Teller, arguments: Sequence[str]) -> int:
     heap.share_one_arena()
+    cores.give_way()
     worker = Worker(tell)
     for number in ENDING:
         signal.signal(number, lambda *_: worker.end())
