@@ -195,16 +195,6 @@ def ours(slot: Slot, seed: int, runs_dir: Path) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def lent(preset: str, overrides: list[str], runs_dir: Path) -> Iterator[Slot]:
-    """What our runs are trained in, until no more are wanted."""
-    slot = Slot(preset, overrides, str(runs_dir))
-    try:
-        yield slot
-    finally:
-        slot.end()
-
-
 def main() -> None:
     parser = command.Parser(__doc__)
     parser.add_argument("--reference", type=Path, required=True, metavar="FILE")
@@ -231,7 +221,8 @@ def main() -> None:
         if options.only != "ours":
             other = stack.enter_context(started())
         if options.only != "reference":
-            slot = stack.enter_context(lent(options.preset, overrides, runs_dir))
+            slot = Slot(options.preset, overrides, str(runs_dir))
+            stack.callback(slot.end)
         out = sys.stderr if options.json else sys.stdout
         try:
             for seed in range(options.rounds):

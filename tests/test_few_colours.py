@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from tests.dashboard_helpers import LARGE, SMALL, chart
+from tests.import_helpers import ROOT
 from tests.terminal import Terminal
 from tests.tui_helpers import make_app, make_run, until
 from tui import themes
@@ -22,7 +23,6 @@ from tui.terminal import few_colours
 from tui.terminal.settings import TerminalSettings, detect
 from tui.widgets.run_table import RunTable
 
-ROOT = Path(__file__).resolve().parent.parent
 FEW = TerminalSettings(few_colours=True)
 MANY = TerminalSettings()
 

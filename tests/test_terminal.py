@@ -27,9 +27,9 @@ from textual import constants, events
 from textual.message import Message
 
 from tests.terminal import Terminal
+from trainer.characters import TABLE, in_words, to_ascii
 from tui import themes
 from tui.formatting import STATES
-from tui.terminal.characters import TABLE, in_words, to_ascii
 from tui.terminal.difference import Difference
 from tui.terminal.driver import Ending, Output, TerminalDriver
 from tui.terminal.settings import TerminalSettings, detect

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+from trainer.characters import in_words
 from tui.formatting import clean, escape
-from tui.terminal.characters import in_words
 
 if TYPE_CHECKING:
     from tui.app import CifarApp

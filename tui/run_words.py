@@ -52,7 +52,7 @@ def damaged(run: Follower) -> bool:
 def state_of(
     run: Follower, colours: dict[str, str], *, asked: str = "", narrow: bool = False
 ) -> Text:
-    """The state of a run; what else is told here says ``themes.state_text``."""
+    """The state of a run; ``asked`` and ``narrow`` as ``themes.state_text`` has them."""
     if damaged(run):
         return Text("✗ damaged", style=Style(color=colours.get("error")), no_wrap=True, end="")
     return themes.state_text(run.status, colours, asked=asked, stalled=run.stalled, narrow=narrow)

@@ -243,8 +243,10 @@ def _exact(predictions: Predictions, figures: Figures, second: Column) -> Mistak
 
 
 def class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
-    """As many printable names as there are classes, no two alike: a log may name too few, one of
-    an earlier version several alike."""
+    """As many printable names as there are classes, no two alike.
+
+    A log may name too few, and one of an earlier version several alike.
+    """
     missing = (f"class {i}" for i in range(len(names), classes))
     return short_names([*names[:classes], *missing])
 

@@ -158,9 +158,9 @@ def _choose(follower: Follower, epoch: int | None) -> PredictionsSaved:
 def _why_none(follower: Follower) -> str:
     if follower.problem:
         return f": {follower.problem}"
-    folded, unsaved = follower.state, f"predictions{events.NOT_SAVED}"
+    folded = follower.state
     evaluated = any(e.variant == "plain" for e in folded.evals)
-    if evaluated and any(notice.code == unsaved for _, notice in folded.notices):
+    if evaluated and folded.told(f"predictions{events.NOT_SAVED}"):
         return ": those of its evaluations were not saved, see its notices (cifar-tui show)"
     if follower.status in ACTIVE:
         return " yet: its next evaluation saves them"

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer import foreign, words
+from trainer.characters import TABLE
 
 DASH = "–"  # noqa: RUF001
 GAP = "  "
@@ -46,20 +47,17 @@ def clean(value: object, limit: int = 200) -> str:
     return foreign.shortened(foreign.one_line(str(value)[: limit * 4]), limit)
 
 
-PLAINER = {"–": "-", "×": "x", "…": "...", "→": ">", "±": "+-", "·": "."}  # noqa: RUF001
-"""What stands for a character that the output's encoding has not; for others ``?``."""
-REPLACED = "cifar-tui.plainer"
-"""The name of that for ``encode`` and streams."""
+REPLACED = "cifar-tui.ascii"
+"""For ``encode`` and streams: ASCII for what the output's encoding has not, as in the app."""
 
 
-def _plainer(error: UnicodeError) -> tuple[str, int]:
+def _replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(PLAINER.get(c, "?") for c in lacking), error.end
+    return error.object[error.start : error.end].translate(TABLE), error.end
 
 
-codecs.register_error(REPLACED, _plainer)
+codecs.register_error(REPLACED, _replaced)
 
 _UNSEEN = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"

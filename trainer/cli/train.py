@@ -264,7 +264,7 @@ def _conclude(follower: Follower, ended: events.RunEnded, data: str) -> None:
     if follower.problem:
         warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
     elif state.missing or state.ended is None:
-        full = any(notice.code == events.DISK_FULL for _, notice in state.notices)
+        full = state.told(events.DISK_FULL)
         lost = f"{state.missing} events miss" if state.missing else "its end misses"
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
     if ended.state == "failed":

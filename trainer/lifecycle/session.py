@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from model.errors import message
 from trainer import events
 from trainer.config import RunConfig
 from trainer.distributed.world import World
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.lifecycle.aftermath import tell_end
 from trainer.lifecycle.on_end import call
 from trainer.lifecycle.prepare import prepare
@@ -273,14 +272,14 @@ def _end(
 
 def _reason(error: BaseException) -> str:
     """One line for the user."""
-    text = (message(error).splitlines() or [""])[0][:300]
+    text = first_line(error)[:300]
     name = type(error).__name__
     if name == "RankLost":
         return text
     # torch.OutOfMemoryError is known by name: torch itself may be what failed to load
     known = name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
     if isinstance(error, MemoryError) or known:
-        return f"out of memory: lower the batch size or choose a smaller model ({text or name})"
+        return f"out of memory: lower the batch size or choose a smaller model ({text})"
     from model.user_file import reason
 
     return reason(error)

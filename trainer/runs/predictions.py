@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from trainer.errors import RunError
+from trainer.errors import RunError, first_line
 from trainer.events import PredictionsSaved
 from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
@@ -172,4 +172,4 @@ def _whole(column: NDArray[np.generic]) -> NDArray[np.int64]:
 
 
 def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return first_line(error)[:120]

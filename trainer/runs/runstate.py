@@ -215,10 +215,14 @@ class RunState(msgspec.Struct):
             best.test_accuracy = end.best_accuracy
         self.best, self._best_unknown = best, False
 
+    def told(self, code: str) -> bool:
+        """Whether there is a notice of a code among those that are kept."""
+        return any(notice.code == code for _, notice in self.notices)
+
     @property
     def incomplete(self) -> bool:
         """Whether the log says that something is not in it."""
-        return bool(self.missing) or any(n.code == events.LOG_GAP for _, n in self.notices)
+        return bool(self.missing) or self.told(events.LOG_GAP)
 
     def status(self, *, locked: bool) -> Status:
         """What the run is doing; ``locked``: a living process holds its lock."""

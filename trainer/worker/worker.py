@@ -23,9 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.errors import ConfigError, RunError, UserError
+from trainer.errors import RunError, UserError, first_line
 from trainer.exit_codes import COMPLETED, FAILED
-from trainer.files.paths import check_working_directory
 from trainer.inspection.inspector_process import InspectorProcess
 from trainer.lifecycle.aftermath import end_from_log
 from trainer.lifecycle.session import train_locked
@@ -232,9 +231,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Serve until stdin ends and all runs are trained."""
     out = keep_output()  # first: nothing else may write there
     try:
-        check_working_directory()
-    except ConfigError:
-        os.chdir("/")  # the app's own is gone; all paths that come are whole
+        Path.cwd()
+    except OSError:
+        os.chdir("/")  # without one torch cannot be loaded; all paths that come are whole
     tell = Teller(out)
     code = _serve(out, tell, arguments)
     tell.flush(FLUSH_SECONDS)
@@ -256,8 +255,7 @@ def _serve(out: int, tell: Teller, arguments: Sequence[str]) -> int:
     try:
         tell(_ready())
     except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        reason = f"torch cannot be loaded: {lines[0]}"
+        reason = f"torch cannot be loaded: {first_line(error)}"
         worker.fail_all(reason)
         tell(State(state="failed", error=reason))
         return FAILED

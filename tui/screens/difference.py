@@ -10,6 +10,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from trainer.characters import in_words
 from trainer.runs.follower import Follower
 from tui.formatting import clean
 from tui.images import difference
@@ -18,7 +19,6 @@ from tui.images.evaluation_loader import EvaluationLoader
 from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
 from tui.screens.pair_image import PairImageScreen
-from tui.terminal.characters import in_words
 from tui.widgets.difference_table import DifferenceTable
 from tui.widgets.lines import say
 from tui.widgets.mistake_grid import MistakeGrid

@@ -11,6 +11,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from trainer.characters import in_words
 from tui.formatting import clean
 from tui.images.evaluation_loader import EvaluationLoader
 from tui.images.evaluations import Evaluation
@@ -18,7 +19,6 @@ from tui.images.fault import Fault, Group, fault, group_line
 from tui.keys import HELP
 from tui.run_words import evaluation
 from tui.screens.modal import Modal
-from tui.terminal.characters import in_words
 
 
 class FaultGroups(OptionList):

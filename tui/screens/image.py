@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from trainer.analysis import mistake_words
 from trainer.analysis.mistakes import History
+from trainer.characters import in_words
 from trainer.protocol import Inspect
 from trainer.runs.follower import Follower
 from tui.formatting import clean
@@ -24,7 +25,6 @@ from tui.images.fault import about_label
 from tui.images.inside import Inside, convolution_at
 from tui.keys import HELP
 from tui.screens.modal import Modal
-from tui.terminal.characters import in_words
 from tui.widgets import image_view
 from tui.widgets.graphics_view import GraphicsView
 from tui.widgets.image_view import SIDE, ImageView

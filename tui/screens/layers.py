@@ -8,6 +8,7 @@ from textual.binding import Binding
 from textual.widgets import DataTable, Static
 
 from model.coverage import layer_skips, short
+from trainer.characters import in_words
 from trainer.events import LayerRow, ModelDescribed
 from trainer.runs.follower import Follower
 from trainer.runs.runstate import RUNNING
@@ -17,7 +18,6 @@ from tui.formatting import clean
 from tui.runs.alive import Alive
 from tui.runs.store import Changes
 from tui.screens.base import StoreScreen
-from tui.terminal.characters import in_words
 from tui.widgets import layer_table
 from tui.widgets.layer_table import MEASURED_SORTS, SORTS, LayerTable, Row, Sort, block_of
 from tui.widgets.limits_panel import NARROW, LimitsPanel, packed

@@ -24,10 +24,9 @@ def why_nothing(run: Follower | None, problem: str) -> str:
     if run is None:
         return "No run is chosen: start one with s, or choose one in the list (1)."
     if not run.state.predictions:
-        if run.problem and run.status == "crashed":
+        if run_words.damaged(run):
             return f"Nothing is known of this run: {run.problem}."
-        unsaved = f"predictions{NOT_SAVED}"
-        if any(notice.code == unsaved for _, notice in run.state.notices):
+        if run.state.told(f"predictions{NOT_SAVED}"):
             return "The predictions of this run's evaluations were not saved: see its notices."
         if run.status in ACTIVE:
             return "The first mistakes appear after the run's first evaluation."

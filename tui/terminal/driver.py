@@ -26,7 +26,7 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-from tui.terminal.characters import TABLE
+from trainer.characters import TABLE
 from tui.terminal.settings import TerminalSettings
 from tui.terminal.thin import Thin
 from tui.terminal.traffic import Traffic

@@ -85,10 +85,12 @@ class CurveChart(Lines):
 
     def _head(self, plan: Plan) -> Strip:
         if self._cursor is None:
-            self._append_legend(text := self._titled(plan.title), plan)
+            text = self._titled(plan.title)
+            self._append_legend(text, plan)
         else:
             title = "" if plan.title.startswith("(") else plan.title
-            if not self._append_values(text := self._titled(title), plan, self._cursor):
+            text = self._titled(title)
+            if not self._append_values(text, plan, self._cursor):
                 text = self._titled(title.partition(" (")[0])
                 self._append_values(text, plan, self._cursor)
         text.truncate(self.size.width, overflow="ellipsis")
@@ -112,8 +114,10 @@ class CurveChart(Lines):
             text.append(f"{words} ", style=self.app.theme_variables["foreground"])
 
     def _append_values(self, text: Text, plan: Plan, x: float) -> bool:
-        """The values of the curves that reach so far, the chosen run's first, as many as fit; and
-        how many more there are. Whether any fits, where there are any."""
+        """The values of the curves that reach so far, the chosen run's first, as many as fit.
+
+        Behind them how many more there are; ``False`` where there are some and none fits.
+        """
         foreground = self.app.theme_variables["foreground"]
         text.append(f"{position(x, plan.axis)} ", style=f"reverse {foreground}")
         found: list[tuple[Curve, str]] = []

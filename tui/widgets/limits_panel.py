@@ -10,12 +10,12 @@ from rich.text import Text
 from textual.widgets import Static
 
 from trainer import config as settings
+from trainer.characters import in_words
 from trainer.config import LimitSettings
 from trainer.events import ModelDescribed
 from trainer.runs.runstate import RunState
 from trainer.words import axes, yes
 from tui import formatting
-from tui.terminal.characters import in_words
 
 if TYPE_CHECKING:
     from tui.app import CifarApp

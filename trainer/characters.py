@@ -1,4 +1,4 @@
-"""ASCII for everything that the app draws: one character for each, so that nothing moves."""
+"""ASCII for everything that is written: as many characters as cells, so that nothing moves."""
 
 from __future__ import annotations
 
