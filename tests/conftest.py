@@ -16,6 +16,9 @@ from trainer.runs import stall
 if TYPE_CHECKING:
     from trainer.data.dataset import TestData
 
+# of tests in several processes the idle threads of one would take the cores of the others
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # started in the background or under nohup: programs under test would be deaf to these as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

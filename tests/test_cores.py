@@ -53,6 +53,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     file = tmp_path_factory.mktemp("cache") / "a file"
     file.touch()
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))
     with trains():
         assert given() == "None\n"

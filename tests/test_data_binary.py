@@ -57,7 +57,14 @@ def test_class_names_of_the_folder(tmp_path: Path) -> None:
     folder = binary_layout(tmp_path)
     names = [f"name {i}" for i in range(10)]
     (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
-    assert sources.load_test(str(folder)).classes == tuple(names)
+    data = sources.load_test(str(folder))
+    assert data.classes == tuple(names)
+    assert not any("named" in notice for notice in data.notices)
+    (folder / "batches.meta.txt").write_text("\n".join([*names[:7], "cat", "cat", "cat"]))
+    data = sources.load_test(str(folder))
+    assert data.classes[7:] == ("cat", "cat (2)", "cat (3)")
+    told = "several classes are named 'cat': class 8 is called 'cat (2)' here, and 1 more alike"
+    assert data.notices[-1] == told
     (folder / "batches.meta.txt").write_text("only one\n")
     with pytest.raises(DataError, match="1 names, not 10"):
         sources.load_test(str(folder))

@@ -145,7 +145,7 @@ def test_an_archive_with_other_files(
     assert not Path("/tmp/absolute-cifar").exists()
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", tar()])
+@pytest.mark.parametrize("content", [b"no archive at all", tar()], ids=["no archive", "empty"])
 def test_an_archive_without_the_files(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:

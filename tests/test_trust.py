@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -251,7 +252,7 @@ def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, name: s
         target.write_bytes((run.path / name).read_bytes() if (run.path / name).is_file() else b"a")
     before = target.read_bytes() if target.is_file() else b""
     if (run.path / name).is_dir():
-        (run.path / name).rmdir()
+        shutil.rmtree(run.path / name)
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(target)
     for act in (lambda: resubmit(run), lambda: train_run(run, Control(run), resume=True)):

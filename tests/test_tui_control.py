@@ -22,6 +22,7 @@ from tui.commands import entries
 from tui.run_control import _epoch
 from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
+from tui.widgets.key_line import KeyLine
 from tui.widgets.run_table import RunTable
 
 pytestmark = pytest.mark.usefixtures("data_is_there")
@@ -172,6 +173,24 @@ async def test_keys_mean_the_highlighted_run_or_none(tmp_path: Path) -> None:
         await pilot.press("r", "d")
         assert told(app) == []
         assert len(app.screen_stack) == 2
+
+
+async def test_what_cannot_go_on_is_not_offered_to(tmp_path: Path) -> None:
+    lost = make_run(tmp_path / "runs", name="lost", done=2, end=None)
+    lost.checkpoint("last").unlink()
+    whole = make_run(tmp_path / "runs", name="whole", done=2, end=None, created=600)
+    queued = make_run(tmp_path / "runs", name="queued", done=0, end="stopped", created=1200)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.screen.query_one(RunTable).order) == 3)
+        for run, can in ((lost, False), (whole, True), (queued, True)):
+            app.open_run(run.id)
+            await pilot.pause()
+            assert app.store.selected == run.id
+            assert app.runs.resumable() is can
+            offered = app.screen.query_one(KeyLine).render().plain
+            assert ("Resume" in offered) is can
+            await pilot.press("1")
 
 
 # a run that goes

@@ -114,7 +114,8 @@ def make_run(
 
     ``done`` epochs of ``epochs`` are in the log (0: only queued). ``end`` is the state of
     ``RunEnded``; ``None`` leaves the log open: crashed, or running while ``held`` is on.
-    ``created`` are seconds after ``START``.
+    ``created`` are seconds after ``START``. A run that has done epochs has a checkpoint, which is
+    empty.
     """
     done = epochs if done is None else done
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(START + created))
@@ -152,6 +153,8 @@ def make_run(
         for epoch in range(1, done + 1):
             last = epoch == done and with_predictions
             _epoch(log, run, epoch, epochs, steps_per_epoch, best, seed, classes, save=last)
+        run.checkpoint("last").parent.mkdir(exist_ok=True)
+        run.checkpoint("last").touch()
     if paused:
         log.emit(events.Paused(step=done * steps_per_epoch))
     if end:

@@ -176,9 +176,11 @@ class RunControl:
         return self._app.store.current if screen is None or screen.points_at_run else None
 
     def resumable(self) -> bool:
-        """Whether the chosen run ended before it was done."""
+        """Whether the chosen run ended before it was done, and can go on."""
         current = self.chosen
-        return current is not None and current.status in ("stopped", "failed", "crashed")
+        if current is None or current.status not in ("stopped", "failed", "crashed"):
+            return False
+        return not current.state.begun or current.run.has_checkpoint("last")
 
     async def resume(self) -> None:
         """Queue the chosen run once more, from its checkpoint if it ever began, or say why not."""

@@ -14,7 +14,7 @@ from trainer.data import binary, image_folder, python_layout, synthetic
 from trainer.data.dataset import Dataset, Kind, TestData, TestSplit, TrainSplit, overlap
 from trainer.errors import ConfigError, DataError
 from trainer.files.paths import absolute, home
-from trainer.foreign import printable
+from trainer.foreign import printable, short_name, short_names
 
 DATA_DIR_VARIABLE = "CIFAR_TUI_DATA"
 SYNTHETIC_SOURCE = "drawn shapes and textures, no photographs"
@@ -162,7 +162,7 @@ def load_test(source: str, *, data_dir: Path | None = None) -> TestData:
         place = _place(source, data_dir)
         classes = place.class_names()
         test, notices = place.read_test()
-        return TestData(place.kind, place.source, classes, test, notices)
+        return TestData(place.kind, place.source, classes, test, notices + _name_notice(classes))
 
 
 def image_paths(source: str, images: int, *, data_dir: Path | None = None) -> list[str]:
@@ -273,6 +273,16 @@ def _overlap_notice(train: TrainSplit, test: TestSplit) -> tuple[str, ...]:
         f"{shared:,} of {total:,} test images are also training images: "
         "the test accuracy says little about new images",
     )
+
+
+def _name_notice(names: tuple[str, ...]) -> tuple[str, ...]:
+    pairs = zip(map(short_name, names), short_names(names), strict=True)
+    other = [(label, name, told) for label, (name, told) in enumerate(pairs) if told != name]
+    if not other:
+        return ()
+    label, name, told = other[0]
+    more = f", and {len(other) - 1} more alike" if len(other) > 1 else ""
+    return (f"several classes are named '{name}': class {label} is called '{told}' here{more}",)
 
 
 @contextmanager

@@ -104,10 +104,9 @@ def resubmit(
         ended = state.ended
         if ended is not None and ended.state == "completed":
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
-        begun = state.queued is None or state.started is not None
-        if begun and not run.has_checkpoint("last"):
+        if state.begun and not run.has_checkpoint("last"):
             raise no_checkpoint(run)
-        asked = config if begun else _as_queued(run, config)
+        asked = config if state.begun else _as_queued(run, config)
         if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
         if data and run.has_checkpoint("last"):

@@ -220,6 +220,11 @@ class RunState(msgspec.Struct):
         return any(notice.code == code for _, notice in self.notices)
 
     @property
+    def begun(self) -> bool:
+        """Whether it may have trained: of a log that has lost its beginning this is not known."""
+        return self.queued is None or self.started is not None
+
+    @property
     def incomplete(self) -> bool:
         """Whether the log says that something is not in it."""
         return bool(self.missing) or self.told(events.LOG_GAP)
