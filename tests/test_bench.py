@@ -22,6 +22,7 @@ from bench import (
     command,
     distributed,
     gpu,
+    gradients,
     layer_stats,
     long_log,
     mistakes,
@@ -408,3 +409,23 @@ def test_uncompiled_figures_are_none_of_compiled_steps() -> None:
     forward._stop("no compiler")
     with pytest.raises(NoFigureError, match="nothing is compiled: no compiler"):
         command.check_compiled(forward)
+
+
+def test_a_bias_of_gradients_is_told_from_chance() -> None:
+    order = torch.Generator().manual_seed(0)
+
+    def random() -> torch.Tensor:
+        return torch.randn(20, 30, generator=order, dtype=torch.float64)
+
+    mean = random()
+    exact = [{"weight": mean + random()} for _ in range(50)]
+    by_chance = [{"weight": b["weight"] + 0.1 * random()} for b in exact]
+    (off,) = gradients.compare(exact, by_chance)
+    assert off.batch == pytest.approx(0.1 / 2**0.5, rel=0.05)
+    assert off.chance == pytest.approx(1, rel=0.1)
+    assert abs(off.along) < 0.005
+    too_short = [{"weight": 0.99 * b["weight"]} for b in exact]
+    (off,) = gradients.compare(exact, too_short)
+    assert off.batch == pytest.approx(0.01)
+    assert off.along == pytest.approx(-0.01)
+    assert off.chance > 4  # of 7 where all batches are alike
