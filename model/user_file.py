@@ -105,7 +105,8 @@ def _found(file: str) -> Path:
     except (RuntimeError, OSError, ValueError) as error:
         raise ModelError(f"cannot look at {clean(file)}: {_reason(error)}") from None
     if not there:
-        raise ModelError(f"no such file: {clean(file)}")
+        shown = file.encode(errors="replace").decode()  # a name need not be UTF-8
+        raise ModelError(f"no such file: {clean(shown)}")
     return path.resolve()
 
 

@@ -135,6 +135,9 @@ def test_bad_input(cli: Cli, run: RunDir, tmp_path: Path) -> None:
     code, _, err = cli("last", "--epoch", 9)
     assert code == 2
     assert "no predictions of epoch 9" in err
+    code, _, err = cli("last", "--epoch", 1, "--list", "fixed", "--json")
+    assert code == 2
+    assert "leave out --list" in err
     code, _, err = cli("last", "nobody")
     assert code == 2
     assert "no run 'nobody'" in err

@@ -239,6 +239,15 @@ def test_a_log_that_names_a_file_elsewhere(cli: Cli, run: RunDir) -> None:
     assert "outside the run's folder" in err
 
 
+def test_predictions_of_another_epoch(cli: Cli, run: RunDir) -> None:
+    of_third = run.predictions(3, "plain")
+    found = predictions.load(of_third)
+    predictions.save(replace(found, epoch=1), of_third)
+    code, text, err = cli("last")
+    assert (code, text, err.count("\n")) == (2, "", 1)
+    assert "are of epoch 1, not 3 as the run's log says; there are other epochs" in err
+
+
 def test_damaged_predictions(cli: Cli, run: RunDir) -> None:
     path = run.predictions(3, "plain")
     path.write_bytes(path.read_bytes()[:100])
@@ -263,6 +272,7 @@ def test_where(cli: Cli, run: RunDir) -> None:
     everything = cli("last", "--json", "--all", "--sort", "index")[1]
     assert indices(everything) == [0, 1, 2, 3, 4, 5]
     assert "2 of ring>" in cli("last", "--where", "ring>")[1]
+    assert cli("last", "--where", " ") == cli("last")
     for where, part in (("zebra", "nothing known as 'zebra'"), ("human<0.5", "--human FILE")):
         code, text, err = cli("last", "--where", where)
         assert (code, text, err.count("\n")) == (2, "", 1)

@@ -173,6 +173,8 @@ def test_show_as_json_is_strict(cli: Cli, runs: Path) -> None:
             assert found["epoch_table"][0]["test_accuracy"] == 0.5
             evaluations = found["evaluations"]
             assert [e["epoch"] for e in evaluations] == [1, 2, 3, 3]
+            kept = {one["role"]: (one["epoch"], one["step"]) for one in found["checkpoints"]}
+            assert kept["last"] == (3, 12), "not the one that would come next"
             for one in evaluations:
                 assert one["confusion"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
             assert found["notices"][0]["notice"]["code"] == "not-a-number"

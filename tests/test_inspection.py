@@ -294,6 +294,8 @@ def test_the_command_line_prints_it(
         (("last", "30"), "there is no test image 30: 0 to 29"),
         (("last", "5", "--layer", "x"), "the net has no convolution 'x': 0, 4"),
         (("last", "5", "--checkpoint", "x"), "best or last"),
+        (("last", "5", "--data", "/nonexistent"), "data '/nonexistent' does not exist"),
+        (("last", "5", "--data", "synthetic"), "has other test images"),
     ):
         assert main.run(["inspect", *wrong, *where]) == 2
         assert reason in capsys.readouterr().err

@@ -323,6 +323,10 @@ def test_trying_a_net_leaves_no_trace_in_it(tmp_path: Path) -> None:
             r"in training: the net must return one tensor \[N, 4\], not a tuple",
         ),
         (
+            "    def forward(self, x):\n        return super().forward(x).detach()\n",
+            r"in training: no gradient comes back from its scores \(detach, no_grad\?\)",
+        ),
+        (
             "    def forward(self, x):\n        assert not self.training\n"
             "        return super().forward(x)\n",
             r"fails in training on a batch \[16, 3, 32, 32\]: own\.py, line \d+: AssertionError",

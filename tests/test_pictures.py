@@ -97,7 +97,12 @@ def test_pictures_that_cannot_be(images: Mistakes, tmp_path: Path) -> None:
         grid_png.save(picture, tmp_path / "missing" / "grid.png")
     with pytest.raises(ConfigError, match="cannot write"):
         grid_png.save(picture, tmp_path)
+    with pytest.raises(ConfigError, match="File name too long"):
+        grid_png.save(picture, tmp_path / f"{'x' * 300}.png")
     assert list(tmp_path.iterdir()) == []
+    longest = tmp_path / f"{'x' * 251}.png"
+    grid_png.save(picture, longest)
+    assert list(tmp_path.iterdir()) == [longest]
 
 
 def test_a_picture_replaces_files_only(images: Mistakes, tmp_path: Path) -> None:

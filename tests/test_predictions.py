@@ -114,7 +114,7 @@ def test_missing(tmp_path: Path) -> None:
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     path.write_bytes(pickle.dumps(Hostile()))
-    refused(path)
+    assert refused(path).endswith("it is no .npz file")
 
 
 @pytest.mark.parametrize("column", sorted(columns()))
@@ -150,6 +150,12 @@ def test_a_wrong_shape_type_or_class(tmp_path: Path, change: dict[str, object]) 
     path = tmp_path / "p.npz"
     np.savez(path, **columns(**change))  # type: ignore[arg-type]
     refused(path)
+
+
+def test_a_wrong_kind_of_number_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    np.savez(path, **columns(probabilities=np.zeros((5, 3), np.float32)))  # type: ignore[arg-type]
+    assert "hold float32, not float16" in refused(path)
 
 
 @pytest.mark.parametrize("column", sorted(columns()))

@@ -17,6 +17,7 @@ import torch
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
 from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
+from trainer import config as run_config
 from trainer import events
 from trainer.errors import ConfigError, DataError, RunError
 from trainer.lifecycle import submit as submit_module
@@ -194,6 +195,7 @@ def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is completed: there is nothing left to train"):
         resubmit(done)
     bare = make_run(tmp_path, seed=2, end="stopped")
+    bare.checkpoint("last").unlink()
     with pytest.raises(RunError, match="no checkpoint to go on from"):
         resubmit(bare)
     with pytest.raises(RunError, match=f"cifar-tui train {bare.config}"):
@@ -207,6 +209,27 @@ def test_what_cannot_be_resumed_is_one_clear_line(tmp_path: Path) -> None:
         resubmit(broken)
     assert folded(done).ended is not None
     assert folded(bare).ended is not None
+
+
+def test_other_settings_are_refused_before_the_run_is_shown_with_them(
+    tmp_path: Path, data: Path
+) -> None:
+    run = stopped_run(tmp_path, data)
+    whole, log = run.config.read_text(), run.log.read_bytes()
+    for changed in (whole.replace("epochs = 2", "epochs = 40"), ""):
+        assert changed != whole
+        run.config.write_text(changed)
+        with pytest.raises(ConfigError, match=r"config\.toml was changed after the checkpoint"):
+            resubmit(run)
+        assert run.log.read_bytes() == log
+    queued = folded(run).queued
+    assert queued is not None
+    earlier = RunLog(run)  # an earlier version took it into the log
+    earlier.emit(msgspec.structs.replace(queued, config=run_config.to_toml(read_config(run))))
+    earlier.close()
+    run.config.write_text(whole)
+    resubmit(run)
+    assert train_run(run, Control(run), resume=True).state == "completed"
 
 
 @pytest.mark.parametrize("end", [None, "stopped"])
@@ -457,7 +480,7 @@ async def test_r_resumes_the_chosen_run(tmp_path: Path) -> None:
         await until(pilot, lambda: "is training: there is nothing to resume" in told(app))
         await until(pilot, lambda: status(app, run) == "completed")
         await pilot.press("r")
-        await until(pilot, lambda: "is completed: there is nothing left to train" in told(app))
+        await until(pilot, lambda: "is completed: there is nothing to resume" in told(app))
         assert status(app, run) == "completed"
     assert folded(run).attempt == 2
 
@@ -496,6 +519,7 @@ async def test_r_looks_first_whether_the_data_are_still_there(
 @pytest.mark.usefixtures("data_is_there")
 async def test_a_run_without_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", epochs=3, done=1, end=None)
+    run.checkpoint("last").unlink()
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: status(app, run) == "crashed")

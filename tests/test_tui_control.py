@@ -193,6 +193,16 @@ async def test_what_cannot_go_on_is_not_offered_to(tmp_path: Path) -> None:
             await pilot.press("1")
 
 
+async def test_a_run_whose_end_comes_late_is_not_offered_to_go_on(tmp_path: Path) -> None:
+    """Its log was copied in two parts, by nobody who trains it."""
+    run = make_run(tmp_path / "runs", done=2, end=None)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "r Resume" in keys(app))
+        append(run, RunEnded(state="completed", seconds=2.0))
+        await until(pilot, lambda: "r Resume" not in keys(app))
+
+
 # a run that goes
 
 

@@ -12,6 +12,7 @@ from trainer import events
 from trainer.lifecycle.submit import submit
 from trainer.runs.rundir import RunDir
 from tui import themes
+from tui.runs import store as stores
 from tui.runs.store import Store
 from tui.runs.view import FILE, View
 
@@ -281,3 +282,12 @@ def test_a_mark_repaints_its_run(tmp_path: Path) -> None:
     View(tmp_path).toggle(other.id)
     assert store.toggle_mark(run.id)
     assert store.poll().runs == {run.id, other.id}, "another app has marked one"
+
+
+def test_a_directory_that_lost_its_permissions_is_looked_at_again(tmp_path: Path) -> None:
+    os.utime(tmp_path, (1e9, 1e9))
+    before = stores._stamp(tmp_path)
+    assert before is not None
+    assert stores._stamp(tmp_path) == before
+    tmp_path.chmod(0o500)
+    assert stores._stamp(tmp_path) != before

@@ -91,6 +91,8 @@ def test_errors_in_the_users_file_are_one_line(tmp_path: Path, text: str, messag
 
 
 def test_missing_file_and_missing_class_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no such file: \?\.py"):
+        registry.build("\udcff.py:Net")
     with pytest.raises(ModelError, match="no such file"):
         registry.build(f"{tmp_path}/none.py:Net")
     with pytest.raises(ModelError, match="name the class as well"):

@@ -336,7 +336,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}") from None
-    return parse_toml(text, origin=path.name)
+    return parse_toml(text, origin=str(path))
 
 
 def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

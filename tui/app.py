@@ -132,6 +132,7 @@ class CifarApp(App[None]):
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
         self.caller = Caller(self, alerts)
         self._active: list[str] = []
+        self._resumable = False
         """Runs that keys can stop, as they were when the key line was last made."""
         self._reader = Reader(self, self._take)
         self.pace = Pace(self, self._reader.poll_when_through)
@@ -283,8 +284,9 @@ class CifarApp(App[None]):
     def _take(self, changes: Changes) -> None:
         """Show what a poll has found."""
         active = [run.run.id for run in self.store.active()]
-        if changes.transitions or active != self._active:
-            self._active = active
+        resumable = self.runs.resumable()
+        if changes.transitions or (active, resumable) != (self._active, self._resumable):
+            self._active, self._resumable = active, resumable
             self.refresh_bindings()
         self.runs.polled(changes)
         self.caller.polled(changes)

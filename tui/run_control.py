@@ -192,7 +192,7 @@ class RunControl:
         if run.status == "paused":
             self._send_pause(run, "resume")
             return
-        if run.status in ACTIVE:
+        if run.status in (*ACTIVE, "completed"):
             app.tell(f"{run_name(run)} is {run.status}: there is nothing to resume")
             return
         try:

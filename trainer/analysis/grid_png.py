@@ -94,9 +94,9 @@ def save(picture: Image.Image, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written, or a device or a pipe has its name.
     """
-    if not path.name or path.is_dir():
-        raise ConfigError(f"cannot write {path}: it is no name for a file")
     try:
+        if not path.name or path.is_dir():
+            raise ConfigError(f"cannot write {path}: it is no name for a file")
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(path.stat().st_mode):  # a device would be replaced by the picture
                 raise ConfigError(f"cannot write {path}: it is no regular file")

@@ -85,6 +85,8 @@ def diff(
     """
     if top is not None and listed is None:
         raise ConfigError("--top says how many --list lists: give both, or neither")
+    if json and listed is not None:
+        raise ConfigError("--json lists the images of every kind: leave out --list")
     place = runs_dir(directory)
     first = open_evaluation(place, run, epoch)
     second = open_evaluation(place, other or run, other_epoch)

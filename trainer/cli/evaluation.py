@@ -64,7 +64,7 @@ class Evaluation:
         split = clean(self.found.split)
         return (
             f"{len(self.found.wrong):,} of {len(self.images):,} {split} images misclassified: "
-            f"{percent(self.accuracy or 0.0)} {split} accuracy, "
+            f"{percent(self.accuracy)} {split} accuracy, "
             f"epoch {self.found.epoch}, data {clean(self.folded.data_kind)}"
         )
 

@@ -96,7 +96,8 @@ def lines(opened: Evaluation) -> list[str]:
             f"doubt; entropies of model and people: Spearman's correlation {number(rank, '.2f')}",
         ]
         if n["unasked"]:
-            said.append(f"nobody was asked about {n['unasked']:,} images")
+            many = "s" * (n["unasked"] != 1)
+            said.append(f"nobody was asked about {n['unasked']:,} image{many}")
     if images.review is not None:
         figures = review.accuracy(images.actual, images.predicted, images.review)
         said.append(

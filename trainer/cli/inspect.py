@@ -77,6 +77,7 @@ def inspect(
         found,
         checkpoint,
         data=data or "",
+        only_there=True,
         data_dir=data_dir(directory),
         trusted=True,
         changed_net=changed_net,

@@ -112,6 +112,7 @@ def mistakes(
     from trainer.analysis.mistakes import LARGEST_LOSS
     from trainer.analysis.mistakes_filter import select
 
+    where = (where or "").strip()
     filtered = _filter(pair, where, opened.classes)
     chosen = select(opened.images, sort=sort.value, where=filtered, wrong_only=not everything)
     if filtered.bounds and not opened.images.exact and (opened.images.loss >= LARGEST_LOSS).any():

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 from rich.text import Text
 
 from trainer.cli.options import JsonOption, RunsDirOption, runs_dir
@@ -169,7 +170,9 @@ def _details(follower: Follower) -> dict[str, Any]:
         "epoch_table": folded.epochs,
         "evaluations": _evaluations(follower),
         "predictions": folded.predictions,
-        "checkpoints": list(folded.checkpoints.values()),
+        "checkpoints": [
+            replace(one, epoch=folded.epochs_done(one.step)) for one in folded.checkpoints.values()
+        ],
         "notices": [{"time": at, "notice": notice} for at, notice in folded.notices],
         "ended": folded.ended,
         "damaged_lines": follower.damaged,

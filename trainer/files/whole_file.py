@@ -27,8 +27,9 @@ def whole_file(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     path.parent.mkdir(exist_ok=True)
     if path.parent.is_symlink():
         raise OSError(errno.ELOOP, "its folder is a link to another place", str(path.parent))
-    # a number alone is not enough: containers with one folder in common number processes alike
-    partial = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.partial")
+    # a number alone is not enough: containers with one folder in common number processes alike;
+    # and not behind the file's own name, which may be as long as a name can be
+    partial = path.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(partial, flags, 0o666)
     try:

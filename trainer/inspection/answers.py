@@ -241,6 +241,7 @@ def open_inspection(
     role: str = "",
     *,
     data: str = "",
+    only_there: bool = False,
     data_dir: Path | None = None,
     device: str = "auto",
     trusted: bool = False,
@@ -252,6 +253,7 @@ def open_inspection(
         run: in any state.
         role: ``best`` or ``last``; by default the best there is.
         data: where to look for the data set besides where the run had it.
+        only_there: look for it nowhere else, where ``data`` says where.
         data_dir: where downloaded sets lie.
         device: of the net; ``auto`` leaves a GPU alone whose memory is short.
         trusted: whether a net of the user's own file may be run: it is code, and the run may
@@ -280,7 +282,7 @@ def open_inspection(
     state = checkpoint.unpack(packed, f"{role}.pt")
     if not changed_net:
         net_files.check_weights(run, config, _step(state), path.name)
-    dataset = _dataset(run, config, state, data, data_dir)
+    dataset = _dataset(run, config, state, data, data_dir, only_there=only_there)
     net = _net(config, dataset, state, role)
     if not changed_net:  # an edit meanwhile
         net_files.check(run, config, user_file.sources())
@@ -298,13 +300,19 @@ class NotTrusted(RunError):  # noqa: N818  # a question to the user
 
 
 def _dataset(
-    run: RunDir, config: RunConfig, state: dict[str, Any], data: str, data_dir: Path | None
+    run: RunDir,
+    config: RunConfig,
+    state: dict[str, Any],
+    data: str,
+    data_dir: Path | None,
+    *,
+    only_there: bool,
 ) -> Dataset:
     fingerprint = state.get("fingerprint")
     if not isinstance(fingerprint, str):
         raise RunError("the checkpoint does not say which data set it was trained on")
     folded = Follower(run).catch_up()
-    places = pictures.candidates(folded, data)
+    places = (data,) if data and only_there else pictures.candidates(folded, data)
     differs: DataError | None = None
     while True:
         try:

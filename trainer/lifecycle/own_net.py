@@ -121,6 +121,8 @@ def _problem(
                 loss = F.cross_entropy(scores.float(), torch.zeros_like(scores[:, 0]).long())
                 if loss.requires_grad:
                     loss.backward()
+                elif any(parameter.requires_grad for parameter in probe.parameters()):
+                    raise ModelError("no gradient comes back from its scores (detach, no_grad?)")
             doing = "evaluation"
             probe.eval()
             shape, images = [IMAGES, *shape[1:]], images[:IMAGES]

@@ -219,20 +219,11 @@ def _checkpoint(run: RunDir, group: Group | None) -> dict[str, Any]:
 
 
 def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -> None:
-    from trainer.runs import same_data
+    from trainer.runs import same_data, same_settings
 
     same_data.check(state, dataset)
-    # compared as settings, not as text: a later version may have more of them
-    if _comparable(settings.from_toml(str(state.get("config")), origin="checkpoint")) != (
-        _comparable(config)
-    ):
-        raise ConfigError("config.toml was changed after the checkpoint: start a new run instead")
-
-
-def _comparable(config: RunConfig) -> RunConfig:
-    """Without what may be another in the next attempt; that the data are the same is compared."""
-    train = msgspec.structs.replace(config.train, processes=1, max_restarts=0)
-    return msgspec.structs.replace(config, train=train, data="")
+    before = settings.from_toml(str(state.get("config")), origin="checkpoint")
+    same_settings.check(config, before)
 
 
 def _keep_net(run: RunDir, config: RunConfig, log: RunLog, step: int, *, resume: bool) -> None:

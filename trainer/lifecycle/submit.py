@@ -14,7 +14,7 @@ from trainer.errors import ConfigError, RunError
 from trainer.events import EndState, RunQueued
 from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
-from trainer.runs import control, net_files
+from trainer.runs import control, net_files, same_settings
 from trainer.runs.follower import Follower
 from trainer.runs.origin import check_origin, check_owner
 from trainer.runs.rundir import NoLocksError, RunDir, create, option
@@ -106,6 +106,8 @@ def resubmit(
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
         if state.begun and not run.has_checkpoint("last"):
             raise no_checkpoint(run)
+        if state.begun:
+            _check_settings(run, config, state)
         asked = config if state.begun else _as_queued(run, config)
         if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
@@ -170,6 +172,25 @@ def _queue_changed(run: RunDir, config: RunConfig, before: EndState | None) -> N
         file.flush()
         os.fsync(file.fileno())
         _queue(run, config, text, before)
+
+
+def _check_settings(run: RunDir, config: RunConfig, state: RunState) -> None:
+    """Before a run that has begun is queued: from then on it is shown with these settings.
+
+    Raises:
+        ConfigError: it has trained with others.
+    """
+    if state.queued is None or not state.queued.config:
+        return  # its trainer compares, too
+    try:
+        same_settings.check(config, settings.from_toml(state.queued.config, origin="run log"))
+    except ConfigError:
+        # the log may tell of settings that were refused; the checkpoint knows, and wants torch
+        from trainer.runs import checkpoint
+
+        kept = checkpoint.load(run.checkpoint("last"))
+        before = settings.from_toml(str(kept.get("config")), origin="checkpoint")
+        same_settings.check(config, before)
 
 
 def _as_queued(run: RunDir, config: RunConfig) -> RunConfig:

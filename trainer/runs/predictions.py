@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from trainer.files.regular_file import open_regular
 from trainer.files.whole_file import whole_file
 from trainer.runs.rundir import RunDir
 
+ZIP = b"PK"
+"""How an archive begins."""
 UNPACKED_BYTES = 1 << 29
 """At most; 100,000 images of 1,000 classes are less than half of it."""
 
@@ -99,6 +102,11 @@ def of_run(run: RunDir, saved: PredictionsSaved) -> Predictions:
     if found.split != "test":
         # figures of other images must not be taken for test figures
         raise RunError(f"the predictions {saved.path} are of another split than test")
+    if found.epoch != saved.epoch:
+        raise RunError(
+            f"the predictions {saved.path} are of epoch {found.epoch}, not {saved.epoch} as the "
+            "run's log says"
+        )
     return found
 
 
@@ -109,7 +117,7 @@ def load(path: Path) -> Predictions:
         RunError: the file is missing, damaged or of a wrong shape.
     """
     try:
-        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as file:
+        with open_regular(path) as raw, np.load(_archive(raw), allow_pickle=False) as file:
             _check_size(file)
             found = Predictions(
                 probabilities=file["probabilities"],
@@ -125,8 +133,9 @@ def load(path: Path) -> Predictions:
     except Exception as error:  # a damaged archive raises nearly anything
         raise RunError(f"the predictions {path.name} cannot be read: {_short(error)}") from None
     shape = found.probabilities.shape
-    if len(shape) != 2 or found.probabilities.dtype != np.float16:
+    if len(shape) != 2:
         raise RunError(f"the predictions {path.name} have a wrong shape {shape}")
+    _check_kind(found.probabilities, np.float16, path.name)
     for column in (found.labels, found.predicted):
         if column.shape != shape[:1]:
             raise RunError(f"the predictions {path.name} have a wrong shape {column.shape}")
@@ -140,6 +149,19 @@ def load(path: Path) -> Predictions:
     return found
 
 
+def _archive(file: FileIO) -> FileIO:
+    """The file; else numpy would call it a pickle, and tell how to load that."""
+    if file.read(len(ZIP)) != ZIP:
+        raise ValueError("it is no .npz file")
+    file.seek(0)
+    return file
+
+
+def _check_kind(column: NDArray[Any], kind: type[np.floating[Any]], name: str) -> None:
+    if column.dtype != kind:
+        raise RunError(f"the predictions {name} hold {column.dtype}, not {np.dtype(kind)}")
+
+
 def _figures(file: NpzFile) -> Figures | None:
     present = [name for name in FIGURES if name in file]
     wanted = [name for name in FIGURES if name in file or name != "log_second"]
@@ -148,8 +170,9 @@ def _figures(file: NpzFile) -> Figures | None:
 
 def _check_figures(found: Figures, images: int, name: str) -> None:
     for column in found.columns().values():
-        if column.shape != (images,) or column.dtype != np.float32:
+        if column.shape != (images,):
             raise RunError(f"the predictions {name} have a wrong shape {column.shape}")
+        _check_kind(column, np.float32, name)
     # also false for not-a-number
     second = found.log_rest if found.log_second is None else found.log_second
     logs = (found.log_rest <= 0) & (second <= 0) & (found.log_entropy < np.inf)

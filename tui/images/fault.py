@@ -79,7 +79,8 @@ def _by_people(images: Mistakes, people: People, groups: list[Group], lines: lis
         f"answers, Spearman's rank correlation: {known}."
     )
     if len(found.unasked):
-        lines.append(f"Nobody was asked about {len(found.unasked):,} images.")
+        count = len(found.unasked)
+        lines.append(f"Nobody was asked about {count:,} image{'s' * (count != 1)}.")
 
 
 def _by_review(images: Mistakes, reviewed: Review, groups: list[Group], lines: list[str]) -> None:
