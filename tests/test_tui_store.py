@@ -291,3 +291,17 @@ def test_a_directory_that_lost_its_permissions_is_looked_at_again(tmp_path: Path
     assert stores._stamp(tmp_path) == before
     tmp_path.chmod(0o500)
     assert stores._stamp(tmp_path) != before
+
+
+def test_a_run_whose_log_is_gone_does_not_wait_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "FINISHED_SECONDS", 0.0)
+    run = make_run(tmp_path)
+    store = loaded(tmp_path)
+    run.log.write_bytes(b"")
+    store.poll(now=True)
+    run.log.unlink()
+    run.log.mkdir()
+    store.poll(now=True)
+    assert store.followers[run.id].status == "crashed"

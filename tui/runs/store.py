@@ -229,12 +229,15 @@ class Store:
         """Runs on their way to a trainer are queued, not crashed; note what changed."""
         run = follower.run.id
         state = follower.state
+        before = self._status.get(run)
         if follower.status == "crashed" and state.waiting:
-            if run in self._expected or abs(time.time() - _made(follower)) < SUBMIT_SECONDS:
+            # one that was known has lost its log: its folder has changed, but it waits for nobody
+            may_wait = state.queued is not None or before in (None, "queued")
+            made = _made(follower) if may_wait else 0.0
+            if run in self._expected or abs(time.time() - made) < SUBMIT_SECONDS:
                 follower.status = "queued"
         elif follower.status != "queued":
             self._expected.discard(run)
-        before = self._status.get(run)
         unknown = run in self._empty or state.seq < 0
         (self._empty.add if state.seq < 0 else self._empty.discard)(run)
         (self._unread.add if follower.halfway else self._unread.discard)(run)
