@@ -632,6 +632,30 @@ class Counting(nn.Module):
         return x + torch.rand(1)
 
 
+def test_parameters_that_a_net_writes_to_stay_as_they_were() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.calls = nn.Linear(3, 10), nn.Parameter(torch.zeros(1))
+            self.drawn = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.fc.bias.add_(1)
+            self.calls.data += 1
+            self.drawn = nn.Parameter(torch.rand(2))
+            out: Tensor = self.fc(x.mean((2, 3)))
+            return out
+
+    net = Writing()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    parameters = [id(p) for p in net.parameters()]
+    summarize(net)
+    check_output(net, 10)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert [id(p) for p in net.parameters()] == parameters
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_net_and_the_generator_stay_as_they_were(training: bool) -> None:
     net = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Dropout(0.5), Counting()).train(training)
