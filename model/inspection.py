@@ -49,17 +49,11 @@ def untouched(net: nn.Module) -> Iterator[None]:
         for name, t in held.items()
         if t is not None and not nn.parameter.is_lazy(t)
     ]
-    device = first_device(net)
-    forked = [device] if device.type not in ("cpu", "meta") else []
-    kind = device.type if forked else "cuda"
-    python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(forked, device_type=kind):
+        with same_draws(net):
             net.eval()
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
@@ -70,3 +64,18 @@ def untouched(net: nn.Module) -> Iterator[None]:
                     tensor.data = saved
                 elif tensor.device.type != "meta" and not torch.equal(tensor, saved):
                     tensor.copy_(saved)
+
+
+@contextmanager
+def same_draws(net: nn.Module) -> Iterator[None]:
+    """Afterwards the generators of torch, Python and numpy are as they were."""
+    device = first_device(net)
+    forked = [device] if device.type not in ("cpu", "meta") else []
+    kind = device.type if forked else "cuda"
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(forked, device_type=kind):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from model.errors import ModelError
 from model.growth import BATCH, LARGER, Event, Growth, Trail, alike
-from model.inspection import first_device, untouched
+from model.inspection import first_device, same_draws, untouched
 from model.layers import Layer, Recorder, added, dilated
 from model.layout import POOLINGS, Seen, image
 from model.receptive_field import Axis
@@ -105,10 +105,10 @@ def _growth(net: nn.Module, images: Tensor, more: Tensor) -> Growth:
 
 
 def _trail(net: nn.Module, images: Tensor) -> list[Event] | None:
-    """What a pass does; None where it fails. Random numbers and buffers are the next one's too."""
+    """What a pass does; None where it fails. The next one draws the same numbers."""
     trail = Trail(net)
     try:
-        with untouched(net):
+        with same_draws(net):
             _pass(net, images, trail, trail)
     except (Exception, SystemExit):  # of two images: told when they are followed
         return None
