@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,33 +36,46 @@ def submodule(net: nn.Module, path: str) -> nn.Module:
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, buffers and generators are as they were.
+    """Eval mode inside; afterwards modes, parameters, buffers and generators are as they were.
 
     The generators are torch's, Python's and numpy's.
     """
     # a frozen TorchScript module has no mode: it stays in eval mode
     modes = [(m, m.training) for m in net.modules() if hasattr(m, "training")]
-    buffers = [
-        (m, name, b, b.detach().clone())
+    tensors: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = [
+        (held, name, t, t.detach().clone())
         for m in net.modules()
-        for name, b in m._buffers.items()
-        if b is not None and not nn.parameter.is_lazy(b)
+        for held in (m._parameters, m._buffers)
+        for name, t in held.items()
+        if t is not None and not nn.parameter.is_lazy(t)
     ]
+    try:
+        with same_draws(net):
+            net.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for held, name, tensor, saved in tensors:
+                if name not in held or held[name] is not tensor:
+                    held[name] = tensor
+                if tensor.shape != saved.shape:
+                    tensor.data = saved
+                elif tensor.device.type != "meta" and not torch.equal(tensor, saved):
+                    tensor.copy_(saved)
+
+
+@contextmanager
+def same_draws(net: nn.Module) -> Iterator[None]:
+    """Afterwards the generators of torch, Python and numpy are as they were."""
     device = first_device(net)
     forked = [device] if device.type not in ("cpu", "meta") else []
     kind = device.type if forked else "cuda"
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(forked, device_type=kind):
-            net.eval()
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for module, name, buffer, saved in buffers:
-                module._buffers[name] = buffer
-                if buffer.device.type != "meta" and not torch.equal(buffer, saved):
-                    buffer.copy_(saved)

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from model.growth import Growth, Shape, entering, leaving, shapes_of, tensors_in
 from model.layout import Seen
 from model.operator_call import Window
 from model.trace import Op, Tracer
-
-BATCH = 2
-"""One image would make batch and channels look alike to nets that squeeze."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ class _Frame:
     path: str
     module: nn.Module
     leaf: bool
-    input: Tensor | None
+    input: Shape | None
+    """Of its first tensor, without the batch."""
     inputs: int
     ops: list[Op] = field(default_factory=list)
 
@@ -84,7 +82,8 @@ class Recorder:
 
     tracer: Tracer
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, growth: Growth) -> None:
+        self._growth = growth
         self.rows: list[Layer] = []
         self.ops: list[Op] = []
         self._pairs: dict[int, list[int]] = {}
@@ -100,7 +99,8 @@ class Recorder:
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before a module's forward."""
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = tensors_in((args, kwargs))
+        step = self._growth.step(entering(self._paths, module), shapes_of(tensors[:1]))
         inside = bool(self._stack) and self._stack[-1].leaf
         self._stack.append(
             _Frame(
@@ -108,21 +108,22 @@ class Recorder:
                 module=module,
                 # what runs inside a leaf computes its weights: weight norm and the like
                 leaf=inside or _is_leaf(module),
-                input=tensors[0] if tensors else None,
+                input=step.shape(0) if tensors else None,
                 inputs=len(tensors),
             )
         )
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """After a module's forward."""
+        tensors = tensors_in(output)
+        step = self._growth.step(leaving(self._paths, module), shapes_of(tensors[:1]))
         frame = self._stack.pop()
         if frame.module is not module:
             raise RuntimeError("modules were left in another order than entered")
         if self._stack and self._stack[-1].leaf:
             self._stack[-1].ops += frame.ops
             return
-        first = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
-        if not frame.leaf or first is None or isinstance(module, nn.Identity):
+        if not frame.leaf or not tensors or isinstance(module, nn.Identity):
             return
         main = [op for op in frame.ops if op.kind in _MAIN]
         if len(main) > 1:
@@ -131,13 +132,13 @@ class Recorder:
             return
         own = {id(p) for p in module.parameters()}
         own.update(*(op.parameters for op in frame.ops))
-        shape = (*first.shape,) if frame.input is None else (*frame.input.shape,)
+        shape = step.shape(0)
         self._add(
             frame.path,
             type(module).__name__,
             own,
-            shape,
-            first,
+            (shape if frame.input is None else frame.input, shape),
+            tensors[0],
             frame.ops,
             main[0] if main else None,
             module,
@@ -145,7 +146,7 @@ class Recorder:
         )
 
     def hear(self, op: Op) -> None:
-        """An operator has run on something of the image."""
+        """An operator has run on something of the image, or for each image."""
         self.ops.append(op)
         if self._stack and self._stack[-1].leaf:
             self._stack[-1].ops.append(op)
@@ -182,14 +183,14 @@ class Recorder:
             name = f"{path}.{op.name}" if path else op.name
             self._names[name] += 1
             path = name if self._names[name] == 1 else f"{name}_{self._names[name]}"
-        self._add(path, op.name, op.parameters, op.inputs, op.output, [op], op)
+        self._add(path, op.name, op.parameters, op.shapes, op.output, [op], op)
 
     def _add(
         self,
         path: str,
         kind: str,
         parameters: set[int] | frozenset[int],
-        inputs: tuple[int, ...],
+        shapes: tuple[Shape, Shape],
         output: Tensor,
         ops: list[Op],
         main: Op | None,
@@ -201,17 +202,16 @@ class Recorder:
         self._counted.update(p for p in parameters if p in self._sizes)
         window = main.window if main else None
         fields = _window_fields(window, main is not None and main.kind == "conv")
-        if main is not None and module is not None and _larger(main.inputs, inputs):
+        if main is not None and module is not None and _larger(main.shapes[0], shapes[0]):
             fields["padding"] = _padding(module)
-        macs = added(op.macs for op in ops)
         row = Layer(
             path=path,
             type=kind,
-            input_shape=inputs[1:],
-            output_shape=(*output.shape[1:],),
+            input_shape=shapes[0],
+            output_shape=shapes[1],
             parameters=new,
             share=new / self._total,
-            macs=None if macs is None else macs // BATCH,
+            macs=added(op.macs for op in ops),
             **fields,
             **_seen_fields(self.tracer.seen(output)),
             joins=main is not None and main.kind == "join" and not one_input,
@@ -247,9 +247,9 @@ def _window_fields(window: Window | None, conv: bool) -> dict[str, Any]:
     return {**fields, "groups": window.groups if conv else None}
 
 
-def _larger(shape: tuple[int, ...], than: tuple[int, ...]) -> bool:
+def _larger(shape: Shape, than: Shape) -> bool:
     """Whether a window slid over more than the layer was given: it was padded before."""
-    return len(shape) == len(than) and any(map(int.__gt__, shape[2:], than[2:]))
+    return len(shape) == len(than) and any(map(int.__gt__, shape[1:], than[1:]))
 
 
 def _padding(module: nn.Module) -> tuple[int, int] | None:

@@ -65,9 +65,12 @@ _RNNS = {
 """Recurrent layers that are one operator, and where it has their weights and biases."""
 _PICKS = frozenset(
     """embedding index index_select gather index_put index_add scatter scatter_add masked_scatter
-    slice_scatter select_scatter""".split()  # noqa: SIM905
+    slice_scatter select_scatter repeat repeat_interleave unsafe_split unsafe_split_with_sizes
+    as_strided unfold im2col pixel_shuffle diagonal tril triu zero""".split()  # noqa: SIM905
 )
 """Without a product, although their positions are not followed."""
+_MADE = ("new_", "zeros", "ones", "full", "empty", "rand")
+"""How the names begin of what takes no more of a tensor than its shape."""
 
 
 def classify(call: Call) -> Kind:
@@ -184,7 +187,7 @@ def follow(call: Call) -> list[Seen]:
 
 def _has_rule(call: Call) -> bool:
     known = call.name in _RULES or call.name in _SAME or call.name in _REDUCTIONS
-    return known or call.name in _PICKS or _elementwise(call)
+    return known or call.name in _PICKS or call.name.startswith(_MADE) or _elementwise(call)
 
 
 def _unsqueezed(shape: tuple[int, ...], dims: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """The table of a net's layers: shapes, parameters, multiply-adds, receptive field.
 
-One forward pass of two small images is followed operator by operator (``model.trace``), so that
-functional and residual code is seen as modules are.
+A forward pass of two small images is followed operator by operator (``model.trace``), so that
+functional and residual code is seen as modules are; two before it tell what is done for each image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.errors import ModelError
-from model.inspection import first_device, untouched
-from model.layers import BATCH, Layer, Recorder, added, dilated
+from model.growth import BATCH, LARGER, Event, Growth, Trail, alike
+from model.inspection import first_device, same_draws, untouched
+from model.layers import Layer, Recorder, added, dilated
 from model.layout import POOLINGS, Seen, image
 from model.receptive_field import Axis
 from model.trace import Op, Tracer
@@ -37,7 +39,9 @@ class Summary:
     buffers: int
     """Elements of all buffers."""
     macs: int | None
-    """Multiply-adds per image; None where a layer's are unknown."""
+    """Multiply-adds per image; None where a layer's are unknown, or what the image went through."""
+    macs_reason: str
+    """Why they are unknown."""
     receptive_field: tuple[int, int] | None
     """Before global pooling, theoretical, not clipped: what the coursework's limits mean."""
     receptive_field_global: tuple[int, int] | None
@@ -60,7 +64,9 @@ class Summary:
 
 
 def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Summary:
-    """Follow one forward pass, in eval mode and without gradients; the net stays as it was.
+    """Follow a forward pass, in eval mode and without gradients.
+
+    Parameters, buffers, modes and generators stay as they were.
 
     Args:
         net: on any device.
@@ -69,40 +75,70 @@ def summarize(net: nn.Module, input_shape: tuple[int, ...] = (3, 32, 32)) -> Sum
     Raises:
         ModelError: the net cannot be run on such images.
     """
-    recorder = Recorder(net)
     device = first_device(net)
-    handles = []
     with untouched(net), torch.no_grad():
         dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-        images = torch.rand(BATCH, *input_shape, device=device, dtype=dtype)
-        tracer = Tracer(images, image(images.shape), list(net.parameters()), recorder.hear)
+        more = torch.rand(LARGER, *input_shape, device=device, dtype=dtype)
+        images = more[:BATCH].clone()
+        growth = _growth(net, images, more)
+        recorder = Recorder(net, growth)
+        parameters = list(net.parameters())
+        tracer = Tracer(images, image(images.shape), parameters, recorder.hear, growth)
         recorder.tracer = tracer
         try:
-            for module in net.modules():
-                if isinstance(module, torch.jit.ScriptModule):  # takes none: its operators are rows
-                    continue
-                handles.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(recorder.leave))
-            # scripted code is not optimised: operators that it fuses are not seen
-            unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-            with (
-                _plain_attention(),
-                _Replicating(),
-                tracer,
-                torch.autocast(device.type, enabled=False),
-                unfused,
-            ):
-                output = net(images)
+            output = _pass(net, images, tracer, recorder)
         except (Exception, SystemExit) as error:
             shape = [BATCH, *input_shape]
             raise ModelError(f"the net fails on a batch {shape}: {reason(error)}") from None
-        finally:
-            for handle in handles:
-                handle.remove()
         recorder.add_unused()
         first = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
         end = None if first is None else tracer.seen(first)
     return _totals(net, recorder, end, input_shape)
+
+
+def _growth(net: nn.Module, images: Tensor, more: Tensor) -> Growth:
+    two = _trail(net, images)
+    four = two and _trail(net, more)
+    if two and four and not alike(two, four):  # a first pass makes what later ones keep
+        two = _trail(net, images)
+    return Growth(two, four)
+
+
+def _trail(net: nn.Module, images: Tensor) -> list[Event] | None:
+    """What a pass does; None where it fails. The next one draws the same numbers."""
+    trail = Trail(net)
+    try:
+        with same_draws(net):
+            _pass(net, images, trail, trail)
+    except (Exception, SystemExit):  # of two images: told when they are followed
+        return None
+    return trail.events
+
+
+def _pass(
+    net: nn.Module, images: Tensor, mode: TorchDispatchMode, modules: Recorder | Trail
+) -> Any:
+    """Run the net, each operator of it dispatched by itself."""
+    handles = []
+    try:
+        for module in net.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes none: its operators are rows
+                continue
+            handles.append(module.register_forward_pre_hook(modules.enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(modules.leave))
+        # scripted code is not optimised: operators that it fuses are not seen
+        unfused = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+        with (
+            _plain_attention(),
+            _Replicating(),
+            mode,
+            torch.autocast(images.device.type, enabled=False),
+            unfused,
+        ):
+            return net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _totals(
@@ -110,13 +146,20 @@ def _totals(
 ) -> Summary:
     layers, ops = recorder.layers(), recorder.ops
     convs = [op for op in ops if op.kind == "conv" and op.window is not None and not op.fixed]
-    reason = "the output does not depend on the image" if end is None else ""
+    reason, macs_reason = "", ""
+    macs = added(layer.macs for layer in layers)
+    if macs is None:
+        uncounted = next(layer for layer in layers if layer.macs is None)
+        macs_reason = f"those of {uncounted.path or 'the net'} ({uncounted.type}) are not known"
     before: tuple[int, int] | None = None
     clipped = unclipped = before
     head: list[str] | None = []
-    if isinstance(end, str):
+    if end is None:  # or it went through numpy or numbers, and who knows what was done there
+        reason, head = "the output does not depend on the image, as far as torch tells", None
+        macs, macs_reason = None, reason
+    elif isinstance(end, str):
         reason, head = end, None
-    elif end is not None:
+    else:
         head = end.head.split("+") if end.pooled else []
         rows, cols = end.settled().axes
         before = _before(rows), _before(cols)
@@ -124,14 +167,15 @@ def _totals(
             unclipped = rows.extent, cols.extent
             clipped = _clip(rows.far, shape[1]), _clip(cols.far, shape[2])
     pairs = {op.pair for op in ops if op.pair is not None and not op.depthwise}
-    lost = any(op.depthwise and isinstance(op.seen, str) for op in convs)
+    lost = end is None or any(op.depthwise and isinstance(op.seen, str) for op in convs)
     parameters = list(net.parameters())
     return Summary(
         layers=layers,
         parameters=sum(p.numel() for p in parameters),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         buffers=sum(b.numel() for b in net.buffers()),
-        macs=added(layer.macs for layer in layers),
+        macs=macs,
+        macs_reason=macs_reason,
         receptive_field=before,
         receptive_field_global=clipped,
         receptive_field_unclipped=unclipped,

@@ -2,20 +2,22 @@
 
 At the dispatcher ``x + y``, ``torch.add`` and ``x.add_(y)``, or ``nn.ReLU`` and ``F.relu``, are the
 same operator. For each that touches something of the image the tracer tells what it is, what its
-result sees of the image (``Seen``, or the reason why that is unknown), and its multiply-adds.
+result sees of the image (``Seen``, or the reason why that is unknown), and its multiply-adds; of
+the others it tells those that have multiply-adds for each image all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from model import rules
+from model.growth import Growth, Shape, Step, shapes_of, tensors_in
 from model.layout import Seen
 from model.operator_call import Call, Kind, Window
 from model.receptive_field import Underivable
@@ -28,11 +30,13 @@ class Op:
     name: str
     kind: Kind
     inputs: tuple[int, ...]
-    """Shape of its first input that depends on the image."""
+    """Shape of its first input that depends on the image, or else on the number of images."""
     output: Tensor
     seen: Seen | str
     macs: int | None
-    """For the whole batch; None where they are unknown."""
+    """Per image; None where they are unknown."""
+    shapes: tuple[Shape, Shape]
+    """Of that input and its first result, without the batch."""
     parameters: frozenset[int]
     """``id`` of the parameters that it uses, directly or through what was computed from them."""
     window: Window | None = None
@@ -57,22 +61,31 @@ class _Note:
 
 
 class Tracer(TorchDispatchMode):
-    """Follows every operator while it is active; ``on_op`` hears of those on image data."""
+    """Follows every operator while it is active; ``on_op`` hears of those on image data, and of
+    others that have multiply-adds for each image.
+    """
 
     def __init__(
-        self, image: Tensor, seen: Seen, parameters: list[Tensor], on_op: Callable[[Op], None]
+        self,
+        image: Tensor,
+        seen: Seen,
+        parameters: Sequence[Tensor],
+        on_op: Callable[[Op], None],
+        growth: Growth | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._growth = growth or Growth(None, None)
+        self._places: dict[tuple[Any, ...], _Note] = {}
         self._notes = {id(p): _Note(p, None, frozenset([id(p)])) for p in parameters}
-        self._notes[id(image)] = _Note(image, seen)
         self._spoiled: set[int] = set()
+        self._note(image, seen, frozenset())
         self._on_op = on_op
         self._depthwise = 0
         self._batch = image.shape[0]
 
     def seen(self, tensor: Tensor) -> Seen | str | None:
         """What a tensor sees; a string: why that is unknown; None: nothing of the image."""
-        note = self._notes.get(id(tensor))
+        note = self._find(tensor)
         if _storage(tensor) in self._spoiled:
             return "a tensor was written in place through a view of it"
         return note.seen if note else None
@@ -85,34 +98,64 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = tensors_in((args, kwargs))
         before = [(t, self.seen(t)) for t in tensors]
         shapes = {id(t): (*t.shape,) for t in tensors}  # in-place views change them
         result = func(*args, **kwargs)
-        outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        roots = frozenset().union(
-            *(self._notes[id(t)].roots for t, s in before if s is None and id(t) in self._notes)
-        )
+        outputs = tensors_in(result)
+        sizes = [shapes[id(t)] for t in tensors]
+        step = self._growth.step(str(func), [*sizes, *shapes_of(outputs)])
+        notes = [self._find(t) for t, s in before if s is None]
+        roots = frozenset().union(*(note.roots for note in notes if note is not None))
         known = [(t, s) for t, s in before if s is not None]
-        if not known:
+        if known and outputs:
+            call = Call(func, args, kwargs, dict(_by_id(known)), shapes, outputs)
+            self._record(call, step, tensors, known, roots)
+        elif not known:
+            call = Call(func, args, kwargs, {}, shapes, outputs)
+            if outputs and self._record_constant(call, step, len(tensors), roots):
+                roots = frozenset()  # it has a row: what comes after does not use them again
             for t in outputs:
                 if roots or id(t) in self._notes:
                     self._note(t, None, roots)
                 elif func._schema.is_mutable:
                     self._notes[id(t)] = _Note(t)
-            return result
-        if outputs:
-            call = Call(func, args, kwargs, dict(_by_id(known)), shapes, outputs)
-            self._record(call, outputs, known, roots)
         return result
+
+    def _record_constant(
+        self, call: Call, step: Step, arguments: int, roots: frozenset[int]
+    ) -> bool:
+        """What is multiplied for each image all the same: a learned image, a first hidden state.
+        Whether it is.
+        """
+        macs = step.macs(rules.macs(call, weighted=bool(roots)), constant=True)
+        kind = rules.classify(call)
+        if macs == 0 and not (kind == "pool" and step.grows(arguments)):
+            return False
+        first = next((i for i in range(arguments) if step.grows(i)), 0)
+        op = Op(
+            name=rules.title(call),
+            kind="unknown" if kind == "move" else kind,
+            inputs=step.shapes[first],
+            output=call.outputs[0],
+            seen="does not depend on the image",
+            macs=macs,
+            shapes=(step.shape(first), step.shape(arguments)),
+            parameters=roots,
+            window=rules.window(call),
+        )
+        self._on_op(op)
+        return True
 
     def _record(
         self,
         call: Call,
-        outputs: list[Tensor],
+        step: Step,
+        tensors: list[Tensor],
         known: list[tuple[Tensor, Seen | str]],
         roots: frozenset[int],
     ) -> None:
+        outputs = call.outputs
         kind, seen, window = rules.classify(call), list[Seen | str](), None
         reasons = [s for _, s in known if isinstance(s, str)]
         try:
@@ -127,13 +170,15 @@ class Tracer(TorchDispatchMode):
         for tensor, what in zip(outputs, seen, strict=False):
             self._write(call, tensor, what)
         first = seen[0]
+        which = next(i for i, t in enumerate(tensors) if t is known[0][0])
         op = Op(
             name=rules.title(call),
             kind=kind,
             inputs=call.shapes[id(known[0][0])],
             output=outputs[0],
             seen=first,
-            macs=rules.macs(call, weighted=bool(roots)),
+            macs=step.macs(rules.macs(call, weighted=bool(roots)), constant=False),
+            shapes=(step.shape(which), step.shape(len(tensors))),
             parameters=roots,
             window=window,
             dynamic=len(known) > 1,
@@ -172,11 +217,25 @@ class Tracer(TorchDispatchMode):
         self._note(tensor, seen, frozenset())
 
     def _note(self, tensor: Tensor, seen: Seen | str | None, roots: frozenset[int]) -> None:
-        self._notes[id(tensor)] = _Note(tensor, seen, roots)
+        note = self._notes[id(tensor)] = _Note(tensor, seen, roots)
+        if tensor.numel():
+            self._places[_place(tensor)] = note
+
+    def _find(self, tensor: Tensor) -> _Note | None:
+        """Of the tensor, or of another that is the same: ``as_subclass`` calls no operator."""
+        return self._notes.get(id(tensor)) or self._places.get(_place(tensor))
 
 
 def _by_id(known: list[tuple[Tensor, Seen | str]]) -> list[tuple[int, Seen | str]]:
     return [(id(t), s) for t, s in known]
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where its elements lie: what is at the same place is the same tensor."""
+    if tensor.layout != torch.strided:
+        return (id(tensor),)
+    where = tensor.storage_offset(), (*tensor.shape,), tensor.stride()
+    return (_storage(tensor), tensor.dtype, *where)
 
 
 def _storage(tensor: Tensor) -> int:

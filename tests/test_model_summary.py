@@ -195,6 +195,216 @@ def test_macs_of_an_operator_without_a_rule_are_unknown() -> None:
     assert s.macs is None
 
 
+# --------------------------------------------------------------------- for each image, or a batch
+
+
+def learned_image(m: nn.Module, x: Tensor) -> Tensor:
+    return m.a(x) + m.a(m.learned.expand_as(x))
+
+
+def steps(m: nn.Module, x: Tensor) -> Tensor:
+    return m.rnn(x.permute(0, 2, 3, 1).flatten(2))[0].mean(1)
+
+
+def cells(m: nn.Module, x: Tensor) -> Tensor:
+    hidden = None
+    for row in x.permute(2, 0, 3, 1).flatten(2):
+        hidden = m.cell(row, hidden)
+    assert hidden is not None
+    return hidden
+
+
+def queries(m: nn.Module, x: Tensor) -> Tensor:
+    tokens = m.tokens.expand(len(x), -1, -1)
+    return tokens @ m.q.weight + m.k(x.flatten(2)) @ m.one
+
+
+def repeated(m: nn.Module, x: Tensor) -> Tensor:
+    return m.norm(m.a(x)) + m.learned.repeat(len(x), 1, 1, 1)[:, :1]
+
+
+def low_rank(m: nn.Module, x: Tensor) -> Tensor:
+    return F.conv2d(x, (m.u @ m.v).view(8, 3, 3, 3), padding=1)
+
+
+def convs_of(count: int) -> int:
+    return count * 8 * 1024 * 27
+
+
+def three(gates: int) -> int:
+    """Of one recurrent layer of 20 over 32 rows of 96, the product of its first state included."""
+    return 32 * gates * 20 * (96 + 20)
+
+
+P = nn.Parameter
+PER_IMAGE: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, object], int]] = {
+    "learned image": (
+        learned_image,
+        {"a": conv(), "learned": P(torch.ones(1, 3, 32, 32))},
+        convs_of(2),
+    ),
+    "hidden state": (steps, {"rnn": nn.RNN(96, 20, batch_first=True)}, three(1)),
+    "two layers": (steps, {"rnn": nn.GRU(96, 20, batch_first=True)}, three(3)),
+    "cell": (cells, {"cell": nn.GRUCell(96, 20)}, three(3)),
+    "queries": (
+        queries,
+        {
+            "tokens": P(torch.ones(1, 3, 4)),
+            "q": nn.Linear(4, 4, bias=False),
+            "k": nn.Linear(1024, 4),
+            "one": P(torch.ones(4, 4)),
+        },
+        3 * 4 * 4 + 3 * 1024 * 4 + 3 * 4 * 4,
+    ),
+    # repeated parameters have no rule, and no multiply-adds
+    "instance norm": (
+        repeated,
+        {
+            "a": conv(),
+            "norm": nn.InstanceNorm2d(8, affine=True),
+            "learned": P(torch.ones(1, 3, 32, 32)),
+        },
+        convs_of(1),
+    ),
+    "once a batch": (
+        low_rank,
+        {"u": P(torch.ones(8, 2)), "v": P(torch.ones(2, 27))},
+        convs_of(1),
+    ),
+}
+
+
+def with_parts(body: object, parts: dict[str, object]) -> nn.Module:
+    net = Functional(body)
+    for name, part in parts.items():
+        setattr(net, name, part)
+    return net
+
+
+@pytest.mark.parametrize(("body", "parts", "macs"), PER_IMAGE.values(), ids=PER_IMAGE)
+def test_work_for_each_image_counts_though_it_is_not_on_the_image(
+    body: object, parts: dict[str, object], macs: int
+) -> None:
+    s = summarize(with_parts(body, parts))
+    assert s.macs == macs
+    assert sum(row.macs or 0 for row in s.layers) == macs
+
+
+def test_the_row_of_a_layer_on_a_learned_image() -> None:
+    learned = {"a": conv(), "learned": P(torch.ones(1, 3, 32, 32))}
+    one, two = (row for row in summarize(with_parts(learned_image, learned)).layers if row.kernel)
+    assert (one.path, one.macs, one.receptive_field) == ("a", convs_of(1), (3, 3))
+    assert (two.path, two.macs, two.kernel) == ("a", convs_of(1), (3, 3))
+    assert two.reason == "does not depend on the image"
+
+
+def test_a_layer_whose_work_does_not_grow_with_the_images_is_of_the_batch_or_unknown() -> None:
+    def once(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc(m.positions) + x.mean((1, 2, 3), keepdim=True)[:, 0]
+
+    parts = {"fc": nn.Linear(4, 8), "positions": P(torch.ones(64, 4))}
+    row = rows(summarize(with_parts(once, parts)))["fc"]
+    assert (row.macs, row.input_shape, row.output_shape) == (0, (64, 4), (64, 8))
+
+    def among_images(m: nn.Module, x: Tensor) -> Tensor:
+        y = x.mean((2, 3))
+        return y @ y.T @ y
+
+    s = summarize(Functional(among_images))
+    assert s.macs is None
+    assert "matmul" in s.macs_reason or "linear" in s.macs_reason
+
+
+def test_a_net_that_goes_image_by_image_has_the_same_multiply_adds() -> None:
+    def one_by_one(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.stack([m.fc(m.a(each[None]).mean((2, 3))[0]) for each in x])
+
+    s = summarize(Functional(one_by_one, a=conv(), fc=nn.Linear(8, 10)))
+    assert s.macs == convs_of(1) + 80
+
+
+def test_a_batch_may_be_halved() -> None:
+    def halves(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.cat([m.a(half) for half in x.chunk(2)])
+
+    assert summarize(Functional(halves, a=conv())).macs == convs_of(1)
+
+
+def test_what_a_first_pass_makes_and_later_ones_keep_hides_nothing() -> None:
+    def kept(m: nn.Module, x: Tensor) -> Tensor:
+        if m.table is None:
+            m.table = torch.linspace(0, 1, 1024).sin()
+        return learned_image(m, x).flatten(2) * m.table
+
+    learned = {"a": conv(), "learned": P(torch.ones(1, 3, 32, 32)), "table": None}
+    assert summarize(with_parts(kept, learned)).macs == convs_of(2)
+
+
+class Tagged(Tensor):
+    """A tensor of the user's own class."""
+
+
+def tagged(m: nn.Module, x: Tensor) -> Tensor:
+    return m.fc(m.a(x.as_subclass(Tagged)).mean((2, 3))).as_subclass(Tensor)
+
+
+def test_a_tensor_of_another_class_is_the_same_image() -> None:
+    s = summarize(Functional(tagged, a=conv(), fc=nn.Linear(8, 10)))
+    assert (s.macs, s.receptive_field) == (convs_of(1) + 80, (3, 3))
+    assert s.global_average_pooling
+
+
+@pytest.mark.parametrize(
+    "away", [lambda x: torch.from_numpy(x.numpy().copy()), lambda x: torch.tensor(x.tolist())]
+)
+def test_where_the_image_is_lost_what_follows_from_it_is_unknown(
+    away: Callable[[Tensor], Tensor],
+) -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc(F.max_pool2d(m.a(away(x)), 2).mean((2, 3)))
+
+    s = summarize(Functional(body, a=conv(stride=2), fc=nn.Linear(8, 10)))
+    assert s.macs is None
+    assert s.global_average_pooling is None
+    assert s.fc_after_pooling is None
+    assert s.depthwise_separable is None
+    assert s.receptive_field is None
+    assert "does not depend on the image" in s.macs_reason
+    assert "does not depend on the image" in s.reason
+    # what is done with as many images is counted all the same
+    assert (rows(s)["a"].macs, rows(s)["fc"].macs) == (convs_of(1) // 4, 80)
+    assert (s.strided3x3, s.max_pools) == (1, 1)
+
+
+def sequence_first(m: nn.Module, x: Tensor) -> Tensor:
+    x = m.a(x).flatten(2).permute(2, 0, 1)
+    return m.fc(m.norm(x).mean(0))
+
+
+def sides(row: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return row.input_shape, row.output_shape
+
+
+def test_shapes_are_without_the_batch_wherever_it_stands() -> None:
+    net = Functional(sequence_first, a=conv(3, 2, 4, stride=4), norm=nn.LayerNorm(2))
+    net.fc = nn.Linear(2, 2)
+    found = rows(summarize(net))
+    assert sides(found["norm"]) == ((81, 2), (81, 2))
+    assert sides(found["mean"]) == ((81, 2), (2,))
+    assert sides(found["fc"]) == ((2,), (2,))
+    lstm = rows(summarize(with_parts(steps, {"rnn": nn.LSTM(96, 20, batch_first=True)})))
+    recurrent = next(row for row in lstm.values() if row.parameters)
+    assert sides(recurrent) == ((32, 96), (32, 20))
+
+
+def test_a_dimension_beside_the_batch_stays() -> None:
+    def heads(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc(x.reshape(len(x) * 3, 1024)).view(len(x), 3)
+
+    row = rows(summarize(Functional(heads, fc=nn.Linear(1024, 1))))["fc"]
+    assert sides(row) == ((3, 1024), (3, 1))
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_parameters_add_up(name: str) -> None:
     net = registry.build(name)
@@ -630,6 +840,30 @@ class Counting(nn.Module):
         self.calls += 1
         self.last = torch.ones(1)
         return x + torch.rand(1)
+
+
+def test_parameters_that_a_net_writes_to_stay_as_they_were() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.calls = nn.Linear(3, 10), nn.Parameter(torch.zeros(1))
+            self.drawn = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.fc.bias.add_(1)
+            self.calls.data += 1
+            self.drawn = nn.Parameter(torch.rand(2))
+            out: Tensor = self.fc(x.mean((2, 3)))
+            return out
+
+    net = Writing()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    parameters = [id(p) for p in net.parameters()]
+    summarize(net)
+    check_output(net, 10)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert [id(p) for p in net.parameters()] == parameters
 
 
 @pytest.mark.parametrize("training", [True, False])

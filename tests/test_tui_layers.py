@@ -323,6 +323,24 @@ async def test_the_table(tmp_path: Path, size: tuple[int, int]) -> None:
         assert "unknown: an if" in text(screen, "#formula")
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "receptive field 53 before pooling"),
+        ({"global_average_pooling": False}, "receptive field 53 before positions mix"),
+        ({"receptive_field": None, "macs": None}, "receptive field unknown before pooling"),
+    ],
+)
+async def test_where_the_receptive_field_is_taken(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    append(make_run(tmp_path / "runs", done=0, end=None), described(**changes))
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await open_layers(pilot, app)
+        await until(pilot, lambda: told in text(screen, "#totals"))
+
+
 @pytest.mark.parametrize("size", [(160, 50), (80, 24), (60, 24)])
 async def test_no_figure_of_the_net_is_cut(tmp_path: Path, size: tuple[int, int]) -> None:
     run = make_run(tmp_path / "runs", done=0, end=None)

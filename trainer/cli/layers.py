@@ -11,7 +11,7 @@ from rich.text import Text
 from model import registry, user_file
 from model.errors import ModelError
 from trainer.cli.options import JsonOption
-from trainer.cli.output import DASH, Column, count, out, percent, table
+from trainer.cli.output import DASH, Column, clean, count, out, percent, table
 from trainer.errors import ConfigError
 from trainer.files.paths import check_working_directory
 from trainer.words import UNKNOWN, axes, yes
@@ -126,14 +126,25 @@ def _shape(value: tuple[int, ...]) -> str:
     return "×".join(map(str, value))  # noqa: RUF001
 
 
+def _field(summary: Summary) -> str:
+    """The receptive field, and where it is taken."""
+    if summary.receptive_field is None:
+        return f"receptive field {UNKNOWN} before global pooling: {clean(summary.reason)}"
+    pooled = summary.global_average_pooling or summary.fc_after_pooling
+    where = "global pooling" if pooled else "the layer that mixes all positions"
+    field = axes(summary.receptive_field)
+    return f"receptive field {field} before {where}, not clipped to the image"
+
+
 def _totals(summary: Summary) -> list[str]:
-    field = axes(summary.receptive_field) or UNKNOWN
-    macs = UNKNOWN if summary.macs is None else count(summary.macs)
+    macs = count(summary.macs)
+    if summary.macs is None:
+        macs = f"{UNKNOWN}: {clean(summary.macs_reason)}"
     separable = UNKNOWN if summary.depthwise_separable is None else summary.depthwise_separable
     return [
         f"parameters {summary.parameters:,} ({summary.trainable_parameters:,} trainable)",
         f"multiply-adds (MACs) per image {macs}",
-        f"receptive field {field} before global pooling, not clipped to the image",
+        _field(summary),
         f"depthwise separable {separable}, dilated {summary.dilated}, "
         f"strided 3x3 {summary.strided3x3}, max pooling {summary.max_pools}",
         f"global average pooling {yes(summary.global_average_pooling)}, "

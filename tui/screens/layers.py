@@ -170,7 +170,10 @@ class LayersScreen(StoreScreen):
         separable = UNKNOWN if net.depthwise_separable is None else net.depthwise_separable
         average = yes(net.global_average_pooling if followed else None)
         fc = yes(net.fc_after_pooling if followed else None)
-        parts = [parameters, Text(f"{macs} MACs"), Text(f"receptive field {field} before pooling")]
+        pooled = bool(net.global_average_pooling or net.fc_after_pooling)
+        # of an older log, or where nothing is known, there may be pooling
+        where = "before pooling" if pooled or not followed else "before positions mix"
+        parts = [parameters, Text(f"{macs} MACs"), Text(f"receptive field {field} {where}")]
         parts += [
             Text(words, style=colours["secondary"])
             for words in (
@@ -182,7 +185,6 @@ class LayersScreen(StoreScreen):
                 f"FC after {'GAP' if narrow else 'pooling'} {fc}",
             )
         ]
-        pooled = bool(net.global_average_pooling or net.fc_after_pooling)
         if told := short(net.receptive_field, net.input_shape, pooled=pooled):
             parts[2:3] = []
             parts.insert(0, Text(told, style=colours["warning"]))
