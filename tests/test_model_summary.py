@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 
 import pytest
@@ -912,17 +911,12 @@ def test_rows_are_plain_python() -> None:
             assert {type(i) for i in items} <= {int, str, float, bool, type(None)}
 
 
-def test_quick_enough() -> None:
-    net = registry.build("resnet18")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        summarize(net)
-        began = time.process_time()  # other programs on the machine do not count
-        summarize(net)
-        assert time.process_time() - began < 0.5
-    finally:
-        torch.set_num_threads(threads)
+def test_a_net_runs_three_times_for_its_table() -> None:
+    """On two images, on four, and followed: each run of a large net takes a tenth of a second."""
+    net, runs = registry.build("resnet18"), list[int]()
+    net.register_forward_pre_hook(lambda net, images: runs.append(len(images[0])))
+    summarize(net)
+    assert sorted(runs) == [2, 2, 4]
 
 
 def test_attention_is_counted_by_its_products() -> None:
