@@ -80,6 +80,7 @@ class RunLog:
         try:
             self._fd = os.open(run.log, WRITE_FLAGS, 0o644)
             last, self._size = _continue_from(self._fd)
+            self._has_name = os.fstat(self._fd).st_nlink > 0
         except OSError as error:
             raise RunError(f"cannot write {run.log}: {error.strerror}") from None
         self.attempt, self._seq = 0, 0
@@ -100,6 +101,12 @@ class RunLog:
     def waiting(self) -> int:
         """Events that are not on disk yet because the disk is full or slow."""
         return len(self._pending) + self._disk.waiting
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the run's folder was deleted, and this log with it."""
+        # some file systems count no file's names
+        return self._has_name and self._run.deleted(self._fd)
 
     def begin_attempt(self) -> None:
         """Count an attempt: called once before training starts."""
