@@ -442,7 +442,10 @@ def test_a_run_whose_folder_is_deleted_ends_as_failed(
             shutil.rmtree(run.path, ignore_errors=True)  # a file may be written meanwhile
             shutil.rmtree(run.path, ignore_errors=True)
 
+    late = threading.Timer(60, asked.request, ("stop",))
+    late.start()
     ended = train_run(run, asked, listener=listen, on_end=f"touch '{tmp_path / 'called'}'")
+    late.cancel()
     assert (ended.state, ended.error) == ("failed", DELETED)
     assert heard[-1].event == ended, "whoever watches is told"
     assert not run.path.exists(), "nothing is made there anew"

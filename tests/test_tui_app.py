@@ -568,11 +568,11 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
     assert follower.status == "completed"
 
 
-@pytest.mark.parametrize("answer", ["s", "l"])
+@pytest.mark.parametrize(("answer", "steps"), [("s", 1_000_000), ("l", 200)])
 async def test_quitting_asks_about_a_run_whose_folder_was_moved(
-    tmp_path: Path, answer: str
+    tmp_path: Path, answer: str, steps: int
 ) -> None:
-    app = make_app(tmp_path / "runs", "steps=200")
+    app = make_app(tmp_path / "runs", f"steps={steps}")
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("s")
         await until(pilot, lambda: any(f.status == "training" for f in app.store))
