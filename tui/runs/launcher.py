@@ -209,6 +209,7 @@ class Launcher:
 
     def stop(self) -> None:
         """Have it stop all its runs, also one that no file reaches, and end."""
+        self._waiting.clear()  # whichever way it ends, no new one takes them
         if self._process is not None:
             with suppress(OSError):
                 self._process.terminate()
