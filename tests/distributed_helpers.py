@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Task:
     """When rank 0 has reported this step, the command is asked for."""
     dies: int | None = None
     """The rank that is killed there instead."""
+    deleted: bool = False
+    """Whether the run's folder is."""
 
 
 def a_run(folder: Path, data: Path, net: str = NO_DROPOUT, *overrides: str) -> RunDir:
@@ -124,12 +127,11 @@ def _rank(rank: int, size: int, tasks: tuple[Task, ...], ports: list[int]) -> No
                 envelope: events.Envelope, task: Task = task, asked: Control = asked
             ) -> None:
                 event = envelope.event
-                if (
-                    isinstance(event, events.Progress)
-                    and event.step >= task.at_step
-                    and task.command is not None
-                ):
-                    asked.request(task.command)
+                if isinstance(event, events.Progress) and event.step >= task.at_step:
+                    if task.command is not None:
+                        asked.request(task.command)
+                    if task.deleted:
+                        shutil.rmtree(task.run, ignore_errors=True)
 
             ended = train_run(run, asked, listener=listen, resume=task.resume, world=world)
             code = int(ended.state == "failed")

@@ -30,7 +30,7 @@ from trainer.lifecycle.submit import resubmit, submit
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import RunDir, scan
+from trainer.runs.rundir import DELETED, RunDir, scan
 from trainer.runs.runlog import RunLog
 
 ROOT = Path(main.__file__).parents[2]
@@ -410,6 +410,16 @@ def test_a_log_that_cannot_be_read_is_no_full_disk(
     run.path.rename(tmp_path / "moved")
     conclude(run, ended, "synthetic")
     assert "cannot be read: was the folder moved or removed?" in capsys.readouterr().err
+
+
+def test_a_run_that_was_deleted_has_one_line_and_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = events.RunEnded(state="failed", error=DELETED)
+    conclude(RunDir(tmp_path / "20261123-143005-gone-0000"), ended, "synthetic")
+    said = capsys.readouterr()
+    assert said.err == f"cifar-tui: the run failed: {DELETED}\n"
+    assert "gone" not in said.out, "it is not there to be looked at"
 
 
 def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from trainer.errors import RunError
 from trainer.runs import control
 from trainer.runs.control import Control
 from trainer.runs.rundir import RunDir, create
+from trainer.runs.runlog import RunLog
 
 
 @pytest.fixture
@@ -172,3 +175,83 @@ def test_a_run_that_is_gone_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot send stop to run .*: No such file"):
         control.send(run, "stop")
     Control(run).poll(now=True)
+
+
+def looks(asked: Control, times: int) -> bool:
+    """Whether the run is known to be deleted after so many polls, each a second after the other."""
+    for _ in range(times):
+        asked._looked = 0.0
+        asked.poll(now=True)
+    return asked.deleted
+
+
+def test_a_deleted_folder_is_noticed_at_the_second_look(run: RunDir) -> None:
+    asked, log = Control(run), RunLog(run)
+    asked.watch(log)
+    assert not looks(asked, 3), "it has no control file, and is there"
+    asked.request("pause")
+    shutil.rmtree(run.path)
+    assert not looks(asked, 1)
+    asked.poll(now=True)
+    assert not asked.deleted, "a second lies between two looks"
+    assert looks(asked, 1)
+    assert not asked.paused(), "nobody could let it go on"
+    log.close()
+    assert not run.path.exists()
+
+
+def test_a_moved_folder_is_not_deleted(run: RunDir, tmp_path: Path) -> None:
+    asked, log = Control(run), RunLog(run)
+    asked.watch(log)
+    run.path.rename(tmp_path / "elsewhere")
+    assert not looks(asked, 3)
+    log.close()
+
+
+def test_a_log_alone_that_is_deleted_is_no_deleted_folder(run: RunDir) -> None:
+    asked, log = Control(run), RunLog(run)
+    asked.watch(log)
+    run.log.unlink()
+    assert not looks(asked, 3)
+    log.close()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["found again", "not to be seen"])
+def test_a_network_that_fails_for_a_while_is_no_deleted_folder(
+    run: RunDir, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, log = Control(run), RunLog(run)
+    asked.watch(log)
+    if there:
+        gone = iter([True, False, True, False])
+        monkeypatch.setattr(RunDir, "deleted", lambda *_: next(gone))
+        assert not looks(asked, 4)
+    else:
+        shutil.rmtree(run.path)
+
+        def stale(*_: object, **__: object) -> os.stat_result:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        stat = Path.stat
+        monkeypatch.setattr(
+            Path, "stat", lambda path, **how: (stale if path == run.path else stat)(path, **how)
+        )
+        assert not looks(asked, 4)
+    monkeypatch.undo()
+    log.close()
+
+
+def test_a_file_system_that_counts_no_names_deletes_nothing(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.fstat
+
+    def nameless(handle: int) -> os.stat_result:
+        return os.stat_result((*stat(handle)[:3], 0, *stat(handle)[4:]))
+
+    monkeypatch.setattr(os, "fstat", nameless)
+    asked, log = Control(run), RunLog(run)
+    asked.watch(log)
+    run.path.rename(run.path.with_name("elsewhere"))
+    assert not looks(asked, 3)
+    log.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ from trainer.protocol import Job
 from trainer.runs import checkpoint
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import RunDir, scan
+from trainer.runs.rundir import DELETED, RunDir, scan
 from trainer.runs.runlog import RunLog, Tail
 from trainer.runs.runstate import RunState
 
@@ -198,6 +199,12 @@ def test_a_killed_rank_ends_the_run_and_the_log_says_which(tmp_path: Path, data:
     assert "rank 1 of 2 (process" in ended.error
     assert not run.is_locked()
     assert run.checkpoint("last").is_file()
+
+
+def test_all_ranks_end_when_the_folder_is_deleted(tmp_path: Path, data: Path) -> None:
+    run = a_run(tmp_path, data, NO_DROPOUT, "train.epochs=100000")
+    assert train_together(Task(run.path, deleted=True, at_step=8)) == [1, 1]
+    assert not run.path.exists()
 
 
 # with torchrun itself
@@ -708,6 +715,26 @@ def test_no_rank_outlives_a_torchrun_that_was_killed(
     assert lived == [False]
     assert (ended.state, ended.error) == ("failed", "torchrun was killed (signal 9)")
     assert run.log.is_file()
+
+
+def test_a_launch_tells_that_the_folder_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, end=None, done=1)
+    heard: list[events.Envelope] = []
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        shutil.rmtree(run.path)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(launch, "_start", start)
+    job = Job(run=str(run.path))
+    config = read_config(run)
+    with run.locked() as lock:
+        ended = launch.launch(run, Control(), config, lock, job=job, listener=heard.append)
+    assert (ended.state, ended.error) == ("failed", DELETED)
+    assert [envelope.event for envelope in heard] == [ended]
+    assert not run.path.exists()
 
 
 def test_a_rank_ends_with_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

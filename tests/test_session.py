@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from tests.checkpoint_helpers import save_checkpoint
-from tests.training_helpers import at_step, tiny_dataset, tiny_run
+from tests.training_helpers import at_step, tiny_dataset, tiny_run, wait
 from trainer import events
 from trainer.data.dataset import TrainSplit
 from trainer.errors import ConfigError, DataError, DeviceError, RunError, UserError
@@ -25,7 +26,7 @@ from trainer.loop.augment import resized
 from trainer.runs import checkpoint, control, predictions
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import RunDir
+from trainer.runs.rundir import DELETED, RunDir
 from trainer.runs.runstate import RunState
 
 
@@ -422,6 +423,48 @@ def test_a_run_whose_folder_was_moved_says_so(tmp_path: Path) -> None:
     assert ended.error == (
         "its last checkpoint could not be saved: its folder was moved while it trained"
     )
+
+
+@pytest.mark.parametrize("command", ["train", "pause"])
+def test_a_run_whose_folder_is_deleted_ends_as_failed(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.runs.control.FOLDER_SECONDS", 0.05)
+    run = tiny_run(tmp_path, "train.epochs=100000")
+    asked, heard = Control(run), list[Envelope]()
+    at = events.Paused if command == "pause" else events.EvalEnded
+
+    def listen(envelope: Envelope) -> None:
+        heard.append(envelope)
+        if command == "pause":
+            asked.request("pause")
+        if isinstance(envelope.event, at):
+            shutil.rmtree(run.path, ignore_errors=True)  # a file may be written meanwhile
+            shutil.rmtree(run.path, ignore_errors=True)
+
+    late = threading.Timer(60, asked.request, ("stop",))
+    late.start()
+    ended = train_run(run, asked, listener=listen, on_end=f"touch '{tmp_path / 'called'}'")
+    late.cancel()
+    assert (ended.state, ended.error) == ("failed", DELETED)
+    assert heard[-1].event == ended, "whoever watches is told"
+    assert not run.path.exists(), "nothing is made there anew"
+    wait((tmp_path / "called").exists)
+
+
+def test_a_folder_deleted_just_before_the_end_was_not_moved(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+
+    class Gone(Control):
+        """As if somebody deleted it in the last epoch."""
+
+        def stopping(self) -> bool:
+            if run.predictions(1, "plain").exists():
+                shutil.rmtree(run.path)
+            return super().stopping()
+
+    ended = train_run(run, Gone(run))
+    assert (ended.state, ended.error) == ("failed", DELETED)
 
 
 def test_a_full_disk_for_predictions_and_checkpoints_is_a_notice(

@@ -19,6 +19,7 @@ from trainer.errors import RunError
 from trainer.lifecycle.submit import read_config
 from trainer.presets import catalog
 from trainer.runs.follower import Follower
+from trainer.runs.rundir import RunDir
 from tui import datasource
 from tui import form as form_of
 from tui.app import CifarApp
@@ -565,6 +566,30 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
             break
         await asyncio.sleep(0.05)
     assert follower.status == "completed"
+
+
+@pytest.mark.parametrize(("answer", "steps"), [("s", 1_000_000), ("l", 200)])
+async def test_quitting_asks_about_a_run_whose_folder_was_moved(
+    tmp_path: Path, answer: str, steps: int
+) -> None:
+    app = make_app(tmp_path / "runs", f"steps={steps}")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: any(f.status == "training" for f in app.store))
+        (run,) = (follower.run for follower in app.store)
+        run.path.rename(tmp_path / run.id)
+        await until(pilot, lambda: not len(app.store))
+        await pilot.press("s")
+        await until(pilot, lambda: "is queued behind 1 other" in told(app))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        assert f"{run.id} (its folder has gone)" in " ".join(texts(app).split())
+        await pilot.press(answer)
+        await until(pilot, lambda: not app.is_running)
+    moved = Follower(RunDir(tmp_path / run.id))
+    assert moved.run.is_locked() == (answer == "l")
+    while moved.run.is_locked():  # its trainer ends with its last run
+        await asyncio.sleep(0.05)
 
 
 async def test_a_dying_trainer_is_told_and_replaced_at_the_next_start(tmp_path: Path) -> None:

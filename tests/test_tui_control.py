@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -537,3 +538,16 @@ async def test_without_a_run_there_is_nothing_to_export_or_to_compare(tmp_path: 
         make_run(tmp_path / "runs")
         app.poll(now=True)
         await until(pilot, lambda: keys <= offered(app))
+
+
+async def test_a_run_whose_log_was_deleted_is_not_told_as_crashed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", name="cut off", done=1, end=None)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=(120, 40)) as pilot:
+        with held(run):
+            await until(pilot, lambda: status(app, run) == "training")
+            run.log.unlink()
+            await until(pilot, lambda: app.store.followers[run.id].lost)
+        os.utime(run.path, (0, 0))
+        await until(pilot, lambda: status(app, run) == "crashed")
+        assert told(app) == ["cut off: its log was deleted: how it ended is not known"]

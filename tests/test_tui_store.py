@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from tui import themes
 from tui.runs import store as stores
 from tui.runs.store import Store
 from tui.runs.view import FILE, View
+from tui.widgets.run_details import details
+from tui.widgets.run_header import news
+
+COLOURS = defaultdict[str, str](str)
 
 
 def loaded(runs_dir: Path) -> Store:
@@ -129,6 +134,71 @@ def test_a_run_without_its_log_is_not_held_to_train_for_ever(tmp_path: Path) -> 
     assert not store.poll().transitions, "its folder may be about to go"
     os.utime(run.path, (0, 0))
     assert store.poll().transitions == {run.id: ("training", "crashed")}
+
+
+def said(store: Store) -> tuple[str, str]:
+    """Of the chosen run: by the list of runs, and by the dashboard."""
+    run = store.current
+    assert run is not None
+    told = news(run, COLOURS)
+    return details(run, COLOURS).plain, "" if told is None else told.plain.strip()
+
+
+def test_a_log_deleted_while_its_run_trains_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=1, end=None)
+    with held(run):
+        store = loaded(tmp_path)
+        assert "log" not in "".join(said(store))
+        run.log.unlink()
+        changes = store.poll(now=True)
+        assert (changes.runs, changes.news, changes.transitions) == ({run.id}, True, {})
+        line = "its log was deleted: what it has done since is not known"
+        assert said(store)[0].endswith(f"\n{line}")
+        assert said(store)[1] == line
+    os.utime(run.path, (0, 0))
+    assert store.poll(now=True).transitions == {run.id: ("training", "crashed")}
+    assert said(store)[1] == "its log was deleted: how it ended is not known"
+
+
+def test_a_log_replaced_while_its_run_trains_is_told_until_it_is_written_to(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=1, end=None)
+    copy = run.path / "copy"
+    with held(run):
+        store = loaded(tmp_path)
+        copy.write_bytes(run.log.read_bytes())
+        copy.replace(run.log)
+        assert store.poll(now=True).runs == {run.id}
+        line = "its log was replaced by another file: what it has done since is not known"
+        assert said(store)[1] == line
+        store.poll(now=True)
+        assert said(store)[1] == line
+        append(run, progress(2, 1))  # as a trainer that has taken it up again
+        store.poll(now=True)
+        assert "its log was" not in "".join(said(store))
+
+
+def test_a_log_copied_again_is_not_told_as_replaced(tmp_path: Path) -> None:
+    """As a tool does that mirrors a run which another machine trains."""
+    run = make_run(tmp_path, done=1, end=None)
+    store = loaded(tmp_path)
+    copy = run.path / "copy"
+    copy.write_bytes(run.log.read_bytes())
+    copy.replace(run.log)
+    store.look_at({run.id})
+    store.poll(now=True)
+    assert "its log was" not in "".join(said(store))
+
+
+def test_a_log_cut_while_its_run_trains_lacks_its_beginning(tmp_path: Path) -> None:
+    run = make_run(tmp_path, done=1, end=None)
+    with held(run):
+        store = loaded(tmp_path)
+        lines = run.log.read_bytes().splitlines(keepends=True)
+        with run.log.open("r+b") as log:
+            log.truncate(0)
+            log.write(lines[-1])
+        store.poll(now=True)
+        assert "the beginning of its log is missing" in said(store)[0]
 
 
 def test_a_run_just_submitted_is_queued_until_it_is_locked(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,22 @@ def test_a_queued_run_shows_as_queued_and_can_be_cancelled(
     control.send(first, "stop")
     wait(lambda: watch(first)("stopped"))
     assert first.checkpoint("last").is_file()
+
+
+def test_the_queue_goes_on_when_a_folder_is_deleted(
+    worker: Forked, tmp_path: Path, data: Path
+) -> None:
+    first, second, third = (new_run(tmp_path / name, data, *LONG) for name in "abc")
+    for run in (first, second, third):
+        queue(worker, run)
+    wait(lambda: Follower(first).catch_up().steps)
+    wait(lambda: watch(second)("queued"))
+    for gone in (first, second):
+        while gone.path.exists():  # a file may be written meanwhile
+            shutil.rmtree(gone.path, ignore_errors=True)
+    wait(lambda: watch(third)("training"))
+    assert not first.path.exists()
+    assert not second.path.exists(), "it was deleted while it waited"
 
 
 def test_it_trains_on_when_the_app_has_gone(worker: Forked, tmp_path: Path, data: Path) -> None:

@@ -76,10 +76,7 @@ class Caller:
             line = f"{len(crashed)} runs crashed: their trainer ended without a word"
             self._app.tell(line, severity="error", kind=_end(*crashed))
         elif crashed:
-            line = f"{run_name(crashed[0])} crashed, its trainer ended without a word"
-            if crashed[0].run.has_checkpoint("last"):
-                line += ": r goes on from its checkpoint"
-            self._app.tell(line, severity="error", kind=_end(*crashed))
+            self._app.tell(_crash(crashed[0]), severity="error", kind=_end(*crashed))
         if failed:
             name = run_name(failed[0]) if len(failed) == 1 else f"{len(failed)} runs"
             reasons = " · ".join(dict.fromkeys(_reason(run.state) for run in failed))
@@ -103,6 +100,14 @@ class Caller:
 def _end(*runs: Follower) -> str:
     """What such a message replaces: that of the same runs, not of others of the same name."""
     return " ".join(["end", *(run.run.id for run in runs)])
+
+
+def _crash(run: Follower) -> str:
+    """How a run ended whose log does not tell."""
+    if run.lost:
+        return f"{run_name(run)}: {run.lost}"
+    line = f"{run_name(run)} crashed, its trainer ended without a word"
+    return f"{line}: r goes on from its checkpoint" if run.run.has_checkpoint("last") else line
 
 
 def _how(state: RunState, now: Status) -> str:

@@ -151,7 +151,7 @@ class RunControl:
         except UserError as error:
             refused(str(error))
             return False
-        before = self.ours()
+        before = self._not_ended()
         app.store.expect(run.id)
         queued = app.worker.queue(run.path)
         if not queued:
@@ -417,6 +417,19 @@ class RunControl:
         given = self._app.worker.given
         return [run for run in self._app.store.active() if run.run.id in given]
 
+    def unseen(self) -> str:
+        """Id of the run that this app's trainer trains though its folder is not there any more, as
+        it was moved, or deleted just now; empty: none.
+        """
+        run, store = self._app.worker.training, self._app.store
+        return run if run and store.listed and store.get(run) is None else ""
+
+    def _not_ended(self) -> list[str]:
+        """What is with this app's trainer, in words."""
+        unseen = self.unseen()
+        gone = [f"{formatting.clean(unseen, 60)} (its folder has gone)"] if unseen else []
+        return _listed(self.ours()) + gone
+
     def ask_quit(self) -> None:
         """Quit, or ask what becomes of the runs. A second request changes nothing."""
         from tui.screens.dialogs import Quit
@@ -425,7 +438,7 @@ class RunControl:
             if isinstance(self._app.screen, TooSmall):  # it lies over the question
                 self._app.screen.dismiss()
             return
-        runs = self.ours()
+        runs = self._not_ended()
         if not runs:
             self._app.leave(busy=False)
             return
@@ -434,15 +447,17 @@ class RunControl:
             # the queued ones first: else the next would start when the running one has ended
             for run in reversed(self.ours()):
                 self.stop(run)
+            if self.unseen():
+                self._app.worker.stop()
 
         def answered(answer: str | None) -> None:
             self._quitting = None
             if answer == "leave":
-                self._app.leave(busy=bool(self.ours()))
+                self._app.leave(busy=bool(self._not_ended()))
             else:
                 self._app.call_later(self._app.check_room)
 
-        self._quitting = Quit(_listed(runs), stop)
+        self._quitting = Quit(runs, stop)
         self._app.push_screen(self._quitting, answered)
 
     def polled(self, changes: Changes) -> None:
@@ -459,10 +474,10 @@ class RunControl:
             question.show_run(*_before_stop(asked))
         if self._quitting is None:
             return
-        if self._quitting.stopping and not self.ours():
+        if self._quitting.stopping and not self._not_ended():
             self._app.leave(busy=False)
         else:
-            self._quitting.show_runs(_listed(self.ours()))
+            self._quitting.show_runs(self._not_ended())
 
 
 def _listed(runs: list[Follower]) -> list[str]:

@@ -44,7 +44,7 @@ from trainer.loop import cores, heap
 from trainer.presets import catalog
 from trainer.runs.control import Control
 from trainer.runs.follower import Follower
-from trainer.runs.rundir import RunDir, find
+from trainer.runs.rundir import DELETED, RunDir, find
 from trainer.spoiled import leave
 
 
@@ -260,10 +260,12 @@ def _conclude(follower: Follower, ended: events.RunEnded, data: str) -> None:
     if ended.best_accuracy is not None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
     seconds = seconds_of(state, ended)
-    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}", f"run {run.path}")
-    if follower.problem:
+    deleted = ended.error == DELETED
+    kept = [] if deleted else [f"run {run.path}"]
+    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}", *kept)
+    if follower.problem and not deleted:
         warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
-    elif state.missing or state.ended is None:
+    elif (state.missing or state.ended is None) and not deleted:
         full = state.told(events.DISK_FULL)
         lost = f"{state.missing} events miss" if state.missing else "its end misses"
         warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")

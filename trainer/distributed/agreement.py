@@ -91,14 +91,15 @@ class Agreement(Control):
 
     def _send(self, mine: Figures) -> None:
         size = self._group.size
-        values = torch.zeros(7 + 2 * size, dtype=torch.float64)
+        values = torch.zeros(8 + 2 * size, dtype=torch.float64)
         if self._group.first:
             asked = self._asked
             flags = asked.stopping(), asked.paused(), asked.take_checkpoint_request()
-            values[:4] = torch.tensor([*map(float, flags), float(self._next_interval())])
-        values[4:7] = torch.tensor([mine.loss, mine.correct, mine.images], dtype=torch.float64)
-        values[7 + self._group.rank] = mine.images_per_second
-        values[7 + size + self._group.rank] = mine.memory
+            told = *flags, asked.deleted, self._next_interval()
+            values[:5] = torch.tensor([*map(float, told)])
+        values[5:8] = torch.tensor([mine.loss, mine.correct, mine.images], dtype=torch.float64)
+        values[8 + self._group.rank] = mine.images_per_second
+        values[8 + size + self._group.rank] = mine.memory
         work = dist.all_reduce(values, group=self._group.signals, async_op=True)
         assert work is not None
         self._sent = values, work
@@ -110,20 +111,21 @@ class Agreement(Control):
         self._sent = None
         work.wait()
         values = sent.tolist()
-        stop, pause, save, interval = values[:4]
+        stop, pause, save, deleted, interval = values[:5]
         self.request("pause" if pause else "resume")
         if stop:
             self.request("stop")
         if save:
             self.request("checkpoint")
+        self.deleted = bool(deleted)
         self._interval = int(interval)
         size = self._group.size
         return Heard(
-            loss=values[4],
-            correct=values[5],
-            images=int(values[6]),
-            images_per_second=tuple(values[7 : 7 + size]),
-            memory=tuple(map(int, values[7 + size :])),
+            loss=values[5],
+            correct=values[6],
+            images=int(values[7]),
+            images_per_second=tuple(values[8 : 8 + size]),
+            memory=tuple(map(int, values[8 + size :])),
         )
 
     def _next_interval(self) -> int:

@@ -26,7 +26,7 @@ from trainer.processes import child_environment, lives
 from trainer.protocol import Job
 from trainer.runs import control as commands
 from trainer.runs.control import Control
-from trainer.runs.rundir import RunDir
+from trainer.runs.rundir import DELETED, RunDir
 from trainer.runs.runlog import Listener, RunLog, Tail
 
 POLL_SECONDS = 0.1
@@ -79,7 +79,9 @@ def launch(
             _started.remove(process)
             _end_ranks(text)
     heard.take(tail)
-    if heard.ended is None:
+    if heard.ended is None and run.deleted(lock):
+        heard.lose(run)
+    elif heard.ended is None:
         _end(run, heard, control, problem or _why(run, code, written), job.on_end)
         heard.take(tail)
     elif (
@@ -122,13 +124,32 @@ class _Heard:
         self.lost = False
         """Whether a rank was."""
         self.ended: events.RunEnded | None = None
+        self._last: events.Envelope | None = None
+
+    def lose(self, run: RunDir) -> None:
+        """The log has gone with the run's folder, and whatever rank 0 has told of that in it."""
+        last = self._last
+        self.ended = events.RunEnded(
+            state="failed", seconds=last.elapsed if last else 0.0, error=DELETED
+        )
+        if self._listener is not None:
+            envelope = events.Envelope(
+                v=events.VERSION,
+                run=run.id,
+                attempt=last.attempt if last else 1,
+                seq=last.seq + 1 if last else 0,
+                time=time.time(),
+                elapsed=self.ended.seconds,
+                event=self.ended,
+            )
+            self._listener(envelope)
 
     def take(self, tail: Tail) -> None:
         """Read what is new and pass it on."""
         while True:
             found = tail.read()
             for envelope in found:
-                event = envelope.event
+                self._last, event = envelope, envelope.event
                 self.began = self.began or isinstance(event, events.RunStarted)
                 lost = isinstance(event, events.Notice) and event.code == events.RANK_LOST
                 self.lost = self.lost or lost

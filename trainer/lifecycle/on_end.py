@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -40,7 +42,7 @@ def start(
     if not words:
         return ""
     try:
-        with run.on_end_log.open("ab") as output:
+        with _output(run) as output:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -55,6 +57,14 @@ def start(
     # nobody waits for it; this process may train other runs for days, and keeps no zombie
     threading.Thread(target=process.wait, name="on-end", daemon=True).start()
     return ""
+
+
+def _output(run: RunDir) -> IO[bytes]:
+    """Where the command prints to; of a run whose folder was deleted nothing is kept."""
+    try:
+        return run.on_end_log.open("ab")
+    except FileNotFoundError:
+        return Path(os.devnull).open("wb")
 
 
 def call(

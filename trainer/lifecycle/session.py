@@ -113,6 +113,7 @@ def train_locked(
     gone = resume and not run.has_checkpoint("last")
     resume = resume and not gone  # for all ranks: they are told
     log = RunLog(run, listener)
+    control.watch(log)
     began = time.monotonic()
     training: Training | None = None
     ended: events.RunEnded | None = None

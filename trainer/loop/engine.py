@@ -40,7 +40,7 @@ from trainer.loop.run_files import Files
 from trainer.runs.control import Control
 from trainer.runs.position import Position
 from trainer.runs.predictions import Predictions
-from trainer.runs.rundir import RunDir
+from trainer.runs.rundir import DELETED, RunDir
 from trainer.runs.runlog import RunLog
 
 
@@ -216,6 +216,8 @@ class Training:
         if self.group is not None:
             reason = self.group.tell(reason.encode()).decode()
         if reason:
+            if self.log.deleted:
+                raise TrainingFailed(DELETED)
             there, again = self.run.path.is_dir(), self.run.has_checkpoint("last")
             raise TrainingFailed(not_saved(reason, there=there, again=again))
 
@@ -428,10 +430,13 @@ class Training:
 
         Raises:
             StopTraining: the user asked for it.
+            TrainingFailed: the run's folder was deleted.
         """
         self._save_if_asked()
         if self.control.paused():
             self._wait_while_paused()
+        if self.control.deleted:
+            raise TrainingFailed(DELETED)
         if self.control.stopping():
             devices.synchronize(self.device)  # the last steps: their time, and what was measured
             self._keep_epoch_seconds()

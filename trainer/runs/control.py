@@ -10,15 +10,22 @@ import errno
 import os
 import threading
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from trainer.errors import RunError
 from trainer.runs.rundir import RunDir
 
+if TYPE_CHECKING:
+    from trainer.runs.runlog import RunLog
+
 Command = Literal["stop", "pause", "resume", "checkpoint"]
 POLL_SECONDS = 0.1
+FOLDER_SECONDS = 1.0
+"""Between two looks for a folder without a control file."""
+LOOKS = 2
+"""So many in a row must find it deleted."""
 SEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -55,6 +62,15 @@ class Control:
         self._stop = threading.Event()
         self._pause = threading.Event()
         self._checkpoint = threading.Event()
+        self._log: RunLog | None = None
+        self._looked = 0.0
+        self._not_found = 0
+        self.deleted = False
+        """Whether the run's folder was deleted while it trained: nobody can ask for anything."""
+
+    def watch(self, log: RunLog) -> None:
+        """Notice from now on when the folder of the run is deleted that this is the log of."""
+        self._log = log
 
     def request(self, command: Command) -> None:
         """Set a flag; callable from any thread and from signal handlers."""
@@ -74,6 +90,7 @@ class Control:
         self._polled = time.monotonic()
         try:
             size = self._run.control.stat().st_size
+            self._not_found = 0
             if size < self._offset:  # cleared and begun anew
                 self._offset = 0
             if size == self._offset:
@@ -81,6 +98,9 @@ class Control:
             with self._run.control.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
+        except FileNotFoundError:
+            self._look_for_folder(self._polled)
+            return
         except OSError:
             return
         whole = data.rfind(b"\n") + 1
@@ -91,6 +111,14 @@ class Control:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
 
+    def _look_for_folder(self, now: float) -> None:
+        """The control file is not there, nor the folder perhaps."""
+        if self._log is None or now - self._looked < FOLDER_SECONDS:
+            return
+        self._looked = now
+        self._not_found = self._not_found + 1 if self._log.deleted else 0
+        self.deleted = self.deleted or self._not_found >= LOOKS
+
     def stopping(self) -> bool:
         """Whether to end the run at the next step."""
         self.poll()
@@ -99,7 +127,7 @@ class Control:
     def paused(self) -> bool:
         """Whether to wait."""
         self.poll()
-        return self._pause.is_set() and not self._stop.is_set()
+        return self._pause.is_set() and not (self._stop.is_set() or self.deleted)
 
     def take_checkpoint_request(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""

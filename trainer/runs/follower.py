@@ -39,6 +39,8 @@ class Follower:
         """Whether the last look did not come to the end of the log, or there was none yet."""
         self._kept = 0
         """Bytes of the log whose fold is kept beside it, as far as is known."""
+        self._cut_off = -1
+        """Bytes of the file that took the log's place under its trainer, which writes elsewhere."""
         self._pulse = Pulse(stall_steps)
         self.status: Status = "queued"
         self.stalled: int | None = None
@@ -57,6 +59,17 @@ class Follower:
         if self._tail.problem:
             return f"the log cannot be read: {self._tail.problem}"
         return "no line of the log can be read" if self.damaged else "the log is empty"
+
+    @property
+    def lost(self) -> str:
+        """What is not known of the run, and why, where its log went away while it was watched."""
+        if self.state.ended is not None or self.state.seq < 0:
+            return ""
+        if not self._tail.gone and self.offset > self._cut_off:  # nor has anybody written since
+            return ""
+        done = "deleted" if self._tail.gone else "replaced by another file"
+        what = "how it ended" if self.status == "crashed" else "what it has done since"
+        return f"its log was {done}: {what} is not known"
 
     @property
     def name(self) -> str:
@@ -155,6 +168,8 @@ class Follower:
             if self._tail.restarted:
                 self.read_alone()
                 self.state, self._kept, before, changed = RunState(), 0, 0, True
+                lives = self.status in ("training", "paused")
+                self._cut_off = self._tail.replaced if lives else -1
             self.state.apply_all(new)
             changed = changed or bool(new)
             if self._tail.offset - before < wanted:

@@ -53,6 +53,10 @@ def default_runs_dir() -> Path:
     return absolute(named) if named else Path(platformdirs.user_data_dir("cifar-tui")) / "runs"
 
 
+DELETED = "its folder was deleted: nothing of it could be kept"
+"""Why such a run has failed."""
+
+
 class NoLocksError(RunError):
     """A run on a file system without locks: nobody can train it."""
 
@@ -235,6 +239,21 @@ class RunDir(msgspec.Struct, frozen=True):
             with suppress(OSError):
                 for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
+
+    def deleted(self, handle: int) -> bool:
+        """Whether the folder has gone for certain, and not elsewhere.
+
+        Args:
+            handle: a file of it that is open: in a folder that was moved it keeps its name.
+        """
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            with suppress(OSError):
+                return os.fstat(handle).st_nlink == 0
+        except OSError:  # a network that fails for a while
+            pass
+        return False
 
     def is_locked(self) -> bool:
         """Whether a living process trains this run or keeps it queued."""

@@ -80,6 +80,7 @@ class RunLog:
         try:
             self._fd = os.open(run.log, WRITE_FLAGS, 0o644)
             last, self._size = _continue_from(self._fd)
+            self._has_name = os.fstat(self._fd).st_nlink > 0
         except OSError as error:
             raise RunError(f"cannot write {run.log}: {error.strerror}") from None
         self.attempt, self._seq = 0, 0
@@ -100,6 +101,12 @@ class RunLog:
     def waiting(self) -> int:
         """Events that are not on disk yet because the disk is full or slow."""
         return len(self._pending) + self._disk.waiting
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the run's folder was deleted, and this log with it."""
+        # some file systems count no file's names
+        return self._has_name and self._run.deleted(self._fd)
 
     def begin_attempt(self) -> None:
         """Count an attempt: called once before training starts."""
@@ -355,6 +362,10 @@ class Tail(msgspec.Struct):
     """Bytes of the file that were read."""
     problem: str = ""
     """Why the file cannot be read; empty when it can."""
+    gone: bool = False
+    """Whether that is because there is none."""
+    replaced: int = -1
+    """Bytes of a file that took the place of the one that was read before; -1: none has."""
     _skipping: bool = False
     """In a line that is too long to be one of ours."""
     _inode: int = 0
@@ -368,17 +379,19 @@ class Tail(msgspec.Struct):
         try:
             with open_regular(self.path) as file:
                 stat = os.fstat(file.fileno())
-                self.problem = ""
+                self.problem, self.gone = "", False
                 if (stat.st_ino, stat.st_size) == (self._inode, self.offset):
                     return []
                 if self._inode and not self._goes_on(file, stat):
                     self.offset, self._rest, self._mark, self.damaged = 0, b"", b"", 0
                     self.restarted, self._skipping = True, False
+                    self.replaced = stat.st_size if stat.st_ino != self._inode else -1
                 self._inode = stat.st_ino
                 file.seek(self.offset)
                 data = file.read(limit)
         except OSError as error:
             self.problem = error.strerror or str(error)
+            self.gone = isinstance(error, FileNotFoundError)
             return []
         self.offset += len(data)
         self._mark = (self._mark + data[-MARK_BYTES:])[-MARK_BYTES:]

@@ -110,6 +110,8 @@ class Launcher:
         self._given: set[str] = set()
         self._waiting: dict[str, Job] = {}
         """Those of which it has not told that they train."""
+        self.training = ""
+        """Id of the run that it trains; empty: none."""
         self._handed_on = False
         """Whether it has those of a trainer before it, and has trained none yet."""
         self.on_inspected: Callable[[Inspected], None] | None = None
@@ -205,6 +207,13 @@ class Launcher:
         """Ids of the runs that the living trainer was given."""
         return frozenset(self._given) if self.alive else frozenset()
 
+    def stop(self) -> None:
+        """Have it stop all its runs, also one that no file reaches, and end."""
+        self._waiting.clear()  # whichever way it ends, no new one takes them
+        if self._process is not None:
+            with suppress(OSError):
+                self._process.terminate()
+
     def close(self, *, busy: bool) -> None:
         """The app goes. A busy trainer finishes its runs without it; an idle one ends by itself."""
         process = self._process
@@ -274,6 +283,7 @@ class Launcher:
                 )
             )
         elif state.state in ("loading", "training", "idle"):
+            self.training = state.run if state.state == "training" else ""
             if state.state == "training":
                 self._waiting.pop(state.run, None)
                 self._handed_on = False
@@ -351,7 +361,7 @@ class Launcher:
                 with suppress(OSError):
                     if pipe is not None:
                         pipe.close()
-        self._process, self._rest = None, b""
+        self._process, self._rest, self.training = None, b"", ""
         self._given.clear()
         self._waiting.clear()
         self._handed_on = False

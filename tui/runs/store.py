@@ -336,13 +336,15 @@ def _stamp(directory: Path) -> tuple[int, ...] | None:
 
 def _shown(follower: Follower) -> tuple[object, ...]:
     """What a repaint depends on."""
-    return id(follower.state), follower.state.revision, follower.stalled, follower.reading
+    state = follower.state
+    return id(state), state.revision, follower.stalled, follower.reading, follower.lost
 
 
 def _told(follower: Follower) -> tuple[object, ...]:
     """The same, but for the progress."""
     state = follower.state
-    return id(state), state.news, follower.stalled, follower.damaged, follower.reading
+    seen = follower.damaged, follower.reading, follower.lost
+    return id(state), state.news, follower.stalled, *seen
 
 
 def _vanishes(run: RunDir) -> bool:

@@ -35,6 +35,8 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
         )
     if state.ended is not None and state.ended.error:
         text.append(formatting.clean(state.ended.error, 300) + run.more, style=colours["error"])
+    elif run.lost:
+        text.append(run.lost, style=colours["error"])
     elif run.status == "crashed":
         text.append("its trainer ended without a word", style=colours["error"])
     elif notice := _last_notice(run):
@@ -47,7 +49,7 @@ def details(run: Follower, colours: dict[str, str]) -> Text:
 
 def _summary(run: Follower) -> str:
     if run.state.queued is None:
-        return "no log yet"
+        return "no log yet" if run.state.seq < 0 else "the beginning of its log is missing"
     from trainer import config as settings
 
     config = settings.of_log(run.state.queued.config)

@@ -28,7 +28,8 @@ class RunHeader(Lines):
         last = id(state.checkpoints.get("last"))
         waits = state.progress is None
         # the last notice itself, not how many: only the newest are kept
-        told = (tuple(state.notices[-1:]), id(state.ended), run.problem, run.damaged, last, waits)
+        troubles = (run.problem, run.lost, run.damaged)
+        told = (tuple(state.notices[-1:]), id(state.ended), *troubles, last, waits)
         look = (run.status, run.stalled, run.reading, asked, colour, mark, width, self.app.theme)
         if (key := (run.run.id, *known, *told, *look)) == self._key:
             return
@@ -93,6 +94,8 @@ def news(run: Follower, colours: dict[str, str]) -> Text | None:
         return text.append(said, style=colours["error"])
     if damaged(run):
         return text.append(formatting.clean(run.problem, 300), style=colours["error"])
+    if run.lost:
+        return text.append(run.lost, style=colours["error"])
     if run.status == "crashed":
         checkpoint = state.checkpoints.get("last")
         kept = f"; its last checkpoint is of {_whole_epochs(run)}" if checkpoint else ""
