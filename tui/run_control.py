@@ -201,7 +201,7 @@ class RunControl:
         except UserError as error:
             app.tell(str(error), severity="error", title="Not resumed")
             return
-        before = len(self.ours())
+        before = len(self._not_ended())
         app.store.expect(run.run.id)
         if app.worker.queue(run.run.path, resume=True):
             again = run.run.has_checkpoint("last")
