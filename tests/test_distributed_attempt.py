@@ -47,7 +47,7 @@ def end(run: RunDir, state: events.EndState) -> None:
 
 def stopped(runs: Path) -> RunDir:
     run = make_run(runs, done=2, end="stopped")
-    run.checkpoint("last").parent.mkdir()
+    run.checkpoint("last").parent.mkdir(exist_ok=True)
     run.checkpoint("last").touch()
     return run
 

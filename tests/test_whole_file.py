@@ -61,7 +61,7 @@ def test_a_link_in_the_way_is_not_written_through(
     path.symlink_to(victim)
     with monkeypatch.context() as patch:
         patch.setattr(os, "urandom", bytes)
-        path.with_suffix(f".{os.getpid()}-00000000.partial").symlink_to(victim)
+        path.with_name(f".{os.getpid()}-00000000.partial").symlink_to(victim)
         with pytest.raises(FileExistsError), whole_file(path) as file:
             file.write(b"new")
     with whole_file(path) as file:
