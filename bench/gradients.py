@@ -32,15 +32,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
-from trainer import config as settings
+from bench.steps import training_of
 from trainer.kernels.build import BuildError, library
 from trainer.kernels.images import Draws
-from trainer.lifecycle.prepare import prepare
-from trainer.lifecycle.submit import submit
 from trainer.loop.engine import Training
-from trainer.presets import catalog
-from trainer.runs.control import Control
-from trainer.runs.runlog import RunLog
 from trainer.schedule import SIDE
 
 FACTOR = 0.3
@@ -61,17 +56,14 @@ class Off(NamedTuple):
     """Part of the mean difference along the mean gradient."""
 
 
-def training_of(
+def prepared(
     options: argparse.Namespace, folder: Path, precision: str, *, kernels: bool
 ) -> Training:
     """One on the CPU, with a net of its own."""
     asked = {"data": options.data, "train.device": "cpu", "train.precision": precision}
-    overrides = [settings.setting(key, value) for key, value in asked.items()]
-    config = catalog.load(options.preset, [*overrides, *options.set])
-    run = submit(config, folder)
     without = patch.object(Training, "_find_kernels", lambda _: (False, ""))
     with nullcontext() if kernels else without:
-        training = prepare(run, config, RunLog(run), Control(run), None, resume=False)
+        training = training_of(options.preset, asked, options.set, folder)
     training.net.train()
     return training
 
@@ -124,9 +116,9 @@ def main() -> None:
         raise command.NoFigureError(f"there are no kernels: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         ways = {
-            "fp32": training_of(options, Path(folder), "fp32", kernels=False),
-            "torch": training_of(options, Path(folder), "bf16", kernels=False),
-            "kernels": training_of(options, Path(folder), "bf16", kernels=True),
+            "fp32": prepared(options, Path(folder), "fp32", kernels=False),
+            "torch": prepared(options, Path(folder), "bf16", kernels=False),
+            "kernels": prepared(options, Path(folder), "bf16", kernels=True),
         }
         trained, size = ways["torch"], ways["torch"].config.train.batch_size
         print(f"{options.preset}, {options.batches} batches of {size}, torch {torch.__version__}")

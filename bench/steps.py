@@ -11,7 +11,6 @@ both gradients; the matrix rate is that of bf16 matrices of 8192 (on a CPU 2048)
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -58,10 +57,10 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def training_of(options: argparse.Namespace, folder: Path) -> Training:
-    asked = {"data": options.data, "train.device": options.device}
+def training_of(preset: str, asked: dict[str, str], changed: list[str], folder: Path) -> Training:
+    """A preset's, with settings by name and those of ``--set``, in a run of its own."""
     overrides = [settings.setting(key, value) for key, value in asked.items()]
-    config = catalog.load(options.preset, [*overrides, *options.set])
+    config = catalog.load(preset, [*overrides, *changed])
     run = submit(config, folder)
     return prepare(run, config, RunLog(run), Control(run), None, resume=False)
 
@@ -104,7 +103,8 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="on a GPU")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        training = training_of(options, Path(folder))
+        asked = {"data": options.data, "train.device": options.device}
+        training = training_of(options.preset, asked, options.set, Path(folder))
         device, batch = training.device, training.config.train.batch_size
         training.net.train()
         training.optimizers.set_factor(0.1)

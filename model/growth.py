@@ -68,9 +68,8 @@ class Step:
             two: None where they are unknown.
             constant: whether nothing of it depends on the image: it may be done once a batch.
         """
-        if (
-            two is None and constant
-        ):  # a weight that is computed, unless there is one for each image
+        if two is None and constant:
+            # a weight that is computed, unless there is one for each image
             return None if any(map(self.grows, range(len(self.shapes)))) else 0
         if two is None or two == 0:
             return two
@@ -87,14 +86,14 @@ class Growth:
     def __init__(self, two: Sequence[Event] | None, four: Sequence[Event] | None) -> None:
         """Nothing is known where the passes differ, or one of them failed (None)."""
         known = two is not None and four is not None and alike(two, four)
-        self._larger = list(four) if known and four is not None else []
+        self._larger = four if known and four is not None else ()
         self._next = 0
 
     def step(self, name: str, shapes: Sequence[Shape]) -> Step:
         """The next event of the pass."""
         larger = self._larger[self._next] if self._next < len(self._larger) else None
         if larger is not None and not _same(larger, Event(name, tuple(shapes))):
-            self._larger, larger = [], None  # it goes another way each time
+            self._larger, larger = (), None  # it goes another way each time
         self._next += 1
         return Step(tuple(shapes), larger)
 

@@ -132,8 +132,9 @@ class CifarApp(App[None]):
         self.store = Store(runs_dir, stall_steps=alerts.stall_steps)
         self.caller = Caller(self, alerts)
         self._active: list[str] = []
-        self._resumable = False
         """Runs that keys can stop, as they were when the key line was last made."""
+        self._resumable = False
+        """Whether the chosen run could be resumed then."""
         self._reader = Reader(self, self._take)
         self.pace = Pace(self, self._reader.poll_when_through)
         self._unmade: list[str] = []

@@ -260,19 +260,25 @@ def _conclude(follower: Follower, ended: events.RunEnded, data: str) -> None:
     if ended.best_accuracy is not None:
         best = f": best test accuracy {percent(ended.best_accuracy)} in epoch {ended.best_epoch}"
     seconds = seconds_of(state, ended)
-    deleted = ended.error == DELETED
-    kept = [] if deleted else [f"run {run.path}"]
-    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}", *kept)
-    if follower.problem and not deleted:
-        warn(f"the log {run.log} cannot be read: was the folder moved or removed?")
-    elif (state.missing or state.ended is None) and not deleted:
-        full = state.told(events.DISK_FULL)
-        lost = f"{state.missing} events miss" if state.missing else "its end misses"
-        warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
+    out.lines(f"{ended.state}{best} on {clean(data)}, {duration(seconds)}")
+    if ended.error != DELETED:  # else neither its folder nor its log is there
+        out.lines(f"run {run.path}")
+        _warn_of_log(follower)
     if ended.state == "failed":
         warn(f"the run failed: {ended.error or 'for an unknown reason'}{follower.more}")
     elif ended.error:
         warn(f"the run stays {ended.state}: {ended.error}")
+
+
+def _warn_of_log(follower: Follower) -> None:
+    """Where it does not tell all of the run."""
+    state, log = follower.state, follower.run.log
+    if follower.problem:
+        warn(f"the log {log} cannot be read: was the folder moved or removed?")
+    elif state.missing or state.ended is None:
+        full = state.told(events.DISK_FULL)
+        lost = f"{state.missing} events miss" if state.missing else "its end misses"
+        warn(f"the log of this run is incomplete ({lost}){': the disk was full' if full else ''}")
 
 
 def _is_live() -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from model.errors import ModelError
-from trainer import config as settings
 from trainer import events, schedule
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
@@ -222,8 +221,7 @@ def _check_same(state: dict[str, object], config: RunConfig, dataset: Dataset) -
     from trainer.runs import same_data, same_settings
 
     same_data.check(state, dataset)
-    before = settings.from_toml(str(state.get("config")), origin="checkpoint")
-    same_settings.check(config, before)
+    same_settings.check_checkpoint(config, state)
 
 
 def _keep_net(run: RunDir, config: RunConfig, log: RunLog, step: int, *, resume: bool) -> None:

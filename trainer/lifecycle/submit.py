@@ -104,11 +104,13 @@ def resubmit(
         ended = state.ended
         if ended is not None and ended.state == "completed":
             raise RunError(f"run {run.id} is completed: there is nothing left to train")
-        if state.begun and not run.has_checkpoint("last"):
-            raise no_checkpoint(run)
-        if state.begun:
+        asked = config
+        if not state.begun:
+            asked = _as_queued(run, config)
+        elif run.has_checkpoint("last"):
             _check_settings(run, config, state)
-        asked = config if state.begun else _as_queued(run, config)
+        else:
+            raise no_checkpoint(run)
         if run.has_checkpoint("last") and not changed_net:
             net_files.check(run, config)
         if data and run.has_checkpoint("last"):
@@ -188,9 +190,7 @@ def _check_settings(run: RunDir, config: RunConfig, state: RunState) -> None:
         # the log may tell of settings that were refused; the checkpoint knows, and wants torch
         from trainer.runs import checkpoint
 
-        kept = checkpoint.load(run.checkpoint("last"))
-        before = settings.from_toml(str(kept.get("config")), origin="checkpoint")
-        same_settings.check(config, before)
+        same_settings.check_checkpoint(config, checkpoint.load(run.checkpoint("last")))
 
 
 def _as_queued(run: RunDir, config: RunConfig) -> RunConfig:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
+from trainer import config as settings
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
@@ -18,6 +21,15 @@ def check(config: RunConfig, before: RunConfig) -> None:
     """
     if _lasting(config) != _lasting(before):
         raise ConfigError("config.toml was changed after the checkpoint: start a new run instead")
+
+
+def check_checkpoint(config: RunConfig, state: Mapping[str, object]) -> None:
+    """The same with those that a checkpoint has.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    check(config, settings.from_toml(str(state.get("config")), origin="checkpoint"))
 
 
 def _lasting(config: RunConfig) -> RunConfig:

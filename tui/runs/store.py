@@ -82,7 +82,7 @@ class Store:
         """Whether the last poll ran out of time: the next should follow at once."""
         self._expected: set[str] = set()
         self._scanned = 0.0
-        self._listed: tuple[int, ...] | None = None
+        self._listed: tuple[int, int] | None = None
         self._checked: dict[str, float] = {}
         """When runs were looked at, those first that were the longest ago."""
         self._status: dict[str, Status] = {}
@@ -323,15 +323,15 @@ class Store:
         return follower is not None and follower.partial
 
 
-def _stamp(directory: Path) -> tuple[int, ...] | None:
+def _stamp(directory: Path) -> tuple[int, int] | None:
     """What changes with a directory's listing; ``None`` when that cannot be told (yet)."""
     try:
         stat = directory.stat()
     except OSError:
         return None
     settled = abs(time.time() - stat.st_mtime) > SETTLED_SECONDS
-    # the last one for its permissions
-    return (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) if settled else None
+    # not st_mtime_ns, which stays when its permissions change
+    return (stat.st_ino, stat.st_ctime_ns) if settled else None
 
 
 def _shown(follower: Follower) -> tuple[object, ...]:
