@@ -1,6 +1,7 @@
 """Speaks the trainer's protocol and writes runs' logs, without torch: for the tests of the app.
 
-``python tests/fake_worker.py [steps=N] [die=CODE] [refuse] [slow] [untrusted] [inspect=ERROR]``
+``python tests/fake_worker.py [steps=N] [die=CODE] [refuse] [slow] [untrusted] [inspect=ERROR]``;
+with ``deaf``, too, it closes its input some time before it dies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,10 @@ def main() -> int:
     tell(state="loading")
     if "die" in OPTIONS:  # before anything is answered
         print("something\nthe last words", file=sys.stderr)
+        if "deaf" in OPTIONS:
+            os.close(0)
+            tell(state="refused", run="", error="it hears nothing")
+            time.sleep(0.5)
         return int(OPTIONS["die"])
     threading.Thread(target=read, daemon=True).start()
     tell(state="ready", torch="2.0.0", device="cpu", devices=["cpu"], threads=2, new_field=1)

@@ -16,6 +16,7 @@ from tests.tui_helpers import fake_worker, make_run, run_config
 from trainer import events
 from trainer.lifecycle.submit import submit
 from trainer.processes import child_environment
+from trainer.protocol import Inspect, Inspected
 from trainer.runs.control import send
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -152,6 +153,27 @@ async def test_its_last_words_are_told(heard: Heard) -> None:
     await until(lambda: launcher.info.phase == "dead")
     assert heard.problems == ["the trainer ended (exit status 3): the last words"]
     assert launcher.info.line().startswith("worker failed: ")
+
+
+async def test_a_trainer_that_is_ending_takes_a_run_and_a_question_with_it(
+    heard: Heard, tmp_path: Path
+) -> None:
+    launcher = heard.launcher("die=3", "deaf")
+    answers: list[Inspected] = []
+    launcher.on_inspected = answers.append
+    launcher.start()
+    deaf = "the trainer refused a run: it hears nothing"
+    await until(lambda: deaf in heard.problems)
+    run = submit(run_config(), tmp_path / "runs")
+    launcher.inspect(Inspect(ask=7, run=str(run.path)))
+    assert launcher.queue(run.path)
+    assert not answers
+    await until(lambda: answers)
+    ended = "the trainer ended (exit status 3): the last words"
+    assert (answers[0].ask, answers[0].error) == (7, ended)
+    await until(lambda: launcher.info.phase == "dead")
+    told = [problem for problem in heard.problems if problem != deaf]
+    assert told == [f"{ended}; a new one takes the run that waits", ended]
 
 
 async def test_a_refused_run_is_told(heard: Heard, tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ class Launcher:
         job = Job(run=str(run.absolute()), resume=resume, on_end=self._on_end)
         try:
             self._write(job)
+        except BrokenPipeError:
+            pass  # it is ending: the run waits for it, as one that it had been given before
         except OSError as error:
             self._tell(self.info, f"the trainer does not take the run: {error.strerror}")
             return False
@@ -188,6 +190,8 @@ class Launcher:
             return
         try:
             self._write(Asked(inspect=asked))
+        except BrokenPipeError:
+            pass  # it is ending: why is the answer, when it is known
         except OSError as error:
             self._answer_for_the_dead(f"the trainer does not answer: {error.strerror}")
 
