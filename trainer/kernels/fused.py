@@ -64,13 +64,13 @@ class _Norm2d(nn.Module):
         """The activation in one piece with such a norm and residual; None: there is none."""
         if not (unheard(self) and only_output_heard(act)):
             return None
-        if residual is not None and not (_takes(residual) and residual.shape == shape):
+        if residual is not None and not (self.takes(residual) and residual.shape == shape):
             return None
         return _code(act, residual)
 
     def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x twice, the gradients added by a kernel."""
-        if not (self.training and torch.is_grad_enabled() and x.requires_grad and _takes(x)):
+        if not (self.training and torch.is_grad_enabled() and x.requires_grad and self.takes(x)):
             return x, x
         first, second = _Fork.apply(x)
         return first, second
@@ -95,9 +95,15 @@ class _Norm2d(nn.Module):
         """Mean and variance, fp32 [C], where they are not those of the batch."""
         return None
 
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether the kernels take a tensor."""
+        return _takes(tensor)
+
     def _takes(self, input: Tensor) -> bool:
         return (
-            self.training == torch.is_grad_enabled() and _takes(input) and self._suits(input.shape)
+            self.training == torch.is_grad_enabled()
+            and self.takes(input)
+            and self._suits(input.shape)
         )
 
     def _suits(self, shape: torch.Size) -> bool:
@@ -106,22 +112,35 @@ class _Norm2d(nn.Module):
         # torch tells what is wrong with another number; a number of batches is no vector
         if channels != self.channels() or any(t.dim() and not _vector(t, channels) for t in own):
             return False
+        return self._covers(rows, channels)
+
+    def _covers(self, rows: int, channels: int) -> bool:
+        """Whether the kernels take so many rows of a part, and so many channels."""
         return bool(library().norm_takes(rows, channels))
 
     def _fused(self, input: Tensor, residual: Tensor | None, act: int) -> Tensor:
-        weight, bias = self.scaled()
         if not self.training and (known := self.known()) is not None:
-            y, channels = torch.empty_like(input), input.shape[1]
-            library().norm_apply(
-                *map(at, (input, residual, weight, bias, *known)),
-                *(self.eps, act, input.numel() // channels, channels),
-                *(torch.get_num_threads(), y.data_ptr()),
-            )
-            return y
-        parts = self.parts(input.shape)
+            return self._by(known, input, residual, act)
         running = self.running() if self.training else (None, None, 0.0)
-        how = How(running, self.eps, act, parts)
-        output: Tensor = _Norm.apply(input, residual, weight, bias, how)
+        how = How(running, self.eps, act, self.parts(input.shape))
+        return self._by_batch(input, residual, how)
+
+    def _by(
+        self, known: tuple[Tensor, Tensor], input: Tensor, residual: Tensor | None, act: int
+    ) -> Tensor:
+        """By known mean and variance."""
+        y, channels = torch.empty_like(input), input.shape[1]
+        weight, bias = self.scaled()  # held until they have been read
+        library().norm_apply(
+            *map(at, (input, residual, weight, bias, *known)),
+            *(self.eps, act, input.numel() // channels, channels),
+            *(torch.get_num_threads(), y.data_ptr()),
+        )
+        return y
+
+    def _by_batch(self, input: Tensor, residual: Tensor | None, how: How) -> Tensor:
+        """By the batch's statistics, with gradients."""
+        output: Tensor = _Norm.apply(input, residual, *self.scaled(), how)
         return output
 
 
@@ -383,9 +402,13 @@ def _vector(tensor: Tensor, channels: int) -> bool:
 
 
 def _takes(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and takes_anywhere(tensor)
+
+
+def takes_anywhere(tensor: Tensor) -> bool:
+    """Whether kernels for its device take it: bf16 in channels_last."""
     return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.bfloat16
+        tensor.dtype == torch.bfloat16
         and tensor.dim() == 4
         and tensor.numel() > 0
         and tensor.is_contiguous(memory_format=torch.channels_last)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from trainer.config import RunConfig, Tta
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, first_line
 from trainer.kernels import fused
 from trainer.kernels.build import BuildError, library
 from trainer.kernels.images import Draws
@@ -51,6 +53,18 @@ class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
 def settings_layout(config: RunConfig) -> torch.memory_format:
     """The memory layout that a run's settings ask for."""
     return torch.channels_last if config.train.channels_last else torch.contiguous_format
+
+
+def _gpu_kernels() -> ModuleType:
+    """Those in Triton, which takes a while to import and is not everywhere.
+
+    Raises:
+        BuildError: it is not here.
+    """
+    try:
+        return import_module("trainer.kernels.gpu")
+    except ImportError as error:
+        raise BuildError(f"Triton is not there: {first_line(error)}") from error
 
 
 @dataclass
@@ -95,15 +109,16 @@ class Training:
             kernels=self._kernels,
         )
         self.layout = self.only_layout or settings_layout(self.config)
+        on_cpu = self.device.type == "cpu"
         kernels = self._kernels and not train.compile
         convolutions.choose_per_layer(self.net, self.device, self.precision, kernels=kernels)
         if kernels and self.group is None:
-            fused.choose_per_layer(self.net)
+            self._fuse()
         if train.compile:
             compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(
-            self.net, self.config.optimizer, self.device, kernels=self._kernels
+            self.net, self.config.optimizer, self.device, kernels=self._kernels and on_cpu
         )
         self.ema = Average(self.net, train.ema) if train.ema else None
         self.uncompiled: Forward = self.net
@@ -321,13 +336,32 @@ class Training:
 
     def _find_kernels(self) -> tuple[bool, str]:
         """Whether there are kernels for this device and precision; if they fail, why."""
-        if self.device.type != "cpu" or self.precision != "bf16":
+        on_gpu = self.device.type == "cuda" and not self.config.train.compile and self._records()
+        if self.precision != "bf16" or not (on_gpu or self.device.type == "cpu"):
             return False, ""
         try:
-            library()
+            if on_gpu:
+                _gpu_kernels().check(self.device)
+            else:
+                library()
         except BuildError as error:
             return False, f"training takes longer than it need: {error}"
         return True, ""
+
+    def _fuse(self) -> None:
+        """Exchange norms, and what can be computed with them, for those with kernels."""
+        if self.device.type == "cuda":
+            _gpu_kernels().choose_per_layer(self.net)
+        else:
+            fused.choose_per_layer(self.net)
+
+    def _records(self) -> bool:
+        """Whether steps are to be recorded as CUDA graphs."""
+        scaling = self.precision == "fp16"
+        why_not = step_recording.why_not(
+            self.config, grouped=self.group is not None, scaling=scaling
+        )
+        return self.config.train.cuda_graphs != "off" and not why_not
 
     def _not_compiled(self, problem: str) -> None:
         self._notice("warning", "not-compiled", problem)
