@@ -14,6 +14,7 @@ from model import registry
 from model.blocks import conv_norm_act, norm_act
 from model.fast import ShiftNorm
 from trainer.kernels import gpu
+from trainer.kernels.build import BuildError
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = 2**-8
@@ -193,6 +194,22 @@ def test_hooks_hear_what_they_would_have_heard() -> None:
     x = some(4, 8, 4, 4)
     y = norm_act(layer, act, x)
     assert torch.equal(y, act(heard[0]))
+
+
+def test_they_are_tried_before_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.check(DEVICE)
+    right = gpu.gradients_of
+
+    def wrong(*given: object, **how: object) -> tuple[Tensor, ...]:
+        of_x, *others = right(*given, **how)  # type: ignore[arg-type]
+        return 1.05 * of_x, *others
+
+    monkeypatch.setattr(gpu, "gradients_of", wrong)
+    with pytest.raises(BuildError, match="kernels are off by"):
+        gpu.check(DEVICE)
+    monkeypatch.setattr(gpu, "gradients_of", lambda *given, **how: 1 / 0)
+    with pytest.raises(BuildError, match="Triton makes no kernels: "):
+        gpu.check(DEVICE)
 
 
 @pytest.mark.parametrize("name", ["fast", "resnet8", "dws-normal"])

@@ -154,6 +154,9 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     """torch.compile the net: slow to start. On a CPU in bf16 batch norm is faster without."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Record the step on a GPU and replay it; auto: not nets of your own, which may decide anew."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """The program's own kernels for bf16; auto: on a CPU; on: on a GPU, too, where they join batch
+    norm with pooling before and activation after it in recorded steps, and have not been timed."""
 
 
 class EvaluateSettings(Settings, frozen=True, kw_only=True):

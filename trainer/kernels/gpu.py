@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor, nn
 
@@ -45,23 +46,44 @@ TILE = 4096
 """Numbers of a tile; half of it where more than one tensor is summed."""
 PARTS = 512
 """Programs that sum at most: about four for each multiprocessor of a large GPU."""
+ALLOWED = 2**-6
+"""Relative error of bf16 results, four times what rounding makes of one number at most."""
 LARGEST = 2**31 - 1
 """Numbers of a tensor: the kernels count them in 32 bits."""
 
 
 def check(device: torch.device) -> None:
-    """Try a norm on a GPU, both ways.
+    """Try a norm on a GPU, both ways, pooled and not, and compare it with torch's.
 
     Raises:
-        BuildError: Triton cannot compile or start kernels there.
+        BuildError: Triton cannot compile or start kernels there, or they compute something else.
     """
-    layer = BatchNorm2d(LANES).to(device)
-    x = torch.randn(2, LANES, 2, 2, device=device).bfloat16()
-    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(6, LANES, 9, 9, generator=random).bfloat16().to(device)
+    images = images.to(memory_format=torch.channels_last)
     try:
-        layer(x).sum().backward()
+        off = [*_off(images, pooled=False), *_off(images, pooled=True)]
     except Exception as error:
         raise BuildError(f"Triton makes no kernels: {first_line(error)}") from error
+    if not all(each < ALLOWED for each in off):
+        told = ", ".join(f"{each:.2g}" for each in off)
+        raise BuildError(f"Triton's kernels are off by {told}: update the GPU's driver or torch")
+
+
+def _off(images: Tensor, *, pooled: bool) -> list[float]:
+    """How much norm and ReLU, and their gradient, are off from torch's in fp32, relative."""
+    layer = BatchNorm2d(images.shape[1]).to(images.device)
+    x, exact = images.clone().requires_grad_(), images.float().requires_grad_()
+    y = layer.pooled(x, RELU) if pooled else layer.and_act(nn.ReLU(), x, None)
+    assert y is not None
+    usual = F.max_pool2d(exact, 2) if pooled else exact
+    usual = F.batch_norm(usual, None, None, training=True).relu()
+    # weighted, as a norm's gradient for a plain sum is 0
+    weights = torch.linspace(-1, 1, y.numel(), device=images.device).view_as(y)
+    found = y, *torch.autograd.grad((y.float() * weights).sum(), x)
+    expected = usual, *torch.autograd.grad((usual * weights).sum(), exact)
+    pairs = [(a.detach().float(), b.detach()) for a, b in zip(found, expected, strict=True)]
+    return [float((a - b).norm() / b.norm()) for a, b in pairs]
 
 
 def choose_per_layer(net: nn.Module) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,11 +20,16 @@ from trainer.config import RunConfig, Tta
 from trainer.data.dataset import Dataset
 from trainer.distributed.group import Group
 from trainer.distributed.together import Together
-from trainer.errors import ConfigError, first_line
-from trainer.kernels import fused
-from trainer.kernels.build import BuildError, library
+from trainer.errors import ConfigError
 from trainer.kernels.images import Draws
-from trainer.loop import compilation, convolutions, host_random, snapshot, step_recording
+from trainer.loop import (
+    compilation,
+    convolutions,
+    host_random,
+    own_kernels,
+    snapshot,
+    step_recording,
+)
 from trainer.loop.augment import Augment, resized
 from trainer.loop.compilation import Compiled, Forward
 from trainer.loop.cuda_graphs import CaptureFailed, Recorder, RunAhead, StepGraphs, steps_undone
@@ -53,18 +56,6 @@ class StopTraining(Exception):  # noqa: N818  # no error: the user asked for it
 def settings_layout(config: RunConfig) -> torch.memory_format:
     """The memory layout that a run's settings ask for."""
     return torch.channels_last if config.train.channels_last else torch.contiguous_format
-
-
-def _gpu_kernels() -> ModuleType:
-    """Those in Triton, which takes a while to import and is not everywhere.
-
-    Raises:
-        BuildError: it is not here.
-    """
-    try:
-        return import_module("trainer.kernels.gpu")
-    except ImportError as error:
-        raise BuildError(f"Triton is not there: {first_line(error)}") from error
 
 
 @dataclass
@@ -99,7 +90,9 @@ class Training:
             torch.from_numpy(self.dataset.test.labels).to(self.device),
             len(self.dataset.classes),
         )
-        self._kernels, self._problem = self._find_kernels()
+        self._kernels, self._problem = own_kernels.find(
+            self.config, self.device, self.precision, grouped=self.group is not None
+        )
         self.augment = Augment(
             self.config.augment,
             mean=self.dataset.mean,
@@ -109,16 +102,15 @@ class Training:
             kernels=self._kernels,
         )
         self.layout = self.only_layout or settings_layout(self.config)
-        on_cpu = self.device.type == "cpu"
         kernels = self._kernels and not train.compile
         convolutions.choose_per_layer(self.net, self.device, self.precision, kernels=kernels)
         if kernels and self.group is None:
-            self._fuse()
+            own_kernels.choose_per_layer(self.net, self.device)
         if train.compile:
             compilation.choose_per_layer(self.net, self.device)
         self.net = self.net.to(self.device).to(memory_format=self.layout)
         self.optimizers = Optimizers(
-            self.net, self.config.optimizer, self.device, kernels=self._kernels and on_cpu
+            self.net, self.config.optimizer, self.device, kernels=self._kernels
         )
         self.ema = Average(self.net, train.ema) if train.ema else None
         self.uncompiled: Forward = self.net
@@ -333,35 +325,6 @@ class Training:
         self.reports.end_epoch(
             *(self.at, loss, accuracy), lr=self.optimizers.lr, seconds=self.at.epoch_seconds
         )
-
-    def _find_kernels(self) -> tuple[bool, str]:
-        """Whether there are kernels for this device and precision; if they fail, why."""
-        on_gpu = self.device.type == "cuda" and not self.config.train.compile and self._records()
-        if self.precision != "bf16" or not (on_gpu or self.device.type == "cpu"):
-            return False, ""
-        try:
-            if on_gpu:
-                _gpu_kernels().check(self.device)
-            else:
-                library()
-        except BuildError as error:
-            return False, f"training takes longer than it need: {error}"
-        return True, ""
-
-    def _fuse(self) -> None:
-        """Exchange norms, and what can be computed with them, for those with kernels."""
-        if self.device.type == "cuda":
-            _gpu_kernels().choose_per_layer(self.net)
-        else:
-            fused.choose_per_layer(self.net)
-
-    def _records(self) -> bool:
-        """Whether steps are to be recorded as CUDA graphs."""
-        scaling = self.precision == "fp16"
-        why_not = step_recording.why_not(
-            self.config, grouped=self.group is not None, scaling=scaling
-        )
-        return self.config.train.cuda_graphs != "off" and not why_not
 
     def _not_compiled(self, problem: str) -> None:
         self._notice("warning", "not-compiled", problem)

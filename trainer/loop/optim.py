@@ -213,7 +213,7 @@ class Optimizers:
             self.all = []
             if filters:
                 how = settings.lr, settings.momentum, settings.weight_decay
-                self.all.append(Muon(filters, *how, tiled=kernels and tiles.ready()))
+                self.all.append(Muon(filters, *how, tiled=kernels and not on_gpu and tiles.ready()))
             aux_lr = settings.aux_lr or settings.lr
             if rest or others:
                 groups = _groups(rest, others, settings.weight_decay)
