@@ -25,6 +25,51 @@ CASES = Path(__file__).with_name("triton_cases.py")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
+COMPILED = """
+import sys
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+
+class NoGpu:
+    def get_current_target(self):
+        return GPUTarget("cuda", 80, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+
+def run(self, *args, grid, warmup, **options):
+    compiled = compile_and_run(self, *args, grid=grid, warmup=True, **options)
+    print(self.fn.__name__, len(compiled.asm["cubin"]))
+    return compiled
+
+
+driver.set_active(NoGpu())
+compile_and_run, JITFunction.run = JITFunction.run, run
+
+from model import registry
+from trainer.kernels import gpu
+
+for name in sys.argv[1:]:
+    net = registry.build(name).to(memory_format=torch.channels_last)
+    gpu.choose_per_layer(net)
+    images = torch.zeros(2, 3, 32, 32).bfloat16().to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net(images).float().sum().backward()
+    net.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        net(images)
+"""
+"""Each kernel is compiled for a GPU with what the layers give it, and not started."""
+
+
 @pytest.fixture(autouse=True)
 def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_dataset()
@@ -46,6 +91,19 @@ def run(**environment: str) -> None:
 def test_by_the_interpreter() -> None:
     pytest.importorskip("triton")
     run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+def test_they_compile_for_a_gpu_as_nets_call_them(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, "-c", COMPILED, "fast", "resnet8"]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    kernels = {name for name, *_ in map(str.split, done.stdout.splitlines())}
+    assert kernels == {
+        *("moments", "pool_moments", "finish_moments", "normalise"),
+        *("gradient_sums", "finish_sums", "gradient_of_x"),
+    }
 
 
 @pytest.mark.gpu
