@@ -1,12 +1,16 @@
-"""What the kernels for a CPU replace and what they take: torch's layers and ours, in turns.
+"""What the kernels replace and what they take: torch's layers and ours, in turns.
 
-    python bench/kernels.py [--rounds 15]
+    python bench/kernels.py [--rounds 15] [--device cpu]
 
-Each layer is run forward and backward in bf16, with the gradient of its input where it has one in
-its net, once by torch and once as the engine exchanges it; then the update of Muon for the filters
-of a net. Printed are the medians in milliseconds, their ratio, and how much the gradient of the
-weights, or the update, is off from fp64. At last whole nets, both ways, by kernels one after the
-other and with their norms joined to the convolutions before them.
+On a CPU each layer is run forward and backward in bf16, with the gradient of its input where it has
+one in its net, once by torch and once as the engine exchanges it; then the update of Muon for the
+filters of a net. Printed are the medians in milliseconds, their ratio, and how much the gradient of
+the weights, or the update, is off from fp64. At last whole nets, both ways, by kernels one after
+the other and with their norms joined to the convolutions before them.
+
+On a GPU (`--device cuda`) batch norm with what stands round it, both ways, recorded as CUDA graphs;
+and which share of a copy's bytes a second ours reaches, counting a tensor once for each time that
+it must be read or written.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,12 +31,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import command
 from model import registry
-from model.blocks import conv_pool
+from model.blocks import conv_pool, norm_act
+from trainer import device as devices
 from trainer.kernels import fused
 from trainer.loop import convolutions, heap
+from trainer.loop.cuda_graphs import Recorder
 from trainer.loop.optim import Muon
 
 CPU = torch.device("cpu")
+REPLAYS = 20
+"""Of a CUDA graph, in a measurement."""
 
 
 def layer(
@@ -168,6 +177,88 @@ def compare_joined(name: str, images: int, rounds: int) -> None:
     print(f"{title:34} {before:8.2f} {after:8.2f} ms  {after / before:.2f}")
 
 
+NORMS = {
+    # images, channels, side, pooled, activation, added
+    "resnet18: 64 at 32x32, ReLU": (512, 64, 32, False, nn.ReLU, False),
+    "resnet18: the same and a residual": (512, 64, 32, False, nn.ReLU, True),
+    "resnet18: 256 at 8x8, ReLU": (512, 256, 8, False, nn.ReLU, False),
+    "resnet18: 512 at 4x4, ReLU": (512, 512, 4, False, nn.ReLU, False),
+    "fast: 64 at 31x31, pooled, GELU": (2000, 64, 31, True, nn.GELU, False),
+    "fast: 64 at 15x15, GELU": (2000, 64, 15, False, nn.GELU, False),
+    "fast: 256 at 15x15, pooled, GELU": (2000, 256, 15, True, nn.GELU, False),
+    "dws-normal: 32 at 16x16, ReLU": (256, 32, 16, False, nn.ReLU, False),
+}
+NORM_BYTES, ADDED_BYTES = 16, 6
+"""For each number of 2 bytes: a norm reads 6 and writes 2; for a residual it reads that and its own
+output and writes a gradient. Pooling in place of the first reading writes its output and where it
+was, and reads that again in place of writing: as many. It reads and writes what was pooled, too."""
+
+
+def compare_norms(device: torch.device, rounds: int) -> None:
+    from trainer.kernels import gpu  # in Triton, which is not everywhere
+
+    copied = torch.empty(2**28, dtype=torch.bfloat16, device=device)
+    there = torch.empty_like(copied)
+
+    def move() -> None:
+        there.copy_(copied)
+
+    (took,) = recorded([move], device, rounds)
+    speed = 2 * copied.nbytes / took
+    print(f"a copy of {copied.nbytes / 1e9:.2g} GB: {speed / 1e9:.2f} TB/s")
+    for name, (count, channels, side, pooled, act, added) in NORMS.items():
+        shape = count, channels, side, side
+        x = torch.randn(shape, device=device).bfloat16().to(memory_format=torch.channels_last)
+        usual = nn.ModuleList([nn.BatchNorm2d(channels), nn.MaxPool2d(2), act()]).to(device)
+        ours = copy.deepcopy(usual)
+        gpu.choose_per_layer(ours)
+        small = x[:, :, : side // 2, : side // 2] if pooled else x
+        gradient, residual = torch.randn_like(small), torch.randn_like(small)
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        works = [
+            partial(both_ways, layers, x, gradient, residual if added else None, pooled=pooled)
+            for layers in (usual, ours)
+        ]
+        before, after = recorded(works, device, rounds)
+        numbers = small.numel()
+        needed = numbers * (NORM_BYTES + ADDED_BYTES * added) + 2 * x.nbytes * pooled
+        share = needed / after / speed
+        print(
+            f"{name:34} {before:8.3f} {after:8.3f} ms  {after / before:.2f}  {share:.0%} of a copy"
+        )
+
+
+def both_ways(
+    layers: nn.ModuleList, x: Tensor, gradient: Tensor, residual: Tensor | None, *, pooled: bool
+) -> None:
+    """act(norm(x) + residual), pooled before or not, and its gradients."""
+    norm, pool, act = layers
+    x = x.detach().requires_grad_()
+    added = None if residual is None else residual.detach().requires_grad_()
+    if pooled and isinstance(norm, fused.FusedBatchNorm2d):
+        y = norm.pooled(x, fused.GELU)  # type: ignore[operator]
+    else:
+        y = norm_act(norm, act, pool(x) if pooled else x, None if added is None else lambda: added)
+    y.backward(gradient)
+
+
+def recorded(
+    works: Sequence[Callable[[], None]], device: torch.device, rounds: int
+) -> tuple[float, ...]:
+    """Milliseconds of each, medians, in turns."""
+    found: list[list[float]] = [[] for _ in works]
+    replays = [Recorder(device)(work) for work in works]
+    for _ in range(rounds):
+        for replay, times in zip(replays, found, strict=True):
+            torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            for _ in range(REPLAYS):
+                replay()
+            torch.cuda.synchronize(device)
+            times.append(1e3 * (time.perf_counter() - began) / REPLAYS)
+    return tuple(map(median, found))
+
+
 def orthogonalised(x: Tensor) -> Tensor:
     """What ``trainer.loop.optim.orthogonalise`` computes, in fp64."""
     x = x / x.norm()
@@ -185,16 +276,21 @@ def told(name: str, before: float, after: float, errors: list[float]) -> None:
 def main() -> None:
     parser = command.Parser(__doc__)
     parser.add_argument("--rounds", type=command.positive, default=15)
+    parser.add_argument("--device", default="cpu")
     options: argparse.Namespace = parser.parse_args()
+    device = devices.resolve(options.device)
+    torch.manual_seed(0)
+    if device.type == "cuda":
+        compare_norms(device, options.rounds)
+        return
     heap.share_one_arena()  # as a worker begins, and a run
     heap.keep_freed_memory()
-    torch.manual_seed(0)
     for name, (conv, images, pooled, wanted) in layers().items():
         compare(name, conv, images, pooled, wanted, options.rounds)
     for name in ("fast", "dws-normal", "tiny"):
         compare_muon(name, options.rounds)
-    for name, images in {"fast": 2000, "dws-normal": 256, "dws-late": 256, "tiny": 256}.items():
-        compare_joined(name, images, options.rounds)
+    for name, count in {"fast": 2000, "dws-normal": 256, "dws-late": 256, "tiny": 256}.items():
+        compare_joined(name, count, options.rounds)
 
 
 if __name__ == "__main__":
