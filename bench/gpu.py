@@ -11,6 +11,9 @@ Parts, each a program of this folder with what it was called with, its output an
     accuracy   `resnet18` trained to its end
     resnet18   its steps, compiled, and the share of the matrix rate they reach
     steps      those of `fast`, recorded and compiled
+    kernels    norms by torch and by our kernels for a GPU
+    own        steps of `fast` with these kernels, recorded and not compiled
+    own18      the same of `resnet18`
     notebook   the loop against a notebook's
 
 What is measured is printed at once, and a part that is cut short reports what it has. All is over
@@ -62,6 +65,7 @@ SHORTEST = 40.0
 """Seconds that a part needs at least: torch alone is loaded for some."""
 PR_SET_PDEATHSIG = 1
 COMPILED = ["--set", "train.compile=true"]
+OWN = ["--set", "train.kernels=on"]
 
 
 def parts(
@@ -82,6 +86,9 @@ def parts(
         "accuracy": (180, ["presets.py", *data, "--preset", "resnet18", *kept("accuracy")]),
         "resnet18": (180, ["steps.py", *data, "--preset", "resnet18", "--kernels", *COMPILED]),
         "steps": (240, ["steps.py", *data, "--kernels", *COMPILED]),
+        "kernels": (120, ["kernels.py", "--device", "cuda"]),
+        "own": (120, ["steps.py", *data, "--kernels", *OWN]),
+        "own18": (120, ["steps.py", *data, "--preset", "resnet18", "--kernels", *OWN]),
         "notebook": (120, ["notebook.py", *data, "--rounds", "3", "--steps", "60"]),
     }
 
