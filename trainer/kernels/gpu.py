@@ -9,6 +9,7 @@ them too, after a minute of work.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -170,15 +171,17 @@ class PooledConv2d(nn.Conv2d):
         if (
             not (isinstance(pool, nn.MaxPool2d) and isinstance(norm, _OnGpu))
             or residual is not None
+            or not self.weight.is_contiguous(memory_format=torch.channels_last)
             or not (halves(pool) and unheard(pool) and unheard(self))
             or not torch.is_autocast_enabled(input.device.type)
             or torch.get_autocast_dtype(input.device.type) != torch.bfloat16
         ):
             return None
         height, width = tiles.output_size(self, input)
-        pooled = torch.Size((len(input), self.out_channels, height // 2, width // 2))
+        count = len(input), self.out_channels
+        pooled = torch.Size((*count, height // 2, width // 2))
         code = norm.act_after(act, pooled, None)
-        if code is None or not 0 < 4 * pooled.numel() <= LARGEST // 4:
+        if code is None or not pooled.numel() or math.prod((*count, height, width)) > LARGEST:
             return None
         return norm.pooled(laid_out(self(input)), code)
 
@@ -216,7 +219,7 @@ class _Norm(torch.autograd.Function):
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, statistics, where = ctx.saved_tensors
-        x, y = laid_out(x), None if y is None else laid_out(y)
+        x, (y, where) = laid_out(x), (None if t is None else laid_out(t) for t in (y, where))
         given = Saved(x, y, weight, bias, statistics, where)
         of_x, of_sum, of_affine = gradients_of(
             like(gradients[0], x), given, ctx.how.act, ctx.shape, added=ctx.added
