@@ -529,6 +529,19 @@ async def test_quitting_without_a_run_is_immediate(tmp_path: Path) -> None:
         await until(pilot, lambda: not app.is_running)
 
 
+async def test_what_a_last_poll_finds_while_the_screens_are_closed_is_let_be(
+    tmp_path: Path,
+) -> None:
+    app = make_app(tmp_path)
+    async with app.run_test():
+        await app.workers.wait_for_complete()
+        app.pace.end()
+        make_run(tmp_path, end="stopped")
+    assert not app.screen_stack
+    app.poll(now=True)  # the timer's, which still runs then
+    assert len(app.store) == 1
+
+
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
 async def test_quitting_with_a_run_asks_and_stops_it_cleanly(tmp_path: Path, key: str) -> None:
     app = make_app(tmp_path / "runs")

@@ -283,7 +283,9 @@ class CifarApp(App[None]):
         self._reader.poll(now=now)
 
     def _take(self, changes: Changes) -> None:
-        """Show what a poll has found."""
+        """Show what a poll has found; the timer still runs while the screens are closed."""
+        if not self.is_running:
+            return
         active = [run.run.id for run in self.store.active()]
         resumable = self.runs.resumable()
         if changes.transitions or (active, resumable) != (self._active, self._resumable):
