@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from model import registry
-from model.blocks import fork, make_norm, norm_act
+from model.blocks import fork, norm_act
 from model.fast import ShiftNorm
+from tests.norm_helpers import ACTS, ROUNDING, compare_with_exact, error, norm, some
 from tests.training_helpers import losses_of, tiny_dataset, tiny_run
 from trainer import events
 from trainer.config import AugmentSettings
@@ -35,37 +36,12 @@ from trainer.runs.follower import Follower
 needs_compiler = pytest.mark.skipif(
     platform.system() != "Linux" or not compiler(), reason="no C++ compiler here, or not Linux"
 )
-ROUNDING = 2**-8
-"""Relative, of one number in bf16; halved by rounding to the nearest."""
-
-
-def some(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    values = values.to(memory_format=torch.channels_last)
-    return values.requires_grad_(wanted)
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Root of the mean square, relative."""
-    return float((found.detach().double() - expected.detach()).norm() / expected.detach().norm())
 
 
 def fused(layer: nn.Module) -> nn.Module:
     layer = copy.deepcopy(layer)
     choose_per_layer(layer)
     return layer
-
-
-def norm(channels: int, kind: str = "batch", **settings: float | None) -> nn.Module:
-    layer = nn.BatchNorm2d(channels, **settings) if settings else make_norm(kind, channels)  # type: ignore[arg-type]
-    assert isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)
-    with torch.no_grad():
-        layer.weight.copy_(torch.linspace(-1, 2, channels))
-        layer.bias.copy_(torch.linspace(1, -1, channels))
-    return layer
-
-
-ACTS = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU()}
 
 
 @needs_compiler
@@ -79,27 +55,9 @@ def test_norm_with_activation_and_addition(
     kind: str, shape: tuple[int, int, int, int], act: str, added: bool
 ) -> None:
     torch.manual_seed(0)
-    channels = shape[1]
-    x, residual, gradient = some(*shape), some(*shape, seed=1), some(*shape, seed=2, wanted=False)
-    usual = norm(channels, kind)
-    ours = fused(usual)
-    y = norm_act(ours, ACTS[act], x, (lambda: residual) if added else None)
-    assert type(y.grad_fn).__name__ == "_NormBackward"
-    wanted = [x, *ours.parameters(), *([residual] if added else [])]
-    found = [y, *torch.autograd.grad(y, wanted, gradient)]
-
-    exact = usual.double()
-    x, residual = (t.detach().double().requires_grad_() for t in (x, residual))
-    y = norm_act(exact, ACTS[act], x, (lambda: residual) if added else None)
-    wanted = [x, *exact.parameters(), *([residual] if added else [])]
-    expected = [y, *torch.autograd.grad(y, wanted, gradient.double())]
-    for name, mine, theirs in zip(
-        ["y", "x", "weight", "bias", "residual"], found, expected, strict=False
-    ):
-        assert error(mine, theirs) < ROUNDING, name
-    assert found[1].is_contiguous(memory_format=torch.channels_last)
-    for name, buffer in exact.named_buffers():
-        torch.testing.assert_close(ours.get_buffer(name), buffer, check_dtype=False)
+    usual = norm(shape[1], kind)
+    residual = some(*shape, seed=1) if added else None
+    compare_with_exact(fused(usual), usual, act, some(*shape), residual)
 
 
 @needs_compiler

@@ -13,32 +13,22 @@ from torch import Tensor, nn
 from model import registry
 from model.blocks import conv_norm_act, norm_act
 from model.fast import ShiftNorm
+from tests import norm_helpers
+from tests.norm_helpers import ACTS, ROUNDING, compare_with_exact, error
 from trainer.kernels import gpu
 from trainer.kernels.build import BuildError
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ROUNDING = 2**-8
-ACTS = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU()}
 WAYS = [("none", False), ("none", True), ("relu", False), ("relu", True), ("gelu", False)]
 
 
 def some(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    values = values.to(DEVICE).to(memory_format=torch.channels_last)
-    return values.requires_grad_(wanted)
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Root of the mean square, relative."""
-    found, expected = found.detach().double(), expected.detach().double()
-    return float((found - expected).norm() / expected.norm())
+    return norm_helpers.some(*shape, seed=seed, wanted=wanted, device=DEVICE.type)
 
 
 def norm(channels: int, **settings: float | None) -> nn.BatchNorm2d:
-    layer = nn.BatchNorm2d(channels, **settings).to(DEVICE)  # type: ignore[arg-type]
-    with torch.no_grad():
-        layer.weight.copy_(torch.linspace(-1, 2, channels))
-        layer.bias.copy_(torch.linspace(1, -1, channels))
+    layer = norm_helpers.norm(channels, **settings).to(DEVICE)
+    assert isinstance(layer, nn.BatchNorm2d)
     return layer
 
 
@@ -54,24 +44,8 @@ def test_norm_with_activation_and_addition(
     shape: tuple[int, int, int, int], act: str, added: bool
 ) -> None:
     usual = norm(shape[1])
-    x, residual, gradient = some(*shape), some(*shape, seed=1), some(*shape, seed=2, wanted=False)
-    layer = ours(usual)
-    y = norm_act(layer, ACTS[act], x, (lambda: residual) if added else None)
-    assert type(y.grad_fn).__name__ == "_NormBackward"
-    wanted = [x, *layer.parameters(), *([residual] if added else [])]
-    found = [y, *torch.autograd.grad(y, wanted, gradient)]
-
-    exact = usual.double()
-    x, residual = (t.detach().double().requires_grad_() for t in (x, residual))
-    y = norm_act(exact, ACTS[act], x, (lambda: residual) if added else None)
-    wanted = [x, *exact.parameters(), *([residual] if added else [])]
-    expected = [y, *torch.autograd.grad(y, wanted, gradient.double())]
-    names = ["y", "x", "weight", "bias", "residual"]
-    for name, mine, theirs in zip(names, found, expected, strict=False):
-        assert error(mine, theirs) < ROUNDING, name
-    assert found[1].is_contiguous(memory_format=torch.channels_last)
-    for name, buffer in exact.named_buffers():
-        torch.testing.assert_close(layer.get_buffer(name), buffer, check_dtype=False)
+    residual = some(*shape, seed=1) if added else None
+    compare_with_exact(ours(usual), usual, act, some(*shape), residual)
 
 
 @pytest.mark.parametrize(("act", "added"), WAYS)

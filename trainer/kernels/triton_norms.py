@@ -39,6 +39,24 @@ def _activated(z, ACT: tl.constexpr):
 
 
 @triton.jit
+def _keep(partial_at, first, second, channels, c, inside):
+    """A program's two sums, where ``_totals`` looks for them."""
+    part, parts = tl.program_id(0), tl.num_programs(0)
+    tl.store(partial_at + part * channels + c, tl.sum(first, 0), mask=inside)
+    tl.store(partial_at + (parts + part) * channels + c, tl.sum(second, 0), mask=inside)
+
+
+@triton.jit
+def _totals(partial_at, channels, parts, c, inside, P: tl.constexpr):
+    """Both sums over all programs."""
+    p = tl.arange(0, P)
+    at = partial_at + p[:, None] * channels + c[None, :]
+    here = (p < parts)[:, None] & inside[None, :]
+    first = tl.sum(tl.load(at, mask=here, other=0.0), 0)
+    return first, tl.sum(tl.load(at + parts * channels, mask=here, other=0.0), 0)
+
+
+@triton.jit
 def moments(x_at, partial_at, rows, channels, R: tl.constexpr, B: tl.constexpr):
     """Of each program's rows the sums of x - x[0] and of its squares, fp32 [2, parts, C].
 
@@ -59,8 +77,7 @@ def moments(x_at, partial_at, rows, channels, R: tl.constexpr, B: tl.constexpr):
         x = tl.where(here, x.to(tl.float32) - shift, 0.0)
         sums += x
         squares += x * x
-    tl.store(partial_at + part * channels + c, tl.sum(sums, 0), mask=inside)
-    tl.store(partial_at + (parts + part) * channels + c, tl.sum(squares, 0), mask=inside)
+    _keep(partial_at, sums, squares, channels, c, inside)
 
 
 @triton.jit
@@ -115,8 +132,7 @@ def pool_moments(
         x = tl.where(here, most - shift, 0.0)
         sums += x
         squares += x * x
-    tl.store(partial_at + part * channels + c, tl.sum(sums, 0), mask=inside)
-    tl.store(partial_at + (parts + part) * channels + c, tl.sum(squares, 0), mask=inside)
+    _keep(partial_at, sums, squares, channels, c, inside)
 
 
 @triton.jit
@@ -140,13 +156,10 @@ def finish_moments(
     """Mean and 1 / deviation, fp32 [2, C], out of ``moments``; the running ones go on by them."""
     c = tl.program_id(0) * B + tl.arange(0, B)
     inside = c < channels
-    p = tl.arange(0, P)
-    at = partial_at + p[:, None] * channels + c[None, :]
-    here = (p < parts)[:, None] & inside[None, :]
-    first = tl.sum(tl.load(at, mask=here, other=0.0), 0) / rows
-    second = tl.sum(tl.load(at + parts * channels, mask=here, other=0.0), 0) / rows
+    first, second = _totals(partial_at, channels, parts, c, inside, P)
+    first /= rows
     mean = tl.load(x_at + c, mask=inside, other=0.0).to(tl.float32) + first
-    var = second - first * first
+    var = second / rows - first * first
     var = tl.where(var < 0, 0.0, var)  # not a number stays
     tl.store(statistics_at + c, mean, mask=inside)
     tl.store(statistics_at + channels + c, 1 / tl.sqrt(var + eps), mask=inside)
@@ -267,8 +280,7 @@ def gradient_sums(
         gradient = tl.where(here, gradient, 0.0)
         sums += gradient
         products += gradient * x
-    tl.store(partial_at + part * channels + c, tl.sum(sums, 0), mask=inside)
-    tl.store(partial_at + (parts + part) * channels + c, tl.sum(products, 0), mask=inside)
+    _keep(partial_at, sums, products, channels, c, inside)
 
 
 @triton.jit
@@ -276,11 +288,7 @@ def finish_sums(partial_at, of_affine_at, channels, parts, P: tl.constexpr, B: t
     """Gradients of weight and bias, fp32 [2, C], out of ``gradient_sums``."""
     c = tl.program_id(0) * B + tl.arange(0, B)
     inside = c < channels
-    p = tl.arange(0, P)
-    at = partial_at + p[:, None] * channels + c[None, :]
-    here = (p < parts)[:, None] & inside[None, :]
-    of_bias = tl.sum(tl.load(at, mask=here, other=0.0), 0)
-    of_weight = tl.sum(tl.load(at + parts * channels, mask=here, other=0.0), 0)
+    of_bias, of_weight = _totals(partial_at, channels, parts, c, inside, P)
     tl.store(of_affine_at + c, of_weight, mask=inside)
     tl.store(of_affine_at + channels + c, of_bias, mask=inside)
 
