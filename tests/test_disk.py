@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def test_an_ordinary_disk_is_waited_for() -> None:
         one.do(lambda i=i: done.append(i))  # type: ignore[misc]
         assert done == list(range(i + 1))
     one.close()
+    one.close()
+
+
+def test_the_next_job_is_waited_for_although_the_thread_has_not_come_back_from_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine with more to do than it has cores."""
+
+    class Late(threading.Event):
+        def set(self) -> None:
+            super().set()
+            time.sleep(0.2)
+
+    made = disk._Task
+    monkeypatch.setattr(disk, "_Task", lambda job, key: made(job, key, Late()))
+    done: list[int] = []
+    one = Disk("test", patience=30)
+    for i in range(3):
+        one.do(lambda i=i: done.append(i))  # type: ignore[misc]
+        assert done == list(range(i + 1))
     one.close()
 
 
