@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -22,7 +23,7 @@ from tests.training_helpers import binary_folder, tiny_run, wait
 from trainer.errors import ConfigError
 from trainer.loop.cuda_graphs import CaptureFailed
 from trainer.loop.reports import TrainingFailed
-from trainer.protocol import Inspect
+from trainer.protocol import Inspect, Job
 from trainer.runs import checkpoint, control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -119,8 +120,9 @@ def worker(tmp_path: Path) -> Iterator[Forked]:
     forked.close()
 
 
-def queue(worker: Forked, run: RunDir) -> None:
-    worker.stdin.write(json.dumps({"run": str(run.path)}).encode() + b"\n")
+def queue(worker: Forked, *runs: RunDir) -> None:
+    """All at once: a worker that has read the first line has read the others."""
+    worker.stdin.write(b"".join(json.dumps({"run": str(r.path)}).encode() + b"\n" for r in runs))
     worker.stdin.flush()
 
 
@@ -214,12 +216,11 @@ def test_it_trains_on_when_the_app_has_gone(worker: Forked, tmp_path: Path, data
 
 def test_sigterm_stops_with_a_checkpoint(worker: Forked, tmp_path: Path, data: Path) -> None:
     first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
-    queue(worker, first)
-    queue(worker, second)
+    queue(worker, first, second)
     wait(lambda: watch(first)("training"))
     wait(lambda: Follower(first).catch_up().steps)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
+    assert worker.wait() == 0
     assert watch(first)("stopped")
     assert watch(second)("stopped")
     assert first.checkpoint("last").is_file()
@@ -251,10 +252,15 @@ def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(
 def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> None:
     broken = tmp_path / "broken" / "torch"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text(
-        "import time; time.sleep(1.5); raise ImportError('libcuda is too old')"
-    )
     run = new_run(tmp_path / "a", data)
+    (broken / "__init__.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from trainer.runs.rundir import RunDir\n"
+        f"while not RunDir(Path({str(run.path)!r})).is_locked():\n"
+        "    time.sleep(0.01)\n"
+        "raise ImportError('libcuda is too old')\n"
+    )
     process = subprocess.run(
         [sys.executable, "-m", "trainer.worker"],
         input=json.dumps({"run": str(run.path)}).encode() + b"\n",
@@ -267,6 +273,34 @@ def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> 
     ended = Follower(run).catch_up().ended
     assert ended is not None
     assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")
+
+
+def test_a_run_that_is_just_being_taken_says_it_too(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "a", data)
+    read, write = os.pipe()
+    os.write(write, json.dumps({"run": str(run.path)}).encode() + b"\n")
+    worker = program.Worker(lambda _: None)
+    locked, made = threading.Event(), program.Held
+
+    def slow(job: Job) -> program.Held:
+        held = made(job)
+        locked.set()
+        time.sleep(0.2)
+        return held
+
+    monkeypatch.setattr(program, "Held", slow)
+    reader = threading.Thread(target=worker.read, args=(read,))
+    reader.start()
+    assert locked.wait(60)
+    worker.fail_all("torch cannot be loaded")
+    os.close(write)
+    reader.join()
+    os.close(read)
+    ended = Follower(run).catch_up().ended
+    assert ended is not None
+    assert (ended.state, ended.error) == ("failed", "torch cannot be loaded")
 
 
 def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
@@ -291,8 +325,7 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     (tmp_path / "poison.py").write_text(POISON)
     bad = new_run(tmp_path / "a", data, f"model.name='{tmp_path}/poison.py:Net'")
     unwanted, good = (new_run(tmp_path / name, data) for name in "bc")
-    for run in (bad, unwanted, good):
-        queue(worker, run)
+    queue(worker, bad, unwanted, good)
     states: list[str] = []
     while states.count("loading") < 2:
         states.append(json.loads(worker.stdout.readline())["state"])
@@ -363,8 +396,7 @@ def test_a_signal_while_the_process_is_replaced_is_not_lost(tmp_path: Path, data
     good = new_run(tmp_path / "b", data)
     worker = Forked(tmp_path / "stderr", _serve_and_be_told)
     try:
-        for run in (bad, good):
-            queue(worker, run)
+        queue(worker, bad, good)
         assert worker.wait(60) == 0
     finally:
         worker.close()
