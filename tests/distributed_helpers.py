@@ -86,7 +86,7 @@ def train_together(*tasks: Task, size: int = 2) -> list[int | None]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
