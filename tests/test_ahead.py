@@ -178,7 +178,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ahead.Ahead]]:
         return found
 
     monkeypatch.setattr(ahead, "start", noted)
-    monkeypatch.setattr(ahead, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(ahead, "PATIENCE_SECONDS", 120.0)
     yield started
     for one in started:
         one.close()

@@ -32,7 +32,7 @@ class Gate:
 
     def __call__(self, *_: object) -> None:
         self.came.set()
-        assert self.open.wait(30)
+        assert self.open.wait(120)
 
 
 def test_an_ordinary_disk_is_waited_for() -> None:
@@ -110,7 +110,7 @@ def test_a_log_on_a_disk_that_hangs_takes_events_in_order(
     told: list[events.Envelope] = []
     log = RunLog(run, told.append)
     log.emit(sample_log.queued())  # it is synced, and hangs
-    assert gate.came.wait(30)
+    assert gate.came.wait(60)
     log.begin_attempt()
     for i in range(50):
         log.emit(events.Notice(level="info", code="test", message=str(i)))

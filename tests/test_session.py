@@ -445,7 +445,7 @@ def test_a_run_whose_folder_is_deleted_ends_as_failed(
             shutil.rmtree(run.path, ignore_errors=True)  # a file may be written meanwhile
             shutil.rmtree(run.path, ignore_errors=True)
 
-    late = threading.Timer(60, asked.request, ("stop",))
+    late = threading.Timer(240, asked.request, ("stop",))
     late.start()
     ended = train_run(run, asked, listener=listen, on_end=f"touch '{tmp_path / 'called'}'")
     late.cancel()

@@ -92,7 +92,7 @@ class Forked:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 60) -> int | None:
+    def wait(self, seconds: float = 120) -> int | None:
         self.process.join(seconds)
         return self.process.exitcode
 
@@ -153,7 +153,7 @@ def test_it_tells_when_torch_is_ready_and_ends_with_its_input() -> None:
         assert ready["torch"]
         assert "cpu" in ready["devices"]
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
 
 
 def test_runs_are_trained_one_after_the_other(worker: Forked, tmp_path: Path, data: Path) -> None:
@@ -209,7 +209,7 @@ def test_it_trains_on_when_the_app_has_gone(worker: Forked, tmp_path: Path, data
     worker.stdin.close()
     worker.stdout.close()
     worker.send_signal(signal.SIGHUP)
-    assert worker.wait(60) == 0
+    assert worker.wait() == 0
     assert Follower(first).catch_up().ended.state == "completed"
     assert Follower(second).catch_up().ended.state == "completed"
 
@@ -266,7 +266,7 @@ def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> 
         input=json.dumps({"run": str(run.path)}).encode() + b"\n",
         env={**os.environ, "PYTHONPATH": str(broken.parent)},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert process.returncode == 1
@@ -310,7 +310,7 @@ def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert process.returncode == 1
@@ -336,7 +336,7 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     last = new_run(tmp_path / "d", data)
     queue(worker, last)
     worker.stdin.close()
-    assert worker.wait(60) == 0
+    assert worker.wait() == 0
     ends = [Follower(run).catch_up().ended for run in (bad, unwanted, good, last)]
     assert [ended.state for ended in ends] == ["failed", "stopped", "completed", "completed"]
     assert "device-side assert" in ends[0].error
@@ -347,7 +347,7 @@ def test_a_command_that_breaks_cuda_ends_with_one_line(tmp_path: Path, data: Pat
     where = ("--data", str(data), "--runs-dir", str(tmp_path / "runs"), "--device", "cpu")
     net = ("--batch-size", "16", "--set", f"model.name='{tmp_path}/poison.py:Net'")
     command = [*COMMAND, "train", "quick", *where, *net]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith("cifar-tui: the run failed: poison.py, line ")
@@ -397,7 +397,7 @@ def test_a_signal_while_the_process_is_replaced_is_not_lost(tmp_path: Path, data
     worker = Forked(tmp_path / "stderr", _serve_and_be_told)
     try:
         queue(worker, bad, good)
-        assert worker.wait(60) == 0
+        assert worker.wait() == 0
     finally:
         worker.close()
     ends = [Follower(run).catch_up().ended for run in (bad, good)]
