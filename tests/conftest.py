@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from trainer.files import disk
 from trainer.runs import stall
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# an example may take long on a machine that has other things to do: that is no failure
+settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +58,18 @@ def nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             environment.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
         (home / "config.toml").touch()
         environment.setenv("CIFAR_TUI_CONFIG", str(home / "config.toml"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_disk_is_waited_for() -> Iterator[None]:
+    """However long it takes: a test that stops a run at an event hears of it before the next one.
+
+    A disk that is busy for a quarter of a second, or a machine that is, would else let the run go
+    on meanwhile, to its end perhaps.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(disk, "PATIENCE", 60.0)
         yield
 
 

@@ -86,7 +86,7 @@ def train_together(*tasks: Task, size: int = 2) -> list[int | None]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
@@ -104,10 +104,12 @@ def _rank(rank: int, size: int, tasks: tuple[Task, ...], ports: list[int]) -> No
 
     from trainer.distributed import agreement, watch
     from trainer.distributed import rank as ranks
+    from trainer.files import disk
     from trainer.lifecycle.session import train_run
     from trainer.loop import reports
 
     torch.set_num_threads(1)
+    disk.PATIENCE = 60.0  # what is done at an event is done before the next one
     reports.PROGRESS_SECONDS = agreement.SECONDS = 0.0
     watch.PATIENCE = 1.0
     for task, port in zip(tasks, ports, strict=True):

@@ -24,12 +24,13 @@ import torch._dynamo
 import model.summary  # noqa: F401  # this and dynamo: a child shall not import them each time
 import trainer.lifecycle.session
 import trainer.loop.reports
-from tests.training_helpers import tiny_dataset, tiny_run
+from tests.training_helpers import tiny_dataset, tiny_run, wait
 from trainer.data import sources
 from trainer.lifecycle.session import train_run
 from trainer.lifecycle.submit import resubmit
 from trainer.runs import checkpoint
 from trainer.runs.control import Control
+from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
 
 EPOCHS = 80
@@ -161,8 +162,12 @@ def main(folder: Path, kills: int) -> None:
     chance = random.Random(4)
     told = {"random": 0, "aimed": 0, "without_checkpoint": 0, "in_checkpoint": 0}
     torn: set[Path] = set()
+    follower = Follower(run)
     while told["random"] < kills:
+        attempt = follower.catch_up().attempt
         pid = child(run, wait_to_be_killed)
+        if told["random"] % 2:  # the others may not even have begun, on a busy machine none has
+            wait(lambda attempt=attempt: follower.catch_up().attempt > attempt)  # type: ignore[misc]
         time.sleep(chance.uniform(0, 6 * seconds / EPOCHS))
         os.kill(pid, signal.SIGKILL)
         assert ended(pid) == signal.SIGKILL

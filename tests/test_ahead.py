@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ahead.Ahead]]:
         return found
 
     monkeypatch.setattr(ahead, "start", noted)
-    monkeypatch.setattr(ahead, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(ahead, "PATIENCE_SECONDS", 120.0)
     yield started
     for one in started:
         one.close()
@@ -204,9 +205,11 @@ def test_who_is_too_slow_is_not_waited_for(
     run: RunDir, processes: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, "PATIENCE_SECONDS", 0.0)
-    follower = Follower(run)
-    follower.poll(limit=1, may_start_process=True)
-    os.kill(processes[0]._process.pid, signal.SIGSTOP)
+    start = subprocess.Popen
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda *_, **how: start(["sleep", "600"], **how))
+        follower = Follower(run)
+        follower.poll(limit=1, may_start_process=True)
     assert read(follower).state == one_by_one(run.log)[0]
     assert processes[0]._process.returncode == -signal.SIGKILL
 

@@ -298,7 +298,7 @@ def command(folder: Path) -> str:
 
 def output(run: RunDir, lines: int = 1) -> list[object]:
     log = run.on_end_log
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not (log.is_file() and log.read_bytes().count(b"\n") >= lines):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -52,7 +52,7 @@ def test_an_app_that_ends_gives_no_figure_but_its_screen() -> None:
     terminal = Terminal(["sh", "-c", "echo no such preset; exit 3"])
     try:
         with pytest.raises(NoFigureError, match=r"ended with 3; its screen:\n  \| no such preset"):
-            terminal.require(20, lambda: monitor.visible(terminal) >= 200, "the first paint")
+            terminal.require(60, lambda: monitor.visible(terminal) >= 200, "the first paint")
         assert terminal.age != terminal.age  # nothing was seen
         for figure in (terminal.processor, terminal.resident, lambda: terminal.swallow(1)):
             with pytest.raises(NoFigureError):
@@ -64,8 +64,8 @@ def test_an_app_that_ends_gives_no_figure_but_its_screen() -> None:
 def test_what_is_not_painted_in_time_has_no_age() -> None:
     terminal = Terminal(["sh", "-c", "echo starting; exec sleep 60"])
     try:
-        assert terminal.pump(20, lambda: terminal.shows("starting"))
-        terminal.require(20, lambda: terminal.shows("starting"), "what is there already")
+        assert terminal.pump(60, lambda: terminal.shows("starting"))
+        terminal.require(60, lambda: terminal.shows("starting"), "what is there already")
         with pytest.raises(NoFigureError, match=r"the list: not seen in 0 s; its screen:"):
             terminal.require(0.1, lambda: terminal.shows("a list"), "the list")
     finally:
@@ -146,7 +146,7 @@ def test_a_screen_that_was_there_before_the_key_is_no_answer() -> None:
     started = ["sh", "-c", "printf 'name state'; exec sleep 60"]
     terminal = SlowTerminal(started, 1e6, 80, 24, buffered=False)
     try:
-        terminal.until("name +state", limit=20)
+        terminal.until("name +state", limit=60)
         with pytest.raises(NoFigureError, match="was not seen"):
             terminal.until("name +state", limit=0.4)
     finally:
@@ -315,7 +315,7 @@ def test_a_part_ends_with_its_parent() -> None:
         part = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         parent.wait()
-        psutil.wait_procs([part], 20)
+        psutil.wait_procs([part], 60)
         assert not processes.lives(part)
 
 

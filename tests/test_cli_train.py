@@ -313,7 +313,7 @@ def wait_for(process: subprocess.Popen[bytes], word: bytes) -> bytes:
     """Read standard output until a word is there."""
     assert process.stdout is not None
     seen = b""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while word not in seen:
         assert time.monotonic() < end, seen
         if select.select([process.stdout], [], [], 1.0)[0]:
@@ -328,7 +328,7 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, number: int) -> None:
     with start("wait", tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(process, b"test accuracy 66.67 %")
         process.send_signal(number)
-        text, err = process.communicate(timeout=20)
+        text, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"stopping at the next step" in err
     assert b"stopped: best test accuracy 50.00 %" in text
@@ -340,7 +340,7 @@ def test_signals_after_the_end_of_a_stopped_run_do_not_kill_it(tmp_path: Path) -
         wait_for(process, b"test accuracy 66.67 %")
         process.terminate()
         wait_for(process, b"stopped: best test accuracy 50.00 %")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < end:
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGHUP)
@@ -360,7 +360,7 @@ def test_the_second_signal_reassures_and_the_third_aborts(tmp_path: Path) -> Non
         wait_for(process, b"still stopping")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        text, _ = process.communicate(timeout=20)
+        text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"aborted without a checkpoint" in text
     assert only(tmp_path).status == "crashed"
@@ -435,7 +435,7 @@ def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
         time.sleep(0.3)
         assert process.poll() is None
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == 130
 
 
@@ -447,7 +447,7 @@ def test_a_broken_pipe_does_not_end_the_run(tmp_path: Path, arguments: tuple[str
         process = start("complete", tmp_path, *arguments, stdout=write, stderr=subprocess.PIPE)
     finally:
         os.close(write)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"Error" not in err
     assert b"rror: " not in err.replace(b"warning: ", b"")
@@ -459,7 +459,7 @@ def test_a_full_disk_under_the_output_does_not_end_the_run(tmp_path: Path) -> No
         pytest.skip("no /dev/full here")
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         process = start("complete", tmp_path, "--json", stdout=full, stderr=subprocess.PIPE)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0, "the run itself completed"
     assert err == b"cifar-tui: the output cannot be written: No space left on device\n"
     assert only(tmp_path).status == "completed"
@@ -474,7 +474,7 @@ def test_every_json_line_is_flushed_at_once(tmp_path: Path) -> None:
         for line in seen.splitlines():
             events.decode(line)
         process.terminate()
-        rest, err = process.communicate(timeout=20)
+        rest, err = process.communicate(timeout=60)
     assert events.decode(rest.splitlines()[-1]).event == events.RunEnded(
         state="stopped", best_accuracy=0.5, best_epoch=1, seconds=1.0
     )
@@ -491,7 +491,7 @@ def in_a_terminal(runs: Path, how: str, **env: str) -> tuple[int, str]:
     stopped = False
     while True:
         try:
-            chunk = os.read(leader, 65536) if select.select([leader], [], [], 20)[0] else b""
+            chunk = os.read(leader, 65536) if select.select([leader], [], [], 60)[0] else b""
         except OSError:
             chunk = b""
         if not chunk:
@@ -501,7 +501,7 @@ def in_a_terminal(runs: Path, how: str, **env: str) -> tuple[int, str]:
             stopped = True
             process.send_signal(signal.SIGINT)
     os.close(leader)
-    return process.wait(timeout=20), seen.decode()
+    return process.wait(timeout=60), seen.decode()
 
 
 def test_on_a_terminal_a_bar_moves_below_the_epochs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,9 @@ def trains() -> Iterator[None]:
         cores.leave()
 
 
-def test_who_comes_later_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_later_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # no lock of a process that an earlier test has left behind
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert given() == "None\n"

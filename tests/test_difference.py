@@ -65,7 +65,8 @@ async def open_runs(pilot: Pilot[None], app: CifarApp, *marks: RunDir) -> Differ
     await until(pilot, lambda: isinstance(app.screen, DifferenceScreen))
     screen = app.screen
     assert isinstance(screen, DifferenceScreen)
-    await until(pilot, lambda: not any(one.waiting for one in screen.loaders))
+    # not only that nothing is being read: it may not have begun
+    await until(pilot, lambda: all(one.evaluation or one.problem for one in screen.loaders))
     await pilot.pause()
     return screen
 

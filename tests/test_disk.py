@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Gate:
 
     def __call__(self, *_: object) -> None:
         self.came.set()
-        assert self.open.wait(30)
+        assert self.open.wait(120)
 
 
 def test_an_ordinary_disk_is_waited_for() -> None:
@@ -41,6 +42,26 @@ def test_an_ordinary_disk_is_waited_for() -> None:
         one.do(lambda i=i: done.append(i))  # type: ignore[misc]
         assert done == list(range(i + 1))
     one.close()
+    one.close()
+
+
+def test_the_next_job_is_waited_for_although_the_thread_has_not_come_back_from_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine with more to do than it has cores."""
+
+    class Late(threading.Event):
+        def set(self) -> None:
+            super().set()
+            time.sleep(0.2)
+
+    made = disk._Task
+    monkeypatch.setattr(disk, "_Task", lambda job, key: made(job, key, Late()))
+    done: list[int] = []
+    one = Disk("test", patience=30)
+    for i in range(3):
+        one.do(lambda i=i: done.append(i))  # type: ignore[misc]
+        assert done == list(range(i + 1))
     one.close()
 
 
@@ -89,7 +110,7 @@ def test_a_log_on_a_disk_that_hangs_takes_events_in_order(
     told: list[events.Envelope] = []
     log = RunLog(run, told.append)
     log.emit(sample_log.queued())  # it is synced, and hangs
-    assert gate.came.wait(30)
+    assert gate.came.wait(60)
     log.begin_attempt()
     for i in range(50):
         log.emit(events.Notice(level="info", code="test", message=str(i)))

@@ -339,7 +339,7 @@ class Ranks:
     def __init__(self, size: int) -> None:
         self._size, self._own = size, threading.local()
         self._given: list[torch.Tensor] = []
-        self._told = threading.Barrier(size, timeout=30)
+        self._told = threading.Barrier(size, timeout=60)
 
     def size(self) -> int:
         return self._size
@@ -648,7 +648,7 @@ def test_a_rank_lost_in_a_call_that_never_returns_ends_the_run_with_its_best(
     assert state.best is not None
     assert (state.ended.state, state.ended.error) == ("failed", "rank 1 of 2 is gone")
     assert state.ended.best_accuracy == state.best.test_accuracy
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not (tmp_path / "called").exists():
         assert time.monotonic() < end, "the command of --on-end was not started"
         time.sleep(0.02)
@@ -745,12 +745,12 @@ def test_a_rank_ends_with_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gone.restarts_left == 0, "nobody will start anew"
     monkeypatch.setattr(os, "_exit", left.put)
     rank.end_with_parent(gone)
-    assert left.get(timeout=30) == rank.FAILED
+    assert left.get(timeout=60) == rank.FAILED
     told: queue.SimpleQueue[str] = queue.SimpleQueue()
     monkeypatch.setattr(watch, "SECONDS", 0.01)
     monkeypatch.setattr(watch, "PATIENCE", 0.0)
     watch.Watch(gone, told.put)  # the ranks have not met
-    assert told.get(timeout=30) == "torchrun, which started the ranks, is gone"
+    assert told.get(timeout=60) == "torchrun, which started the ranks, is gone"
 
 
 def test_processes_of_another_container_are_not_taken_for_dead(

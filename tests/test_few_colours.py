@@ -164,9 +164,9 @@ def test_the_cursor_is_seen_on_a_real_terminal_of_few_colours(
         ]
 
     try:
-        terminal.wait("the runs", lambda: chosen() == ["run 2"], 30)
+        terminal.wait("the runs", lambda: chosen() == ["run 2"], 60)
         terminal.press("\x1b[B")
-        terminal.wait("the next one", lambda: chosen() == ["run 1"], 10)
+        terminal.wait("the next one", lambda: chosen() == ["run 1"], 60)
         assert b"8;5;" not in terminal.raw, "it would blink"
     finally:
         terminal.kill()

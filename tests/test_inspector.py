@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def test_the_process_is_started_anew_answers_and_ends(
     process.ask(Inspect(ask=0))  # nothing is wanted, nothing is started
     assert process._process is None
     process.ask(Inspect(ask=5, run="x"))
-    assert answered.wait(20)
+    assert answered.wait(60)
     assert told[0].inspected == Inspected(
         ask=5, error="the inspector ended (signal 9): memory may be short"
     )
@@ -175,7 +176,48 @@ def test_the_process_is_started_anew_answers_and_ends(
     assert [state.inspected.ask for state in told if state.inspected][-1] == 2
     assert child.stdin is not None
     child.stdin.close()  # the worker has gone
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
+
+
+def test_the_end_of_one_process_takes_no_question_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one's end is heard when the second one has been asked already."""
+    told: list[State] = []
+    answered, go, done = (threading.Event() for _ in range(3))
+
+    def tell(state: State) -> None:
+        told.append(state)
+        answered.set()
+
+    dies = "import os; input(); input(); os.kill(os.getpid(), 9)"
+    process = InspectorProcess(tell, (sys.executable, "-c", "pass"))
+    listen = process._listen
+
+    def late(child: subprocess.Popen[bytes]) -> None:
+        if child.args[-1] != "pass":  # type: ignore[index]
+            listen(child)
+        elif go.wait(60):
+            listen(child)
+            done.set()
+
+    monkeypatch.setattr(process, "_listen", late)
+    process.ask(Inspect(ask=1, run="x"))
+    first = process._process
+    assert first is not None
+    first.wait()
+    monkeypatch.setattr(process, "_command", (sys.executable, "-c", dies))
+    question = Inspect(ask=2, run="x")
+    process.ask(question)
+    second = process._process
+    assert second not in (None, first)
+    go.set()
+    assert done.wait(60)
+    assert process.question() == question
+    process.busy(True)
+    assert answered.wait(60)
+    error = "the inspector ended (signal 9): memory may be short"
+    assert [state.inspected for state in told] == [Inspected(ask=2, error=error)]
 
 
 def test_a_process_that_cannot_be_started_is_one_line() -> None:

@@ -66,7 +66,7 @@ def test_fifty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     reader.over.set()
     reader.join()

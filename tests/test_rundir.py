@@ -70,7 +70,10 @@ def test_a_label_never_leaves_the_runs_directory(tmp_path: Path, label: str) -> 
     assert [r.id for r in scan(tmp_path / "runs")] == [run.id]
 
 
-def test_runs_made_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_made_in_the_same_second_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "ALONE_SECONDS", 60.0)
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: create(tmp_path, "quick"), range(40)))
     assert len({run.id[:15] for run in runs}) == 40, "each has its own place in the order"
@@ -92,6 +95,8 @@ from pathlib import Path
 from unittest import mock
 from trainer.config import RunConfig
 from trainer.lifecycle.submit import submit
+from trainer.runs import rundir
+rundir.ALONE_SECONDS = 60.0
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(5):
@@ -107,7 +112,7 @@ for _ in range(5):
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        ids += process.communicate(timeout=20)[0].split()
+        ids += process.communicate(timeout=60)[0].split()
     assert len({run[:15] for run in ids}) == 15, "each has its own place in the order"
     assert {run.id for run in scan(tmp_path)} == set(ids)
     for run in scan(tmp_path):

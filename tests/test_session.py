@@ -142,18 +142,21 @@ def test_a_stop_during_evaluation_is_obeyed_and_resumes(
 
 def test_pause_waits_and_goes_on(tmp_path: Path, every_step: None) -> None:
     run = tiny_run(tmp_path)
-    asked = Control(run)
 
-    def pause() -> None:
-        control.send(run, "pause")
-        threading.Timer(0.4, control.send, (run, "resume")).start()
+    class GoesOn(Control):
+        """Somebody lets it go on after it has waited for a while."""
 
-    monkeypatched = at_step(2, pause)
+        def wait(self, seconds: float) -> None:
+            time.sleep(0.4)
+            control.send(run, "resume")
+
+    asked = GoesOn(run)
+    pause = at_step(2, lambda: control.send(run, "pause"))
     times: dict[str, float] = {}
 
     def listener(envelope: Envelope) -> None:
         times.setdefault(type(envelope.event).__name__, time.monotonic())
-        monkeypatched(envelope)
+        pause(envelope)
         asked.poll(now=True)
 
     began = time.monotonic()
@@ -161,8 +164,8 @@ def test_pause_waits_and_goes_on(tmp_path: Path, every_step: None) -> None:
     wall = time.monotonic() - began
     assert ended.state == "completed"
     log = [e.event for e in Follower(run)._tail.read()]
-    resumed = next(e for e in log if isinstance(e, events.Resumed))
-    assert resumed.seconds >= 0.3
+    (resumed,) = (e for e in log if isinstance(e, events.Resumed))
+    assert resumed.seconds >= 0.4
     row = Follower(run).catch_up().epochs[0]
     assert row.train_seconds is not None
     # neither the epoch's time nor the run's has the pause in it
@@ -442,7 +445,7 @@ def test_a_run_whose_folder_is_deleted_ends_as_failed(
             shutil.rmtree(run.path, ignore_errors=True)  # a file may be written meanwhile
             shutil.rmtree(run.path, ignore_errors=True)
 
-    late = threading.Timer(60, asked.request, ("stop",))
+    late = threading.Timer(240, asked.request, ("stop",))
     late.start()
     ended = train_run(run, asked, listener=listen, on_end=f"touch '{tmp_path / 'called'}'")
     late.cancel()

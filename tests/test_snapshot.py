@@ -118,7 +118,7 @@ def test_training_goes_on_while_a_checkpoint_is_packed(
 
     def slow(self: Snapshot) -> memoryview:
         threads.add(threading.current_thread().name)
-        assert opened.wait(30)
+        assert opened.wait(120)
         packed = pack(self)
         found.append(checkpoint.unpack(bytes(packed), "packed"))
         return packed
@@ -213,7 +213,7 @@ def test_a_run_whose_gpu_fails_on_both_threads_has_an_end(
     failed, train = threading.Event(), Training._train_epoch
 
     def fails(self: Snapshot) -> memoryview:
-        assert failed.wait(30)
+        assert failed.wait(120)
         raise RuntimeError("CUDA error: of the copy")
 
     def epoch(self: Training) -> None:

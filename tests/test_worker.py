@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -22,7 +23,7 @@ from tests.training_helpers import binary_folder, tiny_run, wait
 from trainer.errors import ConfigError
 from trainer.loop.cuda_graphs import CaptureFailed
 from trainer.loop.reports import TrainingFailed
-from trainer.protocol import Inspect
+from trainer.protocol import Inspect, Job
 from trainer.runs import checkpoint, control
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
@@ -91,7 +92,7 @@ class Forked:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 60) -> int | None:
+    def wait(self, seconds: float = 120) -> int | None:
         self.process.join(seconds)
         return self.process.exitcode
 
@@ -119,8 +120,9 @@ def worker(tmp_path: Path) -> Iterator[Forked]:
     forked.close()
 
 
-def queue(worker: Forked, run: RunDir) -> None:
-    worker.stdin.write(json.dumps({"run": str(run.path)}).encode() + b"\n")
+def queue(worker: Forked, *runs: RunDir) -> None:
+    """All at once: a worker that has read the first line has read the others."""
+    worker.stdin.write(b"".join(json.dumps({"run": str(r.path)}).encode() + b"\n" for r in runs))
     worker.stdin.flush()
 
 
@@ -151,7 +153,7 @@ def test_it_tells_when_torch_is_ready_and_ends_with_its_input() -> None:
         assert ready["torch"]
         assert "cpu" in ready["devices"]
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
 
 
 def test_runs_are_trained_one_after_the_other(worker: Forked, tmp_path: Path, data: Path) -> None:
@@ -207,19 +209,18 @@ def test_it_trains_on_when_the_app_has_gone(worker: Forked, tmp_path: Path, data
     worker.stdin.close()
     worker.stdout.close()
     worker.send_signal(signal.SIGHUP)
-    assert worker.wait(60) == 0
+    assert worker.wait() == 0
     assert Follower(first).catch_up().ended.state == "completed"
     assert Follower(second).catch_up().ended.state == "completed"
 
 
 def test_sigterm_stops_with_a_checkpoint(worker: Forked, tmp_path: Path, data: Path) -> None:
     first, second = (new_run(tmp_path / name, data, *LONG) for name in "ab")
-    queue(worker, first)
-    queue(worker, second)
+    queue(worker, first, second)
     wait(lambda: watch(first)("training"))
     wait(lambda: Follower(first).catch_up().steps)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
+    assert worker.wait() == 0
     assert watch(first)("stopped")
     assert watch(second)("stopped")
     assert first.checkpoint("last").is_file()
@@ -251,22 +252,55 @@ def test_nonsense_on_stdin_is_refused_and_the_next_run_trained(
 def test_runs_say_it_when_torch_cannot_be_loaded(tmp_path: Path, data: Path) -> None:
     broken = tmp_path / "broken" / "torch"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text(
-        "import time; time.sleep(1.5); raise ImportError('libcuda is too old')"
-    )
     run = new_run(tmp_path / "a", data)
+    (broken / "__init__.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from trainer.runs.rundir import RunDir\n"
+        f"while not RunDir(Path({str(run.path)!r})).is_locked():\n"
+        "    time.sleep(0.01)\n"
+        "raise ImportError('libcuda is too old')\n"
+    )
     process = subprocess.run(
         [sys.executable, "-m", "trainer.worker"],
         input=json.dumps({"run": str(run.path)}).encode() + b"\n",
         env={**os.environ, "PYTHONPATH": str(broken.parent)},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert process.returncode == 1
     ended = Follower(run).catch_up().ended
     assert ended is not None
     assert (ended.state, ended.error) == ("failed", "torch cannot be loaded: libcuda is too old")
+
+
+def test_a_run_that_is_just_being_taken_says_it_too(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "a", data)
+    read, write = os.pipe()
+    os.write(write, json.dumps({"run": str(run.path)}).encode() + b"\n")
+    worker = program.Worker(lambda _: None)
+    locked, made = threading.Event(), program.Held
+
+    def slow(job: Job) -> program.Held:
+        held = made(job)
+        locked.set()
+        time.sleep(0.2)
+        return held
+
+    monkeypatch.setattr(program, "Held", slow)
+    reader = threading.Thread(target=worker.read, args=(read,))
+    reader.start()
+    assert locked.wait(60)
+    worker.fail_all("torch cannot be loaded")
+    os.close(write)
+    reader.join()
+    os.close(read)
+    ended = Follower(run).catch_up().ended
+    assert ended is not None
+    assert (ended.state, ended.error) == ("failed", "torch cannot be loaded")
 
 
 def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
@@ -276,7 +310,7 @@ def test_nothing_is_lost_of_what_it_says_at_its_end(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert process.returncode == 1
@@ -291,8 +325,7 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     (tmp_path / "poison.py").write_text(POISON)
     bad = new_run(tmp_path / "a", data, f"model.name='{tmp_path}/poison.py:Net'")
     unwanted, good = (new_run(tmp_path / name, data) for name in "bc")
-    for run in (bad, unwanted, good):
-        queue(worker, run)
+    queue(worker, bad, unwanted, good)
     states: list[str] = []
     while states.count("loading") < 2:
         states.append(json.loads(worker.stdout.readline())["state"])
@@ -303,7 +336,7 @@ def test_a_run_that_breaks_cuda_costs_the_queue_nothing(
     last = new_run(tmp_path / "d", data)
     queue(worker, last)
     worker.stdin.close()
-    assert worker.wait(60) == 0
+    assert worker.wait() == 0
     ends = [Follower(run).catch_up().ended for run in (bad, unwanted, good, last)]
     assert [ended.state for ended in ends] == ["failed", "stopped", "completed", "completed"]
     assert "device-side assert" in ends[0].error
@@ -314,7 +347,7 @@ def test_a_command_that_breaks_cuda_ends_with_one_line(tmp_path: Path, data: Pat
     where = ("--data", str(data), "--runs-dir", str(tmp_path / "runs"), "--device", "cpu")
     net = ("--batch-size", "16", "--set", f"model.name='{tmp_path}/poison.py:Net'")
     command = [*COMMAND, "train", "quick", *where, *net]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith("cifar-tui: the run failed: poison.py, line ")
@@ -363,9 +396,8 @@ def test_a_signal_while_the_process_is_replaced_is_not_lost(tmp_path: Path, data
     good = new_run(tmp_path / "b", data)
     worker = Forked(tmp_path / "stderr", _serve_and_be_told)
     try:
-        for run in (bad, good):
-            queue(worker, run)
-        assert worker.wait(60) == 0
+        queue(worker, bad, good)
+        assert worker.wait() == 0
     finally:
         worker.close()
     ends = [Follower(run).catch_up().ended for run in (bad, good)]
@@ -382,7 +414,7 @@ adopt_children()
 while psutil.Process().children():
     time.sleep(0.001)
 """
-    subprocess.run([sys.executable, "-c", program], timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
 
 
 def test_what_is_half_read_and_half_answered_is_handed_over(

@@ -137,7 +137,7 @@ def binary_folder(folder: Path, train: int = 100, test: int = 30) -> Path:
     return folder
 
 
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait(condition: Callable[[], object], seconds: float = 120) -> None:
     """Until something holds, which another process brings about."""
     end = time.monotonic() + seconds
     while not condition():

@@ -86,7 +86,6 @@ class Disk:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                self._busy = False
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
@@ -96,6 +95,8 @@ class Disk:
                 task.job()
             except BaseException as error:
                 task.error = self._error = error
+            with self._changed:  # before its caller goes on, whose next job is waited for, too
+                self._busy = False
             task.done.set()
             del task  # and all that its job holds
 

@@ -90,10 +90,11 @@ class InspectorProcess:
             with suppress(OSError):
                 if process.stdin is not None:
                     process.stdin.close()
-            if self._process is process:
-                self._process = None
+            if self._process is not process:
+                return  # another one was started meanwhile, and has the question
+            self._process = None
             asked, self._open = self._open, None
-            if asked is None or self._process is not None:
+            if asked is None:
                 return
             if code == 0:  # it went because nobody asked for a while, and just then somebody did
                 self._open = asked

@@ -221,7 +221,7 @@ class Worker:
 
     def fail_all(self, reason: str) -> None:
         """Nothing can be trained: the queued runs say why."""
-        with self._changed:
+        with self._reading, self._changed:  # one that is just being taken is one of them
             for held in self._waiting:
                 held.end(reason)
             self._waiting.clear()
