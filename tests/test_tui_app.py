@@ -606,6 +606,30 @@ async def test_a_dying_trainer_is_told_and_replaced_at_the_next_start(tmp_path: 
         await until(pilot, lambda: "training" in [f.status for f in app.store])
 
 
+async def test_a_run_for_a_trainer_that_has_just_died_waits_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SUBMIT_SECONDS", 0.0)
+    app = make_app(tmp_path / "runs")
+    queue = app.worker.queue
+
+    def dies_before(run: Path, *, resume: bool = False) -> bool:
+        process = app.worker._process
+        assert process is not None
+        process.kill()
+        process.wait()
+        return queue(run, resume=resume)
+
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+        monkeypatch.setattr(app.worker, "queue", dies_before)
+        await pilot.press("s")
+        seen: set[str] = set()
+        await until(pilot, lambda: seen.update(f.status for f in app.store) or "training" in seen)
+        assert seen == {"queued", "training"}
+        assert "SIGKILL" in told(app)
+
+
 async def test_a_run_of_another_process_is_seen_and_can_be_stopped(tmp_path: Path) -> None:
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:

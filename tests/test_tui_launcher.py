@@ -147,6 +147,35 @@ async def test_runs_that_wait_are_not_handed_on_for_ever(heard: Heard, tmp_path:
     assert launcher.given == frozenset()
 
 
+async def test_a_start_between_the_death_of_a_trainer_and_the_word_of_it_loses_no_run(
+    heard: Heard, tmp_path: Path
+) -> None:
+    launcher = heard.launcher("steps=3")
+    answers: list[Inspected] = []
+    launcher.on_inspected = answers.append
+    runs = [submit(run_config(), tmp_path / "runs") for _ in range(3)]
+    assert launcher.queue(runs[0].path)
+    await until(lambda: launcher.info.phase == "ready" and status(runs[0]) == "completed")
+    process = launcher._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # it begins none of what it is given now
+    assert launcher.queue(runs[1].path)
+    launcher.inspect(Inspect(ask=7, run=str(runs[0].path)))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()  # in one turn of the loop: nothing was heard of it yet
+    launcher.inspect(Inspect(ask=8, run=str(runs[0].path)))
+    assert launcher.queue(runs[2].path)
+    ended = "the trainer ended (signal SIGKILL)"
+    assert heard.problems == [f"{ended}; a new one takes the run that waits"]
+    assert [(answer.ask, answer.error) for answer in answers] == [(7, ended)]
+    assert launcher.given == {runs[1].id, runs[2].id}
+    await until(lambda: status(runs[1]) == status(runs[2]) == "completed")
+    await until(lambda: len(answers) == 2)
+    assert (answers[1].ask, answers[1].error) == (8, "")
+    assert len(heard.problems) == 1
+    launcher.close(busy=False)
+
+
 async def test_its_last_words_are_told(heard: Heard) -> None:
     launcher = heard.launcher("die=3")
     launcher.start()
