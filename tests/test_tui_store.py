@@ -250,6 +250,19 @@ def test_many_runs_are_read_over_several_polls(tmp_path: Path) -> None:
     assert all(run.status == "completed" for run in store)
 
 
+def test_a_run_that_takes_all_of_a_poll_keeps_the_others_from_nothing(tmp_path: Path) -> None:
+    """As where the runs are on a slow network: the chosen one, which trains, is always due."""
+    runs = [make_run(tmp_path, done=2, end=None, seed=i, created=i) for i in range(3)]
+    with held(*runs):
+        store = loaded(tmp_path)
+        for run in runs:
+            append(run, progress(3, 1))
+        polls = [store.poll(budget=0).runs for _ in runs]
+        assert polls[0] == {store.selected}, "the chosen one first"
+        assert set[str]().union(*polls) == {run.id for run in runs}
+        assert not store.unfinished, "all were looked at"
+
+
 # ---- marks ------------------------------------------------------------------------------------
 
 
