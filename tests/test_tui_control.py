@@ -21,6 +21,7 @@ from trainer.runs.rundir import RunDir
 from tui.app import CifarApp
 from tui.commands import entries
 from tui.run_control import _epoch
+from tui.runs import reader
 from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
 from tui.widgets.key_line import KeyLine
@@ -409,6 +410,13 @@ async def test_only_an_error_takes_the_place_of_an_error(tmp_path: Path) -> None
         await until(pilot, lambda: told(app) == ["error 1", "error 2", "error 3"])
 
 
+@pytest.fixture
+def in_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine: what has come by a poll is found by it, and not the rest later."""
+    monkeypatch.setattr(reader, "SLICE_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("in_one_look")
 async def test_ends_of_runs_of_one_name_are_not_one_message(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", done=1, end=None, created=i) for i in range(5)]
     app = make_app(tmp_path / "runs")
@@ -465,6 +473,7 @@ async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:
                     assert not isinstance(widget, Toast | ToastHolder | ToastRack)
 
 
+@pytest.mark.usefixtures("in_one_look")
 async def test_runs_that_crash_together_are_one_message(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", done=0, end=None, created=i) for i in range(3)]
     app = make_app(tmp_path / "runs")
