@@ -61,7 +61,7 @@ PRELOAD_DELAY = 0.4
 WIDTHS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
 HEIGHTS = [(0, "-short"), (32, "-tall")]
 UP_SECONDS = 1.0
-"""A key waits for those before it so long at most: what should tell of them may have been closed."""
+"""A key waits for those before it so long at most: what would tell of them may have been closed."""
 PREPARE_SECONDS = 0.1
 """Between two screens that are made in advance."""
 
