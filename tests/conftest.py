@@ -39,6 +39,16 @@ def no_stalls_of_old_samples(
 
 
 @pytest.fixture(autouse=True)
+def words_stay_until_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message is in the corner for some seconds; a test may come to look at it later."""
+    if "tui.toasts" in sys.modules:
+        from tui import toasts
+
+        monkeypatch.setattr(toasts, "SECONDS", 3600.0)
+        monkeypatch.setattr(toasts, "ERROR_SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
 def work_that_waits_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app without a processor is none without work: to Textual's pilot both use no time of it.
 

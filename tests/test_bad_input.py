@@ -17,7 +17,7 @@ import pytest
 from tests import sample_log
 from tests.checkpoint_helpers import save_checkpoint
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run
-from tests.tui_helpers import make_app, make_run
+from tests.tui_helpers import make_app, make_run, until
 from trainer import events
 from trainer.cli import main
 from trainer.cli import output as outputs
@@ -318,15 +318,9 @@ async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(tmp_path: Path) 
     make_run(runs)
     app = make_app(runs, device="cuda")
     async with app.run_test(size=(120, 40)) as pilot:
-        for _ in range(100):
-            await pilot.pause(0.05)
-            if app.worker.info.devices:
-                break
+        await until(pilot, lambda: app.worker.info.devices)
         await pilot.press("s")
-        for _ in range(100):
-            await pilot.pause(0.05)
-            if app._notifications:
-                break
+        await until(pilot, lambda: app._notifications)
         assert [n.message for n in app._notifications] == [
             "this machine has no cuda: choose auto or cpu"
         ]

@@ -38,7 +38,7 @@ class Told:
 
     async def news(self) -> set[str]:
         """What was told, all of it together, once something was."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not self.names:
                 await asyncio.sleep(0.005)
         found = set[str]().union(*self.names)

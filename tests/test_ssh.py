@@ -176,7 +176,7 @@ def test_a_run_outlives_its_connection_and_obeys_the_next_one(
             second.wait("the question", lambda: "Stop this run" in second.text(), 20)
             second.press("x")
             second.wait("the run's end", lambda: "RunEnded" in kinds(runs), 30)
-            second.wait("its state on the screen", lambda: "stopped" in second.text(), 10)
+            second.wait("its state on the screen", lambda: "stopped" in second.text(), 30)
             second.press("q")
             second.wait("the program's end", lambda: second.status() is not None, 20)
             assert second.status() == 0

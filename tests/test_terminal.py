@@ -168,13 +168,13 @@ def test_on_a_link_that_buffers_no_picture_is_drawn_before_the_last_is_through(
     try:
         terminal.wait("first paint", lambda: "synthetic" in terminal.text(), 30)
         question = QUESTION.encode()
-        terminal.wait("a question", lambda: question in terminal.raw, 10)
+        terminal.wait("a question", lambda: question in terminal.raw, 60)
         terminal.press("\x1b[5;7R")  # the answer, late
         for _ in range(3):
             terminal.raw.clear()
             terminal.press("2")
             terminal.press("1")
-            terminal.wait("the next question", lambda: question in terminal.raw, 10)
+            terminal.wait("the next question", lambda: question in terminal.raw, 60)
             terminal.settle()
             assert terminal.raw.count(question) == 1
             terminal.press("\x1b[5;7R")
@@ -388,14 +388,22 @@ def test_who_waits_for_keys_sleeps_until_one_comes_or_the_app_ends(
         return select(*arguments)
 
     monkeypatch.setattr("tui.terminal.driver.select.select", noted)
+    before = 0
+
+    class Noting(Keyboard):
+        def process_message(self, message: Message) -> None:
+            nonlocal before
+            before = len(patient)
+            super().process_message(message)
+
     reader, writer = os.pipe()
-    keyboard = Keyboard(reader, TerminalSettings())
+    keyboard = Noting(reader, TerminalSettings())
     for typed in (b"x", b"y"):  # Textual suspends and goes on: the same event is set twice
         thread = threading.Thread(target=keyboard.run_input_thread, daemon=True)
         thread.start()
         os.write(writer, typed)
         assert keyboard.keys.get(timeout=10) == typed.decode()
-        while patient[-1] is not None:
+        while len(patient) == before or patient[-1] is not None:  # it waits for the next key
             time.sleep(0.01)
         looks = len(patient)
         time.sleep(0.3)

@@ -13,7 +13,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import append, held, keys, make_app, make_run, told, until
+from tests.tui_helpers import append, at_rest, held, keys, make_app, make_run, told, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.lifecycle.submit import read_config
@@ -124,7 +124,7 @@ async def test_the_columns_stay_when_a_scroll_bar_appears(
         for seed in range(1, 40):
             make_run(tmp_path / "runs", done=1, epochs=1, seed=seed, created=60.0 * seed)
         await until(pilot, lambda: table(app).show_vertical_scrollbar)
-        await until(pilot, lambda: len(table(app).order) == 40)
+        await until(pilot, lambda: len(table(app).order) == 40 and not app.store.loading)
         app.repaint()
         await pilot.pause()
         assert table(app)._layout == before
@@ -445,12 +445,13 @@ async def test_one_key_starts_a_run_and_another_stops_it(
 
 
 async def test_runs_queue_behind_each_other(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs", "steps=30")
+    app = make_app(tmp_path / "runs", "steps=3", f"go={tmp_path / 'go'}")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.press("s", "s", "s")
-        await until(pilot, lambda: len(app.store) == 3)
-        await until(pilot, lambda: any(f.status == "queued" for f in app.store))
-        assert "queued behind" in told(app)
+        states = ["queued", "queued", "training"]
+        await until(pilot, lambda: sorted(f.status for f in app.store) == states)
+        await until(pilot, lambda: "queued behind 2 others" in told(app))
+        (tmp_path / "go").touch()
         await until(pilot, lambda: [f.status for f in app.store] == ["completed"] * 3)
         assert "crashed" not in told(app)
 
@@ -1010,7 +1011,8 @@ async def test_the_form_opens_again_when_its_run_cannot_be_put_on_disk(tmp_path:
         await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen is not screen)
         again = app.screen
-        await until(pilot, lambda: again.query("#summary"))
+        await until(pilot, lambda: again.query("#summary") and again.is_mounted)
+        await pilot.pause()
         assert again.query_one("#name", Input).value == "my experiment"
         await until(pilot, lambda: "runs" in str(again.query_one("#summary", Static).content))
         assert again.query_one("#summary", Static).has_class("error")
@@ -1060,8 +1062,8 @@ async def test_help_palette_and_key_line_tell_the_same_keys(tmp_path: Path) -> N
             assert words_of_help in shown
         assert "Stop the run" not in shown
         await pilot.press("escape", "ctrl+p")
-        await pilot.pause(0.3)
         offered = app.screen.query_one(OptionList)
+        await until(pilot, lambda: "Theme cifar" in str([o.prompt for o in offered.options]))
         found = "\n".join(str(option.prompt) for option in offered.options)
         for command in ("Start (s)", "Start preset dws-late", "Open run [x] pear", "Theme cifar"):
             assert command in found
@@ -1348,6 +1350,7 @@ async def test_an_idle_app_paints_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     async with app.run_test(size=LARGE) as pilot:
         app.worker.start()
         await until(pilot, lambda: app.worker.info.phase == "ready" and table(app).order)
+        await at_rest(pilot, app)
         await pilot.pause(0.5)
         painted: list[object] = []
         display = CifarApp._display

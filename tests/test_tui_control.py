@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from trainer.events import Paused, RunEnded
 from trainer.lifecycle.submit import name_of
 from trainer.runs.follower import Follower
 from trainer.runs.rundir import RunDir
+from tui import toasts
 from tui.app import CifarApp
 from tui.commands import entries
 from tui.run_control import _epoch
 from tui.runs import reader
 from tui.screens.dialogs import Choice
 from tui.screens.runs import RunsScreen
+from tui.toasts import ERROR_SECONDS, SECONDS
 from tui.widgets.key_line import KeyLine
 from tui.widgets.run_table import RunTable
 
@@ -435,23 +438,28 @@ async def test_ends_of_runs_of_one_name_are_not_one_message(tmp_path: Path) -> N
 
 
 async def test_an_error_under_a_dialog_is_seen_when_that_has_closed(tmp_path: Path) -> None:
+    assert (SECONDS, ERROR_SECONDS) == (5, 10)  # as the app has them; in tests they are longer
     app = make_app(tmp_path / "runs")
     async with app.run_test(notifications=True, size=(80, 24)) as pilot:
         await pilot.press("n")
         await until(pilot, lambda: names(app) == ["RunsScreen", "NewRun"])
+        began = time.time()
         app.tell("an error", severity="error")
         app.tell("a word")
         await until(pilot, lambda: told(app) == ["an error", "a word"])
         error, word = app._notifications
-        assert error.time_left > 3600
-        assert word.time_left <= 5
+        assert error.timeout == toasts.UNTIL_CLOSED
+        assert word.timeout == toasts.SECONDS
+        before = error.raised_at
+        assert began <= before
         await pilot.press("question_mark", "escape", "escape")
         await until(pilot, lambda: names(app) == ["RunsScreen"])
-        assert 9 < error.time_left <= 10
+        assert error.timeout == toasts.ERROR_SECONDS
+        assert error.raised_at > before, "its time begins now"
         await until(pilot, lambda: app.screen.query(Toast))
         app.tell("another", severity="error")
         await until(pilot, lambda: len(told(app)) == 3)
-        assert list(app._notifications)[2].time_left <= 10
+        assert list(app._notifications)[2].timeout == toasts.ERROR_SECONDS
 
 
 async def test_no_message_lies_over_a_dialog(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from tests.dashboard_helpers import (
     SMALL,
     chart,
     dashboard,
+    drawn,
     epoch_ended,
     evaluated,
     text,
 )
 from tests.tui_helpers import (
     append,
+    at_rest,
     held,
     make_app,
     make_run,
@@ -140,10 +142,10 @@ async def test_no_run(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
-        await pilot.pause(0.2)
+        await until(pilot, lambda: app.store.listed)
         await pilot.press("2")
-        await pilot.pause()
-        assert app.screen.query_one("#empty").display
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: app.screen.query_one("#empty").display)
         assert not app.screen.query_one("#charts").display
         for key in ("e", "v", "z", "f", "right", "m"):
             await pilot.press(key)
@@ -210,6 +212,7 @@ async def test_within_an_epoch_a_chart_waits_for_the_next_dot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.05)
+    monkeypatch.setattr(charts, "SLOWEST_SECONDS", 3600.0)
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         append(run, progress(3, 1), seconds=5000)
@@ -221,7 +224,7 @@ async def test_within_an_epoch_a_chart_waits_for_the_next_dot(
             await pilot.pause(0.3)
             assert chart(app, "loss").drawings == drawings
             append(run, *epoch_ended(3))
-            await until(pilot, lambda: chart(app, "loss").drawings > drawings, 3.0)
+            await until(pilot, lambda: chart(app, "loss").drawings > drawings)
 
 
 @pytest.mark.parametrize(("host", "device"), [("", "cpu"), ("elsewhere", "cpu"), ("", "cuda:0")])
@@ -339,6 +342,7 @@ async def test_an_idle_run_repaints_nothing(
 ) -> None:
     make_run(tmp_path / "runs")
     async with dashboard(tmp_path / "runs") as (app, pilot):
+        await at_rest(pilot, app)
         await pilot.pause(1.0)
         painted: list[object] = []
         monkeypatch.setattr(app, "_display", lambda *args: painted.append(args))
@@ -477,7 +481,7 @@ async def test_resizing_keeps_everything_in_place(tmp_path: Path) -> None:
     async with dashboard(tmp_path / "runs", LARGE) as (app, pilot):
         for size in (SMALL, MIDDLE, LARGE, (100, 30), SMALL):
             await pilot.resize_terminal(*size)
-            await pilot.pause(0.1)
+            await drawn(pilot, app)
             loss = chart(app, "loss")
             assert loss.region.right <= size[0]
             assert loss.render_line(loss.size.height - 1).text.strip()

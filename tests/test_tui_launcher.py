@@ -47,7 +47,7 @@ def heard(tmp_path: Path) -> Heard:
     return Heard(tmp_path)
 
 
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     for _ in range(int(seconds / 0.02)):
         if holds():
             return
@@ -233,7 +233,7 @@ async def test_left_alone_it_finishes_its_run_and_exits(heard: Heard, tmp_path: 
     launcher.close(busy=True)
     await until(lambda: status(run) == "completed")
     process.returncode = None
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
 
 
 async def test_closed_while_it_loads_it_is_gone_at_once(heard: Heard) -> None:

@@ -107,7 +107,10 @@ def test_a_lost_trainer_is_a_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_a_run_whose_folder_is_moved_does_not_crash(tmp_path: Path, done: int) -> None:
+def test_a_run_whose_folder_is_moved_does_not_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    monkeypatch.setattr(stores, "SCAN_SECONDS", 30.0)
     run = make_run(tmp_path / "runs", done=done, end=None)
     with held(run):
         store = loaded(tmp_path / "runs")
@@ -115,7 +118,7 @@ def test_a_run_whose_folder_is_moved_does_not_crash(tmp_path: Path, done: int) -
         assert follower is not None
         before = follower.status
         run.path.rename(tmp_path / "elsewhere")
-        # the directory is listed once a second, the run is looked at at every poll
+        # the directory is listed now and then, the run is looked at at every poll
         found = store.poll()
         assert (found.transitions, found.runs, follower.status) == ({}, set(), before)
         found = store.poll()
