@@ -96,25 +96,25 @@ async def stop_all(pilot: Pilot[None], app: CifarApp) -> None:
 
 @pytest.mark.usefixtures("runs_may_start")
 async def test_a_resumed_run_behind_another_is_told_to_wait(tmp_path: Path) -> None:
-    older = make_run(tmp_path / "runs", name="older", epochs=3, done=1, end="stopped")
-    older.checkpoint("last").parent.mkdir(exist_ok=True)
-    older.checkpoint("last").touch()
+    # it is called as its configuration says: as it is when it was queued once more
+    older = make_run(tmp_path / "runs", preset="dws-late", epochs=3, done=1, end="stopped")
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(120, 40)) as pilot:
         await resume_behind_another(pilot, app, older)
         await until(pilot, lambda: status(app, older) == "queued")
-        line = "older is queued behind 1 other: then it goes on from its checkpoint"
-        assert line in told(app)
+        line = "dws-late is queued behind 1 other: then it goes on from its checkpoint"
+        await until(pilot, lambda: line in told(app))
         await stop_all(pilot, app)
 
 
 @pytest.mark.usefixtures("runs_may_start")
 async def test_a_run_that_never_began_is_told_to_wait_in_one_sentence(tmp_path: Path) -> None:
-    never = make_run(tmp_path / "runs", name="never", done=0, end=None)
+    never = make_run(tmp_path / "runs", preset="dws-late", done=0, end=None)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=(120, 40)) as pilot:
         await resume_behind_another(pilot, app, never)
-        await until(pilot, lambda: "never is queued behind 1 other: then it begins" in told(app))
+        line = "dws-late is queued behind 1 other: then it begins"
+        await until(pilot, lambda: line in told(app))
         await stop_all(pilot, app)
 
 
@@ -155,7 +155,8 @@ async def test_a_run_that_the_filter_hides_is_shown_when_it_begins(tmp_path: Pat
         await until(pilot, lambda: table.chosen == app.store.selected != old.id)
         assert app.screen.query_one("#filter", Input).value == ""
         name = app.store.followers[app.store.selected or ""].name
-        assert f"{name} has begun: the filter hid it and is cleared" in told(app)
+        line = f"{name} has begun: the filter hid it and is cleared"
+        await until(pilot, lambda: line in told(app))
         await stop_all(pilot, app)
 
 
@@ -567,4 +568,5 @@ async def test_a_run_whose_log_was_deleted_is_not_told_as_crashed(tmp_path: Path
             await until(pilot, lambda: app.store.followers[run.id].lost)
         os.utime(run.path, (0, 0))
         await until(pilot, lambda: status(app, run) == "crashed")
-        assert told(app) == ["cut off: its log was deleted: how it ended is not known"]
+        line = "cut off: its log was deleted: how it ended is not known"
+        await until(pilot, lambda: told(app) == [line])

@@ -62,13 +62,14 @@ def status(run: RunDir) -> str:
 
 
 async def test_tells_that_it_is_ready_and_trains_a_run(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=3")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     run = submit(run_config(), tmp_path / "runs")
     assert launcher.start()
     assert launcher.info.phase == "loading"
     assert launcher.queue(run.path)
     assert launcher.given == {run.id}
     await until(lambda: launcher.info.phase == "training")
+    (tmp_path / "go").touch()
     await until(lambda: status(run) == "completed")
     await until(lambda: launcher.info.phase == "ready")
     assert launcher.info.line() == "torch 2.0.0 · cpu"
@@ -115,7 +116,7 @@ async def test_unexpected_death_names_the_signal_and_a_new_one_takes_the_next_ru
 
 
 async def test_runs_that_wait_outlive_their_trainer(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=40")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     runs = [submit(run_config(), tmp_path / "runs") for _ in range(4)]
     for run in runs:
         assert launcher.queue(run.path)
@@ -129,6 +130,7 @@ async def test_runs_that_wait_outlive_their_trainer(heard: Heard, tmp_path: Path
     os.kill(launcher.pid, signal.SIGKILL)
     await until(lambda: heard.problems)
     assert launcher.given == {runs[2].id, runs[3].id}
+    (tmp_path / "go").touch()
     await until(lambda: status(runs[3]) == "completed")
     ends = [status(run) for run in runs]
     assert ends == ["crashed", "stopped", "completed", "completed"]
@@ -187,7 +189,7 @@ async def test_its_last_words_are_told(heard: Heard) -> None:
 async def test_a_trainer_that_is_ending_takes_a_run_and_a_question_with_it(
     heard: Heard, tmp_path: Path
 ) -> None:
-    launcher = heard.launcher("die=3", "deaf")
+    launcher = heard.launcher("die=3", "deaf", f"go={tmp_path / 'go'}")
     answers: list[Inspected] = []
     launcher.on_inspected = answers.append
     launcher.start()
@@ -197,6 +199,7 @@ async def test_a_trainer_that_is_ending_takes_a_run_and_a_question_with_it(
     launcher.inspect(Inspect(ask=7, run=str(run.path)))
     assert launcher.queue(run.path)
     assert not answers
+    (tmp_path / "go").touch()
     await until(lambda: answers)
     ended = "the trainer ended (exit status 3): the last words"
     assert (answers[0].ask, answers[0].error) == (7, ended)
@@ -224,13 +227,14 @@ async def test_a_command_that_does_not_exist_is_one_line(tmp_path: Path) -> None
 
 
 async def test_left_alone_it_finishes_its_run_and_exits(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=20")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     run = submit(run_config(), tmp_path / "runs")
     launcher.queue(run.path)
     await until(lambda: status(run) == "training")
     process = launcher._process
     assert process is not None
     launcher.close(busy=True)
+    (tmp_path / "go").touch()
     await until(lambda: status(run) == "completed")
     process.returncode = None
     assert process.wait(60) == 0
