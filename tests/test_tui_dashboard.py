@@ -41,6 +41,7 @@ from trainer.runs.follower import Follower
 from trainer.runs.runlog import RunLog
 from trainer.runs.runstate import NOTICES_KEPT
 from tui import device_stats
+from tui.runs import pace
 from tui.runs.pace import CALM_POLLS, POLL_SECONDS
 from tui.runs.store import Changes
 from tui.screens import charts
@@ -191,7 +192,12 @@ async def test_a_live_run_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             await until(pilot, lambda: "■ stopped" in text(app, "#title"))
 
 
-async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
+async def test_charts_are_drawn_once_a_second_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert charts.REPAINT_SECONDS == 1  # here it is longer than the test, however slow that is
+    monkeypatch.setattr(charts, "REPAINT_SECONDS", 3600.0)
+    monkeypatch.setattr(charts, "SLOWEST_SECONDS", 3600.0)
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         async with dashboard(tmp_path / "runs") as (app, pilot):
@@ -201,6 +207,10 @@ async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
                 app.poll()
                 await pilot.pause()
             assert chart(app, "loss").drawings <= drawings + 1
+            monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.05)
+            monkeypatch.setattr(charts, "SLOWEST_SECONDS", 0.05)
+            append(run, *epoch_ended(3))
+            await until(pilot, lambda: len(app.store.current.state.evals) == 3)  # type: ignore[union-attr]
             newest = app.store.current.state.points  # type: ignore[union-attr]
             await until(
                 pilot,
@@ -242,16 +252,19 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
             await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
 
 
-async def test_logs_are_looked_at_less_often_while_nothing_goes_on(tmp_path: Path) -> None:
+async def test_logs_are_looked_at_less_often_while_nothing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "STIR_SECONDS", 3600.0)  # no rest, however slow the test is
     run = make_run(tmp_path / "runs", epochs=10, done=2)
     async with dashboard(tmp_path / "runs") as (app, pilot):
         assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
         with held(run):  # resumed by another process
             append(run, started(host="elsewhere"), progress(3, 1))
             await until(pilot, lambda: app.store.current.status == "training")  # type: ignore[union-attr]
-            assert app.pace.seconds == pytest.approx(POLL_SECONDS)
+            await until(pilot, lambda: app.pace.seconds == pytest.approx(POLL_SECONDS))
         await until(pilot, lambda: app.store.current.status == "crashed")  # type: ignore[union-attr]
-        assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
+        await until(pilot, lambda: app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS))
 
 
 async def test_progress_alone_moves_the_line_and_asks_nothing_else(
