@@ -240,6 +240,16 @@ async def test_left_alone_it_finishes_its_run_and_exits(heard: Heard, tmp_path: 
     assert process.wait(60) == 0
 
 
+async def test_when_the_app_has_gone_no_trainer_is_started(heard: Heard, tmp_path: Path) -> None:
+    """A timer of the app may still be due while it closes."""
+    launcher = heard.launcher()
+    launcher.close(busy=False)
+    assert not launcher.start()
+    assert not launcher.queue(tmp_path)
+    assert launcher.pid is None
+    assert heard.infos == []
+
+
 async def test_closed_while_it_loads_it_is_gone_at_once(heard: Heard) -> None:
     launcher = Launcher(
         heard, command=[sys.executable, "-c", "import time; time.sleep(60)"], log=heard.log

@@ -105,6 +105,8 @@ class Launcher:
         self._log = log or default_log()
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        """Whether the app goes, or has gone: a timer of it that is due late starts nothing."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest = b""
         self._given: set[str] = set()
@@ -130,6 +132,8 @@ class Launcher:
 
     def start(self) -> bool:
         """Start the trainer unless it runs; whether there is one now."""
+        if self._closed:
+            return False
         self._hear_of_death()
         if self.alive:
             return True
@@ -222,6 +226,7 @@ class Launcher:
 
     def close(self, *, busy: bool) -> None:
         """The app goes. A busy trainer finishes its runs without it; an idle one ends by itself."""
+        self._closed = True
         process = self._process
         if process is None:
             return
