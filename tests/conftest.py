@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +43,40 @@ def no_stalls_of_old_samples(
     module = request.module.__name__.rpartition(".")[2]
     if module.startswith(("test_tui_", "test_snapshots")) and module != "test_tui_alerts":
         monkeypatch.setattr(stall, "SHORTEST", float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def words_stay_until_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message is in the corner for some seconds; a test may come to look at it later."""
+    if "tui.toasts" in sys.modules:
+        from tui import toasts
+
+        monkeypatch.setattr(toasts, "SECONDS", 3600.0)
+        monkeypatch.setattr(toasts, "ERROR_SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def work_that_waits_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app without a processor is none without work: to Textual's pilot both use no time of it.
+
+    After a key it goes on once for some 20 ms no processor time was used. On a loaded machine that
+    may be before the key was answered.
+    """
+    if "textual.app" not in sys.modules:
+        return
+    from textual import app, pilot
+
+    wait = pilot.wait_for_idle
+
+    async def wait_for_idle(*seconds: float) -> None:
+        ready = getattr(asyncio.get_running_loop(), "_ready", ())
+        for _ in range(50):  # of 20 ms: something may be under way all the time
+            await wait(*seconds)
+            if not ready:
+                return
+
+    monkeypatch.setattr(pilot, "wait_for_idle", wait_for_idle)
+    monkeypatch.setattr(app, "wait_for_idle", wait_for_idle)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from tests.tui_helpers import make_app, until
 from trainer import events
 from tui.app import CifarApp
+from tui.screens.charts import ChartScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.widgets.curve_chart import CurveChart
 from tui.widgets.lines import Lines
@@ -28,8 +29,17 @@ async def dashboard(
         await until(pilot, lambda: len(app.store) and not app.store.loading)
         await pilot.press("2")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
-        await pilot.pause()
+        await drawn(pilot, app)
         yield app, pilot
+
+
+async def drawn(pilot: Pilot[None], app: CifarApp) -> None:
+    """Until all charts of the screen are drawn."""
+    screen = app.screen
+    assert isinstance(screen, ChartScreen)
+    await until(pilot, lambda: screen._drawn is not None)
+    await until(pilot, lambda: not screen._waiting and screen._due is None)
+    await pilot.pause()
 
 
 def text(app: CifarApp, where: str) -> str:

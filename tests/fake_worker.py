@@ -1,7 +1,8 @@
 """Speaks the trainer's protocol and writes runs' logs, without torch: for the tests of the app.
 
 ``python tests/fake_worker.py [steps=N] [die=CODE] [refuse] [slow] [untrusted] [inspect=ERROR]``;
-with ``deaf``, too, it closes its input some time before it dies.
+with ``deaf``, too, it closes its input before it dies. With ``go=FILE`` no run ends, and none that
+is deaf dies, before that file is there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trainer.runs.runlog import RunLog
 
 OPTIONS = dict(part.partition("=")[::2] for part in sys.argv[1:])
 STEPS = int(OPTIONS.get("steps", "1000"))
+GO = Path(OPTIONS.get("go", os.devnull))
 
 
 def tell(**state: object) -> None:
@@ -103,7 +105,7 @@ def train(run: RunDir, control: Control, *, resume: bool) -> None:
     state: events.EndState = "completed"
     paused = False
     step = 0
-    while step < STEPS:
+    while step < STEPS or not GO.exists():
         if control.stopping():
             state = "stopped"
             break
@@ -147,7 +149,8 @@ def main() -> int:
         if "deaf" in OPTIONS:
             os.close(0)
             tell(state="refused", run="", error="it hears nothing")
-            time.sleep(0.5)
+            while not GO.exists():
+                time.sleep(0.01)
         return int(OPTIONS["die"])
     threading.Thread(target=read, daemon=True).start()
     tell(state="ready", torch="2.0.0", device="cpu", devices=["cpu"], threads=2, new_field=1)

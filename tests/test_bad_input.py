@@ -318,9 +318,9 @@ async def test_the_app_starts_nothing_on_a_gpu_that_is_not_here(tmp_path: Path) 
     make_run(runs)
     app = make_app(runs, device="cuda")
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: app.worker.info.devices, 60)
+        await until(pilot, lambda: app.worker.info.devices)
         await pilot.press("s")
-        await until(pilot, lambda: app._notifications, 60)
+        await until(pilot, lambda: app._notifications)
         assert [n.message for n in app._notifications] == [
             "this machine has no cuda: choose auto or cpu"
         ]

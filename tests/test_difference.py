@@ -67,6 +67,8 @@ async def open_runs(pilot: Pilot[None], app: CifarApp, *marks: RunDir) -> Differ
     assert isinstance(screen, DifferenceScreen)
     # not only that nothing is being read: it may not have begun
     await until(pilot, lambda: all(one.evaluation or one.problem for one in screen.loaders))
+    # what is computed of them, on threads
+    await until(pilot, lambda: all(worker.is_finished for worker in app.workers))
     await pilot.pause()
     return screen
 
@@ -148,13 +150,14 @@ async def test_calibration_of_each(
             await pilot.pause()
         for number, made in ((1, some(synthetic, 1)), (2, other(synthetic, 1))):
             chart = screen.query_one(f"#reliability-{number}", ReliabilityChart)
-            assert chart.size.height > 10
+            await until(pilot, lambda c=chart: c.size.height > 10)  # type: ignore[misc]
             confidence = made.probabilities.astype(np.float64)
             confidence = confidence[np.arange(len(confidence)), made.predicted]
             known = calibration.calibration(confidence, made.predicted == made.labels)
             assert known.error is not None
+            error = f"{100 * known.error:.2f} % (15 bins)"
+            await until(pilot, lambda c=chart, e=error: e in c.render_line(1).text)  # type: ignore[misc]
             lines = [chart.render_line(y).text for y in range(chart.size.height)]
-            assert f"{100 * known.error:.2f} % (15 bins)" in lines[1]
             assert "accuracy" in lines[2]
             assert any("100%" in line for line in lines[3:])
             drawn = "".join(lines[3:-2])

@@ -197,7 +197,7 @@ async def test_an_app_at_rest_hears_at_once_of_a_run_resumed_elsewhere(
         with held(runs[0]):
             append(runs[0], started(host="elsewhere"), progress(3, 1))
             await until(pilot, lambda: other.status == "training")
-            assert app.pace.seconds == pytest.approx(POLL_SECONDS)
+            await until(pilot, lambda: app.pace.seconds == pytest.approx(POLL_SECONDS))
         await until(pilot, lambda: other.status == "crashed")
         await until(pilot, lambda: app.pace.seconds == 60)
         make_run(tmp_path / "runs", created=9.0)

@@ -71,7 +71,7 @@ def test_a_terminal_is_asked(answer: str, words: str) -> None:
                 terminal.press(answer)
             return words in terminal.text()
 
-        terminal.wait(words, done, 20)
+        terminal.wait(words, done, 120)
     finally:
         terminal.kill()
 

@@ -13,7 +13,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Static
 
-from tests.tui_helpers import append, held, keys, make_app, make_run, told, until
+from tests.tui_helpers import append, at_rest, held, keys, make_app, make_run, told, until
 from trainer import events
 from trainer.errors import RunError
 from trainer.lifecycle.submit import read_config
@@ -124,7 +124,7 @@ async def test_the_columns_stay_when_a_scroll_bar_appears(
         for seed in range(1, 40):
             make_run(tmp_path / "runs", done=1, epochs=1, seed=seed, created=60.0 * seed)
         await until(pilot, lambda: table(app).show_vertical_scrollbar)
-        await until(pilot, lambda: len(table(app).order) == 40)
+        await until(pilot, lambda: len(table(app).order) == 40 and not app.store.loading)
         app.repaint()
         await pilot.pause()
         assert table(app)._layout == before
@@ -445,12 +445,13 @@ async def test_one_key_starts_a_run_and_another_stops_it(
 
 
 async def test_runs_queue_behind_each_other(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs", "steps=30")
+    app = make_app(tmp_path / "runs", "steps=3", f"go={tmp_path / 'go'}")
     async with app.run_test(size=LARGE) as pilot:
         await pilot.press("s", "s", "s")
-        await until(pilot, lambda: len(app.store) == 3)
-        await until(pilot, lambda: any(f.status == "queued" for f in app.store))
-        assert "queued behind" in told(app)
+        states = ["queued", "queued", "training"]
+        await until(pilot, lambda: sorted(f.status for f in app.store) == states)
+        await until(pilot, lambda: "queued behind 2 others" in told(app))
+        (tmp_path / "go").touch()
         await until(pilot, lambda: [f.status for f in app.store] == ["completed"] * 3)
         assert "crashed" not in told(app)
 
@@ -565,7 +566,7 @@ async def test_quitting_with_a_run_asks_and_stops_it_cleanly(tmp_path: Path, key
 
 
 async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "runs", "steps=200")
+    app = make_app(tmp_path / "runs", "steps=3", f"go={tmp_path / 'go'}")
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("s")
         await until(pilot, lambda: any(f.status == "training" for f in app.store))
@@ -573,6 +574,7 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
         await until(pilot, lambda: not app.is_running)
     follower = Follower(next(iter(app.store)).run)
     assert follower.run.is_locked()
+    (tmp_path / "go").touch()
     for _ in range(600):
         follower.catch_up()
         if follower.state.ended:
@@ -581,11 +583,11 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
     assert follower.status == "completed"
 
 
-@pytest.mark.parametrize(("answer", "steps"), [("s", 1_000_000), ("l", 200)])
+@pytest.mark.parametrize("answer", ["s", "l"])
 async def test_quitting_asks_about_a_run_whose_folder_was_moved(
-    tmp_path: Path, answer: str, steps: int
+    tmp_path: Path, answer: str
 ) -> None:
-    app = make_app(tmp_path / "runs", f"steps={steps}")
+    app = make_app(tmp_path / "runs", "steps=3", f"go={tmp_path / 'go'}")
     async with app.run_test(size=SMALL) as pilot:
         await pilot.press("s")
         await until(pilot, lambda: any(f.status == "training" for f in app.store))
@@ -601,6 +603,7 @@ async def test_quitting_asks_about_a_run_whose_folder_was_moved(
         await until(pilot, lambda: not app.is_running)
     moved = Follower(RunDir(tmp_path / run.id))
     assert moved.run.is_locked() == (answer == "l")
+    (tmp_path / "go").touch()
     while moved.run.is_locked():  # its trainer ends with its last run
         await asyncio.sleep(0.05)
 
@@ -617,6 +620,35 @@ async def test_a_dying_trainer_is_told_and_replaced_at_the_next_start(tmp_path: 
         await until(pilot, lambda: "worker failed" in line(app, HeaderLine))
         await pilot.press("s")
         await until(pilot, lambda: "training" in [f.status for f in app.store])
+
+
+async def test_a_run_for_a_trainer_that_has_just_died_waits_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SUBMIT_SECONDS", 0.0)
+    app = make_app(tmp_path / "runs")
+    queue, polled = app.worker.queue, app.caller.polled
+    seen: set[str] = set()
+
+    def noted(changes: store.Changes) -> None:
+        seen.update(follower.status for follower in app.store)
+        polled(changes)
+
+    def dies_before(run: Path, *, resume: bool = False) -> bool:
+        process = app.worker._process
+        assert process is not None
+        process.kill()
+        process.wait()
+        return queue(run, resume=resume)
+
+    async with app.run_test(size=LARGE) as pilot:
+        await until(pilot, lambda: app.worker.info.phase == "ready")
+        monkeypatch.setattr(app.worker, "queue", dies_before)
+        monkeypatch.setattr(app.caller, "polled", noted)
+        await pilot.press("s")
+        await until(pilot, lambda: "training" in seen)
+        assert "crashed" not in seen
+        await until(pilot, lambda: "SIGKILL" in told(app))
 
 
 async def test_a_run_of_another_process_is_seen_and_can_be_stopped(tmp_path: Path) -> None:
@@ -999,7 +1031,8 @@ async def test_the_form_opens_again_when_its_run_cannot_be_put_on_disk(tmp_path:
         await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen is not screen)
         again = app.screen
-        await until(pilot, lambda: again.query("#summary"))
+        await until(pilot, lambda: again.query("#summary") and again.is_mounted)
+        await pilot.pause()
         assert again.query_one("#name", Input).value == "my experiment"
         await until(pilot, lambda: "runs" in str(again.query_one("#summary", Static).content))
         assert again.query_one("#summary", Static).has_class("error")
@@ -1049,8 +1082,8 @@ async def test_help_palette_and_key_line_tell_the_same_keys(tmp_path: Path) -> N
             assert words_of_help in shown
         assert "Stop the run" not in shown
         await pilot.press("escape", "ctrl+p")
-        await pilot.pause(0.3)
         offered = app.screen.query_one(OptionList)
+        await until(pilot, lambda: "Theme cifar" in str([o.prompt for o in offered.options]))
         found = "\n".join(str(option.prompt) for option in offered.options)
         for command in ("Start (s)", "Start preset dws-late", "Open run [x] pear", "Theme cifar"):
             assert command in found
@@ -1337,6 +1370,7 @@ async def test_an_idle_app_paints_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     async with app.run_test(size=LARGE) as pilot:
         app.worker.start()
         await until(pilot, lambda: app.worker.info.phase == "ready" and table(app).order)
+        await at_rest(pilot, app)
         await pilot.pause(0.5)
         painted: list[object] = []
         display = CifarApp._display

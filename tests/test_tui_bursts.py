@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,37 @@ async def test_what_is_typed_with_the_slash_is_in_the_filter(tmp_path: Path, lin
         await pilot.press("x", "escape")
         assert field.value == ""
         assert len(app.store) == 1
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_keys_of_the_next_read_do_not_overtake_those_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """They come when the field is open, while one before them is on its way to it."""
+    make_run(tmp_path / "runs", end="stopped", done=2)
+    app = make_app(tmp_path / "runs")
+    opens = RunsScreen.action_filter
+    typed = "/"
+
+    def opens_late(screen: RunsScreen) -> None:
+        nonlocal typed
+        opens(screen)
+        burst(app, *"/state".removeprefix(typed))
+        typed = "/state"
+
+    monkeypatch.setattr(RunsScreen, "action_filter", opens_late)
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        burst(app, "/")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if typed == "/":
+            typed = "/s"
+            burst(app, "s")
+        field = app.screen.query_one("#filter", Input)
+        await until(pilot, lambda: len(field.value) == len("state"))
+        assert field.value == "state"
+        assert isinstance(app.screen, RunsScreen)
 
 
 async def test_a_filter_that_is_typed_and_taken_in_one_read(tmp_path: Path) -> None:

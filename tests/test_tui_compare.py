@@ -15,7 +15,7 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
 
 from tests import sample_log
-from tests.dashboard_helpers import LARGE, MIDDLE, SIZES, SMALL, chart, epoch_ended, text
+from tests.dashboard_helpers import LARGE, MIDDLE, SIZES, SMALL, chart, drawn, epoch_ended, text
 from tests.tui_helpers import append, held, make_app, make_run, progress, until
 from trainer import events
 from trainer.runs.follower import Follower
@@ -78,7 +78,7 @@ async def test_four_graphs_of_the_marked_runs(tmp_path: Path, size: tuple[int, i
         for run in runs:
             app.store.toggle_mark(run)
         await pilot.press("5")
-        await pilot.pause(0.1)
+        await drawn(pilot, app)
         for name in NAMES:
             plan = chart(app, name).plan
             assert plan is not None
@@ -104,6 +104,7 @@ async def compare_all(pilot: Pilot[None], app: CifarApp, runs: int) -> None:
     for run in app.store.followers:
         app.store.toggle_mark(run)
     await pilot.press("5")
+    await drawn(pilot, app)
 
 
 @pytest.mark.parametrize("size", [(60, 18), (80, 20), (70, 21)])
@@ -136,9 +137,9 @@ async def test_without_marks_the_chosen_run_and_a_hint(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", epochs=3)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
-        await until(pilot, lambda: len(app.store))
+        await until(pilot, lambda: len(app.store) and not app.store.loading)
         await pilot.press("5")
-        await pilot.pause(0.1)
+        await drawn(pilot, app)
         assert "marks runs to compare" in text(app, "#results")
         assert chart(app, "test-accuracy").plan is not None
         assert "settings that differ" not in text(app, "#results")
@@ -178,12 +179,13 @@ async def test_cursor_and_enlarging(tmp_path: Path) -> None:
         for run in runs[:2]:
             app.store.toggle_mark(run)
         await pilot.press("5", "v")
-        await pilot.pause()
+        await drawn(pilot, app)
         head = chart(app, "test-accuracy").render_line(0).text
         assert "epoch 8" in head
         assert "90.0 %" in head
         assert "80" not in head, "the other run has ended before"
         await pilot.press("left", "left", "left")
+        await drawn(pilot, app)
         head = chart(app, "test-accuracy").render_line(0).text
         assert "epoch 5" in head
         assert "80.0 %" in head
@@ -202,7 +204,7 @@ async def test_values_that_do_not_fit_are_counted(
     async with app.run_test(size=size) as pilot:
         await compare_all(pilot, app, 12)
         await pilot.press("v")
-        await pilot.pause(0.1)
+        await drawn(pilot, app)
         for name in NAMES:
             head = chart(app, name).render_line(0).text
             marks = {themes.run_glyph(slot) for slot in range(12)}
@@ -241,8 +243,7 @@ async def test_results_scroll_by_pages_to_both_ends_and_by_the_wheel(tmp_path: P
             x, y = place.region.x + 5, place.region.y + 2
             # as the terminal's driver sends it, with no widget
             app.post_message(kind(None, x, y, 0, 0, 0, False, False, False, x, y))
-            await pilot.pause(0.1)
-            assert top() == expected
+            await until(pilot, lambda expected=expected: top() == expected)  # type: ignore[misc]
 
 
 def test_only_settings_that_differ(tmp_path: Path) -> None:
@@ -407,11 +408,7 @@ async def test_names_of_wide_characters_do_not_move_the_figures(tmp_path: Path) 
     make_run(tmp_path / "runs", name="plain", seed=2, created=60)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
-        await pilot.pause(0.3)
-        for run in app.store.followers:
-            app.store.toggle_mark(run)
-        await pilot.press("5")
-        await pilot.pause(0.3)
+        await compare_all(pilot, app, 2)
         lines = app.screen.query_one("#results", Lines)
         rows = [lines.render_line(y) for y in (1, 2)]
         places = []
@@ -425,16 +422,16 @@ async def test_keys_that_come_together_leave_all_charts_alike(tmp_path: Path) ->
     make_run(tmp_path / "runs", epochs=40)
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
-        await pilot.pause(0.3)
+        await until(pilot, lambda: len(app.store) == 1 and not app.store.loading)
         await pilot.press("5")
-        await pilot.pause(0.3)
+        await drawn(pilot, app)
         screen = app.screen
         assert isinstance(screen, CompareScreen)
         charts = [c for c in screen.query(CurveChart) if c.display]
         for factors in ((0.5, 0.5), (2.0,), (0.5,), (2.0, 2.0)):
             for factor in factors:  # in one turn: nothing is painted in between
                 screen.action_zoom(factor)
-            await pilot.pause(0.3)
+            await drawn(pilot, app)
             limits = {chart.plan.x_limits for chart in charts if chart.plan is not None}
             assert limits == {screen.window or (0.0, screen.reach())}
 
@@ -446,9 +443,9 @@ async def test_the_cursor_stands_on_whole_epochs_and_says_whose_value_it_shows(
     append(run, progress(8, 3), events.RunEnded(state="stopped"))
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
-        await pilot.pause(0.3)
+        await until(pilot, lambda: len(app.store) == 1 and not app.store.loading)
         await pilot.press("5", "v")
-        await pilot.pause(0.3)
+        await drawn(pilot, app)
         screen = app.screen
         assert isinstance(screen, CompareScreen)
         assert screen.cursor == 7.0
@@ -458,7 +455,7 @@ async def test_the_cursor_stands_on_whole_epochs_and_says_whose_value_it_shows(
         assert screen.cursor == int(screen.cursor)
         for _ in range(20):
             screen.action_move(-1)
-        await pilot.pause(0.3)
+        await drawn(pilot, app)
         assert screen.cursor == 0.0
         heads = [c.render_line(0).text for c in screen.query(CurveChart) if c.display]
         assert any("(1)" in head for head in heads), "there is no value of epoch 0"

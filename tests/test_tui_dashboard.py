@@ -21,12 +21,14 @@ from tests.dashboard_helpers import (
     SMALL,
     chart,
     dashboard,
+    drawn,
     epoch_ended,
     evaluated,
     text,
 )
 from tests.tui_helpers import (
     append,
+    at_rest,
     held,
     make_app,
     make_run,
@@ -39,6 +41,7 @@ from trainer.runs.follower import Follower
 from trainer.runs.runlog import RunLog
 from trainer.runs.runstate import NOTICES_KEPT
 from tui import device_stats
+from tui.runs import pace
 from tui.runs.pace import CALM_POLLS, POLL_SECONDS
 from tui.runs.store import Changes
 from tui.screens import charts
@@ -140,10 +143,10 @@ async def test_no_run(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     app = make_app(tmp_path / "runs")
     async with app.run_test(size=SMALL) as pilot:
-        await pilot.pause(0.2)
+        await until(pilot, lambda: app.store.listed)
         await pilot.press("2")
-        await pilot.pause()
-        assert app.screen.query_one("#empty").display
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: app.screen.query_one("#empty").display)
         assert not app.screen.query_one("#charts").display
         for key in ("e", "v", "z", "f", "right", "m"):
             await pilot.press(key)
@@ -189,7 +192,12 @@ async def test_a_live_run_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             await until(pilot, lambda: "■ stopped" in text(app, "#title"))
 
 
-async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
+async def test_charts_are_drawn_once_a_second_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert charts.REPAINT_SECONDS == 1  # here it is longer than the test, however slow that is
+    monkeypatch.setattr(charts, "REPAINT_SECONDS", 3600.0)
+    monkeypatch.setattr(charts, "SLOWEST_SECONDS", 3600.0)
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         async with dashboard(tmp_path / "runs") as (app, pilot):
@@ -199,6 +207,10 @@ async def test_charts_are_drawn_once_a_second_at_most(tmp_path: Path) -> None:
                 app.poll()
                 await pilot.pause()
             assert chart(app, "loss").drawings <= drawings + 1
+            monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.05)
+            monkeypatch.setattr(charts, "SLOWEST_SECONDS", 0.05)
+            append(run, *epoch_ended(3))
+            await until(pilot, lambda: len(app.store.current.state.evals) == 3)  # type: ignore[union-attr]
             newest = app.store.current.state.points  # type: ignore[union-attr]
             await until(
                 pilot,
@@ -210,6 +222,7 @@ async def test_within_an_epoch_a_chart_waits_for_the_next_dot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(charts, "REPAINT_SECONDS", 0.05)
+    monkeypatch.setattr(charts, "SLOWEST_SECONDS", 3600.0)
     run = make_run(tmp_path / "runs", epochs=10, done=2, end=None)
     with held(run):
         append(run, progress(3, 1), seconds=5000)
@@ -221,7 +234,7 @@ async def test_within_an_epoch_a_chart_waits_for_the_next_dot(
             await pilot.pause(0.3)
             assert chart(app, "loss").drawings == drawings
             append(run, *epoch_ended(3))
-            await until(pilot, lambda: chart(app, "loss").drawings > drawings, 3.0)
+            await until(pilot, lambda: chart(app, "loss").drawings > drawings)
 
 
 @pytest.mark.parametrize(("host", "device"), [("", "cpu"), ("elsewhere", "cpu"), ("", "cuda:0")])
@@ -239,16 +252,19 @@ async def test_logs_are_looked_at_less_often_beside_a_run_on_the_processor(
             await until(pilot, lambda: app.store.current.state.progress.done == 2)  # type: ignore[union-attr]
 
 
-async def test_logs_are_looked_at_less_often_while_nothing_goes_on(tmp_path: Path) -> None:
+async def test_logs_are_looked_at_less_often_while_nothing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "STIR_SECONDS", 3600.0)  # no rest, however slow the test is
     run = make_run(tmp_path / "runs", epochs=10, done=2)
     async with dashboard(tmp_path / "runs") as (app, pilot):
         assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
         with held(run):  # resumed by another process
             append(run, started(host="elsewhere"), progress(3, 1))
             await until(pilot, lambda: app.store.current.status == "training")  # type: ignore[union-attr]
-            assert app.pace.seconds == pytest.approx(POLL_SECONDS)
+            await until(pilot, lambda: app.pace.seconds == pytest.approx(POLL_SECONDS))
         await until(pilot, lambda: app.store.current.status == "crashed")  # type: ignore[union-attr]
-        assert app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS)
+        await until(pilot, lambda: app.pace.seconds == pytest.approx(POLL_SECONDS * CALM_POLLS))
 
 
 async def test_progress_alone_moves_the_line_and_asks_nothing_else(
@@ -339,6 +355,7 @@ async def test_an_idle_run_repaints_nothing(
 ) -> None:
     make_run(tmp_path / "runs")
     async with dashboard(tmp_path / "runs") as (app, pilot):
+        await at_rest(pilot, app)
         await pilot.pause(1.0)
         painted: list[object] = []
         monkeypatch.setattr(app, "_display", lambda *args: painted.append(args))
@@ -477,7 +494,7 @@ async def test_resizing_keeps_everything_in_place(tmp_path: Path) -> None:
     async with dashboard(tmp_path / "runs", LARGE) as (app, pilot):
         for size in (SMALL, MIDDLE, LARGE, (100, 30), SMALL):
             await pilot.resize_terminal(*size)
-            await pilot.pause(0.1)
+            await drawn(pilot, app)
             loss = chart(app, "loss")
             assert loss.region.right <= size[0]
             assert loss.render_line(loss.size.height - 1).text.strip()

@@ -49,7 +49,7 @@ def tui(*arguments: str, terminal: bool = False, **environment: str) -> tuple[in
             stderr=subprocess.PIPE,
             env={**os.environ, "TERM": "xterm", **environment},
             cwd=Path(__file__).parent.parent,
-            timeout=60,
+            timeout=300,
             check=False,
         )
     finally:

@@ -48,6 +48,7 @@ async def enlarged(pilot: Pilot[None], app: CifarApp) -> ImageScreen:
     await until(pilot, lambda: isinstance(app.screen, ImageScreen))
     shown = app.screen
     assert isinstance(shown, ImageScreen)
+    await until(pilot, lambda: text(shown, "#inside"))  # not before it is painted
     await until(pilot, lambda: "computing…" not in text(shown, "#inside"))
     return shown
 

@@ -47,7 +47,7 @@ def heard(tmp_path: Path) -> Heard:
     return Heard(tmp_path)
 
 
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     for _ in range(int(seconds / 0.02)):
         if holds():
             return
@@ -62,13 +62,14 @@ def status(run: RunDir) -> str:
 
 
 async def test_tells_that_it_is_ready_and_trains_a_run(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=3")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     run = submit(run_config(), tmp_path / "runs")
     assert launcher.start()
     assert launcher.info.phase == "loading"
     assert launcher.queue(run.path)
     assert launcher.given == {run.id}
     await until(lambda: launcher.info.phase == "training")
+    (tmp_path / "go").touch()
     await until(lambda: status(run) == "completed")
     await until(lambda: launcher.info.phase == "ready")
     assert launcher.info.line() == "torch 2.0.0 · cpu"
@@ -115,7 +116,7 @@ async def test_unexpected_death_names_the_signal_and_a_new_one_takes_the_next_ru
 
 
 async def test_runs_that_wait_outlive_their_trainer(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=40")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     runs = [submit(run_config(), tmp_path / "runs") for _ in range(4)]
     for run in runs:
         assert launcher.queue(run.path)
@@ -129,6 +130,7 @@ async def test_runs_that_wait_outlive_their_trainer(heard: Heard, tmp_path: Path
     os.kill(launcher.pid, signal.SIGKILL)
     await until(lambda: heard.problems)
     assert launcher.given == {runs[2].id, runs[3].id}
+    (tmp_path / "go").touch()
     await until(lambda: status(runs[3]) == "completed")
     ends = [status(run) for run in runs]
     assert ends == ["crashed", "stopped", "completed", "completed"]
@@ -147,6 +149,35 @@ async def test_runs_that_wait_are_not_handed_on_for_ever(heard: Heard, tmp_path:
     assert launcher.given == frozenset()
 
 
+async def test_a_start_between_the_death_of_a_trainer_and_the_word_of_it_loses_no_run(
+    heard: Heard, tmp_path: Path
+) -> None:
+    launcher = heard.launcher("steps=3")
+    answers: list[Inspected] = []
+    launcher.on_inspected = answers.append
+    runs = [submit(run_config(), tmp_path / "runs") for _ in range(3)]
+    assert launcher.queue(runs[0].path)
+    await until(lambda: launcher.info.phase == "ready" and status(runs[0]) == "completed")
+    process = launcher._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # it begins none of what it is given now
+    assert launcher.queue(runs[1].path)
+    launcher.inspect(Inspect(ask=7, run=str(runs[0].path)))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()  # in one turn of the loop: nothing was heard of it yet
+    launcher.inspect(Inspect(ask=8, run=str(runs[0].path)))
+    assert launcher.queue(runs[2].path)
+    ended = "the trainer ended (signal SIGKILL)"
+    assert heard.problems == [f"{ended}; a new one takes the run that waits"]
+    assert [(answer.ask, answer.error) for answer in answers] == [(7, ended)]
+    assert launcher.given == {runs[1].id, runs[2].id}
+    await until(lambda: status(runs[1]) == status(runs[2]) == "completed")
+    await until(lambda: len(answers) == 2)
+    assert (answers[1].ask, answers[1].error) == (8, "")
+    assert len(heard.problems) == 1
+    launcher.close(busy=False)
+
+
 async def test_its_last_words_are_told(heard: Heard) -> None:
     launcher = heard.launcher("die=3")
     launcher.start()
@@ -158,7 +189,7 @@ async def test_its_last_words_are_told(heard: Heard) -> None:
 async def test_a_trainer_that_is_ending_takes_a_run_and_a_question_with_it(
     heard: Heard, tmp_path: Path
 ) -> None:
-    launcher = heard.launcher("die=3", "deaf")
+    launcher = heard.launcher("die=3", "deaf", f"go={tmp_path / 'go'}")
     answers: list[Inspected] = []
     launcher.on_inspected = answers.append
     launcher.start()
@@ -168,6 +199,7 @@ async def test_a_trainer_that_is_ending_takes_a_run_and_a_question_with_it(
     launcher.inspect(Inspect(ask=7, run=str(run.path)))
     assert launcher.queue(run.path)
     assert not answers
+    (tmp_path / "go").touch()
     await until(lambda: answers)
     ended = "the trainer ended (exit status 3): the last words"
     assert (answers[0].ask, answers[0].error) == (7, ended)
@@ -195,16 +227,27 @@ async def test_a_command_that_does_not_exist_is_one_line(tmp_path: Path) -> None
 
 
 async def test_left_alone_it_finishes_its_run_and_exits(heard: Heard, tmp_path: Path) -> None:
-    launcher = heard.launcher("steps=20")
+    launcher = heard.launcher("steps=3", f"go={tmp_path / 'go'}")
     run = submit(run_config(), tmp_path / "runs")
     launcher.queue(run.path)
     await until(lambda: status(run) == "training")
     process = launcher._process
     assert process is not None
     launcher.close(busy=True)
+    (tmp_path / "go").touch()
     await until(lambda: status(run) == "completed")
     process.returncode = None
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
+
+
+async def test_when_the_app_has_gone_no_trainer_is_started(heard: Heard, tmp_path: Path) -> None:
+    """A timer of the app may still be due while it closes."""
+    launcher = heard.launcher()
+    launcher.close(busy=False)
+    assert not launcher.start()
+    assert not launcher.queue(tmp_path)
+    assert launcher.pid is None
+    assert heard.infos == []
 
 
 async def test_closed_while_it_loads_it_is_gone_at_once(heard: Heard) -> None:

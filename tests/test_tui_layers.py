@@ -72,9 +72,11 @@ async def open_layers(pilot: Pilot[None], app: CifarApp) -> LayersScreen:
     await until(pilot, lambda: not app.store.loading and isinstance(app.screen, object))
     await pilot.press("3")
     await until(pilot, lambda: isinstance(app.screen, LayersScreen))
-    await pilot.pause(0.1)
     screen = app.screen
     assert isinstance(screen, LayersScreen)
+    table = screen.query_one(LayerTable)
+    await until(pilot, lambda: table.row_count if table.display else text(screen, "#nothing"))
+    await pilot.pause()
     return screen
 
 

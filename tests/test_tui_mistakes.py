@@ -27,7 +27,7 @@ from tests.mistakes_helpers import (
     type_filter,
     with_images,
 )
-from tests.tui_helpers import append, held, make_app, make_run, synthetic_app, until
+from tests.tui_helpers import append, at_rest, held, make_app, make_run, synthetic_app, until
 from trainer import events
 from trainer.analysis.mistakes import Moment
 from trainer.data import sources
@@ -459,9 +459,11 @@ async def test_a_page_of_images_stays_for_what_its_bytes_are_worth(
     tmp_path: Path, run: RunDir, synthetic: TestData, worth: Callable[[float], None]
 ) -> None:
     worth(600.0)
+    began = time.monotonic()
     async with live(tmp_path, run) as (_, pilot, screen):
-        left = screen.choice._stays_until - time.monotonic()
-        assert 60 < left < 72, "six images of 512 cells at 1,800 bytes a second"
+        stays = screen.choice._stays_until
+        worth_it = "six images of 512 cells at 1,800 bytes a second"
+        assert began + 71 < stays < time.monotonic() + 72, worth_it
         evaluate(run, some(synthetic, 4))
         await until(pilot, lambda: "epoch 3, 4 is there: ]" in text(screen, "#title"))
         assert screen.loader.evaluation is not None
@@ -602,8 +604,7 @@ async def test_another_run_is_chosen(tmp_path: Path, run: RunDir, synthetic: Tes
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
         await pilot.press("1", "down", "4")
-        await pilot.pause(0.1)
-        assert "no evaluation with its images" in text(screen, "#nothing")
+        await until(pilot, lambda: "no evaluation with its images" in text(screen, "#nothing"))
         assert grid(screen).count == 0
         await pilot.press("1", "up", "4")
         await until(pilot, lambda: grid(screen).count)
@@ -703,9 +704,9 @@ async def test_without_images_the_rest_works(tmp_path: Path, gone: bool) -> None
         await pilot.pause()
         assert grid(screen).count == int(((found.labels == 0) & (found.predicted == 0)).sum())
         await pilot.press("enter")
-        await pilot.pause(0.1)
-        assert isinstance(app.screen, ImageScreen)
-        assert "no image" in app.screen.query_one("#image").render_line(16).text
+        await until(pilot, lambda: isinstance(app.screen, ImageScreen))
+        view = app.screen.query_one("#image")
+        await until(pilot, lambda: "no image" in view.render_line(16).text)
 
 
 def test_the_app_s_own_data_may_hold_the_images(
@@ -885,7 +886,7 @@ async def test_idle_it_paints_nothing(tmp_path: Path, run: RunDir) -> None:
     app = synthetic_app(tmp_path / "runs")
     async with app.run_test(size=LARGE) as pilot:
         screen = await with_images(pilot, app)
-        await pilot.pause(0.1)
+        await at_rest(pilot, app)
         painted: list[str] = []
         for widget in (grid(screen), *screen.query(Static)):
             name = str(widget.id)

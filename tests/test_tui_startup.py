@@ -62,7 +62,7 @@ def test_the_program_tunes_its_collector() -> None:
     script = "import gc, sys; from tui.__main__ import main; sys.argv = ['x']\n"
     script += "try: main()\nexcept SystemExit: print(gc.isenabled())"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True
     )
     assert "needs a terminal" in done.stderr
     assert done.stdout.split() == ["True"]  # nothing was begun: there is no app

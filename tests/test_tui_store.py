@@ -107,7 +107,10 @@ def test_a_lost_trainer_is_a_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_a_run_whose_folder_is_moved_does_not_crash(tmp_path: Path, done: int) -> None:
+def test_a_run_whose_folder_is_moved_does_not_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    monkeypatch.setattr(stores, "SCAN_SECONDS", 30.0)
     run = make_run(tmp_path / "runs", done=done, end=None)
     with held(run):
         store = loaded(tmp_path / "runs")
@@ -115,7 +118,7 @@ def test_a_run_whose_folder_is_moved_does_not_crash(tmp_path: Path, done: int) -
         assert follower is not None
         before = follower.status
         run.path.rename(tmp_path / "elsewhere")
-        # the directory is listed once a second, the run is looked at at every poll
+        # the directory is listed now and then, the run is looked at at every poll
         found = store.poll()
         assert (found.transitions, found.runs, follower.status) == ({}, set(), before)
         found = store.poll()
@@ -248,6 +251,19 @@ def test_many_runs_are_read_over_several_polls(tmp_path: Path) -> None:
         store.poll(budget=0.001)
     assert not store.loading
     assert all(run.status == "completed" for run in store)
+
+
+def test_a_run_that_takes_all_of_a_poll_keeps_the_others_from_nothing(tmp_path: Path) -> None:
+    """As where the runs are on a slow network: the chosen one, which trains, is always due."""
+    runs = [make_run(tmp_path, done=2, end=None, seed=i, created=i) for i in range(3)]
+    with held(*runs):
+        store = loaded(tmp_path)
+        for run in runs:
+            append(run, progress(3, 1))
+        polls = [store.poll(budget=0).runs for _ in runs]
+        assert polls[0] == {store.selected}, "the chosen one first"
+        assert set[str]().union(*polls) == {run.id for run in runs}
+        assert not store.unfinished, "all were looked at"
 
 
 # ---- marks ------------------------------------------------------------------------------------

@@ -463,8 +463,16 @@ def progress(epoch: int, done: int, **changes: object) -> events.Progress:
     return events.Progress(**fields)  # type: ignore[arg-type]
 
 
-async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Let the app go on until something holds."""
+async def at_rest(pilot: Pilot[None], app: CifarApp) -> None:
+    """Until all logs are read, all screens are made, and nothing is done on a thread."""
+    await until(pilot, lambda: not app.store.loading and not app.store.unfinished)
+    await until(pilot, lambda: all(app.get_screen(name).is_running for name in app.SCREENS))
+    await until(pilot, lambda: all(worker.is_finished for worker in app.workers))
+    await pilot.pause()
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Let the app go on until something holds; the time is for a machine that does much else."""
     for _ in range(int(seconds / 0.05)):
         if holds():
             return

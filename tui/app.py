@@ -19,6 +19,7 @@ from textual.app import App
 from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.geometry import Size
+from textual.message_pump import MessagePump
 from textual.notifications import Notify
 from textual.screen import Screen
 from textual.signal import Signal
@@ -59,6 +60,8 @@ WORKER_DELAY = 0.15
 PRELOAD_DELAY = 0.4
 WIDTHS = [(0, "-narrow"), (100, "-normal"), (120, "-wide"), (150, "-huge")]
 HEIGHTS = [(0, "-short"), (32, "-tall")]
+UP_SECONDS = 1.0
+"""A key waits for those before it so long at most: what would tell of them may have been closed."""
 PREPARE_SECONDS = 0.1
 """Between two screens that are made in advance."""
 
@@ -142,6 +145,10 @@ class CifarApp(App[None]):
             weakref.WeakKeyDictionary()
         )
         """Which widget got a key that is still on its way."""
+        self._last_given: Widget | None = None
+        """Which one got the last key."""
+        self._held: list[events.Key] = []
+        """Keys that wait until those before them, which another widget got, have come up."""
         self._goes_home = False
         """Whether the chosen run has gone, and a dialog or a typed line keeps its screen."""
         self.leaving = False
@@ -404,9 +411,44 @@ class CifarApp(App[None]):
             self.pace.stir()
         if isinstance(event, (events.MouseDown, events.MouseUp)) and event.button != LEFT:
             return  # it would press what is there, as the left one does
-        if isinstance(event, events.Key) and self._goes_to_field(event):
-            return
+        if isinstance(event, events.Key):
+            if not event.is_forwarded and self._waits(event):
+                return
+            if self._goes_to_field(event):
+                return
         await super().on_event(event)
+
+    def _waits(self, event: events.Key) -> bool:
+        """Whether a key waits as the last one was given to a widget that has lost the focus since.
+
+        That one may still be on its way up, to be given to a field: this one would overtake it.
+        """
+        to, last = self.focused or self.screen, self._last_given
+        if not self._held and last in (None, to):
+            self._last_given = to
+            return False
+        self._held.append(event)
+        if len(self._held) == 1:
+            self._follow_up(last, event)
+            self.set_timer(UP_SECONDS, lambda: self._came_up(event))
+        return True
+
+    def _follow_up(self, node: MessagePump | None, first: events.Key) -> None:
+        """Go up behind the keys that a widget was given, in each queue on their way."""
+        while node is not None and node is not self:
+            above = node._parent
+            if node.call_later(self._follow_up, above, first):
+                return
+            node = above
+        self.call_later(self._came_up, first)
+
+    async def _came_up(self, first: events.Key) -> None:
+        """The keys before this one are where they belong: those that waited follow."""
+        if first not in self._held:
+            return
+        held, self._held, self._last_given = self._held, [], None
+        for key in held:
+            await self.on_event(key)
 
     def _goes_to_field(self, event: events.Key) -> bool:
         """Whether a key was given to a field that was opened by a key of the same read.

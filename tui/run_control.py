@@ -152,8 +152,8 @@ class RunControl:
             refused(str(error))
             return False
         before = self._not_ended()
-        app.store.expect(run.id)
         queued = app.worker.queue(run.path)
+        app.store.expect(run.id)  # not before: at the death of a trainer others are given up
         if not queued:
             app.store.give_up(app.worker.given)
         name = formatting.clean(name_of(config, run), 40)
@@ -202,8 +202,9 @@ class RunControl:
             app.tell(str(error), severity="error", title="Not resumed")
             return
         before = len(self._not_ended())
+        queued = app.worker.queue(run.run.path, resume=True)
         app.store.expect(run.run.id)
-        if app.worker.queue(run.run.path, resume=True):
+        if queued:
             again = run.run.has_checkpoint("last")
             where = "goes on from its checkpoint" if again else "begins"
             if before:

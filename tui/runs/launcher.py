@@ -105,6 +105,8 @@ class Launcher:
         self._log = log or default_log()
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        """Whether the app goes, or has gone: a timer of it that is due late starts nothing."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest = b""
         self._given: set[str] = set()
@@ -130,6 +132,9 @@ class Launcher:
 
     def start(self) -> bool:
         """Start the trainer unless it runs; whether there is one now."""
+        if self._closed:
+            return False
+        self._hear_of_death()
         if self.alive:
             return True
         self._forget()
@@ -184,8 +189,9 @@ class Launcher:
                 with suppress(OSError):
                     self._write(Asked(inspect=asked))
             return
+        started = self.start()  # with it a trainer that has died leaves earlier questions
         self._question = asked.ask
-        if not self.start():
+        if not started:
             self._answer_for_the_dead(self.info.error)
             return
         try:
@@ -220,6 +226,7 @@ class Launcher:
 
     def close(self, *, busy: bool) -> None:
         """The app goes. A busy trainer finishes its runs without it; an idle one ends by itself."""
+        self._closed = True
         process = self._process
         if process is None:
             return
@@ -293,6 +300,17 @@ class Launcher:
                 self._handed_on = False
             phase = "ready" if state.state == "idle" else state.state
             self._tell(msgspec.structs.replace(info, phase=phase))
+
+    def _hear_of_death(self) -> None:
+        """Tell of a trainer that has died, and hand on its runs, before another takes its place.
+
+        The loop, which would have told of it, comes later than the death.
+        """
+        process = self._process
+        if process is None or process.poll() is None:
+            return
+        self._read()  # what it said last
+        self._await_end(process, tries=0)
 
     def _await_end(self, process: subprocess.Popen[bytes], *, tries: int) -> None:
         """Its output has ended; the exit status follows at once or a little later."""

@@ -92,6 +92,10 @@ class Store:
         """Runs without a line in their log, as far as is known: being made, copied or removed."""
         self._unread: set[str] = set()
         """Runs whose logs are longer than a poll could read."""
+        self._pass = 0.0
+        """When the first poll began of those that ran out of time one after the other."""
+        self._left: set[str] = set()
+        """Runs whose logs a poll had no time to read to the end."""
         self._touched: set[str] = set()
         self._hinted: set[str] = set()
         """Runs to be looked at though they rest."""
@@ -173,6 +177,8 @@ class Store:
             if not self.listed:
                 self.listed = changes.listing = True
         end = began + budget
+        if not self.unfinished:
+            self._pass = began
         self.unfinished = False
         for count, follower in enumerate(self._due(began)):
             if count and time.monotonic() >= end:
@@ -200,6 +206,7 @@ class Store:
     def _read(self, follower: Follower, end: float) -> None:
         """Fold a run as far as it is shown: the chosen and the marked ones whole."""
         run = follower.run.id
+        self._left.discard(run)
         needed = run == self.selected or run in self.view.marked
         if run not in self._status and not needed and follower.glance():
             return
@@ -208,6 +215,7 @@ class Store:
         while not follower.partial and follower.behind():
             if time.monotonic() >= end:
                 self.unfinished = True
+                self._left.add(run)
                 return
             follower.poll(limit=CHUNK_BYTES)
         if needed:
@@ -289,7 +297,11 @@ class Store:
             self.selected = max(older) if older else newest
 
     def _due(self, now: float) -> list[Follower]:
-        """The chosen run first, then the longest not looked at; ended ones only now and then."""
+        """The chosen run first, then the longest not looked at; ended ones only now and then.
+
+        What was looked at by a poll that ran out of time is not due at once in the next: a run
+        that takes all of a poll would keep the others from being looked at for ever.
+        """
         chosen = [] if self.selected is None else [self.selected]
         partial = (run for run in self.view.marked if self._partial(run))
         shown = {run for run in (*chosen, *partial) if run in self._checked}
@@ -311,6 +323,13 @@ class Store:
             if run not in wanted and run not in shown:
                 wanted.add(run)
                 resting += 1
+        if self._pass < now:
+            seen = wanted - self._unread - self._left - self._hinted
+            wanted -= {
+                run
+                for run in seen & self._checked.keys()
+                if self._checked[run] >= self._pass and not self._rested(run, now)
+            }
         due = sorted(wanted, reverse=True)  # the newest first: they are in view
         due.sort(key=lambda run: (run != self.selected, self._checked.get(run, 0.0)))
         return [self.followers[run] for run in due]
