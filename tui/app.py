@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -147,6 +148,8 @@ class CifarApp(App[None]):
         """Which widget got a key that is still on its way."""
         self._last_given: Widget | None = None
         """Which one got the last key."""
+        self._given_at = 0.0
+        """When; where that is longer ago than a key waits the next one need not."""
         self._held: list[events.Key] = []
         """Keys that wait until those before them, which another widget got, have come up."""
         self._goes_home = False
@@ -424,8 +427,9 @@ class CifarApp(App[None]):
         That one may still be on its way up, to be given to a field: this one would overtake it.
         """
         to, last = self.focused or self.screen, self._last_given
-        if not self._held and last in (None, to):
-            self._last_given = to
+        recently = time.monotonic() - self._given_at < UP_SECONDS
+        if not self._held and (last in (None, to) or not recently):
+            self._last_given, self._given_at = to, time.monotonic()
             return False
         self._held.append(event)
         if len(self._held) == 1:
