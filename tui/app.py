@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -146,10 +145,9 @@ class CifarApp(App[None]):
             weakref.WeakKeyDictionary()
         )
         """Which widget got a key that is still on its way."""
+        self._last_key: events.Key | None = None
         self._last_given: Widget | None = None
-        """Which one got the last key."""
-        self._given_at = 0.0
-        """When; where that is longer ago than a key waits the next one need not."""
+        """Which one got the last key; none if that has come up already."""
         self._held: list[events.Key] = []
         """Keys that wait until those before them, which another widget got, have come up."""
         self._goes_home = False
@@ -419,7 +417,10 @@ class CifarApp(App[None]):
                 return
             if self._goes_to_field(event):
                 return
+        new = isinstance(event, events.Key) and not event.is_forwarded
         await super().on_event(event)
+        if event is self._last_key and not (new and event.is_forwarded):
+            self._last_given = None  # it has come up, or went nowhere
 
     def _waits(self, event: events.Key) -> bool:
         """Whether a key waits as the last one was given to a widget that has lost the focus since.
@@ -427,9 +428,8 @@ class CifarApp(App[None]):
         That one may still be on its way up, to be given to a field: this one would overtake it.
         """
         to, last = self.focused or self.screen, self._last_given
-        recently = time.monotonic() - self._given_at < UP_SECONDS
-        if not self._held and (last in (None, to) or not recently):
-            self._last_given, self._given_at = to, time.monotonic()
+        if not self._held and last in (None, to):
+            self._last_key, self._last_given = event, to
             return False
         self._held.append(event)
         if len(self._held) == 1:
