@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual.command import CommandList
 from textual.widgets import Input
 
 from tests.tui_helpers import make_app, make_run, until
 from tui.app import CifarApp
 from tui.screens.mistakes import MistakesScreen
+from tui.screens.palette import Palette
 from tui.screens.runs import RunsScreen
 
 SMALL = (80, 24)
@@ -38,6 +40,25 @@ async def test_keys_after_quit_are_for_nobody(tmp_path: Path, key: str) -> None:
     assert app.return_code == 0
     assert [folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()] == [run.id]
     assert run.log.read_bytes() == before
+
+
+@pytest.mark.parametrize("page", ["pageup", "pagedown"])
+@pytest.mark.parametrize("turns", range(0, 30, 4))
+async def test_a_page_of_the_palette_before_it_is_laid_out(
+    tmp_path: Path, page: str, turns: int
+) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        burst(app, "ctrl+p", "down")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        burst(app, page)
+        await until(pilot, lambda: isinstance(app.screen, Palette))
+        await pilot.pause()
+        listed = app.screen.query_one(CommandList)
+        await until(pilot, lambda: listed.highlighted is not None)
+        await pilot.press("end", page)
+        assert app.is_running
 
 
 @pytest.mark.parametrize("line", ["state", "dd", "S", "q"])
