@@ -42,6 +42,14 @@ async def test_keys_after_quit_are_for_nobody(tmp_path: Path, key: str) -> None:
     assert run.log.read_bytes() == before
 
 
+async def test_keys_while_the_screens_are_closed_are_for_nobody(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL):
+        pass
+    assert not app.screen_stack
+    await app.on_event(events.Key("n", "n"))  # read before, answered now
+
+
 @pytest.mark.parametrize("page", ["pageup", "pagedown"])
 @pytest.mark.parametrize("turns", range(0, 30, 4))
 async def test_a_page_of_the_palette_before_it_is_laid_out(

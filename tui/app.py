@@ -407,7 +407,7 @@ class CifarApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """A key, or the mouse: what it asks for may be on disk."""
         if isinstance(event, events.InputEvent):
-            if self.leaving:
+            if self.leaving or not self.is_running:
                 return
             self.pace.stir()
         if isinstance(event, (events.MouseDown, events.MouseUp)) and event.button != LEFT:
