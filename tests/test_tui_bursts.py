@@ -10,6 +10,7 @@ from textual import events
 from textual.command import CommandList
 from textual.widgets import Input
 
+from tests.test_resume import give_checkpoint
 from tests.tui_helpers import make_app, make_run, until
 from tui.app import CifarApp
 from tui.screens.mistakes import MistakesScreen
@@ -48,6 +49,21 @@ async def test_keys_while_the_screens_are_closed_are_for_nobody(tmp_path: Path) 
         pass
     assert not app.screen_stack
     await app.on_event(events.Key("n", "n"))  # read before, answered now
+
+
+async def test_a_run_that_is_being_made_when_the_app_is_left_ends_nothing(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "runs")
+    give_checkpoint(make_run(tmp_path / "runs", end="stopped", done=2))
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        await until(pilot, lambda: app.runs.resumable())
+        chosen = app.runs.chosen
+    await app.action_start_synthetic()
+    assert chosen is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(app.runs), "chosen", chosen)
+        await app.runs.resume()
+    assert len([f for f in (tmp_path / "runs").iterdir() if f.is_dir()]) == 2
 
 
 @pytest.mark.parametrize("page", ["pageup", "pagedown"])

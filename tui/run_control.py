@@ -153,6 +153,8 @@ class RunControl:
             return False
         before = self._not_ended()
         queued = app.worker.queue(run.path)
+        if not app.is_running:  # it was left while the run was made
+            return queued
         app.store.expect(run.id)  # not before: at the death of a trainer others are given up
         if not queued:
             app.store.give_up(app.worker.given)
@@ -203,6 +205,8 @@ class RunControl:
             return
         before = len(self._not_ended())
         queued = app.worker.queue(run.run.path, resume=True)
+        if not app.is_running:
+            return
         app.store.expect(run.run.id)
         if queued:
             again = run.run.has_checkpoint("last")
