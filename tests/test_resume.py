@@ -15,7 +15,17 @@ import torch
 
 from tests import sample_log
 from tests.training_helpers import TINY_NET, binary_folder, tiny_run, wait
-from tests.tui_helpers import append, held, keys, make_app, make_run, status, told, until
+from tests.tui_helpers import (
+    append,
+    give_checkpoint,
+    held,
+    keys,
+    make_app,
+    make_run,
+    status,
+    told,
+    until,
+)
 from trainer import config as run_config
 from trainer import events
 from trainer.errors import ConfigError, DataError, RunError
@@ -454,11 +464,6 @@ def test_detach_and_resume_with_bad_input(tmp_path: Path, data: Path) -> None:
 
 
 # the app
-
-
-def give_checkpoint(run: RunDir) -> None:
-    run.checkpoint("last").parent.mkdir(exist_ok=True)
-    run.checkpoint("last").touch()
 
 
 @pytest.mark.usefixtures("data_is_there")

@@ -10,8 +10,7 @@ from textual import events
 from textual.command import CommandList
 from textual.widgets import Input
 
-from tests.test_resume import give_checkpoint
-from tests.tui_helpers import make_app, make_run, until
+from tests.tui_helpers import give_checkpoint, make_app, make_run, until
 from tui.app import CifarApp
 from tui.screens.mistakes import MistakesScreen
 from tui.screens.palette import Palette
