@@ -415,6 +415,12 @@ def takes_anywhere(tensor: Tensor) -> bool:
     )
 
 
+def autocasts_to_bf16(device: torch.device) -> bool:
+    """Whether convolutions there compute in bf16 now."""
+    kind = device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+
+
 def _code(act: nn.Module, residual: Tensor | None) -> int | None:
     if type(act) is nn.Identity:
         return NONE

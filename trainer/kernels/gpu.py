@@ -30,6 +30,7 @@ from trainer.kernels.fused import (
     FusedBatchNorm2d,
     FusedShiftNorm,
     How,
+    autocasts_to_bf16,
     halves,
     kept,
     laid_out,
@@ -173,8 +174,7 @@ class PooledConv2d(nn.Conv2d):
             or residual is not None
             or not self.weight.is_contiguous(memory_format=torch.channels_last)
             or not (halves(pool) and unheard(pool) and unheard(self))
-            or not torch.is_autocast_enabled(input.device.type)
-            or torch.get_autocast_dtype(input.device.type) != torch.bfloat16
+            or not autocasts_to_bf16(input.device)
         ):
             return None
         height, width = tiles.output_size(self, input)
@@ -252,16 +252,13 @@ def measured(
     n, channels, height, width = x.shape
     given, where = x, None
     if pooled:
-        shape = n, height // 2, width // 2, channels
-        x = given.new_empty(shape).permute(0, 3, 1, 2)
-        where = given.new_empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
-    rows = x.numel() // channels
+        x = _room(given, n, channels, height // 2, width // 2)
+        where = torch.empty_like(x, dtype=torch.uint8)
     # pooling has four loads in flight where the sums alone have one
-    tile, parts, partial = _sums(x, TILE // 2 if pooled else TILE)
+    rows, tile, grid, partial = _sums(x, TILE // 2 if pooled else TILE)
     statistics = torch.empty(2, channels, device=x.device)
     mean, var, factor = how.running
     with _on(x):
-        grid = parts, triton.cdiv(channels, tile["B"])
         if where is None:
             kernels.moments[grid](x, partial, rows, channels, **tile)
         else:
@@ -270,10 +267,10 @@ def measured(
             )
         kernels.finish_moments[(triton.cdiv(channels, LANES),)](
             *(given, partial, statistics, mean, var, count),
-            *(rows, channels, parts, factor, how.eps),
+            *(rows, channels, grid[0], factor, how.eps),
             RUNNING=mean is not None,
             COUNTED=count is not None,
-            P=triton.next_power_of_2(parts),
+            P=triton.next_power_of_2(grid[0]),
             B=LANES,
         )
     return x, where, statistics
@@ -293,10 +290,10 @@ def normalised(
 ) -> Tensor:
     """act(norm(x) + residual); ``spread`` is 1 / deviation, or the variance."""
     y = torch.empty_like(x)
-    rows, channels, tile, grid = _tiles(x, TILE)
+    rows, tile, grid = _tiles(x, TILE)
     with _on(x):
         kernels.normalise[grid](
-            *(x, residual, weight, bias, mean, spread, y, rows, channels, eps),
+            *(x, residual, weight, bias, mean, spread, y, rows, x.shape[1], eps),
             ACT=act,
             ADDED=residual is not None,
             SCALED=weight is not None,
@@ -312,14 +309,14 @@ def gradients_of(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of x (of ``shape`` where it was pooled), residual, and weight and bias [2, C]."""
     x, y, weight, bias, statistics, where = saved
+    channels = x.shape[1]
     stored = added and act != NONE
     of_sum = torch.empty_like(x) if stored else None
-    of_affine = torch.empty(2, x.shape[1], device=x.device)
+    of_affine = torch.empty(2, channels, device=x.device)
     affine = {"SCALED": weight is not None, "SHIFTED": bias is not None}
-    tile, parts, partial = _sums(x, TILE // 2)
-    rows, channels = x.numel() // x.shape[1], x.shape[1]
+    rows, tile, grid, partial = _sums(x, TILE // 2)
     with _on(x):
-        kernels.gradient_sums[parts, triton.cdiv(channels, tile["B"])](
+        kernels.gradient_sums[grid](
             *(gradient, x, y, statistics, weight, bias, partial, of_sum, rows, channels),
             ACT=act,
             KEPT=y is not None,
@@ -328,13 +325,10 @@ def gradients_of(
             **tile,
         )
         kernels.finish_sums[(triton.cdiv(channels, LANES),)](
-            *(partial, of_affine, channels, parts), P=triton.next_power_of_2(parts), B=LANES
+            *(partial, of_affine, channels, grid[0]), P=triton.next_power_of_2(grid[0]), B=LANES
         )
-        of_x = torch.empty_like(x)
-        if where is not None:
-            n, _, height, width = shape
-            of_x = x.new_empty((n, height, width, channels)).permute(0, 3, 1, 2)
-        rows, channels, tile, grid = _tiles(x, TILE // 2 if where is not None else TILE)
+        of_x = _room(x, *shape)
+        rows, tile, grid = _tiles(x, TILE // 2 if where is not None else TILE)
         kernels.gradient_of_x[grid](
             gradient if of_sum is None else of_sum,
             *(x, statistics, weight, bias, of_affine, where, of_x),
@@ -348,24 +342,25 @@ def gradients_of(
     return of_x, (gradient if of_sum is None else of_sum) if added else None, of_affine
 
 
-def _tile(channels: int, size: int) -> dict[str, int]:
-    """Rows and channels of a tile of so many numbers."""
-    block = min(BLOCK, triton.next_power_of_2(channels))
-    return {"R": max(1, size // block), "B": block}
+def _room(x: Tensor, *shape: int) -> Tensor:
+    """For numbers like x's, in channels_last."""
+    last = torch.channels_last
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
 
 
-def _tiles(x: Tensor, size: int) -> tuple[int, int, dict[str, int], tuple[int, int]]:
-    """Rows and channels of a tensor, its tiles, and a program for each."""
+def _tiles(x: Tensor, size: int) -> tuple[int, dict[str, int], tuple[int, int]]:
+    """Rows of a tensor, its tiles of so many numbers, and a program for each."""
     channels = x.shape[1]
-    rows, tile = x.numel() // channels, _tile(channels, size)
-    return rows, channels, tile, (triton.cdiv(rows, tile["R"]), triton.cdiv(channels, tile["B"]))
+    rows, block = x.numel() // channels, min(BLOCK, triton.next_power_of_2(channels))
+    tile = {"R": max(1, size // block), "B": block}
+    return rows, tile, (triton.cdiv(rows, tile["R"]), triton.cdiv(channels, block))
 
 
-def _sums(x: Tensor, size: int) -> tuple[dict[str, int], int, Tensor]:
-    """Tiles of a tensor, how many programs take them in turns, and room for what each finds."""
-    _, channels, tile, (tiles, blocks) = _tiles(x, size)
+def _sums(x: Tensor, size: int) -> tuple[int, dict[str, int], tuple[int, int], Tensor]:
+    """The same with fewer programs, which take tiles in turns, and room for what each finds."""
+    rows, tile, (tiles, blocks) = _tiles(x, size)
     parts = min(tiles, max(1, PARTS // blocks))
-    return tile, parts, torch.empty(2, parts, channels, device=x.device)
+    return rows, tile, (parts, blocks), torch.empty(2, parts, x.shape[1], device=x.device)
 
 
 def _on(x: Tensor) -> AbstractContextManager[Any]:

@@ -57,6 +57,46 @@ def _totals(partial_at, channels, parts, c, inside, P: tl.constexpr):
 
 
 @triton.jit
+def _of_channels(
+    statistics_at,
+    weight_at,
+    bias_at,
+    channels,
+    c,
+    inside,
+    SCALED: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    B: tl.constexpr,
+):
+    """Mean, 1 / deviation, weight and bias, [1, B]."""
+    mean = tl.load(statistics_at + c, mask=inside, other=0.0)
+    factor = tl.load(statistics_at + channels + c, mask=inside, other=0.0)
+    weight = tl.full([B], 1.0, tl.float32)
+    bias = tl.zeros([B], tl.float32)
+    if SCALED:
+        weight = tl.load(weight_at + c, mask=inside, other=0.0)
+    if SHIFTED:
+        bias = tl.load(bias_at + c, mask=inside, other=0.0)
+    return mean[None, :], factor[None, :], weight[None, :], bias[None, :]
+
+
+@triton.jit
+def _window(r, height, width):
+    """Of an output of 2x2 pooling the first row of its window, and its line and column."""
+    lower, across = height // 2, width // 2
+    line, column = r // across, r % across
+    row = line % lower
+    return ((line // lower) * height + row * 2) * width + column * 2, row, column
+
+
+@triton.jit
+def _larger(most, where, other, index: tl.constexpr):
+    """The larger of two, and whose it is; not a number is the largest."""
+    more = (other > most) | (other != other)
+    return tl.where(more, other, most), tl.where(more, index, where)
+
+
+@triton.jit
 def moments(x_at, partial_at, rows, channels, R: tl.constexpr, B: tl.constexpr):
     """Of each program's rows the sums of x - x[0] and of its squares, fp32 [2, parts, C].
 
@@ -105,27 +145,20 @@ def pool_moments(
     sums = tl.zeros([R, B], tl.float32)
     squares = tl.zeros([R, B], tl.float32)
     tiles = tl.cdiv(rows, R)
-    lower, across = height // 2, width // 2
     for k in range(part, tiles, parts):
         r = (tiles - 1 - k) * R + tl.arange(0, R)
         here = (r < rows)[:, None] & inside[None, :]
-        line = r // across
-        first = ((line // lower) * height + (line % lower) * 2) * width + (r % across) * 2
+        first, _, _ = _window(r, height, width)
         at = x_at + first[:, None] * channels + c[None, :]
         below = at + width * channels
         most = tl.load(at, mask=here, other=0.0).to(tl.float32)
-        other = tl.load(at + channels, mask=here, other=0.0).to(tl.float32)
+        second = tl.load(at + channels, mask=here, other=0.0).to(tl.float32)
         third = tl.load(below, mask=here, other=0.0).to(tl.float32)
         fourth = tl.load(below + channels, mask=here, other=0.0).to(tl.float32)
-        more = (other > most) | (other != other)
-        where = tl.where(more, 1, 0)
-        most = tl.where(more, other, most)
-        more = (third > most) | (third != third)
-        where = tl.where(more, 2, where)
-        most = tl.where(more, third, most)
-        more = (fourth > most) | (fourth != fourth)
-        where = tl.where(more, 3, where)
-        most = tl.where(more, fourth, most)
+        where = tl.zeros_like(most).to(tl.int32)
+        most, where = _larger(most, where, second, 1)
+        most, where = _larger(most, where, third, 2)
+        most, where = _larger(most, where, fourth, 3)
         out = r[:, None] * channels + c[None, :]
         tl.store(y_at + out, most.to(tl.bfloat16), mask=here)
         tl.store(where_at + out, where.to(tl.uint8), mask=here)
@@ -257,14 +290,9 @@ def gradient_sums(
     part, parts = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * B + tl.arange(0, B)
     inside = c < channels
-    mean = tl.load(statistics_at + c, mask=inside, other=0.0)[None, :]
-    factor = tl.load(statistics_at + channels + c, mask=inside, other=0.0)[None, :]
-    weight = tl.full([1, B], 1.0, tl.float32)
-    bias = tl.zeros([1, B], tl.float32)
-    if SCALED:
-        weight = tl.load(weight_at + c, mask=inside, other=0.0)[None, :]
-    if SHIFTED:
-        bias = tl.load(bias_at + c, mask=inside, other=0.0)[None, :]
+    mean, factor, weight, bias = _of_channels(
+        statistics_at, weight_at, bias_at, channels, c, inside, SCALED, SHIFTED, B
+    )
     sums = tl.zeros([R, B], tl.float32)
     products = tl.zeros([R, B], tl.float32)
     tiles = tl.cdiv(rows, R)
@@ -324,14 +352,9 @@ def gradient_of_x(
     inside = c < channels
     here = (r < rows)[:, None] & inside[None, :]
     at = r[:, None] * channels + c[None, :]
-    mean = tl.load(statistics_at + c, mask=inside, other=0.0)[None, :]
-    factor = tl.load(statistics_at + channels + c, mask=inside, other=0.0)[None, :]
-    weight = tl.full([1, B], 1.0, tl.float32)
-    bias = tl.zeros([1, B], tl.float32)
-    if SCALED:
-        weight = tl.load(weight_at + c, mask=inside, other=0.0)[None, :]
-    if SHIFTED:
-        bias = tl.load(bias_at + c, mask=inside, other=0.0)[None, :]
+    mean, factor, weight, bias = _of_channels(
+        statistics_at, weight_at, bias_at, channels, c, inside, SCALED, SHIFTED, B
+    )
     along = tl.load(of_affine_at + c, mask=inside, other=0.0)[None, :] / rows
     average = tl.load(of_affine_at + channels + c, mask=inside, other=0.0)[None, :] / rows
     gradient = tl.load(gradient_at + at, mask=here, other=0.0).to(tl.float32)
@@ -339,10 +362,7 @@ def gradient_of_x(
     gradient = _before_act(gradient, x, x_at, at, here, factor, weight, bias, ACT, False)
     of_x = ((gradient - average - x * along) * (factor * weight)).to(tl.bfloat16)
     if POOLED:
-        lower, across = height // 2, width // 2
-        line, column = r // across, r % across
-        row = line % lower
-        first = ((line // lower) * height + row * 2) * width + column * 2
+        first, row, column = _window(r, height, width)
         to = of_x_at + first[:, None] * channels + c[None, :]
         below = to + width * channels
         where = tl.load(where_at + at, mask=here, other=4)
@@ -351,10 +371,10 @@ def gradient_of_x(
         tl.store(to + channels, tl.where(where == 1, of_x, none), mask=here)
         tl.store(below, tl.where(where == 2, of_x, none), mask=here)
         tl.store(below + channels, tl.where(where == 3, of_x, none), mask=here)
-        right = here & ((column == across - 1) & (width % 2 == 1))[:, None]
+        right = here & ((column == width // 2 - 1) & (width % 2 == 1))[:, None]
         tl.store(to + 2 * channels, none, mask=right)
         tl.store(below + 2 * channels, none, mask=right)
-        bottom = here & ((row == lower - 1) & (height % 2 == 1))[:, None]
+        bottom = here & ((row == height // 2 - 1) & (height % 2 == 1))[:, None]
         under = below + width * channels
         tl.store(under, none, mask=bottom)
         tl.store(under + channels, none, mask=bottom)

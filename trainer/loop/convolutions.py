@@ -14,6 +14,7 @@ from trainer.device import Precision
 from trainer.kernels import fused, tiles
 from trainer.kernels.fused import halves, once, only_output_heard, unheard
 
+CPU = torch.device("cpu")
 TILE = 32
 """Numbers that a bf16 tile of AMX sums over at once."""
 FEWEST_CHANNELS = 16
@@ -152,11 +153,7 @@ class TiledConv2d(nn.Conv2d):
         return pools and min(tiles.output_size(self, input)) > 1
 
     def _takes(self, input: Tensor) -> bool:
-        return (
-            torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16
-            and tiles.take(self, input)
-        )
+        return fused.autocasts_to_bf16(CPU) and tiles.take(self, input)
 
     def _applied(self, input: Tensor, *, pooled: bool) -> Tensor:
         with torch.autocast("cpu", enabled=False):

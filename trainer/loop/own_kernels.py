@@ -28,10 +28,9 @@ def find(
         grouped: whether several processes train together.
     """
     wanted = config.train.kernels
-    reason = _no_use(config, device, precision, grouped=grouped)
     if wanted == "off" or (wanted == "auto" and device.type != "cpu"):
         return False, ""
-    if reason:
+    if reason := _no_use(config, device, precision, grouped=grouped):
         return False, f"training without own kernels: {reason}" if wanted == "on" else ""
     try:
         if device.type == "cuda":
