@@ -583,6 +583,27 @@ async def test_quitting_can_leave_the_run_training(tmp_path: Path) -> None:
     assert follower.status == "completed"
 
 
+async def test_quitting_just_when_the_trainer_has_died_asks_about_the_run_that_waits(
+    tmp_path: Path,
+) -> None:
+    app = make_app(tmp_path / "runs", "steps=3", f"go={tmp_path / 'go'}")
+    async with app.run_test(size=SMALL) as pilot:
+        await pilot.press("s")
+        await until(pilot, lambda: [f.status for f in app.store] == ["training"])
+        await pilot.press("s")
+        await until(pilot, lambda: len(app.runs.ours()) == 2)
+        process = app.worker._process
+        assert process is not None
+        process.kill()
+        process.wait()  # in one turn of the loop: nothing was heard of it yet
+        await app.action_quit()
+        await until(pilot, lambda: isinstance(app.screen, Quit))
+        await until(pilot, lambda: [f.status for f in app.runs.ours()] == ["training"])
+        (tmp_path / "go").touch()
+        await pilot.press("s")
+        await until(pilot, lambda: not app.is_running)
+
+
 @pytest.mark.parametrize("answer", ["s", "l"])
 async def test_quitting_asks_about_a_run_whose_folder_was_moved(
     tmp_path: Path, answer: str

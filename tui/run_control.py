@@ -443,6 +443,7 @@ class RunControl:
             if isinstance(self._app.screen, TooSmall):  # it lies over the question
                 self._app.screen.dismiss()
             return
+        self._app.worker.hear_of_death()  # a new trainer may have those that waited
         runs = self._not_ended()
         if not runs:
             self._app.leave(busy=False)

@@ -134,7 +134,7 @@ class Launcher:
         """Start the trainer unless it runs; whether there is one now."""
         if self._closed:
             return False
-        self._hear_of_death()
+        self.hear_of_death()
         if self.alive:
             return True
         self._forget()
@@ -301,7 +301,7 @@ class Launcher:
             phase = "ready" if state.state == "idle" else state.state
             self._tell(msgspec.structs.replace(info, phase=phase))
 
-    def _hear_of_death(self) -> None:
+    def hear_of_death(self) -> None:
         """Tell of a trainer that has died, and hand on its runs, before another takes its place.
 
         The loop, which would have told of it, comes later than the death.
