@@ -132,6 +132,25 @@ async def test_keys_of_the_next_read_do_not_overtake_those_of_the_one_before(
         assert isinstance(app.screen, RunsScreen)
 
 
+async def test_a_paste_with_the_slash_is_in_the_filter_between_the_keys(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", end="stopped", done=2)
+    app = make_app(tmp_path / "runs")
+    async with app.run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: len(app.store) == 1)
+        field = app.screen.query_one("#filter", Input)
+        for _ in range(5):
+            burst(app, "/", "s")
+            app.post_message(events.Paste("toppe"))
+            burst(app, "d")
+            await until(pilot, lambda: len(field.value) == len("stopped"))
+            assert field.value == "stopped"
+            await pilot.press("escape")
+        app.post_message(events.Paste("x"))  # to the list, which has no use for it
+        await pilot.press("slash")
+        await pilot.pause()
+        assert field.value == ""
+
+
 async def test_a_filter_that_is_typed_and_taken_in_one_read(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", end="stopped", done=2)
     app = make_app(tmp_path / "runs")

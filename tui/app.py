@@ -65,6 +65,9 @@ UP_SECONDS = 1.0
 PREPARE_SECONDS = 0.1
 """Between two screens that are made in advance."""
 
+Typed = events.Key | events.Paste
+"""What goes to the widget that has the focus when it is read. A paste is a key of many letters."""
+
 
 def _screen(module: str, name: str) -> Any:
     """A screen's class, imported when it is first shown: the first paint must not wait for it."""
@@ -141,14 +144,12 @@ class CifarApp(App[None]):
         self._reader = Reader(self, self._take)
         self.pace = Pace(self, self._reader.poll_when_through)
         self._unmade: list[str] = []
-        self._given: weakref.WeakKeyDictionary[events.Key, Widget | None] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._given: weakref.WeakKeyDictionary[Typed, Widget | None] = weakref.WeakKeyDictionary()
         """Which widget got a key that is still on its way."""
-        self._last_key: events.Key | None = None
+        self._last_key: Typed | None = None
         self._last_given: Widget | None = None
         """Which one got the last key; none if that has come up already."""
-        self._held: list[events.Key] = []
+        self._held: list[Typed] = []
         """Keys that wait until those before them, which another widget got, have come up."""
         self._goes_home = False
         """Whether the chosen run has gone, and a dialog or a typed line keeps its screen."""
@@ -406,23 +407,24 @@ class CifarApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """A key, or the mouse: what it asks for may be on disk."""
-        if isinstance(event, events.InputEvent):
+        typed = isinstance(event, Typed)
+        if typed or isinstance(event, events.InputEvent):
             if self.leaving or not self.is_running:
                 return
             self.pace.stir()
         if isinstance(event, (events.MouseDown, events.MouseUp)) and event.button != LEFT:
             return  # it would press what is there, as the left one does
-        if isinstance(event, events.Key):
-            if not event.is_forwarded and self._waits(event):
+        new = typed and not event.is_forwarded
+        if isinstance(event, Typed):
+            if new and self._waits(event):
                 return
             if self._goes_to_field(event):
                 return
-        new = isinstance(event, events.Key) and not event.is_forwarded
         await super().on_event(event)
         if event is self._last_key and not (new and event.is_forwarded):
             self._last_given = None  # it has come up, or went nowhere
 
-    def _waits(self, event: events.Key) -> bool:
+    def _waits(self, event: Typed) -> bool:
         """Whether a key waits as the last one was given to a widget that has lost the focus since.
 
         That one may still be on its way up, to be given to a field: this one would overtake it.
@@ -437,7 +439,7 @@ class CifarApp(App[None]):
             self.set_timer(UP_SECONDS, lambda: self._came_up(event))
         return True
 
-    def _follow_up(self, node: MessagePump | None, first: events.Key) -> None:
+    def _follow_up(self, node: MessagePump | None, first: Typed) -> None:
         """Go up behind the keys that a widget was given, in each queue on their way."""
         while node is not None and node is not self:
             above = node._parent
@@ -446,7 +448,7 @@ class CifarApp(App[None]):
             node = above
         self.call_later(self._came_up, first)
 
-    async def _came_up(self, first: events.Key) -> None:
+    async def _came_up(self, first: Typed) -> None:
         """The keys before this one are where they belong: those that waited follow."""
         if first not in self._held:
             return
@@ -454,14 +456,18 @@ class CifarApp(App[None]):
         for key in held:
             await self.on_event(key)
 
-    def _goes_to_field(self, event: events.Key) -> bool:
+    def _goes_to_field(self, event: Typed) -> bool:
         """Whether a key was given to a field that was opened by a key of the same read.
 
         Such a key was sent to the widget that had the focus then, and would be run as a command.
         """
         to = self.focused
         if event.is_forwarded and isinstance(to, Input) and self._given.get(event) is not to:
-            again = events.Key(event.key, event.character)  # the one that has come up has stopped
+            again: Typed  # the one that has come up has stopped
+            if isinstance(event, events.Key):
+                again = events.Key(event.key, event.character)
+            else:
+                again = events.Paste(event.text)
             self._given[again] = to
             to._forward_event(again)
             return True
