@@ -14,7 +14,7 @@ from tests import sample_log
 from tests.sample_log import long_log
 from trainer import events
 from trainer.runs import steps
-from trainer.runs.points import Points
+from trainer.runs.points import Points, floats
 from trainer.runs.runstate import RunState
 from trainer.runs.steps import Steps
 
@@ -42,7 +42,7 @@ def extend(kept: Steps, many: list[events.Progress], elapsed: list[float]) -> No
     envelopes = [sample_log.envelope(seq, at) for seq, at in enumerate(many)]
     points = Points.of(envelopes, many)
     assert points is not None
-    kept.extend(points, elapsed)
+    kept.extend(points, floats(elapsed))
 
 
 def test_memory_is_bounded_and_the_newest_point_is_there() -> None:

@@ -22,8 +22,8 @@ from trainer.processes import child_environment
 from trainer.runs import pieces
 from trainer.runs.pieces import SIZE_BYTES, Piece
 
-OWN_SHARE = 0.33
-"""Of the log: who folds also draws. With a quarter it waits for the other process in vain."""
+OWN_SHARE = 0.4
+"""Of the log: who folds also draws, but with a quarter it waits for the other process in vain."""
 LINE_BYTES = 1 << 16
 """In so many bytes a line ends, else there is no second process."""
 PATIENCE_SECONDS = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from struct import error, pack
+from struct import error, pack, unpack
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Points(msgspec.Struct, frozen=True, kw_only=True):
     """The largest step."""
     memory: int | None
     """As told last."""
-    elapsed: list[float]
+    elapsed: bytes
     """Seconds of the attempt."""
     step: bytes
     epoch: bytes
@@ -65,13 +65,20 @@ class Points(msgspec.Struct, frozen=True, kw_only=True):
             time=many[-1].time,
             furthest=max(steps),
             memory=next((memory for memory in told if memory is not None), None),
-            elapsed=[envelope.elapsed for envelope in many],
+            elapsed=floats([envelope.elapsed for envelope in many]),
             step=pack(f"{count}q", *steps),
             epoch=floats([epoch - 1 + point.done / (point.total or 1) for point in points]),
             loss=floats(losses),
             accuracy=floats([point.accuracy for point in points]),
             lr=floats([point.lr for point in points]),
         )
+
+    def run_seconds(self, base: float) -> tuple[bytes, float]:
+        """Seconds of the run, and the last of them, of an attempt that began after ``base``."""
+        elapsed = self.elapsed
+        if base:
+            elapsed = floats([base + seconds for seconds in unpack(f"{self.count}d", elapsed)])
+        return elapsed, unpack("d", elapsed[-8:])[0]
 
 
 def gathered(envelopes: Sequence[Envelope]) -> Iterator[tuple[Points | None, Sequence[Envelope]]]:

@@ -183,14 +183,13 @@ class RunState(msgspec.Struct):
         """Fold points of training together; ``False``: they do not go on here, fold them singly."""
         if not self.run or (new.first, new.attempt) != (self.seq + 1, self.attempt):
             return False
-        base = self._base
-        self.steps.extend(new, [base + elapsed for elapsed in new.elapsed])
+        elapsed, self.elapsed = new.run_seconds(self._base)
+        self.steps.extend(new, elapsed)
         self.news += not _goes_on(self.progress, new.last)
         self.seq, self.progress = self.seq + new.count, new.last
         self.compiling = self.evaluating = False
         self.memory = self.memory if new.memory is None else new.memory
         self.alive_at, self.alive_seq = new.time, self.seq
-        self.elapsed = base + new.elapsed[-1]
         self.revision += new.count
         self.points += new.count
         self._furthest = max(self._furthest, new.furthest)

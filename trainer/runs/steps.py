@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer import events
-from trainer.runs.points import Points, floats
+from trainer.runs.points import Points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,9 +96,9 @@ class Steps:
         if len(self) >= LIMIT:
             self._thin()
 
-    def extend(self, new: Points, elapsed: Sequence[float]) -> None:
-        """Add points, each with the seconds of training until then."""
-        columns = new.step, new.epoch, floats(elapsed), new.loss, new.accuracy, new.lr
+    def extend(self, new: Points, elapsed: bytes) -> None:
+        """Add points; ``elapsed``: the column of the run's seconds."""
+        columns = new.step, new.epoch, elapsed, new.loss, new.accuracy, new.lr
         at, end = 0, 8 * new.count
         while at < end:
             to = at + 8 * (LIMIT - len(self))
@@ -137,17 +136,27 @@ class Steps:
         import numpy as np
 
         stretch = np.frombuffer(self.step, np.int64) // self.stretch
-        new = np.diff(stretch, prepend=stretch[0] - 1) != 0
-        starts, number = np.flatnonzero(new), np.cumsum(new) - 1
-        kept = np.zeros(len(new), bool)
+        starts = np.flatnonzero(_changed(stretch))
+        lengths = np.diff(starts, append=len(stretch))
+        number = np.repeat(np.arange(len(starts)), lengths)
+        kept = np.zeros(len(stretch), bool)
         kept[-1] = True
         for column in (self.loss, self.accuracy, self.lr):
             values = np.frombuffer(column, np.float64)
             for extreme in (np.fmin, np.fmax):
-                hits = np.flatnonzero(values == extreme.reduceat(values, starts)[number])
-                first = np.diff(number[hits], prepend=-1) != 0
-                kept[hits[first]] = True
+                found = np.repeat(extreme.reduceat(values, starts), lengths)
+                hits = np.flatnonzero(values == found)
+                kept[hits[_changed(number[hits])]] = True
         return np.flatnonzero(kept)
+
+
+def _changed(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each is another than the one before it; a third of the time of ``np.diff``."""
+    import numpy as np
+
+    changed = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=changed[1:])
+    return changed
 
 
 def _number(value: float | None) -> float:
