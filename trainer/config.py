@@ -167,7 +167,7 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
     tta: Tta = "none"
     """Test-time augmentation of a second evaluation after the last epoch, reported apart."""
     batch_size: Count = 1000
-    """Images per evaluation batch."""
+    """Images per evaluation batch; on a CPU at most 500, which is quicker."""
 
 
 class LimitSettings(Settings, frozen=True, kw_only=True):

@@ -22,6 +22,10 @@ from trainer.runs.predictions import Figures
 if TYPE_CHECKING:
     from trainer.distributed.group import Group
 
+CPU_IMAGES = 500
+"""At once on a CPU: what a layer leaves is still in its caches when the next one reads it. Nets of
+the presets take 0.63 to 0.94 of the time that they take with 1,000 at once, as with 250."""
+
 
 @dataclass(frozen=True)
 class DeviceTestSplit:
@@ -101,13 +105,16 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate in eval mode; the net's mode is restored.
 
-    With test-time augmentation the logits of the views are averaged by their weights.
+    With test-time augmentation the logits of the views are averaged by their weights. A batch has
+    ``batch_size`` images at most, on a CPU ``CPU_IMAGES``.
     ``on_batch(done, total)`` is called before each batch and may raise to end the evaluation.
     Of a ``group`` each rank evaluates its part of the split; all have the same result, over all.
     """
     began = time.perf_counter()
     was_training = net.training
     net.eval()
+    if split.images.device.type == "cpu":
+        batch_size = min(batch_size, CPU_IMAGES)
     logits = []
     mine, longest = split.images, len(split.labels)
     if group is not None:
