@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CPU_IMAGES = 500
 """At once on a CPU: what a layer leaves is still in its caches when the next one reads it. Nets of
-the presets take 0.63 to 0.94 of the time that they take with 1,000 at once, as with 250."""
+the presets take 0.63 to 0.93 of the time that they take with 1,000 at once."""
 
 
 @dataclass(frozen=True)
