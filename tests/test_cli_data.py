@@ -180,7 +180,7 @@ def test_preview_shows_images_as_small_as_the_net_sees_them(
     from trainer.data import sources
     from trainer.presets import catalog
 
-    # 8 epochs of 5 steps, 3 of 2; in 40 % of these 46 images have 24 and 28 pixels
+    # 7 epochs of 8 steps, 3 of 4; in 40 % of these 68 images have 24 and 28 pixels
     fast = sides_of(catalog.load("fast").train, 10_000, 500)
     assert fast[:8] == [24, 24, 28, 28, 32, 32, 32, 32]
     assert sides_of(TrainSettings(), 10_000, 160) == [32] * 3
